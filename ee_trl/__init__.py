@@ -1,0 +1,54 @@
+"""Score, select and fine-tune on empathetic dialogue: Efficient-Empathy as a Hugging Face Trainer plugin."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+__version__ = "0.1.0"
+
+# name -> module that defines it; imported on first use, so that `import ee_trl` loads neither torch nor transformers
+_EXPORTS = {
+    "AXES": "axes",
+    "QUADRANTS": "axes",
+    "Dialogue": "dialogue",
+    "EmpathyDataSelector": "selector",
+    "LinearScorer": "scoring.linear",
+    "Scorer": "scoring.base",
+    "Selection": "selection",
+    "build_tiny_causal_lm": "tiny_model",
+    "list_metrics": "metrics",
+    "load_metric": "metrics",
+    "load_sample": "sample",
+    "load_scorer": "scoring.load",
+    "quadrants": "selection",
+    "select_indices": "selection",
+    "sweep": "selection",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from .axes import AXES, QUADRANTS
+    from .dialogue import Dialogue
+    from .metrics import list_metrics, load_metric
+    from .sample import load_sample
+    from .scoring.base import Scorer
+    from .scoring.linear import LinearScorer
+    from .scoring.load import load_scorer
+    from .selection import Selection, quadrants, select_indices, sweep
+    from .selector import EmpathyDataSelector
+    from .tiny_model import build_tiny_causal_lm
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

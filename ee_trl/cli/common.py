@@ -1,0 +1,170 @@
+"""What the commands share: arguments, opening the input, printing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EmpathyError, FormatError
+from ..selection import KEEPABLE, RANKINGS, RULES, TIES
+
+
+if TYPE_CHECKING:
+    from ..selector import EmpathyDataSelector
+
+
+def new_command(
+    commands: Any, name: str, *, help: str, description: str = "", example: str
+) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with an example."""
+    return commands.add_parser(
+        name,
+        help=help,
+        description=description or help,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_input(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """The input: a file, folder or hub name, with split and configuration."""
+    parser.add_argument(name, help=help)
+    parser.add_argument("--split", help="split of a data set that has several (default: its only one)")
+    parser.add_argument("--config", help="configuration name of a hub data set")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """T, for both axes or each, and what a tie is."""
+    parser.add_argument(
+        "--threshold",
+        "-t",
+        type=float,
+        nargs="+",
+        default=[5.0],
+        metavar="T",
+        help="T in [0, 10]: one number for both axes, or two (sensibility rationality); default: 5",
+    )
+    add_ties(parser)
+
+
+def add_ties(parser: argparse.ArgumentParser) -> None:
+    """What a score equal to T is."""
+    parser.add_argument(
+        "--ties", choices=TIES, default="drop", help="what a score equal to T is (default: drop, of no quadrant)"
+    )
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a selection rule, by the names they have in Python."""
+    parser.add_argument(
+        "--keep",
+        default="sensibility",
+        metavar="QUADRANTS",
+        help=f"which quadrants, joined by commas: {', '.join(KEEPABLE)} (default: sensibility)",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="threshold",
+        help="threshold: the released rule; top: highest on --axis; random, longest: baselines. Without --n and "
+        "--fraction the last three keep as many as the threshold rule would (default: threshold)",
+    )
+    parser.add_argument("--n", type=int, help="how many samples to keep")
+    parser.add_argument("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
+    parser.add_argument("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
+    parser.add_argument("--seed", type=int, default=0, help="of rule random (default: 0)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The output file and whether it may replace another."""
+    parser.add_argument("-o", "--output", required=True, help="file to write: .parquet or .jsonl")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it is there already")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Output for machines."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """No progress bars."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+
+
+def rule_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of [`EmpathyDataSelector.select`] from the command line."""
+    return {name: getattr(args, name) for name in ("keep", "rule", "n", "fraction", "axis", "seed")}
+
+
+def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelector:
+    """The selector that the arguments describe."""
+    from ..selector import EmpathyDataSelector
+
+    threshold = getattr(args, "threshold", [5.0])
+    return EmpathyDataSelector(
+        threshold=threshold[0] if len(threshold) == 1 else threshold,
+        ties=args.ties if hasattr(args, "ties") else "drop",
+        show_progress=False if getattr(args, "quiet", False) else None,
+        **options,
+    )
+
+
+def open_input(source: str, args: argparse.Namespace, *, streaming: bool = True) -> Any:
+    """One split of the input; parquet files as a stream."""
+    from ..data import open_dataset
+
+    dataset: Any = open_dataset(source, config=args.config, split=args.split, streaming=streaming)
+    if hasattr(dataset, "keys"):
+        if len(dataset) > 1:
+            raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
+        dataset = next(iter(dataset.values()))
+    return dataset
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of standard output."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a file of scores depends on."""
+    found = {}
+    for name in ("ee-trl", "datasets", "scikit-learn", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            from .. import __version__
+
+            found[name] = __version__ if name == "ee-trl" else "unknown"
+    return found
+
+
+def parse_grid(text: str) -> list[float]:
+    """`1:9` or `1:9:0.5` (first:last:step), or `3,4,5`."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, *rest = (float(part) for part in text.split(":"))
+        step = rest[0] if rest else 1.0
+        if step <= 0 or len(rest) > 1:
+            raise ValueError
+        return [round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1)]
+    except ValueError:
+        raise EmpathyError(
+            f"grid {text!r} is not valid; valid: first:last[:step] or a list, e.g. 1:9:0.5 or 3,5,7"
+        ) from None
+
+
+def open_written(path: Any) -> Any:
+    """A file that this package just wrote, as a stream where that goes."""
+    from ..data import open_dataset
+
+    return open_dataset(path, split="train", streaming=True)

@@ -1,0 +1,60 @@
+"""`ee-trl recipes`: the recipes that came with the package, for a pip user."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError
+from . import common
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = common.new_command(
+        commands, "recipes", help="list the recipes, or copy them to a folder", example="ee-trl recipes copy recipes"
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list the recipes and their configs")
+    listing.set_defaults(run=run_list)
+    copy = actions.add_parser("copy", help="copy recipes and configs to a folder")
+    copy.add_argument("folder", help="where to; files that are there already are kept, unless --overwrite")
+    copy.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    copy.set_defaults(run=run_copy)
+
+
+def recipe_files() -> list[Path]:
+    """The recipes and their configs, relative to the package `ee_trl.recipes`."""
+    with as_file(files("ee_trl.recipes")) as root:
+        found = (p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".md") and p.name != "__init__.py")
+        return sorted(p.relative_to(root) for p in found)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Lists the recipes."""
+    for path in recipe_files():
+        print(path)
+    return 0
+
+
+def run_copy(args: argparse.Namespace) -> int:
+    """Copies the recipes; nothing is written if a file is in the way."""
+    target = Path(args.folder)
+    if target.exists() and not target.is_dir():
+        raise FormatError(f"{args.folder!r} is a file; name a folder")
+    names = recipe_files()
+    there = [str(name) for name in names if (target / name).exists()]
+    if there and not args.overwrite:
+        raise FormatError(
+            f"{args.folder!r} has these already: {', '.join(there)}; give another folder, or --overwrite"
+        )
+    with as_file(files("ee_trl.recipes")) as root:
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, target / name)
+    print(f"copied {len(names)} files to {target}")
+    print(f"try: accelerate launch {target / 'sft_sensibility.py'}")
+    return 0

@@ -1,0 +1,49 @@
+"""`ee-trl sweep`: the share of each quadrant by threshold."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..selection import KEEPABLE
+from . import common
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = common.new_command(
+        commands,
+        "sweep",
+        help="show the share of each quadrant at each threshold",
+        example="ee-trl sweep scored.parquet --grid 3:7:0.5 --plot plane.png",
+    )
+    common.add_input(parser, "scored", "what `ee-trl score` wrote, or data with columns sensibility and rationality")
+    parser.add_argument("--grid", default="1:9", help="thresholds: first:last[:step], or a list 3,5,7 (default: 1:9)")
+    common.add_ties(parser)
+    parser.add_argument("--plot", metavar="FILE", help="also draw the score plane and the shares (.png, .svg, .pdf)")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from ..selection import sweep
+    from ..subset import read_scores
+
+    grid = common.parse_grid(args.grid)
+    scores = read_scores(common.open_input(args.scored, args))
+    rows = sweep(scores.sensibility, scores.rationality, grid, args.ties)
+    if args.plot:
+        from ..reports.plane import plot_sweep
+
+        plot_sweep(scores.sensibility, scores.rationality, rows, args.plot)
+    if args.json:
+        common.print_json({"scorer": list(scores.scorers), "ties": args.ties, "sweep": rows})
+        return 0
+    scored = rows[0]["scored"] if rows else 0
+    print(f"{scored:,} scored samples of {len(scores.status):,}, by {', '.join(scores.scorers)}; share (count)")
+    print(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
+    for row in rows:
+        cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)
+        print(f"{row['threshold']:>5g} {cells}")
+    return 0

@@ -1,0 +1,38 @@
+"""What this package raises. Every message names the value at fault, the valid ones, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmpathyError(ValueError):
+    """Base of every error that this package raises on purpose."""
+
+
+class FormatError(EmpathyError):
+    """The data set's columns are of no known dialogue format, or of one that is refused."""
+
+
+class ScoresError(EmpathyError):
+    """Score columns are missing, of the wrong type, or were made by another scorer."""
+
+
+class SelectionError(EmpathyError):
+    """A selection was asked for that the rules do not know or the data cannot give."""
+
+
+class ScorerError(EmpathyError):
+    """A scorer cannot be loaded, or broke its contract."""
+
+
+class MissingExtraError(EmpathyError, ImportError):
+    """An optional dependency is not installed; the message gives the pip line."""
+
+
+def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
+    """The sentence for a value that is not one of the `valid` ones, with the nearest as a suggestion."""
+    valid = list(valid)
+    close = difflib.get_close_matches(str(value), valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {value!r}; valid: {', '.join(valid)}.{hint}"

@@ -1,0 +1,1 @@
+"""How scores and runs are shown: summaries, the picture of the score plane, the report of a run."""

@@ -1,0 +1,128 @@
+"""Pictures of the score plane: where the samples lie, what a threshold cuts out, and how the shares move with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._optional import require
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..errors import EmpathyError, unknown
+from ..selection import quadrants, thresholds
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from ..selection import Threshold
+
+PICTURES = (".png", ".svg", ".pdf")
+COLOURS = {"sensibility": "#c2410c", "rationality": "#1d4ed8", "balanced": "#7e22ce", "low": "#525252", TIE: "#a3a3a3"}
+
+
+def plot_plane(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold, path: str | os.PathLike[str]
+) -> Path:
+    """
+    Draws how many samples lie where on the score plane, with the threshold's lines and each quadrant's share.
+
+    Args:
+        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
+        rationality (`ArrayLike` of shape `(n,)`): Likewise.
+        threshold (`float`, pair or mapping): T.
+        path (`str` or `os.PathLike`): Ends in `.png`, `.svg` or `.pdf`.
+
+    Raises:
+        [`MissingExtraError`]: matplotlib is not installed.
+    """
+    figure = _figure((6.4, 5.2))
+    _draw_plane(figure, figure.add_subplot(), sensibility, rationality, threshold)
+    return _save(figure, path)
+
+
+def plot_sweep(
+    sensibility: ArrayLike, rationality: ArrayLike, rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]
+) -> Path:
+    """Draws the score plane beside the share of each quadrant by threshold (`rows` of [`~ee_trl.selection.sweep`])."""
+    figure = _figure((11.5, 4.8))
+    left, right = figure.subplots(1, 2)
+    middle = rows[len(rows) // 2]["threshold"] if rows else 5.0
+    _draw_plane(figure, left, sensibility, rationality, middle)
+    for name in (*QUADRANTS, TIE):
+        shares = [100 * row[f"{name}_share"] for row in rows]
+        right.plot([row["threshold"] for row in rows], shares, marker="o", label=name, color=COLOURS[name])
+    right.set(
+        xlabel="threshold T", ylabel="share of the scored samples, %", ylim=(0, None), title="Shares by threshold"
+    )
+    right.grid(alpha=0.3)
+    right.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    module = require("matplotlib.figure", extra="report", purpose="the picture of the score plane")
+    return module.Figure(figsize=size, layout="constrained")
+
+
+def _draw_plane(
+    figure: Figure, axes: Axes, sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold
+) -> None:
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    s, r = np.asarray(sensibility, float), np.asarray(rationality, float)
+    scored = ~(np.isnan(s) | np.isnan(r))
+    edges = np.arange(-0.25, 10.5, 0.5)
+    counts, _, _ = np.histogram2d(r[scored], s[scored], bins=(edges, edges))
+    if scored.any():
+        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0), cmap="YlOrBr", norm=LogNorm(vmin=1))
+        figure.colorbar(mesh, ax=axes, label="samples (log scale)")
+    t_s, t_r = thresholds(threshold)
+    axes.axvline(t_s, color="black", linewidth=1, linestyle="--")
+    axes.axhline(t_r, color="black", linewidth=1, linestyle="--")
+    where = quadrants(s, r, threshold)
+    corners = {SENSIBILITY: (0.97, 0.03), RATIONALITY: (0.03, 0.97), "balanced": (0.97, 0.97), "low": (0.03, 0.03)}
+    for name, (x, y) in corners.items():
+        share = (where == name).sum() / max(scored.sum(), 1)
+        axes.text(
+            x,
+            y,
+            f"{name} {share:.1%}",
+            transform=axes.transAxes,
+            ha="right" if x > 0.5 else "left",
+            va="top" if y > 0.5 else "bottom",
+            color=COLOURS[name],
+            weight="bold",
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2},
+        )
+    axes.set(
+        xlabel="sensibility", ylabel="rationality", xlim=(-0.25, 10.25), ylim=(-0.25, 10.25), aspect="equal",
+        title=f"{scored.sum():,} samples, T = {t_s:g}" + ("" if t_s == t_r else f" / {t_r:g}"),
+    )  # fmt: skip
+
+
+def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Draws the training loss (and evaluation loss, if there is any) of a Trainer's `log_history` by step."""
+    figure = _figure((6.4, 3.2))
+    axes = figure.add_subplot()
+    for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
+        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in PICTURES:
+        raise EmpathyError(unknown("picture format", path.suffix, PICTURES))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=140)
+    return path

@@ -1,0 +1,283 @@
+"""Data set in, scored data set out: finds the samples in each batch of rows, has them scored, adds the columns.
+
+Source columns and their order survive. Added are `sensibility`, `rationality` (floats in [0, 10], null when unscored),
+`score_status` (`"scored"` or one of [`~ee_trl.dialogue.REASONS`]) and `scorer` (the fingerprint of what made the
+numbers); for formats of several turns also `row_index` (of the source row) and `turn` (which message is the reply).
+Where a row is one utterance, the conversation is written out as `prompt` and `completion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..axes import AXES, MAX_SCORE, MIN_SCORE, RATIONALITY, SENSIBILITY
+from ..data import rows_of
+from ..dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
+from ..errors import ScorerError, ScoresError
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from datasets import Features
+
+    from .base import Scorer
+
+STATUS, SCORER = "score_status", "scorer"
+SCORE_COLUMNS = (*AXES, STATUS, SCORER)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How the columns of a source become those of the scored data set; worked out once, before anything is scored.
+
+    Args:
+        fmt (`DialogueFormat`): The source's format.
+        renames (`dict[str, str]`): Source columns whose names are taken by added columns -> what they are kept as.
+        added (`tuple[str, ...]`): Names of the added columns, in order.
+        rescored (`bool`): Whether the source has the columns of an earlier run.
+    """
+
+    fmt: DialogueFormat
+    renames: dict[str, str]
+    added: tuple[str, ...]
+    rescored: bool
+
+    @property
+    def given_scores(self) -> list[str]:
+        """The source's own score columns, which are kept under other names."""
+        return [name for name in AXES if name in self.renames]
+
+
+def layout_of(columns: Sequence[str]) -> Layout:
+    """The [`Layout`] for a source with these columns; raises [`FormatError`] where no dialogue format fits them."""
+    fmt = recognise(columns)
+    if all(name in columns for name in SCORE_COLUMNS):
+        return Layout(fmt, {}, SCORE_COLUMNS, rescored=True)
+    added: tuple[str, ...] = ("row_index", "turn") if fmt.multi_turn else ()
+    if fmt.utterance_rows:
+        emotion = ("emotion",) if "context" in columns and "emotion" not in columns else ()
+        added += ("prompt", "completion", *emotion)
+    added += SCORE_COLUMNS
+    taken = {*columns, *added, "quadrant"}
+    renames: dict[str, str] = {}
+    for name in columns:
+        if name in added or name == "quadrant":
+            new = _other_name(name, fmt, taken)
+            taken.add(new)
+            renames[name] = new
+    return Layout(fmt, renames, added, rescored=False)
+
+
+def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
+    wanted = f"given_{name}" if name in AXES else f"source_{name}"
+    if fmt.utterance_rows and name == "prompt" and "situation" not in taken:
+        return "situation"
+    while wanted in taken:
+        wanted += "_"
+    return wanted
+
+
+def scored_features(features: Features, layout: Layout) -> Features:
+    """The features of the scored data set."""
+    from datasets import Features
+
+    renamed = {layout.renames.get(name, name): feature for name, feature in features.items()}
+    return Features(
+        {**renamed, **{name: feature for name, feature in added_features().items() if name in layout.added}}
+    )
+
+
+def added_features() -> Features:
+    """The features of all the columns that scoring can add."""
+    from datasets import Features, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    return Features(
+        {
+            "row_index": Value("int64"),
+            "turn": Value("int64"),
+            "prompt": messages,
+            "completion": messages,
+            "emotion": Value("string"),
+            SENSIBILITY: Value("float64"),
+            RATIONALITY: Value("float64"),
+            STATUS: Value("string"),
+            SCORER: Value("string"),
+        }
+    )
+
+
+# ---- scoring -------------------------------------------------------------------------------------------------------
+
+
+def run_scorer(scorer: Scorer, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, list[str]]:
+    """
+    Scores dialogues and holds the scorer to its contract.
+
+    Returns:
+        `tuple`: scores of shape `(n, 2)`, NaN where unscored, and the `n` statuses.
+
+    Raises:
+        [`ScorerError`]: What came back is not an `(n, 2)` array of numbers.
+    """
+    import numpy as np
+
+    if not dialogues:
+        return np.empty((0, 2)), []
+    try:
+        scores = np.array(scorer.score(dialogues), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ScorerError(f"scorer {scorer.fingerprint!r} failed: {error}") from error
+    if scores.shape != (len(dialogues), 2):
+        raise ScorerError(
+            f"scorer {scorer.fingerprint!r} gave an array of shape {scores.shape} for {len(dialogues)} dialogues; "
+            f"expected ({len(dialogues)}, 2): sensibility, rationality"
+        )
+    missing = np.isnan(scores).any(axis=1)
+    outside = ~missing & ((scores < MIN_SCORE) | (scores > MAX_SCORE)).any(axis=1)
+    scores[missing | outside] = np.nan
+    statuses = np.select([missing, outside], ["scorer_gave_none", "score_out_of_range"], default=SCORED)
+    return scores, statuses.tolist()
+
+
+def annotate(
+    rows: Sequence[Mapping[str, Any]], layout: Layout, scorer: Scorer, turns: Turns, row_numbers: Sequence[int]
+) -> tuple[list[int], dict[str, list[Any]]]:
+    """
+    Scores the samples of a batch of rows.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): The batch, by the source's column names.
+        layout (`Layout`): Of the source.
+        scorer (`Scorer`): Who scores.
+        turns (`"each"` or `"last"`): Which listener turns are samples.
+        row_numbers (`Sequence[int]`): Index in the source of each row of the batch.
+
+    Returns:
+        `tuple`: for each sample the row of the batch that it comes from, and the added columns.
+    """
+    samples = samples_of(layout.fmt, rows, turns)
+    done = [i for i, s in enumerate(samples) if layout.rescored and rows[s.row][SCORER] is not None]
+    _check_fingerprints({rows[samples[i].row][SCORER] for i in done}, scorer)
+    known = set(done)
+    todo = [i for i, s in enumerate(samples) if s.dialogue is not None and i not in known]
+    scores, statuses = run_scorer(scorer, [d for i in todo if (d := samples[i].dialogue) is not None])
+
+    columns: dict[str, list[Any]] = {
+        name: [_value(name, s, rows, row_numbers) for s in samples] for name in layout.added
+    }
+    for i, (s, r), status in zip(todo, scores.tolist(), statuses, strict=True):
+        columns[SENSIBILITY][i], columns[RATIONALITY][i] = (s, r) if status == SCORED else (None, None)
+        columns[STATUS][i] = status
+    columns[SCORER] = [scorer.fingerprint] * len(samples)
+    for i in done:
+        for name in SCORE_COLUMNS:
+            columns[name][i] = rows[samples[i].row][name]
+    return [s.row for s in samples], columns
+
+
+def _value(name: str, sample: Sample, rows: Sequence[Mapping[str, Any]], row_numbers: Sequence[int]) -> Any:
+    """A sample's value in an added column, before it is scored."""
+    match name:
+        case "row_index":
+            return row_numbers[sample.row]
+        case "turn":
+            return sample.turn
+        case "prompt" | "completion":
+            return getattr(sample.dialogue, name) if sample.dialogue else None
+        case "emotion":
+            return rows[sample.row]["context"]
+        case "score_status":
+            return sample.reason
+        case _:
+            return None
+
+
+def _check_fingerprints(found: set[str], scorer: Scorer) -> None:
+    others = sorted(found - {scorer.fingerprint})
+    if others:
+        raise ScoresError(
+            "the data set has scores of another scorer, which are not mixed with new ones:\n"
+            f"  in the data: {', '.join(others)}\n  this scorer: {scorer.fingerprint}\n"
+            f"Select from it as it is, or drop the columns {', '.join((*SCORE_COLUMNS, 'quadrant'))} to score it anew."
+        )
+
+
+def score_tables(
+    tables: Iterable[pa.Table],
+    features: Features,
+    layout: Layout,
+    scorer: Scorer,
+    turns: Turns,
+    row_numbers: Sequence[int] | None = None,
+) -> Iterator[pa.Table]:
+    """The tables with the added columns; see [`annotate`]. Rows are numbered from 0 unless `row_numbers` are given."""
+    import pyarrow as pa
+
+    types = added_features().arrow_schema
+    wanted = [*layout.fmt.columns, "context", "row_index", "turn", SOURCE_ERROR]
+    wanted += SCORE_COLUMNS if layout.rescored else ()
+    wanted = [name for name in dict.fromkeys(wanted) if name in features]
+    if layout.fmt.utterance_rows and not layout.rescored:
+        tables = whole_conversations(tables)
+    first_row = 0
+    for table in tables:
+        rows = rows_of(table, features, wanted)
+        span = range(first_row, first_row + len(rows))
+        numbers = span if row_numbers is None else row_numbers[span.start : span.stop]
+        take, columns = annotate(rows, layout, scorer, turns, numbers)
+        out = table.take(pa.array(take, pa.int64())) if take != list(range(table.num_rows)) else table
+        out = out.rename_columns([layout.renames.get(name, name) for name in out.column_names])
+        for name in layout.added:
+            array = pa.array(columns[name], types.field(name).type)
+            index = out.schema.get_field_index(name)
+            out = out.append_column(name, array) if index < 0 else out.set_column(index, name, array)
+        yield out
+        first_row += table.num_rows
+
+
+def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables that end where a conversation ends."""
+    import pyarrow as pa
+
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        ids = held.column("conv_id").to_pylist()
+        end = len(ids)
+        while end and ids[end - 1] == ids[-1]:
+            end -= 1
+        if end:
+            yield held.slice(0, end)
+            held = held.slice(end)
+    if held is not None and held.num_rows:
+        yield held
+
+
+def score_rows(batches: Iterable[list[Row]], layout: Layout, scorer: Scorer, turns: Turns) -> Iterator[Row]:
+    """The same for batches of Python rows (of a stream whose columns have no fixed types)."""
+    first_row = 0
+    for rows in batches:
+        take, columns = annotate(rows, layout, scorer, turns, range(first_row, first_row + len(rows)))
+        for n, i in enumerate(take):
+            kept = {layout.renames.get(name, name): value for name, value in rows[i].items()}
+            yield kept | {name: columns[name][n] for name in layout.added}
+        first_row += len(rows)
+
+
+def batched_rows(stream: Iterable[Row], layout: Layout, size: int) -> Iterator[list[Row]]:
+    """Batches of about `size` rows that split no conversation."""
+    together = layout.fmt.utterance_rows and not layout.rescored
+    batch: list[Row] = []
+    for row in stream:
+        if len(batch) >= size and not (together and row["conv_id"] == batch[-1]["conv_id"]):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

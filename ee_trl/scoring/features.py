@@ -1,0 +1,280 @@
+"""Hashed features of a reply and its context, for [`ee_trl.scoring.linear`].
+
+Text is brought into one form first: lower case, contractions written out, punctuation as tokens of its own. So
+`"I'm sorry, that's awful!"` and `"i 'm sorry , that 's awful !"` give the same features. Nothing is learnt here, and
+no vocabulary is kept: a word is its hash. Word hashes are mixed into n-gram hashes as whole arrays, which is what
+makes the scorer fast.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from ..dialogue import Dialogue
+
+FEATURE_VERSION = 1
+"""Part of every fingerprint: must grow with any change in this file that changes a feature."""
+
+MAX_CHARACTERS = 4000
+"""Of one utterance; what follows is not read. The longest of EmpatheticDialogues has under 600."""
+EARLIER_UTTERANCES = 2
+"""How many utterances before the last turn are read."""
+
+WORD_BITS, CHAR_BITS = 18, 16
+"""Log2 of the number of buckets of each block of words, and of the block of characters."""
+REPLY, TURN, EARLIER = "reply", "turn", "earlier"
+WORD_BLOCKS = {REPLY: 3, TURN: 2, EARLIER: 1}
+"""Each block of words and its longest n-gram: the reply, the utterance before it, and those before that."""
+CHAR_LENGTHS = (2, 3, 4, 5)
+"""Character n-grams are taken inside the words of the reply, borders included."""
+CHARS = "chars"
+SURFACE = 19
+"""How many features [`surface`] gives."""
+
+LONGEST = 1000
+# Looked up rather than computed, since a vectorised logarithm may differ in its last bit with the size of the batch.
+_LOG1P = np.log1p(np.arange(LONGEST + 1))
+
+_QUOTES = str.maketrans(dict.fromkeys("’‘´ʼ＇", "'") | dict.fromkeys("“”„«»", '"'))
+_SUBJECTS = "it|he|she|that|this|there|here|what|who|where|when|how|why|everything|everyone|something|someone"
+_CONTRACTIONS = (
+    (re.compile(r" ?'(?=(?:s|m|re|ve|ll|d|t)\b)"), "'"),
+    (re.compile(r"\bcan't\b|\bca n't\b"), "can not"),
+    (re.compile(r"\bwon't\b|\bwo n't\b"), "will not"),
+    (re.compile(r"\bain't\b|\bai n't\b"), "is not"),
+    (re.compile(r" ?n't\b"), " not"),
+    (re.compile(r"'m\b"), " am"),
+    (re.compile(r"'re\b"), " are"),
+    (re.compile(r"'ve\b"), " have"),
+    (re.compile(r"'ll\b"), " will"),
+    (re.compile(r"\blet's\b"), "let us"),
+    (re.compile(rf"\b({_SUBJECTS})'s\b"), r"\1 is"),
+    (re.compile(r"\b(i|you|he|she|it|we|they|that|there|who|what)'d\b"), r"\1 would"),
+)
+_TOKEN = re.compile(r"'s\b|[^\W_]+|[.](?: ?[.])*|[!?](?: ?[!?])*|[^\w\s'\"]")
+_REPEATED = re.compile(r"(.)\1{2,}")
+# Forms that are no English word of their own without the apostrophe; "well", "were", "its" and "id" are.
+_UNMARKED = {
+    word.replace("'", ""): parts
+    for word, parts in {
+        "i'm": ("i", "am"),
+        "i've": ("i", "have"),
+        "don't": ("do", "not"),
+        "didn't": ("did", "not"),
+        "doesn't": ("does", "not"),
+        "can't": ("can", "not"),
+        "won't": ("will", "not"),
+        "isn't": ("is", "not"),
+        "wasn't": ("was", "not"),
+        "aren't": ("are", "not"),
+        "haven't": ("have", "not"),
+        "couldn't": ("could", "not"),
+        "wouldn't": ("would", "not"),
+        "shouldn't": ("should", "not"),
+        "that's": ("that", "is"),
+        "what's": ("what", "is"),
+        "he's": ("he", "is"),
+        "she's": ("she", "is"),
+        "you're": ("you", "are"),
+        "they're": ("they", "are"),
+        "cannot": ("can", "not"),
+    }.items()
+}
+
+
+@lru_cache(maxsize=1 << 16)
+def _canonical(token: str) -> tuple[str, ...]:
+    """One raw token as the tokens that stand for it: written out, digits as 0, a drawn-out letter at most twice."""
+    if token in _UNMARKED:
+        return _UNMARKED[token]
+    if token[0] in ".!?":
+        kind = "?" if "?" in token else token[0]
+        return (kind if kind != "." or len(token) == 1 else "..",)
+    if token.isdigit():
+        return ("0",)
+    return (_REPEATED.sub(r"\1\1", token),)
+
+
+def tokenise(text: str) -> list[str]:
+    """
+    Splits text into the tokens that the features are made of.
+
+    Args:
+        text (`str`):
+            Any string, natural or already tokenised. Lone surrogates, which cannot be hashed, are read as U+FFFD.
+
+    Returns:
+        `list[str]`, empty where the text holds no word and no punctuation.
+
+    Example:
+
+    ```python
+    >>> tokenise("I'm sorry, that's awful!!")
+    ['i', 'am', 'sorry', ',', 'that', 'is', 'awful', '!']
+    ```
+    """
+    text = text[:MAX_CHARACTERS]
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
+    # "_comma_" stands for a comma in the original files of EmpatheticDialogues
+    text = " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
+    if "'" in text:
+        for pattern, written_out in _CONTRACTIONS:
+            text = pattern.sub(written_out, text)
+    return list(chain.from_iterable(map(_canonical, _TOKEN.findall(text))))
+
+
+@lru_cache(maxsize=1 << 16)
+def word_hash(token: str) -> int:
+    """A 32-bit number for a token: CRC-32, the same on every platform and in every Python."""
+    return zlib.crc32(token.encode("utf-8"))
+
+
+def char_buckets(token: str) -> np.ndarray:
+    """The buckets of one token's character n-grams, `(k,)` with `k >= 1` for every token."""
+    word = f"<{token[:40]}>"
+    grams = [word[i : i + n].encode("utf-8") for n in CHAR_LENGTHS for i in range(len(word) - n + 1)]
+    return _mix(np.array([zlib.crc32(gram) for gram in grams], np.uint32)) & np.uint32((1 << CHAR_BITS) - 1)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Spreads the bits of 32-bit hashes (the finaliser of MurmurHash3), so that their low bits make fair buckets."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+class Words(NamedTuple):
+    """The words of `n` texts, laid end to end: their hashes, and how many belong to each text."""
+
+    hashes: np.ndarray
+    lengths: np.ndarray
+
+
+class Grams(NamedTuple):
+    """Hashed n-grams of `n` texts: the text (`rows`) and the bucket of each, and how many each text has."""
+
+    rows: np.ndarray
+    buckets: np.ndarray
+    counts: np.ndarray
+
+
+def to_words(texts: Sequence[Sequence[str]]) -> Words:
+    """Hashes tokenised texts."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    hashes = np.fromiter(map(word_hash, chain.from_iterable(texts)), np.uint32, int(lengths.sum()))
+    return Words(hashes, lengths)
+
+
+def to_grams(words: Words, longest: int) -> Grams:
+    """
+    Buckets of all word n-grams of 1 to `longest` words that do not cross from one text into the next.
+
+    Within a text their order is fixed (by length, then position), so sums over them do not depend on other texts.
+    """
+    row = np.repeat(np.arange(len(words.lengths)), words.lengths)
+    gram, rows, buckets = words.hashes, [row], [_mix(words.hashes)]
+    for n in range(2, longest + 1):
+        gram = _mix(gram[:-1] * np.uint32(0x9E3779B1) + words.hashes[n - 1 :])
+        inside = row[n - 1 :] == row[: len(row) - n + 1]
+        rows.append(row[n - 1 :][inside])
+        buckets.append(gram[inside])
+    joined = np.concatenate(rows)
+    mask = np.uint32((1 << WORD_BITS) - 1)
+    return Grams(joined, np.concatenate(buckets) & mask, np.bincount(joined, minlength=len(words.lengths)))
+
+
+def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
+    """
+    The features that are not words: lengths, punctuation, who is spoken of, how far the dialogue has come.
+
+    Args:
+        reply (`Words`):
+            Of `n` replies.
+        turn (`Words`):
+            Of the `n` utterances before them.
+        utterances (`np.ndarray`):
+            `(n,)`, how many utterances each context has.
+
+    Returns:
+        `np.ndarray` of shape `(n, SURFACE)`, each value between 0 and about 5 for text of ordinary length.
+    """
+
+    def count(words: Words, *tokens: str) -> np.ndarray:
+        row = np.repeat(np.arange(len(words.lengths)), words.lengths)
+        hit = np.isin(words.hashes, np.array([word_hash(token) for token in tokens], np.uint32))
+        return np.bincount(row[hit], minlength=len(words.lengths))
+
+    n = np.maximum(reply.lengths, 1)
+    long = _LOG1P[np.minimum(reply.lengths, LONGEST)]
+    asks = count(reply, "?")
+    last = np.zeros(len(n), np.uint32)
+    some = reply.lengths > 0
+    last[some] = reply.hashes[np.cumsum(reply.lengths)[some] - 1]
+    later = utterances > 1
+    columns = (
+        long,
+        long**2 / 5,
+        reply.lengths <= 4,
+        asks > 0,
+        asks > 1,
+        (asks > 0) & (reply.lengths <= 8),
+        (asks > 0) * long,
+        (asks > 0) & later,
+        last == word_hash("?"),
+        count(reply, "!") > 0,
+        np.minimum(count(reply, ".", ".."), 3),
+        np.minimum(count(reply, ","), 3),
+        4 * count(reply, "i", "my", "me") / n,
+        4 * count(reply, "you", "your") / n,
+        later,
+        np.minimum(utterances, 7) / 3,
+        _LOG1P[np.minimum(turn.lengths, LONGEST)],
+        count(turn, "?") > 0,
+        count(turn, "!") > 0,
+    )
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+class Features(NamedTuple):
+    """
+    All features of `n` dialogues.
+
+    Attributes:
+        replies (`list[list[str]]`):
+            The replies as tokens, for the character n-grams.
+        grams (`dict[str, Grams]`):
+            For each block of [`WORD_BLOCKS`].
+        surface (`np.ndarray`):
+            See [`surface`].
+    """
+
+    replies: list[list[str]]
+    grams: dict[str, Grams]
+    surface: np.ndarray
+
+
+def extract(dialogues: Sequence[Dialogue]) -> Features:
+    """The features of dialogues; each row depends on its own dialogue only."""
+    contexts = [dialogue.context for dialogue in dialogues]
+    replies = [tokenise(dialogue.response) for dialogue in dialogues]
+    turns = [tokenise(context[-1]) if context else [] for context in contexts]
+    earlier = [
+        list(chain.from_iterable(map(tokenise, context[-1 - EARLIER_UTTERANCES : -1]))) if len(context) > 1 else []
+        for context in contexts
+    ]
+    words = {REPLY: to_words(replies), TURN: to_words(turns), EARLIER: to_words(earlier)}
+    grams = {block: to_grams(words[block], longest) for block, longest in WORD_BLOCKS.items()}
+    utterances = np.fromiter(map(len, contexts), np.int64, len(contexts))
+    return Features(replies, grams, surface(words[REPLY], words[TURN], utterances))

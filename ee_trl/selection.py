@@ -1,0 +1,322 @@
+"""The rules, as pure functions of scores: which samples are kept, and why each of the others is not.
+
+The released rule of Efficient-Empathy, with threshold T on both axes:
+
+    sensibility set = {S > T and R < T},    rationality set = {R > T and S < T},    everything else is discarded.
+
+The two inequalities span four quadrants; a score equal to T is in none of them (a `tie`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .axes import (
+    AXES,
+    BALANCED,
+    DEFAULT_THRESHOLD,
+    LOW,
+    MAX_SCORE,
+    MIN_SCORE,
+    QUADRANTS,
+    RATIONALITY,
+    SENSIBILITY,
+    TIE,
+)
+from .errors import SelectionError, unknown
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+Threshold = float | Sequence[float] | Mapping[str, float]
+
+RULES = ("threshold", "top", "random", "longest")
+TIES = ("drop", "high", "low")
+KEEPABLE = (*QUADRANTS, TIE)
+DIFFERENCE = "difference"
+RANKINGS = (*AXES, DIFFERENCE)
+"""What `rule="top"` can rank by: an axis, or the difference sensibility - rationality."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    What a rule chose.
+
+    Args:
+        indices (`np.ndarray` of shape `(kept,)`):
+            Indices of the samples kept, ascending (the order of the data survives).
+        reasons (`np.ndarray` of shape `(n,)`, of `str`):
+            For every sample dropped the name of the reason, `""` for those kept. `unscored`, `tie`,
+            `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
+        settings (`dict`):
+            The arguments that gave this selection, defaults and derived sizes filled in.
+    """
+
+    indices: np.ndarray
+    reasons: np.ndarray
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def counts(self) -> dict[str, int]:
+        """How many samples were kept (`kept`), and dropped for each reason, most frequent first."""
+        dropped = Counter(str(reason) for reason in self.reasons if reason)
+        return {"kept": len(self.indices), **dict(dropped.most_common())}
+
+
+# ---- quadrants -----------------------------------------------------------------------------------------------------
+
+
+def thresholds(threshold: Threshold = DEFAULT_THRESHOLD) -> tuple[float, float]:
+    """
+    T per axis, `(sensibility, rationality)`, from one number, a pair, or a mapping of axis to number.
+
+    Raises:
+        [`SelectionError`]: Not a number in [0, 10], or an axis of that name does not exist.
+    """
+    if isinstance(threshold, Mapping):
+        for name in threshold:
+            if name not in AXES:
+                raise SelectionError(unknown("axis", name, AXES))
+        pair: Sequence[Any] = [threshold.get(axis, DEFAULT_THRESHOLD) for axis in AXES]
+    elif isinstance(threshold, (list, tuple)):
+        pair = threshold
+    else:
+        pair = [threshold, threshold]
+    try:
+        values = tuple(float(t) for t in pair)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != 2 or not all(MIN_SCORE <= t <= MAX_SCORE for t in values):
+        raise SelectionError(
+            f"threshold {threshold!r} is not valid: one number in [0, 10] for both axes, a pair (sensibility, "
+            "rationality), or a mapping of axis to number"
+        )
+    return values[0], values[1]
+
+
+def scores_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Scores as float64, NaN where unscored; raises [`SelectionError`] where one is not a number in [0, 10]."""
+    import numpy as np
+
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise SelectionError(f"the {name} scores are not numbers") from None
+    if array.ndim != 1:
+        raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")
+    wrong = np.flatnonzero((array < MIN_SCORE) | (array > MAX_SCORE))
+    if len(wrong):
+        raise SelectionError(
+            f"{len(wrong)} {name} scores are outside [0, 10], the first is {array[wrong[0]]} at index {wrong[0]}; "
+            "rescale them, e.g. by 10 / their maximum"
+        )
+    return array
+
+
+def quadrants(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> np.ndarray:
+    """
+    The quadrant of each sample.
+
+    Args:
+        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
+        rationality (`ArrayLike` of shape `(n,)`): Likewise.
+        threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
+        ties (`str`, *optional*, defaults to `"drop"`):
+            What a score equal to T is: of no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, of `str`: `"sensibility"` (S high, R low), `"rationality"` (R high, S low),
+        `"balanced"` (both high), `"low"` (both low), `"tie"`, or `""` where either score is missing.
+    """
+    import numpy as np
+
+    if ties not in TIES:
+        raise SelectionError(unknown("ties", ties, TIES))
+    s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
+    if len(s) != len(r):
+        raise SelectionError(f"{len(s)} sensibility scores, but {len(r)} rationality scores")
+    t_s, t_r = thresholds(threshold)
+    s_high, r_high = (s >= t_s, r >= t_r) if ties == "high" else (s > t_s, r > t_r)
+    s_low, r_low = (s <= t_s, r <= t_r) if ties == "low" else (s < t_s, r < t_r)
+    scored = ~(np.isnan(s) | np.isnan(r))
+    conditions = [~scored, s_high & r_low, r_high & s_low, s_high & r_high, s_low & r_low]
+    return np.select(conditions, ["", SENSIBILITY, RATIONALITY, BALANCED, LOW], default=TIE)
+
+
+def sweep(
+    sensibility: ArrayLike,
+    rationality: ArrayLike,
+    grid: Iterable[float] = range(1, 10),
+    ties: str = "drop",
+) -> list[dict[str, Any]]:
+    """
+    The share of each quadrant at each threshold of a `grid`.
+
+    Returns:
+        `list[dict]`: for each T, `{"threshold", "scored", "<quadrant>": count, "<quadrant>_share": of the scored}`.
+    """
+    s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
+    rows = []
+    for t in grid:
+        names = Counter(quadrants(s, r, t, ties).tolist())
+        scored = len(s) - names[""]
+        row: dict[str, Any] = {"threshold": float(t), "scored": scored}
+        for name in KEEPABLE:
+            row[name] = names[name]
+            row[f"{name}_share"] = names[name] / scored if scored else 0.0
+        rows.append(row)
+    return rows
+
+
+# ---- rules ---------------------------------------------------------------------------------------------------------
+
+
+def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
+    """The quadrants named: one, several, or several joined by commas (or `+`)."""
+    names = keep.replace("+", ",").split(",") if isinstance(keep, str) else list(keep)
+    names = [name.strip() for name in names]
+    for name in names:
+        if name not in KEEPABLE:
+            raise SelectionError(unknown("quadrant to keep", name, KEEPABLE))
+    if not names:
+        raise SelectionError(f"nothing to keep; valid: {', '.join(KEEPABLE)}")
+    return tuple(dict.fromkeys(names))
+
+
+def select_indices(
+    sensibility: ArrayLike,
+    rationality: ArrayLike,
+    *,
+    keep: str | Iterable[str] = SENSIBILITY,
+    rule: str = "threshold",
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    ties: str = "drop",
+    n: int | None = None,
+    fraction: float | None = None,
+    axis: str | None = None,
+    seed: int = 0,
+    lengths: ArrayLike | None = None,
+) -> Selection:
+    """
+    Chooses samples by their scores.
+
+    Args:
+        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
+        rationality (`ArrayLike` of shape `(n,)`): Likewise.
+        keep (`str` or `Iterable[str]`, *optional*, defaults to `"sensibility"`):
+            Which quadrants the threshold rule keeps. For the other rules it gives the size, where neither `n` nor
+            `fraction` does: as many as the threshold rule would keep, so that they are baselines of equal size.
+        rule (`str`, *optional*, defaults to `"threshold"`):
+            `"threshold"` (the released rule), `"top"` (highest on `axis`), `"random"` (seeded), `"longest"` (longest
+            replies).
+        threshold, ties: See [`quadrants`].
+        n (`int`, *optional*): How many to keep, not more than are scored.
+        fraction (`float`, *optional*): The share of the scored samples to keep, in (0, 1], rounded to a whole number.
+        axis (`str`, *optional*):
+            What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
+            Defaults to `keep` where that is one of the axes.
+        seed (`int`, *optional*, defaults to `0`): Of the random rule.
+        lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, which `"longest"` needs.
+
+    Returns:
+        [`Selection`]. Only scored samples are ever kept; equal ranks fall to the earlier sample.
+
+    Raises:
+        [`SelectionError`]: An argument is unknown, out of range, or does not go with the rule.
+    """
+    import numpy as np
+
+    if rule not in RULES:
+        raise SelectionError(unknown("rule", rule, RULES))
+    names = keep_set(keep)
+    where = quadrants(sensibility, rationality, threshold, ties)
+    settings: dict[str, Any] = {
+        "rule": rule,
+        "keep": list(names),
+        "threshold": list(thresholds(threshold)),
+        "ties": ties,
+    }
+    if rule == "threshold":
+        _refuse(rule, n=n, fraction=fraction, axis=axis)
+        kept = np.isin(where, names)
+        dropped = np.array([f"quadrant_{q}" if q in QUADRANTS else q or "unscored" for q in (*KEEPABLE, "")])
+        position = {q: i for i, q in enumerate((*KEEPABLE, ""))}
+        reasons = dropped[np.array([position[q] for q in where.tolist()], dtype=np.intp)]
+        return Selection(np.flatnonzero(kept), np.where(kept, "", reasons), settings)
+
+    scored = np.flatnonzero(where != "")
+    size = _size(len(scored), n, fraction, default=int(np.isin(where, names).sum()))
+    settings |= {"n": size}
+    if rule == "top":
+        axis = _axis(axis, names)
+        settings |= {"axis": axis}
+        order, why = np.argsort(-_ranking(sensibility, rationality, axis)[scored], kind="stable"), "not_in_top"
+    else:
+        _refuse(rule, axis=axis)
+        if rule == "random":
+            settings |= {"seed": seed}
+            order, why = np.random.default_rng(seed).permutation(len(scored)), "not_drawn"
+        else:
+            order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
+    indices = np.sort(scored[order[:size]])
+    reasons = np.where(where == "", "unscored", why).astype(object)
+    reasons[indices] = ""
+    return Selection(indices, reasons.astype(str), settings)
+
+
+def _refuse(rule: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise SelectionError(f"{name}={value!r} does not go with rule {rule!r}; leave it out, or use rule='top'")
+
+
+def _size(scored: int, n: int | None, fraction: float | None, default: int) -> int:
+    if n is not None and fraction is not None:
+        raise SelectionError(f"n={n} and fraction={fraction} are both given; give one")
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise SelectionError(f"fraction {fraction!r} is not in (0, 1]")
+        return round(fraction * scored)
+    if n is None:
+        return default
+    if n != int(n) or n < 1:
+        raise SelectionError(f"n {n!r} is not a whole number of at least 1")
+    if n > scored:
+        raise SelectionError(f"n={n} samples are asked for, but only {scored} are scored; lower n")
+    return int(n)
+
+
+def _axis(axis: str | None, names: tuple[str, ...]) -> str:
+    if axis is None and len(names) == 1 and names[0] in AXES:
+        return names[0]
+    if axis not in RANKINGS:
+        raise SelectionError(unknown("axis", axis, RANKINGS))
+    return axis
+
+
+def _ranking(sensibility: ArrayLike, rationality: ArrayLike, axis: str) -> np.ndarray:
+    import numpy as np
+
+    s, r = np.asarray(sensibility, dtype=np.float64), np.asarray(rationality, dtype=np.float64)
+    return {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[axis]
+
+
+def _lengths(lengths: ArrayLike | None, n: int) -> np.ndarray:
+    import numpy as np
+
+    if lengths is None:
+        raise SelectionError("rule 'longest' needs the lengths of the replies: lengths=[...]")
+    array = np.asarray(lengths, dtype=np.float64)
+    if array.shape != (n,):
+        raise SelectionError(f"lengths has shape {array.shape}; expected ({n},)")
+    return array

@@ -1,0 +1,155 @@
+"""Text inputs of a metric: tokenizers, checks, and the mixin that applies the checks to an `evaluate` module.
+
+`evaluate.load` copies one metric's folder into its cache and imports it there, so a metric can share code with its
+neighbours only as a copy of its own. This file is the same, byte for byte, in every text metric's folder (a test
+compares them). It imports neither `evaluate` nor, until it is asked for, nltk.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from evaluate import Metric
+else:
+    Metric = object  # a mixin does not need its neighbour to be imported
+
+Tokenizer = str | Callable[[str], Sequence[str]]
+TOKENIZERS = ("whitespace", "nltk")
+
+
+def get_tokenizer(tokenizer: Tokenizer) -> Callable[[str], Sequence[str]]:
+    """
+    The function from a text to its tokens.
+
+    Args:
+        tokenizer (`str` or `Callable`):
+            `"whitespace"`: `str.split`, case kept. `"nltk"`: the text in lower case, cut by nltk's
+            `NLTKWordTokenizer`, which needs no data files; unlike `nltk.word_tokenize` it does not split the text into
+            sentences first, so of several full stops only the last is a token of its own, unless the text comes
+            tokenised. A callable is returned as it is.
+
+    Returns:
+        `Callable[[str], Sequence[str]]`
+
+    Raises:
+        ValueError: an unknown name; the message lists the valid ones.
+        ImportError: `"nltk"` is asked for and is not installed.
+    """
+    if callable(tokenizer):
+        return tokenizer
+    if tokenizer == "whitespace":
+        return str.split
+    if tokenizer == "nltk":
+        try:
+            from nltk.tokenize import NLTKWordTokenizer
+        except ImportError as error:
+            raise ImportError(
+                "tokenizer='nltk' needs nltk, which is not installed. Install it with: pip install nltk"
+            ) from error
+        tokenize = NLTKWordTokenizer().tokenize
+        return lambda text: tokenize(text.lower())
+    raise ValueError(f"unknown tokenizer {tokenizer!r}; valid: {', '.join(TOKENIZERS)}, or a callable.")
+
+
+def tokenize_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[str]]:
+    """The tokens of each text, in order; `tokenizer` as in [`get_tokenizer`]."""
+    tokenize = get_tokenizer(tokenizer)
+    return [list(tokenize(text)) for text in texts]
+
+
+def check_texts(name: str, texts: Any, start: int = 0) -> list[str]:
+    """
+    `texts` as a list, refused unless it is a non-empty collection of strings.
+
+    Args:
+        name (`str`):
+            What the texts are called in the message.
+        texts (`Iterable[str]`):
+            The texts.
+        start (`int`, *optional*, defaults to `0`):
+            How many samples were added before these: the message counts from there.
+
+    Raises:
+        ValueError: no texts, or one text where several are expected.
+        TypeError: something in `texts` is not a string; the message gives its index.
+    """
+    if texts is None:
+        raise ValueError(f"{name}: none given.")
+    if isinstance(texts, str):
+        raise TypeError(f"{name} must be a list of strings, got one string: {texts!r}. Wrap it in a list.")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"{name} must be a list of strings, got {type(texts).__name__}.")
+    texts = list(texts)
+    if not texts:
+        raise ValueError(f"{name}: 0 texts given, at least 1 needed.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{start + i}] must be a string, got {type(text).__name__}: {text!r}.")
+    return texts
+
+
+def check_references(name: str, references: Any, start: int = 0) -> list[list[str]]:
+    """
+    References as a list of lists: a plain string stands for a list of one.
+
+    Args, errors: as [`check_texts`]; besides, a sample with no reference at all raises a `ValueError`.
+    """
+    if references is None or isinstance(references, str) or not isinstance(references, Iterable):
+        return [check_texts(name, references, start)]  # raises
+    references = list(references)
+    if not references:
+        raise ValueError(f"{name}: 0 texts given, at least 1 needed.")
+    return [
+        check_texts(f"{name}[{start + i}]", [item] if isinstance(item, str) else item)
+        for i, item in enumerate(references)
+    ]
+
+
+def check_same_length(**columns: Sequence[Any]) -> None:
+    """
+    Raises:
+        ValueError: the columns are of different lengths; the message gives each.
+    """
+    if len({len(column) for column in columns.values()}) > 1:
+        counts = " and ".join(f"{len(column)} {name}" for name, column in columns.items())
+        raise ValueError(f"every prediction needs its reference: got {counts}.")
+
+
+class CheckedInputs(Metric):
+    """
+    Mixin for an `evaluate.Metric` on texts: refuses what `evaluate` would store as something else (a number or None
+    becomes its string), an empty corpus, and unknown options, each with a message that says so.
+
+    The features of the metric say which columns there are; `several_references = True` says that each sample may
+    have a list of them.
+    """
+
+    several_references = False
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Adds samples: `predictions` (`list[str]`) and, where the metric has them, `references`."""
+        columns: dict[str, list[Any]] = {"predictions": check_texts("predictions", predictions, len(self))}
+        if "references" in self._feature_names():
+            check: Callable[..., list[Any]] = check_references if self.several_references else check_texts
+            columns["references"] = check("references", references, len(self))
+            check_same_length(**columns)
+        super().add_batch(**columns, **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Adds one sample: `prediction` (`str`) and, where the metric has them, `reference`."""
+        references = [reference] if "references" in self._feature_names() else None
+        self.add_batch(predictions=[prediction], references=references, **kwargs)
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any] | None:
+        """Computes the metric over the samples added so far and those given here."""
+        if predictions is None and references is None and len(self) == 0:
+            raise ValueError("no samples: 0 were added, and none were given to compute.")
+        options = [name for name in inspect.signature(self._compute).parameters if name not in self._feature_names()]
+        for name in kwargs:
+            if name not in options:
+                raise TypeError(f"unknown option {name!r}; valid: {', '.join(options) or 'none'}.")
+        return super().compute(predictions=predictions, references=references, **kwargs)

@@ -1,0 +1,76 @@
+"""Mean ROUGE F1 per sample: the arithmetic, without `evaluate`. The score of a sample is rouge_score's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from .texts import Tokenizer, check_same_length, check_texts, get_tokenizer
+
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
+
+
+class _Tokens:
+    """What rouge_score takes for a tokenizer: an object with a `tokenize` method."""
+
+    def __init__(self, tokenize: Callable[[str], Sequence[str]]) -> None:
+        self.tokenize = tokenize
+
+
+def rouge_scores(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    use_stemmer: bool = False,
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, float | int]:
+    """
+    ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004): the F1 of each sample, averaged over the samples, x100.
+
+    F1 = 2PR / (P + R); for ROUGE-1 and ROUGE-2, P and R are the share of the prediction's and of the reference's
+    n-grams that the other holds (clipped); for ROUGE-L, the length of the longest common subsequence over either
+    length.
+
+    Args:
+        predictions (`Sequence[str]`):
+            The generated texts.
+        references (`Sequence[str]`):
+            The reference of each.
+        use_stemmer (`bool`, *optional*, defaults to `False`):
+            Whether words of more than three letters are cut to their Porter stem first. rouge_score's own tokenizer
+            does that; any other refuses it.
+        tokenizer (`str` or `Callable`, *optional*):
+            rouge_score's own when not set: lower case, runs of the letters a to z and of digits, all else dropped. It
+            leaves nothing of a text in another script: name `"whitespace"`, `"nltk"` or a function for that.
+
+    Returns:
+        `dict`: `rouge1`, `rouge2`, `rougeL` (0 to 100) and `n`, the number of samples.
+
+    Raises:
+        ValueError: no samples, different numbers of predictions and references, an unknown tokenizer, or a stemmer
+            with a tokenizer of one's own.
+        TypeError: something is not a string.
+        ImportError: rouge_score is not installed.
+
+    Example:
+
+    >>> scores = rouge_scores(["i am so sorry"], ["i am sorry"])
+    >>> {name: round(value, 2) for name, value in scores.items()}
+    {'rouge1': 85.71, 'rouge2': 40.0, 'rougeL': 85.71, 'n': 1}
+    """
+    predictions, references = check_texts("predictions", predictions), check_texts("references", references)
+    check_same_length(predictions=predictions, references=references)
+    if tokenizer is not None and use_stemmer:
+        raise ValueError("use_stemmer=True belongs to rouge_score's own tokenizer: leave tokenizer unset.")
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ImportError(
+            "dialogue_rouge needs rouge_score, which is not installed. Install it with: pip install rouge_score"
+        ) from error
+    tokens = None if tokenizer is None else _Tokens(get_tokenizer(tokenizer))
+    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=use_stemmer, tokenizer=tokens)
+    samples = [scorer.score(target=ref, prediction=pred) for pred, ref in zip(predictions, references, strict=True)]
+    # fsum rounds once, so that the mean does not depend on the order of the samples
+    means = {name: 100.0 * math.fsum(s[name].fmeasure for s in samples) / len(samples) for name in ROUGE_TYPES}
+    return {**means, "n": len(samples)}

@@ -1,0 +1,83 @@
+"""Distinct n-grams: the arithmetic, without `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .texts import Tokenizer, check_texts, tokenize_all
+
+
+def distinct_ratio(corpus: Sequence[Sequence[str]], order: int) -> float:
+    """
+    Unique n-grams over all n-grams of a corpus of token lists, x100. No n-gram crosses from one text to the next.
+
+    Args:
+        corpus (`Sequence[Sequence[str]]`):
+            One list of tokens per text.
+        order (`int`):
+            The n of the n-grams, from 1.
+
+    Returns:
+        `float`: above 0 to 100; 0 where no text is long enough to hold an n-gram.
+
+    Example:
+
+    >>> distinct_ratio([["so", "so"], ["so", "sad"]], 1)
+    50.0
+    """
+    ngrams = [tuple(tokens[i : i + order]) for tokens in corpus for i in range(len(tokens) - order + 1)]
+    return 100.0 * len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def first(texts: Sequence[str], count: int | None) -> Sequence[str]:
+    """
+    The first `count` texts, or all where `count` is None.
+
+    Raises:
+        ValueError: `count` is below 1, or there are fewer texts.
+        TypeError: `count` is no integer.
+    """
+    if count is None:
+        return texts
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"truncate_to must be an integer, got {type(count).__name__}: {count!r}.")
+    if count < 1:
+        raise ValueError(f"truncate_to must be at least 1, got {count}.")
+    if count > len(texts):
+        raise ValueError(f"truncate_to is {count}, but there are only {len(texts)} predictions.")
+    return texts[:count]
+
+
+def distinct_scores(
+    predictions: Sequence[str], tokenizer: Tokenizer = "nltk", truncate_to: int | None = None
+) -> dict[str, float | int]:
+    """
+    Dist-1 and Dist-2 over a whole corpus (Li et al. 2016).
+
+    Dist-n = 100 * |set of n-grams| / (number of n-grams), over all predictions together. The number falls as the
+    corpus grows, since words recur: compare only at equal `n`.
+
+    Args:
+        predictions (`Sequence[str]`):
+            The texts.
+        tokenizer (`str` or `Callable`, *optional*, defaults to `"nltk"`):
+            `"nltk"` (lower-cased word tokens), `"whitespace"`, or a function from a text to its tokens.
+        truncate_to (`int`, *optional*):
+            Count only the first so many predictions, to compare corpora at equal `n`. The result then depends on the
+            order of the predictions.
+
+    Returns:
+        `dict`: `dist1` and `dist2` (0 to 100) and `n`, the number of predictions counted.
+
+    Raises:
+        ValueError: no predictions, an unknown tokenizer, or fewer predictions than `truncate_to`.
+        TypeError: a prediction is not a string.
+
+    Example:
+
+    >>> distinct_scores(["i am so so sorry", "i am here"], tokenizer="whitespace")
+    {'dist1': 62.5, 'dist2': 83.33333333333333, 'n': 2}
+    """
+    chosen = first(check_texts("predictions", predictions), truncate_to)
+    corpus = tokenize_all(chosen, tokenizer)
+    return {"dist1": distinct_ratio(corpus, 1), "dist2": distinct_ratio(corpus, 2), "n": len(corpus)}

@@ -1,0 +1,285 @@
+#!/usr/bin/env python
+"""Trains the scorer "linear" on judged dialogues, cross-validates it, and writes weights, metrics and model card.
+
+The data are one parquet file with the columns `context` (list of utterances), `response`, `sensibility` and
+`rationality`; rows of one conversation must follow each other. Runs in some minutes on two cores, and gives the same
+arrays each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import scipy.sparse as sp
+from scipy.linalg import cho_factor, cho_solve
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import cohen_kappa_score
+
+from ee_trl.axes import AXES
+from ee_trl.dialogue import Dialogue
+from ee_trl.scoring import features as ft
+from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, calibrate, fingerprint_of
+
+from linear_scorer_card import render
+
+
+THRESHOLDS = (3, 4, 5, 6, 7)
+RIDGE = 3.0
+# How much each block may say: the prior variance of its part of the prediction, relative to the others. The optimum
+# is flat; halving or doubling any of them moves Spearman by less than 0.01.
+BLOCK_VARIANCE = {ft.REPLY: 1.0, ft.CHARS: 1.0, ft.TURN: 0.4, ft.EARLIER: 0.2, "surface": 0.7}
+MIN_DOCUMENTS = 2  # an n-gram must occur in so many replies (or contexts) to get a weight
+INNER_FOLDS = 5
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
+    """Dialogues and the judge's scores, `(n, 2)`."""
+    table = pq.read_table(path, columns=["context", "response", *AXES]).to_pylist()
+    roles = ("user", "assistant")
+    dialogues = []
+    for row in table:
+        context = tuple(row["context"])
+        named = tuple(roles[(len(context) - 1 - i) % 2] for i in range(len(context)))
+        dialogues.append(Dialogue(context=context, response=row["response"], roles=named))
+    return dialogues, np.array([[row[axis] for axis in AXES] for row in table], np.float64)
+
+
+def conversations(dialogues: Sequence[Dialogue]) -> np.ndarray:
+    """`(n,)` conversation numbers: a row whose context goes on from the previous row's belongs to the same one."""
+    numbers, previous = [], None
+    for dialogue in dialogues:
+        length = len(previous) if previous else 0
+        same = length > 0 and len(dialogue.context) > length and dialogue.context[:length] == previous
+        numbers.append(numbers[-1] if same else (numbers[-1] + 1 if numbers else 0))
+        previous = dialogue.context
+    return np.array(numbers)
+
+
+def folds_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """`(n,)` fold numbers such that no conversation is split."""
+    unique, inverse = np.unique(groups, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
+
+
+def rule(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """The released rule: 0 sensibility set, 1 rationality set, 2 discarded."""
+    s, r = scores[:, 0], scores[:, 1]
+    return np.where((s > threshold) & (r < threshold), 0, np.where((r > threshold) & (s < threshold), 1, 2))
+
+
+# ---- fit -----------------------------------------------------------------------------------------------------------
+
+
+def designs(features: ft.Features) -> dict[str, sp.csr_matrix]:
+    """The features as one sparse matrix for each block, scaled as [`RawModel`] scales them."""
+    n = len(features.replies)
+    blocks = {}
+    for name, grams in features.grams.items():
+        values = 1 / np.sqrt(grams.counts)[grams.rows]
+        blocks[name] = sp.csr_matrix((values, (grams.rows, grams.buckets)), (n, 1 << ft.WORD_BITS))
+    ids: dict[str, int] = {}
+    rows = [i for i, reply in enumerate(features.replies) for _ in reply]
+    columns = [ids.setdefault(token, len(ids)) for reply in features.replies for token in reply]
+    scale = np.array([1 / np.sqrt(len(reply)) for reply in features.replies for _ in reply])
+    of_token = [ft.char_buckets(token) for token in ids]
+    sizes = np.array([len(buckets) for buckets in of_token])
+    chars = sp.csr_matrix(
+        (1 / np.sqrt(np.repeat(sizes, sizes)), (np.repeat(np.arange(len(ids)), sizes), np.concatenate(of_token))),
+        (len(ids), 1 << ft.CHAR_BITS),
+    )
+    blocks[ft.CHARS] = sp.csr_matrix((scale, (rows, columns)), (n, len(ids))) @ chars
+    return blocks
+
+
+def targets(scores: np.ndarray) -> np.ndarray:
+    """What is regressed on: the judge's scores as ranks and as they are, half and half in standard deviations."""
+    ranks = np.stack([rankdata(column) for column in scores.T], axis=1)
+    parts = [(part - part.mean(axis=0)) / part.std(axis=0) for part in (ranks, scores)]
+    return (parts[0] + parts[1]) / 2
+
+
+def fit(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Ridge regression in its dual form; all arrays of a weights file but `knots`."""
+    features = ft.extract(dialogues)
+    blocks, scales = designs(features), {}
+    for name, block in blocks.items():
+        documents = np.bincount(block.indices, minlength=block.shape[1])
+        rarity = np.log((1 + len(dialogues)) / (1 + documents)) + 1
+        scales[name] = np.where(documents >= MIN_DOCUMENTS, rarity, 0.0)
+        blocks[name] = block @ sp.diags_array(scales[name])
+    centre, spread = features.surface.mean(axis=0), np.maximum(features.surface.std(axis=0), 1e-9)
+    blocks["surface"] = sp.csr_matrix((features.surface - centre) / spread)
+    scales["surface"] = 1 / spread
+    kernel = np.zeros((len(dialogues), len(dialogues)))
+    for name, block in blocks.items():
+        factor = np.sqrt(BLOCK_VARIANCE[name] / block.multiply(block).sum(axis=1).mean())
+        blocks[name] = block * factor
+        scales[name] = scales[name] * factor
+        kernel += (blocks[name] @ blocks[name].T).toarray()
+    wanted = targets(scores)
+    kernel[np.diag_indices_from(kernel)] += RIDGE
+    dual = cho_solve(cho_factor(kernel, overwrite_a=True), wanted - wanted.mean(axis=0))
+    weights = {name: scales[name][:, None] * (block.T @ dual) for name, block in blocks.items()}
+    arrays = {name: weight.astype(np.float16) for name, weight in weights.items() if name != "surface"}
+    arrays["surface"] = weights["surface"].astype(np.float64)
+    arrays["bias"] = wanted.mean(axis=0) - centre @ arrays["surface"]
+    arrays["feature_version"] = np.array(ft.FEATURE_VERSION, np.int64)
+    return arrays
+
+
+def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """
+    The calibration: which raw predictions become the scores 0 to 10, from out-of-fold predictions.
+
+    Each axis is cut at a quantile, so that the judge's shares below and above come out. The judge gives whole numbers,
+    so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same relative
+    place on both axes, where the share of the sensibility set is nearest to the judge's.
+    """
+
+    def cuts(t: int, place: float) -> list[float]:
+        below, at = (scores < t).mean(axis=0), (scores == t).mean(axis=0)
+        return [float(np.quantile(raw[:, axis], below[axis] + place * at[axis])) for axis in range(len(AXES))]
+
+    def error(t: int, place: float) -> float:
+        s, r = cuts(t, place)
+        return abs(np.mean((raw[:, 0] > s) & (raw[:, 1] < r)) - np.mean(rule(scores, t) == 0))
+
+    # below the range of the thresholds the cut is at the lower end, above it at the upper end
+    place = {t: min(np.linspace(0, 1, 11), key=lambda p, t=t: error(t, p)) for t in THRESHOLDS}
+    inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
+    margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
+    knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
+    steps = np.maximum(np.diff(knots, axis=1), 1e-6)  # strictly increasing also where the judge never used a number
+    return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)
+
+
+def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """All arrays of a weights file: the fit to all rows, and a calibration from out-of-fold predictions among them."""
+    fold, raw = folds_of(groups, INNER_FOLDS, seed=1), np.empty_like(scores)
+    for number in range(INNER_FOLDS):
+        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        model = RawModel(fit([dialogues[i] for i in inside], scores[inside]))
+        raw[outside] = model.predict(ft.extract([dialogues[i] for i in outside]))
+    return fit(dialogues, scores) | {"knots": knots_of(raw, scores)}
+
+
+# ---- measure -------------------------------------------------------------------------------------------------------
+
+
+def predict(weights: dict[str, np.ndarray], dialogues: Sequence[Dialogue]) -> np.ndarray:
+    """Scores of weights that are in no file yet."""
+    return calibrate(RawModel(weights).predict(ft.extract(dialogues)), weights["knots"])
+
+
+def held_out(dialogues: list[Dialogue], scores: np.ndarray, fold: np.ndarray, number: int) -> np.ndarray:
+    """Scores of fold `number`, from weights and a calibration that have not seen it."""
+    inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+    groups = conversations(dialogues)[inside]
+    return predict(train([dialogues[i] for i in inside], scores[inside], groups), [dialogues[i] for i in outside])
+
+
+def spearman(predicted: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    return {axis: float(spearmanr(predicted[:, i], scores[:, i]).statistic) for i, axis in enumerate(AXES)}
+
+
+def by_threshold(predicted: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]:
+    """Agreement with the judge under the released rule, and the shares of both sets, for each threshold."""
+    table = {}
+    for t in THRESHOLDS:
+        ours, judge = rule(predicted, t), rule(scores, t)
+        table[str(t)] = {
+            "agreement": float(np.mean(ours == judge)),
+            "kappa": float(cohen_kappa_score(judge, ours)),
+            "majority_agreement": float(np.bincount(judge).max() / len(judge)),
+            "sensibility_share": float(np.mean(ours == 0)),
+            "judge_sensibility_share": float(np.mean(judge == 0)),
+            "rationality_share": float(np.mean(ours == 1)),
+            "judge_rationality_share": float(np.mean(judge == 1)),
+        }
+    return table
+
+
+def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, folds: int, seed: int) -> dict:
+    """Everything learnt (n-gram rarities, weights, calibration) is learnt from the other folds only."""
+    groups = conversations(dialogues)
+    fold, predicted, rows = folds_of(groups, folds, seed), np.empty_like(scores), []
+    for number in range(folds):
+        start, outside = time.perf_counter(), fold == number
+        predicted[outside] = held_out(dialogues, scores, fold, number)
+        rho, at5 = spearman(predicted[outside], scores[outside]), by_threshold(predicted[outside], scores[outside])["5"]
+        rows.append({"rows": int(outside.sum()), "spearman": rho, "at_5": at5})
+        print(
+            f"fold {number + 1} of {folds}: Spearman {rho[AXES[0]]:.3f} / {rho[AXES[1]]:.3f}, kappa {at5['kappa']:.3f} "
+            f"({time.perf_counter() - start:.0f} s)",
+            flush=True,
+        )
+    return {
+        "rows": len(scores),
+        "conversations": int(groups.max() + 1),
+        "folds": folds,
+        "seed": seed,
+        "spearman_mean_over_folds": {axis: float(np.mean([r["spearman"][axis] for r in rows])) for axis in AXES},
+        "spearman_pooled": spearman(predicted, scores),
+        "by_threshold_pooled": by_threshold(predicted, scores),
+        "by_fold": rows,
+    }
+
+
+def environment() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "scipy", "scikit-learn")}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    summary, details = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(description=summary, epilog=details)
+    parser.add_argument("data", metavar="DATA.parquet", help="judged dialogues")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where weights and card are written")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation, at least 2 (default: 5)")
+    parser.add_argument("--seed", type=int, default=3, help="of the split into folds (default: 3)")
+    parser.add_argument("--results", metavar="FILE.json", help="write the metrics here too")
+    parser.add_argument("--speed", metavar="FILE.json", help="what benchmarks/linear_scorer.py wrote, for the card")
+    parser.add_argument("--card-only", action="store_true", help="write the card anew from FOLDER's metrics.json")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.folds < 2:
+        parser.error(f"--folds must be at least 2, not {args.folds}")
+    output = Path(args.output)
+    if not args.card_only:
+        dialogues, scores = read(args.data)
+        groups = conversations(dialogues)
+        print(f"{len(scores)} rows, {groups.max() + 1} conversations", flush=True)
+        metrics = cross_validate(dialogues, scores, args.folds, args.seed)
+        print("fitting to all rows", flush=True)
+        weights = train(dialogues, scores, groups)
+        output.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(output / WEIGHTS_FILE, **weights)
+        data = Path(args.data)
+        command = f"python scripts/train_linear_scorer.py {data.name} -o FOLDER --folds {args.folds} --seed {args.seed}"
+        origin = {"command": command, "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+        metrics = {"fingerprint": fingerprint_of(weights)} | origin | {"versions": environment()} | metrics
+        for path in filter(None, (output / "metrics.json", args.results)):
+            Path(path).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    speed = json.loads(Path(args.speed).read_text(encoding="utf-8")) if args.speed else None
+    (output / "README.md").write_text(render(metrics, speed), encoding="utf-8")
+    print(f"written: {output}, {metrics['fingerprint']}")
+
+
+if __name__ == "__main__":
+    main()
