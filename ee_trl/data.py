@@ -181,6 +181,16 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def row_count(source: str | os.PathLike[str]) -> int | None:
+    """How many rows a parquet file has, for progress bars; `None` where that is not known without reading it."""
+    import pyarrow.parquet as pq
+
+    path = Path(source)
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        return None
+    return pq.read_metadata(path).num_rows
+
+
 # ---- through -------------------------------------------------------------------------------------------------------
 
 

@@ -112,15 +112,21 @@ class EmpathyDataSelector:
             [`FormatError`]: No dialogue format fits the columns, or there are images.
             [`ScoresError`]: The data set has scores of another scorer.
         """
-        dataset = _opened(dataset)
+        if isinstance(dataset, (str, os.PathLike)):
+            opened = open_rows(dataset)
+            return _each_split(opened, self._score_rows) if hasattr(opened, "keys") else self._score_rows(opened)
+        _check_dataset(dataset)
         if hasattr(dataset, "keys"):
             return _each_split(dataset, self.score)
-        if _is_stream(dataset):
-            return self._score_stream(dataset)
+        return self._score_stream(dataset) if _is_stream(dataset) else self._score_rows(dataset)
+
+    def _score_rows(self, dataset: Dataset | IterableDataset) -> Dataset:
         features, tables = self.score_tables(dataset)
         return to_dataset(tables, features)
 
-    def score_tables(self, dataset: Dataset | IterableDataset) -> tuple[Features, Iterator[pa.Table]]:
+    def score_tables(
+        self, dataset: Dataset | IterableDataset, total: int | None = None
+    ) -> tuple[Features, Iterator[pa.Table]]:
         """The scored data set as features and a stream of Arrow tables, for writing it in flat memory."""
         from datasets import Features, Value
 
@@ -130,7 +136,7 @@ class EmpathyDataSelector:
         if layout.fmt.utterance_rows and not _is_stream(dataset):
             order = _conversation_order(dataset)
             dataset = dataset.select(order)
-        total = None if _is_stream(dataset) else len(dataset)
+        total = total if _is_stream(dataset) else len(dataset)
         tables = progress(tables_of(dataset, self.batch_rows), total=total, label="score", show=self.show_progress)
         scored = engine.score_tables(tables, features, layout, self.scorer, self.turns, order)
         out = engine.scored_features(features, layout)
@@ -285,12 +291,26 @@ def _opened(dataset: Any) -> Any:
     if isinstance(dataset, (str, os.PathLike)):
         found: Any = open_dataset(dataset)
         return next(iter(found.values())) if hasattr(found, "keys") and len(found) == 1 else found
+    _check_dataset(dataset)
+    return dataset
+
+
+def open_rows(source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None) -> Any:
+    """The rows of a path or name, to read once: parquet as a stream, unless neighbouring rows must be found."""
+    found: Any = open_dataset(source, config=config, split=split, streaming=True)
+    if hasattr(found, "keys"):
+        return next(iter(found.values())) if len(found) == 1 else found
+    if _is_stream(found) and recognise(features_of(found)).utterance_rows:
+        return open_dataset(source, config=config, split=split)
+    return found
+
+
+def _check_dataset(dataset: Any) -> None:
     if not hasattr(dataset, "keys") and not hasattr(dataset, "iter"):
         raise FormatError(
             f"{type(dataset).__name__} is not a data set; give a datasets.Dataset, IterableDataset or DatasetDict, or "
             "a path or hub name. datasets.Dataset.from_list makes one from a list of dicts."
         )
-    return dataset
 
 
 def _each_split(splits: Any, function: Any) -> Any:

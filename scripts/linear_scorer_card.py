@@ -46,7 +46,7 @@ Two ridge regressions over the same features, on a half-and-half mix of the judg
 
 - words of the reply (1- to 3-grams) and character n-grams inside them (2 to 5),
 - words of the utterance before the reply (1- and 2-grams), and of the two before that (1-grams),
-- 19 surface features: length, question and exclamation marks, first and second person, place in the dialogue.
+- surface features: length, question and exclamation marks, first and second person, place in the dialogue.
 
 Text is lower-cased, contractions are written out and punctuation is split off, so tokenised and natural text score
 alike. Each axis is then brought to the judge's scale by an increasing, piecewise linear map, set from out-of-fold
@@ -55,7 +55,8 @@ predictions.
 ## How well it agrees with the judge
 
 $folds-fold cross-validation; no conversation is in two folds, and n-gram rarities, weights and calibration are learnt
-from the other folds only. The settings were chosen on another split of the same data. Rank correlation with the judge (Spearman):
+from the other folds only. The settings were chosen on another split of the same data. Rank correlation with the judge
+(Spearman):
 
 | | sensibility | rationality |
 |---|---|---|
@@ -135,8 +136,8 @@ def _speed(speed: Mapping[str, Any] | None) -> str:
         return "Not measured for this card; run `benchmarks/linear_scorer.py`."
     first, later = (round(speed[key], -3) for key in ("first_pass_per_second", "median_per_second"))
     text = (
-        f"About {first:,.0f} samples per second on one core in a fresh process, {later:,.0f} once most words have been "
-        f"seen (median of {speed['repeats']} passes over {speed['samples']:,} samples, from `Dialogue` objects to "
+        f"About {first:,.0f} samples per second on one core in a fresh process, {later:,.0f} once most words have "
+        f"been seen (median of {speed['repeats']} passes over {speed['samples']:,} samples, from `Dialogue` objects to "
         f"scores); {speed['construction_seconds']:.2f} s to load. Measured on {speed['machine']}."
     )
     return textwrap.fill(text, 118)

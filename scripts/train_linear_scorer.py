@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import scipy.sparse as sp
+from linear_scorer_card import render
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import cohen_kappa_score
@@ -28,8 +29,6 @@ from ee_trl.axes import AXES
 from ee_trl.dialogue import Dialogue
 from ee_trl.scoring import features as ft
 from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, calibrate, fingerprint_of
-
-from linear_scorer_card import render
 
 
 THRESHOLDS = (3, 4, 5, 6, 7)
@@ -218,11 +217,14 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, folds: int, se
     for number in range(folds):
         start, outside = time.perf_counter(), fold == number
         predicted[outside] = held_out(dialogues, scores, fold, number)
-        rho, at5 = spearman(predicted[outside], scores[outside]), by_threshold(predicted[outside], scores[outside])["5"]
+        rho, at5 = (
+            spearman(predicted[outside], scores[outside]),
+            by_threshold(predicted[outside], scores[outside])["5"],
+        )
         rows.append({"rows": int(outside.sum()), "spearman": rho, "at_5": at5})
         print(
-            f"fold {number + 1} of {folds}: Spearman {rho[AXES[0]]:.3f} / {rho[AXES[1]]:.3f}, kappa {at5['kappa']:.3f} "
-            f"({time.perf_counter() - start:.0f} s)",
+            f"fold {number + 1} of {folds}: Spearman {rho[AXES[0]]:.3f} / {rho[AXES[1]]:.3f}, kappa "
+            f"{at5['kappa']:.3f} ({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
     return {
@@ -270,7 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(output / WEIGHTS_FILE, **weights)
         data = Path(args.data)
-        command = f"python scripts/train_linear_scorer.py {data.name} -o FOLDER --folds {args.folds} --seed {args.seed}"
+        command = (
+            f"python scripts/train_linear_scorer.py {data.name} -o FOLDER --folds {args.folds} --seed {args.seed}"
+        )
         origin = {"command": command, "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
         metrics = {"fingerprint": fingerprint_of(weights)} | origin | {"versions": environment()} | metrics
         for path in filter(None, (output / "metrics.json", args.results)):

@@ -228,6 +228,13 @@ def test_truncated_file(folder: Path, keep: int):
         LinearScorer(folder)
 
 
+def test_file_that_is_one_array(folder: Path):
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ScorerError, match="cannot be read as a weights file"):
+        LinearScorer(folder)
+
+
 def test_flipped_bytes(folder: Path):
     path = folder / WEIGHTS_FILE
     content = bytearray(path.read_bytes())
@@ -321,6 +328,7 @@ def test_speed(scorer: LinearScorer):
 # ---- real data -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.data
 @needs_data
 def test_share_on_natural_training_text(scorer: LinearScorer):
     """The judge puts 60.6 % of validation into the sensibility set, the paper 59 % of train."""
@@ -332,6 +340,7 @@ def test_share_on_natural_training_text(scorer: LinearScorer):
     assert abs(share - 0.606) <= 0.05
 
 
+@pytest.mark.data
 @needs_data
 def test_one_fold_trained_again(monkeypatch: pytest.MonkeyPatch):
     for needed in ("pyarrow", "scipy", "sklearn"):

@@ -112,15 +112,13 @@ def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelect
     )
 
 
-def open_input(source: str, args: argparse.Namespace, *, streaming: bool = True) -> Any:
+def open_input(source: str, args: argparse.Namespace) -> Any:
     """One split of the input; parquet files as a stream."""
-    from ..data import open_dataset
+    from ..selector import open_rows
 
-    dataset: Any = open_dataset(source, config=args.config, split=args.split, streaming=streaming)
+    dataset = open_rows(source, config=args.config, split=args.split)
     if hasattr(dataset, "keys"):
-        if len(dataset) > 1:
-            raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
-        dataset = next(iter(dataset.values()))
+        raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
     return dataset
 
 

@@ -35,16 +35,13 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data import check_output, write_file
-    from ..dialogue import recognise
+    from ..data import check_output, row_count, write_file
 
     selector = common.make_selector(args, scorer=args.scorer, turns=args.turns)
     path = check_output(args.output, overwrite=args.overwrite)
     dataset = common.open_input(args.dataset, args)
-    if dataset.column_names and recognise(dataset.column_names).utterance_rows:  # neighbours may have to be found
-        dataset = common.open_input(args.dataset, args, streaming=False)
     start = time.perf_counter()
-    features, tables = selector.score_tables(dataset)
+    features, tables = selector.score_tables(dataset, row_count(args.dataset))
     metadata = {
         "command": "score",
         "source": args.dataset,

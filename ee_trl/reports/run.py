@@ -85,8 +85,8 @@ def _selection_part(selection: Mapping[str, Any], picture: str | None) -> str:
         [
             "## What was selected",
             f"**{counts['kept']:,} of {total:,} samples ({counts['kept'] / total:.1%})** of the "
-            f"{selection['dataset']}, by rule `{settings['rule']}` at T = {t_s:g} (sensibility) and {t_r:g} (rationality). "
-            f"Scores by `{', '.join(settings['scorer'])}`. Unscored: {unscored}.",
+            f"{selection['dataset']}, by rule `{settings['rule']}` at T = {t_s:g} (sensibility) and {t_r:g} "
+            f"(rationality). Scores by `{', '.join(settings['scorer'])}`. Unscored: {unscored}.",
             _table(("quadrant", "samples", "share of the scored", ""), rows),
             _picture(picture, "score plane"),
             _emotion_table(summary["emotions"]) if summary["emotions"] else "",

@@ -1,1 +1,1 @@
-"""How scores are made: the scorer protocol, the bundled linear scorer, and the engine that runs one over a data set."""
+"""How scores are made: the scorer protocol, the bundled linear scorer, the engine that runs one over data."""

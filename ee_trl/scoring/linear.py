@@ -76,11 +76,11 @@ def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     path = Path(folder) / WEIGHTS_FILE
     remedy = "Give a folder written by scripts/train_linear_scorer.py, or no path for the bundled weights."
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             weights = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise ScorerError(f"no weights of the scorer 'linear' at {path}. {remedy}") from None
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ScorerError(f"{path} cannot be read as a weights file ({error}). {remedy}") from error
     for name, shape in shapes().items():
         if name not in weights:
