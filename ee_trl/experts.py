@@ -7,10 +7,11 @@ selects ([`ExpertRun.select`]), trains with a plain SFTTrainer, and saves with t
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -120,29 +121,43 @@ def parse_recipe_args(parser: TrlParser, argv: Sequence[str] | None = None) -> t
             args = ["--config", str(default), *args]
     parser.allow_abbrev = False  # `--learn 1` must not pass for `--learning_rate 1`
     try:
+        _check_names(parser, args)
         return parser.parse_args_and_config(args)
     except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {_explained(error, parser)}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def _split_config(arg: str) -> list[str]:
     return arg.split("=", 1) if arg.startswith("--config=") else [arg]
 
 
-def _explained(error: Exception, parser: TrlParser) -> str:
-    """The error, with the nearest valid name for each unknown argument in it."""
-    valid = [action.dest for action in parser._actions]
-    names = [word.strip("[]'\",.").lstrip("-").split("=")[0] for word in str(error).split()]
-    marked = [w.strip("[]'\",.").lstrip("-").split("=")[0] for w in str(error).split() if "--" in w]
-    hints = [unknown("argument", name, valid).split("; valid")[0] + _suggestion(name, valid) for name in marked]
-    return "\n  ".join([str(error), *hints]) if names else str(error)
+def _check_names(parser: TrlParser, args: list[str]) -> None:
+    """Raises for a key of the YAML file or an option of the command line that no argument has."""
+    import yaml
+
+    options = [name.lstrip("-") for name in parser._option_string_actions]
+    given = [(arg[2:].split("=")[0], "option") for arg in args if arg.startswith("--") and arg != "--config"]
+    if "--config" in args:
+        at = args.index("--config") + 1
+        if at == len(args):
+            raise ValueError("--config names no file")
+        config = yaml.safe_load(Path(args[at]).read_text(encoding="utf-8"))
+        given += [(str(key), f"key in {args[at]}") for key in (config or {}) if key != "env"]
+    for name, kind in given:
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "--help lists the valid ones"
+            raise ValueError(f"unknown {kind}: {name!r}; {hint}")
 
 
-def _suggestion(name: str, valid: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f". Did you mean {close[0]!r}?" if close else "; --help lists the valid ones"
+def run_recipe(main: Callable[..., None], parser: TrlParser) -> None:
+    """Runs a recipe's `main` on the command line's arguments; what it refuses is said without a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    args = parse_recipe_args(parser)
+    try:
+        main(*args)
+    except EmpathyError as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------

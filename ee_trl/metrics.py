@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import EmpathyError, unknown
+from .errors import EmpathyError, MissingExtraError, unknown
 
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
 
     Raises:
         [`EmpathyError`]: an unknown name; the message lists the valid ones.
-        ImportError: the metric needs a library that is not installed.
+        [`MissingExtraError`]: the metric needs a library that is not installed; the message gives the pip line.
 
     Example:
 
@@ -68,4 +68,10 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
         raise EmpathyError(unknown("metric", name, names))
     import evaluate  # takes seconds, and nothing else here needs it
 
-    return evaluate.load(str(metrics_dir() / name), **kwargs)
+    try:
+        return evaluate.load(str(metrics_dir() / name), **kwargs)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"metric {name!r} needs libraries that are not installed ({error}). "
+            "Install them with: pip install 'ee-trl[metrics]'"
+        ) from error

@@ -68,6 +68,6 @@ def make_parser() -> TrlParser:
 
 
 if __name__ == "__main__":
-    from ee_trl.experts import parse_recipe_args
+    from ee_trl.experts import run_recipe
 
-    main(*parse_recipe_args(make_parser()))
+    run_recipe(main, make_parser())

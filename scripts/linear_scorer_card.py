@@ -137,7 +137,7 @@ def _speed(speed: Mapping[str, Any] | None) -> str:
     first, later = (round(speed[key], -3) for key in ("first_pass_per_second", "median_per_second"))
     text = (
         f"About {first:,.0f} samples per second on one core in a fresh process, {later:,.0f} once most words have "
-        f"been seen (median of {speed['repeats']} passes over {speed['samples']:,} samples, from `Dialogue` objects to "
-        f"scores); {speed['construction_seconds']:.2f} s to load. Measured on {speed['machine']}."
+        f"been seen (median of {speed['repeats']} passes over {speed['samples']:,} samples, from `Dialogue` objects "
+        f"to scores); {speed['construction_seconds']:.2f} s to load. Measured on {speed['machine']}."
     )
     return textwrap.fill(text, 118)

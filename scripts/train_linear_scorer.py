@@ -38,6 +38,7 @@ RIDGE = 3.0
 BLOCK_VARIANCE = {ft.REPLY: 1.0, ft.CHARS: 1.0, ft.TURN: 0.4, ft.EARLIER: 0.2, "surface": 0.7}
 MIN_DOCUMENTS = 2  # an n-gram must occur in so many replies (or contexts) to get a weight
 INNER_FOLDS = 5
+DECIMALS = 6  # of the stored numbers that are not float16: the same arrays whatever the number of threads
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -132,8 +133,8 @@ def fit(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarr
     dual = cho_solve(cho_factor(kernel, overwrite_a=True), wanted - wanted.mean(axis=0))
     weights = {name: scales[name][:, None] * (block.T @ dual) for name, block in blocks.items()}
     arrays = {name: weight.astype(np.float16) for name, weight in weights.items() if name != "surface"}
-    arrays["surface"] = weights["surface"].astype(np.float64)
-    arrays["bias"] = wanted.mean(axis=0) - centre @ arrays["surface"]
+    arrays["surface"] = weights["surface"].round(DECIMALS)
+    arrays["bias"] = (wanted.mean(axis=0) - centre @ arrays["surface"]).round(DECIMALS)
     arrays["feature_version"] = np.array(ft.FEATURE_VERSION, np.int64)
     return arrays
 
@@ -160,7 +161,7 @@ def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
     inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
     margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
     knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
-    steps = np.maximum(np.diff(knots, axis=1), 1e-6)  # strictly increasing also where the judge never used a number
+    steps = np.maximum(np.diff(knots, axis=1), 1e-4)  # strictly increasing also where the judge never used a number
     return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)
 
 
@@ -171,7 +172,7 @@ def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray)
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         model = RawModel(fit([dialogues[i] for i in inside], scores[inside]))
         raw[outside] = model.predict(ft.extract([dialogues[i] for i in outside]))
-    return fit(dialogues, scores) | {"knots": knots_of(raw, scores)}
+    return fit(dialogues, scores) | {"knots": knots_of(raw, scores).round(DECIMALS)}
 
 
 # ---- measure -------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def note(text: str) -> None:
 def versions() -> dict[str, str]:
     """The versions that a file of scores depends on."""
     found = {}
-    for name in ("ee-trl", "datasets", "scikit-learn", "numpy"):
+    for name in ("ee-trl", "datasets", "numpy", "pyarrow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

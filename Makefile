@@ -1,0 +1,47 @@
+# Everything happens in .venv/ of this folder, installed from pyproject.toml with the versions of constraints.txt.
+#   make quickstart   set up and run the main job on the embedded sample (CPU, no network), ending in a report
+#   make test         set up and run the tests (those marked slow are left to make test-all)
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := $(abspath $(wildcard ../shared/data))
+ifneq ($(DATA),)
+export EE_TRL_DATA ?= $(DATA)
+endif
+
+.PHONY: quickstart test test-all lint types format wheel clean
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: .venv/installed
+	$(BIN)/ee-trl quickstart --output runs/quickstart
+
+test: .venv/installed
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/installed
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --wheel --sdist --outdir dist .
+
+clean:
+	rm -rf .venv build dist runs *.egg-info

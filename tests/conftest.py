@@ -1,0 +1,58 @@
+"""Shared by all tests: no network, real data by $EE_TRL_DATA alone, a scorer whose numbers can be told in advance."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to anything but this machine fail at once."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else None
+        if host is not None and host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests run without a network; something asked for {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data."""
+    folder = os.environ.get("EE_TRL_DATA")
+    if not folder:
+        pytest.skip("needs real data: $EE_TRL_DATA is not set")
+    return Path(folder)
+
+
+class WordScorer:
+    """Sensibility: words in the reply; rationality: question marks, times five. Counts what it was asked."""
+
+    fingerprint = "words-1"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, dialogues: Sequence) -> np.ndarray:
+        self.asked += len(dialogues)
+        rows = [[min(10, len(d.response.split())), min(10, 5 * d.response.count("?"))] for d in dialogues]
+        return np.array(rows, dtype=float)
+
+
+@pytest.fixture
+def word_scorer() -> WordScorer:
+    return WordScorer()
