@@ -18,10 +18,9 @@ assert seconds < 2, f"import ee_trl took {seconds:.1f} s"
 
 
 def main() -> None:
+    import ee_trl
     import ee_trl.evaluation.distinct
     import ee_trl.recipes.sft_sensibility
-
-    import ee_trl
 
     for name in ee_trl.__all__:
         getattr(ee_trl, name)

@@ -12,46 +12,18 @@ from ee_trl.axes import QUADRANTS
 from ee_trl.errors import FormatError
 
 
-EMOTIONS = [
-    "afraid",
-    "angry",
-    "annoyed",
-    "anticipating",
-    "anxious",
-    "apprehensive",
-    "ashamed",
-    "caring",
-    "confident",
-    "content",
-    "devastated",
-    "disappointed",
-    "disgusted",
-    "embarrassed",
-    "excited",
-    "faithful",
-    "furious",
-    "grateful",
-    "guilty",
-    "hopeful",
-    "impressed",
-    "jealous",
-    "joyful",
-    "lonely",
-    "nostalgic",
-    "prepared",
-    "proud",
-    "sad",
-    "sentimental",
-    "surprised",
-    "terrified",
-    "trusting",
-]
+EMOTIONS = {
+    *("afraid", "angry", "annoyed", "anticipating", "anxious", "apprehensive", "ashamed", "caring", "confident"),
+    *("content", "devastated", "disappointed", "disgusted", "embarrassed", "excited", "faithful", "furious"),
+    *("grateful", "guilty", "hopeful", "impressed", "jealous", "joyful", "lonely", "nostalgic", "prepared", "proud"),
+    *("sad", "sentimental", "surprised", "terrified", "trusting"),
+}
 
 
 def test_sample_has_all_emotions_all_quadrants_and_no_repeats() -> None:
     sample = load_sample()
     assert len(sample) >= 300
-    assert set(sample["emotion"]) == set(EMOTIONS)
+    assert set(sample["emotion"]) == EMOTIONS
     intended = Counter(quadrant for row in sample["intended"] for quadrant in row)
     assert set(intended) == set(QUADRANTS)
     assert min(intended.values()) >= 40

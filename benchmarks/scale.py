@@ -1,0 +1,112 @@
+"""
+Time and peak memory of scoring and selecting many rows, parquet in and out.
+
+    python benchmarks/scale.py --rows 1000000 -o benchmarks/results/scale.json
+
+The rows are made here: turns of the embedded sample, recombined and numbered, so that no two dialogues are alike. Each
+command runs in a process of its own; its peak is what the operating system says of it (`ru_maxrss`, which counts pages
+of mapped files too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+
+PROBE = """
+import json, resource, sys, time
+start = time.perf_counter()
+{code}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print("PROBE " + json.dumps({{"seconds": round(time.perf_counter() - start, 2), "peak_mib": round(peak)}}))
+"""
+COMMAND = "from ee_trl.cli.main import main\nassert main({args!r}) == 0"
+PYTHON_API = """
+from ee_trl import EmpathyDataSelector
+selector = EmpathyDataSelector("linear", show_progress=False)
+scored = selector.score({path!r})
+subset = selector.select(scored, keep="sensibility")
+print(len(scored), len(subset), subset[len(subset) - 1]["completion"])
+"""
+
+
+def make_rows(path: Path, rows: int, batch: int = 20_000) -> None:
+    """A parquet file of `rows` distinct dialogues in columns context, response, emotion and sample_id."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ee_trl import load_sample
+
+    sample = load_sample()
+    felt = sample["emotion"][:]
+    said = [m[0]["content"] for m in sample["messages"]]
+    replies = [m["content"] for messages in sample["messages"] for m in messages if m["role"] == "assistant"]
+    rng = np.random.default_rng(0)
+    schema = pa.schema(
+        {"sample_id": pa.int64(), "emotion": pa.string(), "context": pa.list_(pa.string()), "response": pa.string()}
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, batch):
+            ids = range(start, min(start + batch, rows))
+            parts = rng.integers(len(said), size=(len(ids), 3)), rng.integers(len(replies), size=(len(ids), 3))
+            contexts = [
+                [said[a], replies[x], f"{said[b]} It was day {i}."] if i % 2 else [f"{said[b]} It was day {i}."]
+                for i, (a, b, _), (x, _, _) in zip(ids, parts[0], parts[1], strict=True)
+            ]
+            answers = [f"{replies[y]} {replies[z]}" for _, y, z in parts[1]]
+            emotions = [felt[b] for _, b, _ in parts[0]]
+            writer.write_table(pa.table([list(ids), emotions, contexts, answers], schema=schema))
+
+
+def probe(code: str) -> dict[str, float]:
+    """Runs code in a process of its own: `{"seconds", "peak_mib"}`."""
+    done = subprocess.run([sys.executable, "-c", PROBE.format(code=code)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    line = next(line for line in done.stdout.splitlines() if line.startswith("PROBE "))
+    return json.loads(line.removeprefix("PROBE "))
+
+
+def measure(rows: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Scores and selects `rows` rows, by the command line and from Python."""
+    source, scored, kept = (str(folder / f"{name}.parquet") for name in ("rows", "scored", "kept"))
+    make_rows(Path(source), rows)
+    found = {
+        "ee-trl score": probe(COMMAND.format(args=["score", source, "-o", scored, "-q"])),
+        "ee-trl select": probe(COMMAND.format(args=["select", scored, "-o", kept, "-q"])),
+        "selector.score and selector.select": probe(PYTHON_API.format(path=source)),
+    }
+    for entry in found.values():
+        entry["rows_per_second"] = round(rows / entry["seconds"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[250_000, 1_000_000], help="how many (several: each)")
+    parser.add_argument("-o", "--output", default="benchmarks/results/scale.json", help="JSON file to write")
+    args = parser.parse_args()
+    results = {}
+    for rows in args.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            results[f"{rows:,} rows"] = measure(rows, Path(folder))
+            print(rows, json.dumps(results[f"{rows:,} rows"], indent=2), flush=True)
+    record = {
+        "command": "python benchmarks/scale.py --rows " + " ".join(map(str, args.rows)),
+        "machine": {"python": platform.python_version(), "machine": platform.machine()},
+        "versions": {name: version(name) for name in ("ee-trl", "datasets", "pyarrow", "numpy")},
+        "results": results,
+    }
+    Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

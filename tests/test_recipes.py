@@ -1,0 +1,315 @@
+"""The recipes, run for real on a tiny model: what they select, save, resume and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import ROOT
+
+from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, load_sample
+from ee_trl.errors import EmpathyError
+from ee_trl.experts import RECORD, ExpertArguments, parse_recipe_args
+from ee_trl.recipes import sft_rationality, sft_sensibility
+
+
+# of the libraries that a recipe runs, not of this package
+pytestmark = [pytest.mark.filterwarnings("ignore")]
+
+RECIPES = {"sft_sensibility": sft_sensibility, "sft_rationality": sft_rationality}
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+QUICK = ["--max_steps", "3", "--logging_steps", "1", "--disable_tqdm", "true"]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_causal_lm(tmp_path_factory.mktemp("model"), hidden_size=32, num_hidden_layers=2)
+
+
+def run(recipe: Any, *args: str) -> None:
+    recipe.main(*parse_recipe_args(recipe.make_parser(), list(args)))
+
+
+def weights(folder: Path) -> bytes:
+    return next(iter(sorted(folder.glob("*.safetensors")))).read_bytes()
+
+
+def selection(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "selection" / "selection.json").read_text())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "expert"
+    run(RECIPES[name], "--output_dir", str(out), *QUICK)
+    axis = name.removeprefix("sft_")
+    assert "tiny CPU demonstration" in caplog.text
+    assert "--dataset" in caplog.text
+
+    selector = EmpathyDataSelector("linear")
+    expected = selector.select(selector.score(load_sample("train")), keep=axis)
+    selected = pq.read_table(out / "selection" / "selected.parquet")
+    assert selected.column("prompt").to_pylist() == expected["prompt"][:]
+    assert selection(out)["counts"]["kept"] == len(expected)
+    assert selection(out)["dataset"] == "embedded sample"
+
+    card = (out / "README.md").read_text()
+    assert "## Training data: what was selected, and why" in card
+    assert f"| kept | {len(expected)} |" in card
+    assert selector.scorer.fingerprint in card
+    assert (out / "model.safetensors").exists()
+    assert (out / "selection" / "plane.png").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_config_runs_with_a_tiny_model_on_cpu(name: str, config: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """All settings as they are, quantization and LoRA too; only the model and the number of steps differ."""
+    out = tmp_path / "expert"
+    args = ["--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--output_dir", str(out)]
+    run(RECIPES[name], "--config", str(config), *args, *QUICK)
+    settings = yaml.safe_load(config.read_text())
+    if settings.get("use_peft"):
+        adapter = json.loads((out / "adapter_config.json").read_text())
+        assert adapter["r"] == settings["lora_r"] == 8
+        assert set(adapter["target_modules"]) == set(settings["lora_target_modules"])
+        assert len(settings["lora_target_modules"]) == 7
+    losses = [e["loss"] for e in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+    assert len(losses) == 3
+
+
+def test_the_paper_s_settings_are_the_paper_s() -> None:
+    settings = yaml.safe_load((ROOT / "recipes/configs/lora_8b.yaml").read_text())
+    paper = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "learning_rate": 1e-4, "num_train_epochs": 1}
+    paper |= {"per_device_train_batch_size": 16, "max_length": 512, "completion_only_loss": True}
+    assert {name: settings[name] for name in paper} == paper
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "recipes/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_accelerate_file_is_one(config: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    loaded = load_config_from_file(str(config))
+    assert loaded.num_processes == 8
+    assert str(loaded.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
+
+
+def test_each_config_says_its_launch_command_first() -> None:
+    for config in CONFIGS:
+        first = config.read_text().splitlines()[0]
+        assert first.startswith("# accelerate launch ")
+        assert f"--config recipes/configs/{config.name}" in first
+
+
+@pytest.mark.parametrize("given", ["parquet", "scored", "own_scores", "messages_jsonl", "folder"])
+def test_any_data_set_can_be_trained_on(given: str, tiny_model: Path, tmp_path: Path) -> None:
+    selector = EmpathyDataSelector("linear")
+    sample = load_sample("train")
+    path = tmp_path / f"data.{'jsonl' if given == 'messages_jsonl' else 'parquet'}"
+    if given == "parquet":
+        sample.to_parquet(path)
+    elif given == "messages_jsonl":
+        sample.select_columns(["messages"]).to_json(path)
+    elif given == "folder":
+        path = tmp_path / "saved"
+        sample.save_to_disk(path)
+    elif given == "scored":
+        selector.score(sample).to_parquet(path)
+    else:
+        marks = [{"sensibility": 9, "rationality": 1}, {"sensibility": 1, "rationality": 9}]
+        rows = [{"context": [f"I am sad {i}"], "response": f"oh no {i}"} | marks[i % 2] for i in range(40)]
+        path.unlink(missing_ok=True)
+        from datasets import Dataset
+
+        Dataset.from_list(rows).to_parquet(path)
+    out = tmp_path / "expert"
+    config = str(ROOT / "recipes/configs/tiny_cpu.yaml")
+    args = ["--config", config, "--model_name_or_path", str(tiny_model), "--dataset", str(path)]
+    run(sft_sensibility, *args, "--output_dir", str(out), *QUICK)
+    if given == "own_scores":
+        assert selection(out)["counts"] == {"kept": 20, "quadrant_rationality": 20}
+        assert selection(out)["settings"]["scorer"] == ["given"]
+    else:
+        assert selection(out)["counts"]["kept"] == len(selector.select(selector.score(sample)))
+        assert selection(out)["settings"]["scorer"] == [selector.scorer.fingerprint]
+
+
+def test_the_baselines_are_a_matter_of_one_option(tmp_path: Path) -> None:
+    for rule in ("random", "longest"):
+        out = tmp_path / rule
+        run(sft_sensibility, "--output_dir", str(out), "--empathy_rule", rule, *QUICK)
+        assert selection(out)["settings"]["rule"] == rule
+    selector = EmpathyDataSelector("linear")
+    expected = len(selector.select(selector.score(load_sample("train"))))
+    assert selection(tmp_path / "random")["counts"]["kept"] == expected
+    assert selection(tmp_path / "longest")["counts"]["kept"] == expected
+
+
+def test_it_evaluates_on_the_held_out_dialogues_when_asked(tmp_path: Path) -> None:
+    args = ["--eval_strategy", "steps", "--eval_steps", "3", "--output_dir", str(tmp_path / "expert")]
+    run(sft_sensibility, *args, *QUICK)
+    history = json.loads((tmp_path / "expert" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_loss" in entry for entry in history)
+
+
+# ---- resuming and refusing -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import SFTTrainer
+
+    config = str(ROOT / "recipes/configs/tiny_cpu.yaml")
+    args = ["--config", config, "--model_name_or_path", str(tiny_model), "--max_steps", "10", "--save_steps", "4"]
+    run(sft_sensibility, *args, "--output_dir", str(tmp_path / "whole"))
+
+    real_step, taken = SFTTrainer.training_step, []
+
+    def step(self: SFTTrainer, *a: Any, **k: Any) -> Any:
+        if len(taken) == 6:
+            raise RuntimeError("the power went off")
+        taken.append(1)
+        return real_step(self, *a, **k)
+
+    monkeypatch.setattr(SFTTrainer, "training_step", step)
+    with pytest.raises(RuntimeError, match="power"):
+        run(sft_sensibility, *args, "--output_dir", str(tmp_path / "stopped"))
+    assert json.loads((tmp_path / "stopped" / RECORD).read_text())["status"] == "running"
+    selected = (tmp_path / "stopped" / "selection" / "selected.parquet").stat().st_mtime_ns
+
+    monkeypatch.setattr(SFTTrainer, "training_step", real_step)
+    run(sft_sensibility, *args, "--output_dir", str(tmp_path / "stopped"))
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert (tmp_path / "stopped" / "selection" / "selected.parquet").stat().st_mtime_ns == selected
+
+
+def test_a_finished_run_is_left_alone_and_another_in_its_place_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--output_dir", str(tmp_path / "expert")]
+    run(sft_sensibility, *out, *QUICK)
+    before = weights(tmp_path / "expert")
+    capsys.readouterr()
+    run(sft_sensibility, *out, *QUICK, "--logging_steps", "2")  # how it is logged does not make it another run
+    assert "finished already" in capsys.readouterr().out
+    for other in (["--empathy_threshold", "4"], ["--learning_rate", "0.5"], ["--empathy_rule", "random"]):
+        with pytest.raises(EmpathyError, match=f"{other[0].removeprefix('--')}.* there, .* now"):
+            run(sft_sensibility, *out, *QUICK, *other)
+    assert weights(tmp_path / "expert") == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(EmpathyError, match="not overwritten"):
+        run(sft_sensibility, "--output_dir", str(tmp_path), *QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_selected_is_an_error_with_the_counts(tmp_path: Path) -> None:
+    with pytest.raises(EmpathyError, match="nothing was selected.*quadrant_low"):
+        run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--empathy_threshold", "9.9", *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--lerning_rate", "1"], "did you mean 'learning_rate'?"),
+        (["--learning_r", "1"], "unknown option: 'learning_r'"),
+        (["--config", "{bad}"], "unknown key in .*: 'empathy_treshold'; did you mean 'empathy_threshold'?"),
+        (["--config={bad}"], "unknown key in"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config"], "names no file"),
+    ],
+)
+def test_arguments_are_strict(args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import re
+
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("empathy_treshold: 4\n")
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe_args(sft_sensibility.make_parser(), [arg.format(bad=bad) for arg in args])
+    assert stop.value.code == 2
+    assert re.search(said.replace("?", r"\?"), capsys.readouterr().err)
+
+
+def test_yaml_gives_defaults_and_the_command_line_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "empathy_threshold: [4, 6]\nempathy_keep: balanced\nlearning_rate: 1e-4\nuse_cpu: true\nbf16: false\n"
+    )
+    parse = lambda *extra: parse_recipe_args(sft_sensibility.make_parser(), ["--config", str(config), *extra])  # noqa: E731
+    args, training_args, _ = parse()
+    assert isinstance(args, ExpertArguments)
+    assert (args.empathy_threshold, args.empathy_keep, training_args.learning_rate) == ([4, 6], "balanced", 1e-4)
+    args, _, _ = parse("--empathy_keep", "low", "--dataset_name", "d.parquet")
+    assert (args.empathy_keep, args.dataset) == ("low", "d.parquet")
+
+
+# ---- as a user starts them -----------------------------------------------------------------------------------------
+
+
+def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_accelerate_launch_without_arguments(name: str, tmp_path: Path) -> None:
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    command = [accelerate, "launch", str(ROOT / "recipes" / f"{name}.py")]
+    done = launch(command, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "runs" / name
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0] - 1
+    again = launch(command, tmp_path)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_select_the_same_and_save_once(tmp_path: Path) -> None:
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
+    script = str(ROOT / "recipes" / "sft_sensibility.py")
+    done = launch([*torchrun, script, "--output_dir", "two", "--max_steps", "4"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run(sft_sensibility, "--output_dir", str(tmp_path / "one"), "--max_steps", "4")
+    two, one = (pq.read_table(tmp_path / n / "selection" / "selected.parquet") for n in ("two", "one"))
+    assert two.equals(one)
+    assert (tmp_path / "two" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "two" / RECORD).read_text())["identity"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_resume(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    script = str(ROOT / "recipes" / "sft_sensibility.py")
+    command = [sys.executable, script, "--output_dir", "killed", "--max_steps", "60", "--save_steps", "10"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = launch(command, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming" in done.stderr
+    whole = launch([*command[:3], "whole", *command[4:]], tmp_path)
+    assert whole.returncode == 0
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
