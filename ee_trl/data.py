@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .dialogue import SOURCE_ERROR, has_lone_surrogates
-from .errors import FormatError
+from .errors import FormatError, unknown
 
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _BUILDERS = {
     ".tsv": "csv",
     ".arrow": "arrow",
 }
+_COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 WRITABLE = (".parquet", ".jsonl")
 
 
@@ -79,7 +80,7 @@ def open_dataset(
             if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
                 dataset = load_from_disk(str(path))
                 return dataset[split] if split and hasattr(dataset, "keys") else dataset
-            return load_dataset(str(path), config, split=split)
+            return _open_folder(path, config, split)
         if path.is_file() or "*" in source:
             return _open_file(path, split, streaming)
     except FormatError:
@@ -96,12 +97,36 @@ def open_dataset(
         ) from error
 
 
+def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
+    """A folder of files, whose splits are told by their names; read with the same care as a file."""
+    from datasets import DatasetDict, load_dataset, load_dataset_builder
+
+    files = load_dataset_builder(str(path), config).config.data_files or {}
+    names = [Path(name) for part in files.values() for name in part]
+    if not names or {_builder_of(name) for name in names} - {"json", "csv"}:
+        return load_dataset(str(path), config, split=split)
+    if split is not None and split not in files:
+        raise FormatError(unknown("split", split, [str(name) for name in files]))
+    parts = {str(name): _open_files([Path(file) for file in files[name]]) for name in files if split in (None, name)}
+    return parts[split] if split else DatasetDict(parts)
+
+
+def _open_files(paths: list[Path]) -> Any:
+    from datasets import concatenate_datasets
+
+    parts = [_open_file(path, None, streaming=False) for path in sorted(paths)]
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+
+def _builder_of(path: Path) -> str | None:
+    suffixes = [s.lower() for s in path.suffixes if s.lower() not in _COMPRESSED]
+    return _BUILDERS.get(suffixes[-1]) if suffixes else None
+
+
 def _open_file(path: Path, split: str | None, streaming: bool) -> Any:
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
 
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in (".gz", ".zst", ".xz", ".bz2")]
-    builder = _BUILDERS.get(suffixes[-1]) if suffixes else None
+    builder = _builder_of(path)
     if builder is None:
         raise FormatError(
             f"cannot tell the format of {str(path)!r} by its name; known endings: {', '.join(_BUILDERS)}"
@@ -110,52 +135,113 @@ def _open_file(path: Path, split: str | None, streaming: bool) -> Any:
         raise FormatError(f"{str(path)!r} is one file and has no split {split!r}; leave the split out")
     options: dict[str, Any] = {"split": "train"}
     if builder == "csv":  # only an empty field is missing: a reply may well be "none" or "NA"
-        options |= {"keep_default_na": False, "na_values": [""], "sep": "\t" if suffixes[-1] == ".tsv" else ","}
+        separator = "\t" if ".tsv" in [s.lower() for s in path.suffixes] else ","
+        # without `index_col`, a line with a field too many would shift all its fields by one
+        options |= {"keep_default_na": False, "na_values": [""], "sep": separator, "index_col": False}
     if builder == "parquet":
         options["streaming"] = streaming
-    files = str(path) if "*" in path.name else glob.escape(str(path))
-    if path.is_file() and path.stat().st_size == 0:
+    if "*" in path.name and not path.is_file():
+        return load_dataset(builder, data_files=str(path), **options)
+    if path.stat().st_size == 0:
         raise FormatError(f"{str(path)!r} is empty")
+    if builder == "parquet" and row_count(path) == 0:  # which the library refuses to load
+        return _without_rows(path)
+    if builder == "json" and not _is_utf8(path):  # which the library reads, but nobody can take out of Arrow again
+        path = _repaired(path)
     try:
-        return load_dataset(builder, data_files=files, **options)
-    except DatasetGenerationError:
-        if builder != "json" or not path.is_file():
+        return load_dataset(builder, data_files=glob.escape(str(path)), **options)
+    except Exception:  # of many types, by what is wrong with the line
+        if builder != "json":
             raise
         return load_dataset("json", data_files=glob.escape(str(_repaired(path))), **options)
 
 
+def _without_rows(path: Path) -> Dataset:
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    return Dataset(pq.read_table(path))
+
+
 def _repaired(path: Path) -> Path:
-    """A copy of a JSON-lines file in which every line can be read; those that could not say so in `source_error`."""
+    """
+    A copy of a JSON-lines file in which every line can be read; those that could not say so in `source_error`.
+
+    Raises:
+        [`FormatError`]: Not a single line can be read: the file is something else.
+    """
     copy = temporary_folder() / f"{path.name.split('.')[0]}.jsonl"
-    bad = 0
-    opener = _opener(path)
+    rows = bad = broken = 0
     with (
-        opener(path, "rt", encoding="utf-8", errors="surrogateescape") as lines,
+        _opener(path)(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines,
         copy.open("w", encoding="utf-8") as out,
     ):
-        for line in lines:
-            if not line.strip():
-                continue
-            row, reason = _read_line(line)
+        for row, reason in _read_rows(lines):
+            rows += 1
             bad += reason is not None
+            broken += reason == "invalid_json"
             out.write(json.dumps({**row, SOURCE_ERROR: reason}, ensure_ascii=False) + "\n")
+    if broken == rows:
+        raise FormatError(
+            f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object"
+            if rows
+            else f"{str(path)!r} is empty: it has blank lines alone"
+        )
     logger.warning("%s: %d rows cannot be read as they are; they are kept and marked unscored", path, bad)
     return copy
 
 
-def _opener(path: Path) -> Any:
-    import gzip
-
-    return gzip.open if path.suffix.lower() == ".gz" else open
-
-
-def _read_line(line: str) -> tuple[dict[str, Any], str | None]:
+def _is_utf8(path: Path) -> bool:
+    if path.suffix.lower() == ".zst":  # which Python cannot look into
+        return True
     try:
-        row = json.loads(line)
+        with _opener(path)(path, "rt", encoding="utf-8", newline="") as text:
+            while text.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _opener(path: Path) -> Any:
+    """`open` for a file by its name; raises [`FormatError`] for a compression that Python does not know."""
+    import bz2
+    import gzip
+    import lzma
+
+    suffix = path.suffix.lower()
+    if suffix not in _COMPRESSED:
+        return open
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    if suffix not in openers:
+        raise FormatError(f"cannot look into {str(path)!r}; unpack it first")
+    return openers[suffix]
+
+
+def _read_rows(lines: Iterable[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """The rows of JSON lines, or of one JSON array, each with the reason why it cannot be taken as it is, if any."""
+    for number, line in enumerate(lines):
+        if number == 0 and line.lstrip().startswith("["):
+            whole = line + "".join(lines)
+            try:
+                array = json.loads(whole)
+            except (ValueError, RecursionError):
+                lines = whole.splitlines()
+                yield from (_read_row(text, None) for text in lines if text.strip())
+            else:
+                yield from (_read_row(json.dumps(row), row) for row in array)
+            return
+        if line.strip():
+            yield _read_row(line.rstrip("\n"), None)
+
+
+def _read_row(line: str, row: Any) -> tuple[dict[str, Any], str | None]:
+    try:
+        row = json.loads(line) if row is None else row
     except (ValueError, RecursionError):
-        return {"source_line": _escaped(line.rstrip("\n"))}, "invalid_json"
+        row = None
     if not isinstance(row, dict):
-        return {"source_line": _escaped(line.rstrip("\n"))}, "invalid_json"
+        return {"source_line": _escaped(line)}, "invalid_json"
     clean = _escaped(row)
     return clean, None if clean == row else "invalid_text"
 
@@ -208,16 +294,61 @@ def tables_of(dataset: Dataset | IterableDataset, batch_rows: int = BATCH_ROWS) 
     """The rows as Arrow tables of `batch_rows` rows."""
     schema = features_of(dataset).arrow_schema
     for table in dataset.with_format("arrow").iter(batch_size=batch_rows):
-        yield table.select(schema.names).cast(schema)
+        yield conform(table, schema)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns, types and metadata of a schema."""
+    from datasets.table import table_cast
+
+    table = table.select(schema.names)
+    if table.schema.equals(schema):  # a cast, even to its own type, fails on structs with a field of nulls
+        return table.replace_schema_metadata(schema.metadata)
+    return table_cast(table, schema)
+
+
+def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns of a data set; of a stream that does not declare them, those of its first row."""
+    if dataset.column_names:
+        return list(dataset.column_names)
+    if hasattr(dataset, "__len__"):
+        return []
+    for row in dataset.with_format(None):
+        return list(row)
+    raise FormatError("the stream has no rows")
 
 
 def rows_of(table: pa.Table, features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of some columns as Python values (decoded: JSON columns too)."""
-    from datasets import Features
-
+    """The rows of some columns as Python values, decoded: JSON columns too, and class labels as their names."""
     kept = [name for name in columns if name in table.column_names]
-    decoded = Features({name: features[name] for name in kept}).decode_batch(table.select(kept).to_pydict())
-    return [dict(zip(kept, values, strict=True)) for values in zip(*(decoded[name] for name in kept), strict=True)]
+    chosen = table.select(kept)
+    try:
+        values = chosen.to_pydict()
+    except UnicodeDecodeError:  # strings that are no text, which Arrow holds all the same
+        return [_readable(chosen.slice(i, 1), features) for i in range(chosen.num_rows)]
+    return _decoded(values, features, kept)
+
+
+def _readable(row: pa.Table, features: Features) -> dict[str, Any]:
+    try:
+        return _decoded(row.to_pydict(), features, row.column_names)[0]
+    except UnicodeDecodeError:
+        return {**dict.fromkeys(row.column_names), SOURCE_ERROR: "invalid_text"}
+
+
+def _decoded(values: dict[str, Any], features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
+    from datasets import ClassLabel, Features
+
+    decoded = Features({name: features[name] for name in columns}).decode_batch(values)
+    for name in columns:
+        if isinstance(features[name], ClassLabel):
+            decoded[name] = label_names(features[name], decoded[name])
+    return [dict(zip(decoded, row, strict=True)) for row in zip(*decoded.values(), strict=True)]
+
+
+def label_names(feature: Any, values: Iterable[int | None]) -> list[str | None]:
+    """The names of the class labels, `None` where there is none."""
+    return [None if value is None or value < 0 else feature.int2str(value) for value in values]
 
 
 def progress(iterable: Iterable[pa.Table], *, total: int | None, label: str, show: bool | None) -> Iterator[pa.Table]:
@@ -251,7 +382,7 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
     schema = features.arrow_schema
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for table in tables:
-            writer.write_table(table.cast(schema))
+            writer.write_table(conform(table, schema))
     return Dataset.from_file(str(path))
 
 
@@ -303,7 +434,7 @@ def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, m
     rows = 0
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
-            writer.write_table(table.cast(schema))
+            writer.write_table(conform(table, schema))
             rows += table.num_rows
     return rows
 

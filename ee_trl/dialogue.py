@@ -117,11 +117,13 @@ class BadRow(Exception):
 
 
 def parse_messages(value: Any) -> list[Message]:
-    """A list of `{"role", "content"}` or `{"from", "value"}` turns (or the same as a JSON string)."""
+    """A list of `{"role", "content"}` or `{"from", "value"}` turns; the same as a JSON string or as columns."""
     if value is None:
         raise BadRow("null_dialogue")
     if isinstance(value, str):
         value = _from_json(value)
+    if isinstance(value, Mapping):  # how older files hold a list of turns: {"from": [...], "value": [...]}
+        value = _turns_of_lists(value)
     if not isinstance(value, (list, tuple)):
         raise BadRow("wrong_type")
     return [_message(turn) for turn in value]
@@ -134,10 +136,20 @@ def _from_json(text: str) -> Any:
         raise BadRow("wrong_type") from None
 
 
+def _turns_of_lists(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not all(isinstance(values, (list, tuple)) for values in lists.values()):
+        raise BadRow("wrong_type")
+    if len({len(values) for values in lists.values()}) != 1:
+        raise BadRow("wrong_type")
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
 def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise BadRow("null_dialogue" if turn is None else "wrong_type")
-    role, content = (turn["from"], turn.get("value")) if "from" in turn else (turn.get("role"), turn.get("content"))
+    # files that mix the two spellings have all four keys, half of them null
+    names = ("role", "content") if turn.get("from") is None else ("from", "value")
+    role, content = (turn.get(name) for name in names)
     if isinstance(role, str) and role.lower() in _ROLES:
         return _ROLES[role.lower()], _text(content)
     raise BadRow("unknown_role")
@@ -189,7 +201,7 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
 
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
     """One utterance of raw EmpatheticDialogues; the role is its speaker's number until the conversation is known."""
-    return [(str(row["speaker_idx"]), _text(row["utterance"]).replace("_comma_", ","))]
+    return [(str(row.get("speaker_idx")), _text(row.get("utterance")).replace("_comma_", ","))]
 
 
 # ---- formats -------------------------------------------------------------------------------------------------------
@@ -333,18 +345,32 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
         messages = fmt.parse(row)
     except BadRow as bad:
         return [Sample(i, None, None, str(bad))]
-    if fmt.multi_turn and "row_index" in row and "turn" in row:  # one sample of a conversation that `score` spread out
-        return [_sample(i, messages, len(messages) - 1 if row["turn"] is None else row["turn"])]
+    turn = _named_turn(row, messages) if fmt.multi_turn else None
+    if turn is not None:
+        return [_sample(i, messages, turn)]
     if fmt.multi_turn and turns == "each":
         return [_sample(i, messages, turn) for turn in _listener_turns(messages)]
-    return [_sample(i, messages, len(messages) - 1)]
+    return [_sample(i, messages, _last_turn(messages))]
+
+
+def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | None:
+    """The turn that a row of a conversation which `score` spread out stands for; `None` for every other row."""
+    if row.get("row_index") is None:
+        return None
+    turn = whole_number(row.get("turn"))
+    return turn if turn is not None and 0 <= turn < len(messages) else None
+
+
+def _last_turn(messages: Sequence[Message]) -> int:
+    """The last turn that somebody speaks; -1 where nobody does."""
+    return max((i for i, (role, _) in enumerate(messages) if role != "system"), default=-1)
 
 
 def _listener_turns(messages: Sequence[Message]) -> list[int]:
     """Where the listener speaks; and the last turn, where the speaker was left without a reply (or none spoke)."""
     found = [i for i, (role, _) in enumerate(messages) if role == "assistant"]
-    unanswered = not messages or messages[-1][0] != "assistant"
-    return [*found, len(messages) - 1] if unanswered else found
+    last = _last_turn(messages)
+    return found if last in found else [*found, last]
 
 
 def _sample(i: int, messages: Sequence[Message], turn: int) -> Sample:
@@ -353,22 +379,22 @@ def _sample(i: int, messages: Sequence[Message], turn: int) -> Sample:
         return Sample(i, None, None, "empty_dialogue")
     role, response = messages[turn]
     before = [m for m in messages[:turn] if m[0] != "system"]
-    reason = _problem(role, response, before)
+    system = "\n".join(text for role, text in messages[:turn] if role == "system")
+    reason = _problem(role, response, before, system)
     if reason:
         return Sample(i, turn, None, reason)
-    system = "\n".join(text for role, text in messages[:turn] if role == "system")
     roles, context = zip(*before, strict=True)
     return Sample(i, turn, Dialogue(context, response, roles, system or None), None)
 
 
-def _problem(role: str, response: str, before: Sequence[Message]) -> str | None:
+def _problem(role: str, response: str, before: Sequence[Message], system: str) -> str | None:
     if role != "assistant":
         return "ends_with_speaker"
     if not before or not before[-1][1].strip():
         return "empty_context"
     if not response.strip():
         return "empty_response"
-    texts = [response, *(text for _, text in before)]
+    texts = [response, system, *(text for _, text in before)]
     if any(len(text) > MAX_TURN_CHARS for text in texts):
         return "turn_too_long"
     if any(has_lone_surrogates(text) for text in texts):
@@ -394,7 +420,7 @@ def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterable[range]:
     """The runs of neighbouring rows with one `conv_id`."""
     start = 0
     for i in range(1, len(rows) + 1):
-        if i == len(rows) or rows[i]["conv_id"] != rows[start]["conv_id"]:
+        if i == len(rows) or rows[i].get("conv_id") != rows[start].get("conv_id"):
             yield range(start, i)
             start = i
 
@@ -406,13 +432,13 @@ def _conversation_samples(
     messages: list[Message] = []
     broken: dict[int, str] = {}  # turn -> reason, from the first bad one on
     for turn, i in enumerate(span):
-        role = "user" if str(rows[i]["speaker_idx"]) == str(rows[span[0]]["speaker_idx"]) else "assistant"
+        role = "user" if str(rows[i].get("speaker_idx")) == str(rows[span[0]].get("speaker_idx")) else "assistant"
         text = ""
         try:
             [(_, text)] = fmt.parse(rows[i])
         except BadRow as bad:
             broken[turn] = str(bad)
-        if broken or utterance_number(rows[i]["utterance_idx"]) != turn + 1:
+        if broken or utterance_number(rows[i].get("utterance_idx")) != turn + 1:
             broken.setdefault(turn, "missing_turns")
         messages.append((role, text))
     wanted = _listener_turns(messages) if turns == "each" else [len(messages) - 1]
@@ -423,6 +449,14 @@ def _conversation_samples(
 def utterance_number(value: Any) -> float:
     """A numbering as files give it (`2`, `2.0` or `"2"`); infinite where it is no number."""
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return math.inf
+    return math.inf if math.isnan(number) else number
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number as files give it (`2`, or `2.0` where the column has nulls); `None` for everything else."""
+    if isinstance(value, (int, float)) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return None

@@ -9,9 +9,11 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from .axes import (
@@ -183,8 +185,9 @@ def sweep(
 
 def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
     """The quadrants named: one, several, or several joined by commas (or `+`)."""
-    names = keep.replace("+", ",").split(",") if isinstance(keep, str) else list(keep)
-    names = [name.strip() for name in names]
+    if not isinstance(keep, Iterable):
+        raise SelectionError(unknown("quadrant to keep", keep, KEEPABLE))
+    names = [name.strip() for name in keep.replace("+", ",").split(",")] if isinstance(keep, str) else list(keep)
     for name in names:
         if name not in KEEPABLE:
             raise SelectionError(unknown("quadrant to keep", name, KEEPABLE))
@@ -265,7 +268,7 @@ def select_indices(
         _refuse(rule, axis=axis)
         if rule == "random":
             settings |= {"seed": seed}
-            order, why = np.random.default_rng(seed).permutation(len(scored)), "not_drawn"
+            order, why = _generator(seed).permutation(len(scored)), "not_drawn"
         else:
             order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
     indices = np.sort(scored[order[:size]])
@@ -284,12 +287,12 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
     if n is not None and fraction is not None:
         raise SelectionError(f"n={n} and fraction={fraction} are both given; give one")
     if fraction is not None:
-        if not 0 < fraction <= 1:
+        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
             raise SelectionError(f"fraction {fraction!r} is not in (0, 1]")
         return round(fraction * scored)
     if n is None:
         return default
-    if n != int(n) or n < 1:
+    if not isinstance(n, Real) or not math.isfinite(n) or n != int(n) or n < 1:
         raise SelectionError(f"n {n!r} is not a whole number of at least 1")
     if n > scored:
         raise SelectionError(f"n={n} samples are asked for, but only {scored} are scored; lower n")
@@ -299,9 +302,19 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
 def _axis(axis: str | None, names: tuple[str, ...]) -> str:
     if axis is None and len(names) == 1 and names[0] in AXES:
         return names[0]
+    if axis is None:
+        raise SelectionError(f"rule 'top' needs to know what to rank by; axis: {', '.join(RANKINGS)}")
     if axis not in RANKINGS:
         raise SelectionError(unknown("axis", axis, RANKINGS))
     return axis
+
+
+def _generator(seed: int) -> np.random.Generator:
+    import numpy as np
+
+    if not isinstance(seed, Integral) or seed < 0:
+        raise SelectionError(f"seed {seed!r} is not a whole number of at least 0")
+    return np.random.default_rng(int(seed))
 
 
 def _ranking(sensibility: ArrayLike, rationality: ArrayLike, axis: str) -> np.ndarray:

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
-from .data import features_of, open_dataset, progress, tables_of, to_dataset
+from .data import columns_of, features_of, open_dataset, progress, rows_of, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
 from .errors import FormatError, SelectionError, unknown
 from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
 from .scoring.load import check_scorer, load_scorer
-from .subset import check_scored, read_scores, training_features, training_row, training_tables
+from .subset import (
+    check_scored,
+    read_scores,
+    refuse_utterances,
+    training_features,
+    training_row,
+    training_tables,
+)
 
 
 if TYPE_CHECKING:
@@ -75,7 +82,7 @@ class EmpathyDataSelector:
         check_turns(turns)
         if ties not in rules.TIES:
             raise SelectionError(unknown("ties", ties, rules.TIES))
-        if batch_rows < 1:
+        if not isinstance(batch_rows, int) or batch_rows < 1:
             raise SelectionError(f"batch_rows {batch_rows!r} is not a whole number of at least 1")
         self.threshold = rules.thresholds(threshold)
         self.ties = ties
@@ -155,8 +162,13 @@ class EmpathyDataSelector:
     def _score_stream(self, stream: IterableDataset) -> IterableDataset:
         from datasets import IterableDataset
 
-        columns = _stream_columns(stream)
-        layout = engine.layout_of(columns)
+        stream = stream.with_format(None)
+        if stream.features is not None:
+            features, _ = self.score_tables(stream)
+            return IterableDataset.from_generator(
+                _rows_of_tables, features=features, gen_kwargs={"make": self.score_tables, "stream": stream}
+            )
+        layout = engine.layout_of(columns_of(stream))
 
         def rows() -> Iterator[dict[str, Any]]:
             batches = engine.batched_rows(stream, layout, self.batch_rows)
@@ -216,6 +228,9 @@ class EmpathyDataSelector:
 
     def choose(self, scored: Dataset | IterableDataset, **options: Any) -> rules.Selection:
         """The [`Selection`] behind [`~EmpathyDataSelector.select`]: indices, and for every sample dropped a reason."""
+        scored = _opened(scored)
+        if hasattr(scored, "keys"):
+            raise FormatError(f"there are several splits: {', '.join(scored)}; choose from one of them")
         scores = read_scores(scored, lengths=options.get("rule") == "longest")
         chosen = rules.select_indices(
             scores.sensibility,
@@ -245,21 +260,24 @@ class EmpathyDataSelector:
                 f"rule {options['rule']!r} needs all the scores at once, which a stream does not give; use "
                 "rule='threshold', or a datasets.Dataset"
             )
-        columns = _stream_columns(stream)
+        stream = stream.with_format(None)
+        columns = columns_of(stream)
         check_scored(columns)
         fmt = recognise(columns)
+        refuse_utterances(fmt)
         chosen = {name: options[name] for name in ("keep", "rule", "n", "fraction", "axis")}
 
         def rows() -> Iterator[dict[str, Any]]:
             for row in stream:
                 one = rules.select_indices(
-                    [row[SENSIBILITY]], [row[RATIONALITY]], threshold=self.threshold, ties=self.ties, **chosen
+                    [row.get(SENSIBILITY)], [row.get(RATIONALITY)], threshold=self.threshold, ties=self.ties, **chosen
                 )
                 sample = samples_of(fmt, [row], "last")[0] if len(one) else None
                 if sample and sample.dialogue:
-                    yield training_row(row, fmt, sample.dialogue)
+                    yield training_row(row, sample.dialogue)
 
-        return IterableDataset.from_generator(rows)
+        features = training_features(stream.features) if stream.features is not None else None
+        return IterableDataset.from_generator(rows, features=features)
 
     # ---- look ------------------------------------------------------------------------------------------------------
 
@@ -275,11 +293,13 @@ class EmpathyDataSelector:
             return {name: self.summary(part) for name, part in scored.items()}
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
-    def sweep(
-        self, scored: Dataset | IterableDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)
-    ) -> list[dict[str, Any]]:
-        """The share of each quadrant at each threshold; see [`~ee_trl.selection.sweep`]."""
-        scores = read_scores(_opened(scored))
+    def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
+        """The share of each quadrant at each threshold, by split if several; see [`~ee_trl.selection.sweep`]."""
+        scored = _opened(scored)
+        if hasattr(scored, "keys"):
+            grid = list(grid)
+            return {name: self.sweep(part, grid) for name, part in scored.items()}
+        scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
 
     def __repr__(self) -> str:
@@ -321,13 +341,11 @@ def _is_stream(dataset: Any) -> bool:
     return not hasattr(dataset, "__len__")
 
 
-def _stream_columns(stream: IterableDataset) -> list[str]:
-    """The columns of a stream, from its first row where it does not declare them."""
-    if stream.column_names:
-        return list(stream.column_names)
-    for row in stream:
-        return list(row)
-    raise FormatError("the stream has no rows")
+def _rows_of_tables(make: Any, stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    """The rows of the tables that `make` gives of a stream; made anew whenever the stream is read."""
+    features, tables = make(stream)
+    for table in tables:
+        yield from rows_of(table, features, list(features))
 
 
 def _conversation_order(dataset: Dataset) -> list[int]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
-from .data import features_of, rows_of, tables_of
-from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Turns, recognise, samples_of
+from .data import columns_of, features_of, label_names, rows_of, tables_of
+from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .errors import FormatError, ScoresError
 
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 GIVEN = "given"
 """What stands for the fingerprint of scores that a data set brought along."""
+
+_ORIGIN = ("score_status", "scorer")
+_SAMPLE_COLUMNS = ("row_index", "turn", SOURCE_ERROR)
+_RESERVED = (
+    *("prompt", "completion", "messages", "conversations", "chosen", "rejected"),
+    *("input_ids", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
+)
+"""Column names that mean something to SFTTrainer, so that no other column may have them."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +67,69 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
     """
     Reads the score columns, batch by batch.
 
-    Where the scores came without a `score_status`, rows that are no dialogue with a reply count as unscored: nothing
-    can be trained on them.
+    Of scores that came without `score_status` and `scorer`, rows that are no dialogue with a reply count as unscored:
+    nothing can be trained on them.
     """
+    columns = columns_of(dataset)
+    check_scored(columns)
+    fmt = None if _scored_here(columns) and not lengths else recognise(columns)
+    refuse_utterances(fmt)
+    read = [*AXES, *(_ORIGIN if _scored_here(columns) else ())] + (["emotion"] if emotion else [])
+    read = [name for name in read if name in columns]
+    dialogue = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in columns] if fmt else []
+    parts = [_read_batch(table, rows, fmt) for table, rows in _batches(dataset, read, dialogue)]
+    return _joined(parts, lengths=lengths, emotion=emotion and "emotion" in columns)
+
+
+def _scored_here(columns: Sequence[str]) -> bool:
+    """Whether the scores are of this package; otherwise columns of these names are the user's own."""
+    return all(name in columns for name in (*AXES, *_ORIGIN))
+
+
+def _batches(
+    dataset: Dataset | IterableDataset, read: list[str], dialogue: list[str]
+) -> Iterator[tuple[pa.Table, list[dict[str, Any]]]]:
+    """The columns to `read`, as tables of known types, and with each table its rows of the `dialogue` columns."""
+    if dataset.features is None:  # a stream of rows that may be of any types
+        for batch in dataset.with_format(None).iter(10_000):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            yield _typed(batch, read), rows
+        return
     features = features_of(dataset)
-    check_scored(list(features))
-    fmt = None if "score_status" in features and not lengths else recognise(list(features))
-    _refuse_utterances(fmt)
-    wanted = [*AXES, "score_status", "scorer"] + (["emotion"] if emotion else [])
-    wanted += [*fmt.columns, "row_index", "turn", SOURCE_ERROR] if fmt else []
-    names = [name for name in dict.fromkeys(wanted) if name in features]
-    parts = [_read_batch(table, features, fmt) for table in tables_of(dataset.select_columns(names), 10_000)]
-    return _joined(parts, lengths=lengths, emotion=emotion and "emotion" in names)
+    for table in tables_of(dataset.select_columns([*dict.fromkeys([*read, *dialogue])]), 10_000):
+        rows = rows_of(table, features, dialogue) if dialogue else []
+        yield _named(table.select(read), features), rows
 
 
-def _refuse_utterances(fmt: DialogueFormat | None) -> None:
+def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
+    import pyarrow as pa
+
+    columns: dict[str, pa.Array] = {}
+    for name in names:
+        values = batch.get(name)
+        if name not in AXES:
+            columns[name] = pa.array([None if value is None else str(value) for value in values or ()], pa.string())
+            continue
+        try:
+            columns[name] = pa.array(values, pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ScoresError(f"the column {name!r} does not hold numbers alone: {error}") from error
+    return pa.table(columns)
+
+
+def _named(table: pa.Table, features: Features) -> pa.Table:
+    """The table with the names of emotions, where they are class labels."""
+    import pyarrow as pa
+    from datasets import ClassLabel
+
+    if "emotion" not in table.column_names or not isinstance(features["emotion"], ClassLabel):
+        return table
+    names = label_names(features["emotion"], table.column("emotion").to_pylist())
+    return table.set_column(table.schema.get_field_index("emotion"), "emotion", pa.array(names, pa.string()))
+
+
+def refuse_utterances(fmt: DialogueFormat | None) -> None:
+    """Raises [`FormatError`] for a format of one utterance a row, whose own scores belong to no reply."""
     if fmt is not None and fmt.utterance_rows:
         raise FormatError(
             "scores that come with one utterance a row cannot be selected from: write each reply with its context "
@@ -81,24 +137,24 @@ def _refuse_utterances(fmt: DialogueFormat | None) -> None:
         )
 
 
-def _read_batch(table: pa.Table, features: Features, fmt: DialogueFormat | None) -> dict[str, Any]:
+def _read_batch(table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat | None) -> dict[str, Any]:
     import numpy as np
 
     part: dict[str, Any] = {axis: _floats(table.column(axis), axis) for axis in AXES}
     if fmt is not None:
-        rows = rows_of(table, features, table.column_names)
         samples = samples_of(fmt, rows, "last")
         part["lengths"] = np.array([len(s.dialogue.response) if s.dialogue else 0 for s in samples])
         part["status"] = np.array([s.reason or SCORED for s in samples], dtype=object)
     missing = np.isnan(part[SENSIBILITY]) | np.isnan(part[RATIONALITY])
     if "score_status" in table.column_names:
         status = table.column("score_status").to_pylist()
-        part["status"] = np.array([s if s is not None else "scorer_gave_none" for s in status], dtype=object)
+        part["status"] = np.array([SCORED if s is None else str(s) for s in status], dtype=object)
     bad = part["status"] != SCORED
     part["status"][missing & ~bad] = "scorer_gave_none"
     for axis in AXES:
         part[axis][bad | missing] = np.nan
-    part["scorers"] = set(table.column("scorer").unique().to_pylist()) if "scorer" in table.column_names else {None}
+    named = table.column("scorer").to_pylist() if "scorer" in table.column_names else [None]
+    part["scorers"] = {str(name or GIVEN) for name in named}
     if "emotion" in table.column_names:
         part["emotion"] = np.array([str(e) if e is not None else "" for e in table.column("emotion").to_pylist()])
     return part
@@ -109,7 +165,8 @@ def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
     import pyarrow as pa
 
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in numbers):
         raise ScoresError(
             f"the column {name!r} is of type {kind}, not of numbers; cast it, or score the data set anew"
         )
@@ -122,7 +179,7 @@ def _joined(parts: list[dict[str, Any]], *, lengths: bool, emotion: bool) -> Sco
     def column(name: str, dtype: type) -> np.ndarray:
         return np.concatenate([p[name] for p in parts]) if parts else np.empty(0, dtype)
 
-    scorers = sorted({name or GIVEN for part in parts for name in part["scorers"]})
+    scorers = sorted({name for part in parts for name in part["scorers"]})
     return Scores(
         column(SENSIBILITY, float),
         column(RATIONALITY, float),
@@ -140,19 +197,32 @@ def training_features(features: Features) -> Features:
     """The features of the rows that were chosen: `prompt` and `completion` take the place of the dialogue columns."""
     from datasets import Features, List, Value
 
-    fmt = recognise(list(features))
+    others = kept_names(list(features))
     messages = List({"role": Value("string"), "content": Value("string")})
-    others = {_kept_name(n): f for n, f in features.items() if n not in fmt.dialogue_columns and n != SOURCE_ERROR}
-    return Features({"prompt": messages, "completion": messages, **others})
+    return Features({"prompt": messages, "completion": messages, **{new: features[n] for n, new in others.items()}})
 
 
-def _kept_name(name: str) -> str:
-    return f"source_{name}" if name in ("prompt", "completion") else name
+def kept_names(columns: Sequence[str]) -> dict[str, str]:
+    """
+    The columns that survive a selection -> what they are called then.
+
+    All but the dialogue columns survive, under their own names, except where SFTTrainer would take them for its own.
+    """
+    fmt = recognise(columns)
+    others = [name for name in columns if name not in fmt.dialogue_columns and name != SOURCE_ERROR]
+    names = {name: name for name in others if name not in _RESERVED}
+    for name in others:
+        if name in _RESERVED:
+            new = f"source_{name}"
+            while new in names.values():
+                new += "_"
+            names[name] = new
+    return {name: names[name] for name in others}
 
 
-def training_row(row: Mapping[str, Any], fmt: DialogueFormat, dialogue: Dialogue) -> dict[str, Any]:
+def training_row(row: Mapping[str, Any], dialogue: Dialogue) -> dict[str, Any]:
     """One row with `prompt` and `completion` in the place of its dialogue columns."""
-    others = {_kept_name(n): v for n, v in row.items() if n not in fmt.dialogue_columns and n != SOURCE_ERROR}
+    others = {new: row[name] for name, new in kept_names(list(row)).items()}
     return {"prompt": dialogue.prompt, "completion": dialogue.completion, **others}
 
 
@@ -169,9 +239,9 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
     import pyarrow as pa
 
     fmt = recognise(list(features))
-    wanted = [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in features]
-    target = training_features(features)
-    types = target.arrow_schema
+    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in features]
+    others = kept_names(list(features))
+    types = training_features(features).arrow_schema
     start = 0
     for table in tables:
         chosen = np.flatnonzero(kept[start : start + table.num_rows])
@@ -179,13 +249,21 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
         if not len(chosen):
             continue
         table = table.take(pa.array(chosen))
-        dialogues = [s.dialogue for s in samples_of(fmt, rows_of(table, features, wanted), "last")]
-        table = table.select([n for n in features if n not in fmt.dialogue_columns and n != SOURCE_ERROR])
-        table = table.rename_columns([_kept_name(n) for n in table.column_names])
+        dialogues = [_dialogue(sample) for sample in samples_of(fmt, rows_of(table, features, wanted), "last")]
+        table = table.select(list(others)).rename_columns(list(others.values()))
         for side in ("completion", "prompt"):
             values = [getattr(dialogue, side) for dialogue in dialogues]
             table = table.add_column(0, side, pa.array(values, types.field(side).type))
-        yield table.select(target.arrow_schema.names)
+        yield table.select(types.names)
+
+
+def _dialogue(sample: Sample) -> Dialogue:
+    if sample.dialogue is None:
+        raise ScoresError(
+            f"a row with scores holds no dialogue to train on ({sample.reason}): its text is not what was scored; "
+            "score the data set anew"
+        )
+    return sample.dialogue
 
 
 def dropped_tables(scored: Dataset | IterableDataset, chosen: Selection) -> tuple[Features, Iterator[pa.Table]]:
@@ -214,6 +292,7 @@ def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:
     from datasets import Dataset
 
     fmt = recognise(dataset.column_names)
-    rows = dataset.select_columns([n for n in (*fmt.columns, SOURCE_ERROR) if n in dataset.column_names]).to_list()
+    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in dataset.column_names]
+    rows = [row for table in tables_of(dataset) for row in rows_of(table, features_of(dataset), wanted)]
     dialogues = [s.dialogue for s in samples_of(fmt, rows, turns) if s.dialogue is not None]
     return Dataset.from_list([{"prompt": d.prompt, "completion": d.completion} for d in dialogues])

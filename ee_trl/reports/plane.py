@@ -115,7 +115,8 @@ def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str
             axes.plot(*zip(*points, strict=True), marker=".", label=label)
     axes.set(xlabel="step", ylabel="loss, nats per token")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     return _save(figure, path)
 
 

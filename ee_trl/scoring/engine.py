@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, RATIONALITY, SENSIBILITY
 from ..data import rows_of
-from ..dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
+from ..dialogue import (
+    SCORED,
+    SOURCE_ERROR,
+    Dialogue,
+    DialogueFormat,
+    Sample,
+    Turns,
+    recognise,
+    samples_of,
+    whole_number,
+)
 from ..errors import ScorerError, ScoresError
 
 
@@ -56,9 +66,9 @@ class Layout:
 def layout_of(columns: Sequence[str]) -> Layout:
     """The [`Layout`] for a source with these columns; raises [`FormatError`] where no dialogue format fits them."""
     fmt = recognise(columns)
-    if all(name in columns for name in SCORE_COLUMNS):
-        return Layout(fmt, {}, SCORE_COLUMNS, rescored=True)
     added: tuple[str, ...] = ("row_index", "turn") if fmt.multi_turn else ()
+    if all(name in columns for name in SCORE_COLUMNS):
+        return Layout(fmt, {}, (*added, *SCORE_COLUMNS), rescored=True)
     if fmt.utterance_rows:
         emotion = ("emotion",) if "context" in columns and "emotion" not in columns else ()
         added += ("prompt", "completion", *emotion)
@@ -161,11 +171,10 @@ def annotate(
     Returns:
         `tuple`: for each sample the row of the batch that it comes from, and the added columns.
     """
-    samples = samples_of(layout.fmt, rows, turns)
-    done = [i for i, s in enumerate(samples) if layout.rescored and rows[s.row][SCORER] is not None]
-    _check_fingerprints({rows[samples[i].row][SCORER] for i in done}, scorer)
-    known = set(done)
-    todo = [i for i, s in enumerate(samples) if s.dialogue is not None and i not in known]
+    done = {i for i, row in enumerate(rows) if layout.rescored and row.get(SCORER) is not None}
+    _check_fingerprints({str(rows[i][SCORER]) for i in done}, scorer)
+    samples = _samples(rows, layout, turns, done)
+    todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
     scores, statuses = run_scorer(scorer, [d for i in todo if (d := samples[i].dialogue) is not None])
 
     columns: dict[str, list[Any]] = {
@@ -175,10 +184,31 @@ def annotate(
         columns[SENSIBILITY][i], columns[RATIONALITY][i] = (s, r) if status == SCORED else (None, None)
         columns[STATUS][i] = status
     columns[SCORER] = [scorer.fingerprint] * len(samples)
-    for i in done:
-        for name in SCORE_COLUMNS:
-            columns[name][i] = rows[samples[i].row][name]
+    for i, sample in enumerate(samples):
+        if sample.row in done:
+            for name in layout.added:
+                columns[name][i] = _earlier(name, rows[sample.row].get(name))
     return [s.row for s in samples], columns
+
+
+def _samples(rows: Sequence[Mapping[str, Any]], layout: Layout, turns: Turns, done: set[int]) -> list[Sample]:
+    """The samples of the rows; a row that is `done` is one sample as it stands, whatever it holds."""
+    if not done:
+        return samples_of(layout.fmt, rows, turns)
+    samples: list[Sample] = []
+    for i, row in enumerate(rows):
+        if i in done:
+            samples.append(Sample(i, None, None, None))
+        else:
+            samples += [sample._replace(row=i) for sample in samples_of(layout.fmt, [row], turns)]
+    return samples
+
+
+def _earlier(name: str, value: Any) -> Any:
+    """What an earlier run wrote into an added column, after the detours of its file (NaN for null, `2.0` for `2`)."""
+    if name in ("row_index", "turn"):
+        return whole_number(value)
+    return None if value != value else value
 
 
 def _value(name: str, sample: Sample, rows: Sequence[Mapping[str, Any]], row_numbers: Sequence[int]) -> Any:
@@ -191,7 +221,8 @@ def _value(name: str, sample: Sample, rows: Sequence[Mapping[str, Any]], row_num
         case "prompt" | "completion":
             return getattr(sample.dialogue, name) if sample.dialogue else None
         case "emotion":
-            return rows[sample.row]["context"]
+            emotion = rows[sample.row].get("context")
+            return None if emotion is None else str(emotion)
         case "score_status":
             return sample.reason
         case _:
@@ -234,11 +265,22 @@ def score_tables(
         out = table.take(pa.array(take, pa.int64())) if take != list(range(table.num_rows)) else table
         out = out.rename_columns([layout.renames.get(name, name) for name in out.column_names])
         for name in layout.added:
-            array = pa.array(columns[name], types.field(name).type)
+            array = _column(name, columns[name], types.field(name).type)
             index = out.schema.get_field_index(name)
             out = out.append_column(name, array) if index < 0 else out.set_column(index, name, array)
         yield out
         first_row += table.num_rows
+
+
+def _column(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:  # of an earlier run alone: new values are of their type
+        raise ScoresError(
+            f"the column {name!r} of the data set is not what scoring writes ({error}); drop or rename it"
+        ) from error
 
 
 def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -275,7 +317,7 @@ def batched_rows(stream: Iterable[Row], layout: Layout, size: int) -> Iterator[l
     together = layout.fmt.utterance_rows and not layout.rescored
     batch: list[Row] = []
     for row in stream:
-        if len(batch) >= size and not (together and row["conv_id"] == batch[-1]["conv_id"]):
+        if len(batch) >= size and not (together and row.get("conv_id") == batch[-1].get("conv_id")):
             yield batch
             batch = []
         batch.append(row)

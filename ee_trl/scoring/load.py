@@ -22,13 +22,17 @@ def check_scorer(spec: Any) -> None:
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
     if isinstance(spec, str):
-        if spec not in SCORERS and not Path(spec).is_dir() and not _HUB_ID.fullmatch(spec):
+        if spec not in SCORERS and not (spec and Path(spec).is_dir()) and not _HUB_ID.fullmatch(spec):
             raise ScorerError(f"{unknown('scorer', spec, SCORERS)} A folder or a hub id (owner/name) goes as well.")
-    elif not isinstance(spec, Scorer) or not isinstance(spec.fingerprint, str):
+    elif isinstance(spec, type):
+        raise ScorerError(f"{spec!r} is a class; give an object of it: {spec.__name__}(...)")
+    elif not isinstance(spec, Scorer) or not isinstance(spec.fingerprint, str) or not callable(spec.score):
         raise ScorerError(
             f"{spec!r} is not a scorer: it needs a `fingerprint` (str) and a method `score(dialogues)` that gives an "
             "array of shape (n, 2)"
         )
+    elif not spec.fingerprint.strip() or len(spec.fingerprint.splitlines()) != 1:
+        raise ScorerError(f"the fingerprint {spec.fingerprint!r} of {spec!r} is not one line of text")
 
 
 def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any) -> Scorer:

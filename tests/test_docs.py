@@ -1,0 +1,93 @@
+"""The documentation quotes code that runs, commands that work, files that are there and names that are true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ee_trl.cli.main import main
+from ee_trl.dialogue import FORMATS, REASONS
+from ee_trl.sample import load_sample
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "recipes/README.md", ROOT / "benchmarks/README.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+PYTHON = [(page, i) for page in PAGES for i in range(len(blocks(page, "python")))]
+
+
+@pytest.mark.parametrize(("page", "i"), PYTHON, ids=[f"{page.stem}-{i}" for page, i in PYTHON])
+def test_python_blocks_run(page: Path, i: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks(page, "python")[i], f"{page.name}, block {i}", "exec"), {})
+
+
+def test_readme_commands_of_ee_trl_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_sample().to_parquet("dialogues.parquet")
+    lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("ee-trl ")]
+    assert len(commands) >= 5
+    for command in commands:
+        assert main(command[1:]) == 0, command
+
+
+def test_readme_recipe_commands_name_recipes_and_options_that_exist() -> None:
+    lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
+    launches = [shlex.split(line, comments=True) for line in lines if line.startswith("accelerate launch")]
+    assert launches
+    for launch in launches:
+        assert all((ROOT / word).exists() for word in launch if word.endswith(".py"))
+
+
+def test_make_targets_in_the_first_screen_of_the_readme_exist() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:24])
+    for target in ("quickstart", "test"):
+        assert f"make {target}" in first_screen
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_formats_page_lists_every_format_and_every_reason() -> None:
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    for name in FORMATS:
+        assert f"| `{name}` |" in text
+    for name, reason in REASONS.items():
+        assert f"| `{name}` | {reason} |" in text
+
+
+def test_readme_quotes_the_scorers_measured_agreement() -> None:
+    import json
+
+    metrics = json.loads((ROOT / "ee_trl/assets/linear/metrics.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(
+        r"Spearman ([\d.]+) for sensibility and ([\d.]+) for rationality, Cohen's kappa ([\d.]+)", readme
+    )
+    assert found, "the README says how well the scorer agrees"
+    spearman, kappa = metrics["spearman_mean_over_folds"], metrics["by_threshold_pooled"]["5"]["kappa"]
+    measured = [spearman["sensibility"], spearman["rationality"], kappa]
+    assert list(found.groups()) == [f"{value:.2f}" for value in measured]
+
+
+def test_benchmarks_page_lists_every_script_and_result() -> None:
+    text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        assert f"`{script.name}`" in text
+    for result in (ROOT / "benchmarks/results").glob("*.json"):
+        assert f"`results/{result.name}`" in text
