@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import glob
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -18,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .dialogue import SOURCE_ERROR, has_lone_surrogates
+from .dialogue import SOURCE_ERROR
 from .errors import FormatError, unknown
+from .json_lines import COMPRESSED, is_sound, repaired
 
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
     AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
-
-logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 1_000
 METADATA_KEY = b"ee_trl"
@@ -43,7 +41,6 @@ _BUILDERS = {
     ".tsv": "csv",
     ".arrow": "arrow",
 }
-_COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 WRITABLE = (".parquet", ".jsonl")
 
 
@@ -107,53 +104,57 @@ def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
         return load_dataset(str(path), config, split=split)
     if split is not None and split not in files:
         raise FormatError(unknown("split", split, [str(name) for name in files]))
-    parts = {str(name): _open_files([Path(file) for file in files[name]]) for name in files if split in (None, name)}
+    parts = {
+        str(name): _load_files(sorted(Path(file) for file in files[name])) for name in files if split in (None, name)
+    }
     return parts[split] if split else DatasetDict(parts)
 
 
-def _open_files(paths: list[Path]) -> Any:
-    from datasets import concatenate_datasets
-
-    parts = [_open_file(path, None, streaming=False) for path in sorted(paths)]
-    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
-
-
 def _builder_of(path: Path) -> str | None:
-    suffixes = [s.lower() for s in path.suffixes if s.lower() not in _COMPRESSED]
+    suffixes = [s.lower() for s in path.suffixes if s.lower() not in COMPRESSED]
     return _BUILDERS.get(suffixes[-1]) if suffixes else None
 
 
 def _open_file(path: Path, split: str | None, streaming: bool) -> Any:
-    from datasets import load_dataset
-
-    builder = _builder_of(path)
-    if builder is None:
-        raise FormatError(
-            f"cannot tell the format of {str(path)!r} by its name; known endings: {', '.join(_BUILDERS)}"
-        )
+    """A file, or several by a pattern."""
     if split not in (None, "train"):
         raise FormatError(f"{str(path)!r} is one file and has no split {split!r}; leave the split out")
+    paths = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not paths:
+        raise FormatError(f"there is no file {str(path)!r}")
+    return _load_files(paths, streaming)
+
+
+def _load_files(paths: list[Path], streaming: bool = False) -> Any:
+    """The rows of files of one kind, one after the other."""
+    from datasets import load_dataset
+
+    builder = _builder_of(paths[0])
+    if builder is None:
+        raise FormatError(
+            f"cannot tell the format of {str(paths[0])!r} by its name; known endings: {', '.join(_BUILDERS)}"
+        )
+    for path in paths:
+        if path.stat().st_size == 0:
+            raise FormatError(f"{str(path)!r} is empty")
     options: dict[str, Any] = {"split": "train"}
     if builder == "csv":  # only an empty field is missing: a reply may well be "none" or "NA"
-        separator = "\t" if ".tsv" in [s.lower() for s in path.suffixes] else ","
+        separator = "\t" if ".tsv" in [s.lower() for s in paths[0].suffixes] else ","
         # without `index_col`, a line with a field too many would shift all its fields by one
         options |= {"keep_default_na": False, "na_values": [""], "sep": separator, "index_col": False}
     if builder == "parquet":
         options["streaming"] = streaming
-    if "*" in path.name and not path.is_file():
-        return load_dataset(builder, data_files=str(path), **options)
-    if path.stat().st_size == 0:
-        raise FormatError(f"{str(path)!r} is empty")
-    if builder == "parquet" and row_count(path) == 0:  # which the library refuses to load
-        return _without_rows(path)
-    if builder == "json" and not _is_utf8(path):  # which the library reads, but nobody can take out of Arrow again
-        path = _repaired(path)
+        if not any(row_count(path) for path in paths):  # which the library refuses to load
+            return _without_rows(paths[0])
+
+    if builder == "json" and not all(is_sound(path) for path in paths):
+        return repaired(paths, temporary_folder())
     try:
-        return load_dataset(builder, data_files=glob.escape(str(path)), **options)
-    except Exception:  # of many types, by what is wrong with the line
+        return load_dataset(builder, data_files=[glob.escape(str(path)) for path in paths], **options)
+    except Exception:  # of many types, by what is wrong with a line
         if builder != "json":
             raise
-        return load_dataset("json", data_files=glob.escape(str(_repaired(path))), **options)
+        return repaired(paths, temporary_folder())
 
 
 def _without_rows(path: Path) -> Dataset:
@@ -161,100 +162,6 @@ def _without_rows(path: Path) -> Dataset:
     from datasets import Dataset
 
     return Dataset(pq.read_table(path))
-
-
-def _repaired(path: Path) -> Path:
-    """
-    A copy of a JSON-lines file in which every line can be read; those that could not say so in `source_error`.
-
-    Raises:
-        [`FormatError`]: Not a single line can be read: the file is something else.
-    """
-    copy = temporary_folder() / f"{path.name.split('.')[0]}.jsonl"
-    rows = bad = broken = 0
-    with (
-        _opener(path)(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines,
-        copy.open("w", encoding="utf-8") as out,
-    ):
-        for row, reason in _read_rows(lines):
-            rows += 1
-            bad += reason is not None
-            broken += reason == "invalid_json"
-            out.write(json.dumps({**row, SOURCE_ERROR: reason}, ensure_ascii=False) + "\n")
-    if broken == rows:
-        raise FormatError(
-            f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object"
-            if rows
-            else f"{str(path)!r} is empty: it has blank lines alone"
-        )
-    logger.warning("%s: %d rows cannot be read as they are; they are kept and marked unscored", path, bad)
-    return copy
-
-
-def _is_utf8(path: Path) -> bool:
-    if path.suffix.lower() == ".zst":  # which Python cannot look into
-        return True
-    try:
-        with _opener(path)(path, "rt", encoding="utf-8", newline="") as text:
-            while text.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _opener(path: Path) -> Any:
-    """`open` for a file by its name; raises [`FormatError`] for a compression that Python does not know."""
-    import bz2
-    import gzip
-    import lzma
-
-    suffix = path.suffix.lower()
-    if suffix not in _COMPRESSED:
-        return open
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    if suffix not in openers:
-        raise FormatError(f"cannot look into {str(path)!r}; unpack it first")
-    return openers[suffix]
-
-
-def _read_rows(lines: Iterable[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """The rows of JSON lines, or of one JSON array, each with the reason why it cannot be taken as it is, if any."""
-    for number, line in enumerate(lines):
-        if number == 0 and line.lstrip().startswith("["):
-            whole = line + "".join(lines)
-            try:
-                array = json.loads(whole)
-            except (ValueError, RecursionError):
-                lines = whole.splitlines()
-                yield from (_read_row(text, None) for text in lines if text.strip())
-            else:
-                yield from (_read_row(json.dumps(row), row) for row in array)
-            return
-        if line.strip():
-            yield _read_row(line.rstrip("\n"), None)
-
-
-def _read_row(line: str, row: Any) -> tuple[dict[str, Any], str | None]:
-    try:
-        row = json.loads(line) if row is None else row
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        return {"source_line": _escaped(line)}, "invalid_json"
-    clean = _escaped(row)
-    return clean, None if clean == row else "invalid_text"
-
-
-def _escaped(value: Any) -> Any:
-    """`value` with lone surrogates written out (`\\ud83d`), since Arrow holds text alone."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode() if has_lone_surrogates(value) else value
-    if isinstance(value, list):
-        return [_escaped(v) for v in value]
-    if isinstance(value, dict):
-        return {_escaped(k): _escaped(v) for k, v in value.items()}
-    return value
 
 
 def _looks_like_a_path(source: str) -> bool:
@@ -292,19 +199,28 @@ def features_of(dataset: Dataset | IterableDataset) -> Features:
 
 def tables_of(dataset: Dataset | IterableDataset, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
     """The rows as Arrow tables of `batch_rows` rows."""
-    schema = features_of(dataset).arrow_schema
-    for table in dataset.with_format("arrow").iter(batch_size=batch_rows):
-        yield conform(table, schema)
+    features = features_of(dataset)
+    for table in _raw_tables(dataset, features, batch_rows):
+        yield conform(table, features.arrow_schema)
+
+
+def _raw_tables(dataset: Dataset | IterableDataset, features: Features, batch_rows: int) -> Iterator[pa.Table]:
+    from datasets import Dataset
+
+    if isinstance(dataset, Dataset) or getattr(dataset._ex_iterable, "iter_arrow", None):
+        yield from dataset.with_format("arrow").iter(batch_size=batch_rows)
+        return
+    # a stream of Python rows, whose types the library would guess for each row anew
+    for batch in dataset.with_format(None).iter(batch_size=batch_rows):
+        yield Dataset.from_dict(batch, features=features).with_format("arrow")[:]
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns, types and metadata of a schema."""
     from datasets.table import table_cast
 
-    table = table.select(schema.names)
-    if table.schema.equals(schema):  # a cast, even to its own type, fails on structs with a field of nulls
-        return table.replace_schema_metadata(schema.metadata)
-    return table_cast(table, schema)
+    # Arrow's own cast fails on lists of structs with a field of nulls, which messages with unused keys are
+    return table_cast(table.select(schema.names), schema)
 
 
 def columns_of(dataset: Dataset | IterableDataset) -> list[str]:

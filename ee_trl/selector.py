@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
-from .axes import DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
+from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
 from .data import columns_of, features_of, open_dataset, progress, rows_of, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
 from .errors import FormatError, SelectionError, unknown
@@ -265,16 +266,21 @@ class EmpathyDataSelector:
         check_scored(columns)
         fmt = recognise(columns)
         refuse_utterances(fmt)
-        chosen = {name: options[name] for name in ("keep", "rule", "n", "fraction", "axis")}
+
+        def choose(batch: list[dict[str, Any]]) -> list[int]:
+            scores: list[list[Any]] = [[row.get(axis) for row in batch] for axis in AXES]
+            chosen = rules.select_indices(*scores, threshold=self.threshold, ties=self.ties, **options)
+            return chosen.indices.tolist()
+
+        choose([])  # what is wrong with the options is said now, not when the first row is read
 
         def rows() -> Iterator[dict[str, Any]]:
-            for row in stream:
-                one = rules.select_indices(
-                    [row.get(SENSIBILITY)], [row.get(RATIONALITY)], threshold=self.threshold, ties=self.ties, **chosen
-                )
-                sample = samples_of(fmt, [row], "last")[0] if len(one) else None
-                if sample and sample.dialogue:
-                    yield training_row(row, sample.dialogue)
+            source = iter(stream)
+            while batch := list(islice(source, self.batch_rows)):
+                for i in choose(batch):
+                    [sample] = samples_of(fmt, [batch[i]], "last")
+                    if sample.dialogue:
+                        yield training_row(batch[i], sample.dialogue)
 
         features = training_features(stream.features) if stream.features is not None else None
         return IterableDataset.from_generator(rows, features=features)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import EmpathyError
-from . import quickstart, recipes, score, select, summary, sweep
+from . import agreement, quickstart, recipes, rubric, score, select, summary, sweep
 
 
 EXIT_CODES = """\
@@ -23,7 +23,7 @@ exit codes:
   130  interrupted
 """
 
-COMMANDS = (score, select, sweep, summary, recipes, quickstart)
+COMMANDS = (score, select, sweep, summary, agreement, rubric, recipes, quickstart)
 
 
 def build_parser() -> argparse.ArgumentParser:

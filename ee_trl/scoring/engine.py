@@ -67,7 +67,7 @@ def layout_of(columns: Sequence[str]) -> Layout:
     """The [`Layout`] for a source with these columns; raises [`FormatError`] where no dialogue format fits them."""
     fmt = recognise(columns)
     added: tuple[str, ...] = ("row_index", "turn") if fmt.multi_turn else ()
-    if all(name in columns for name in SCORE_COLUMNS):
+    if all(name in columns for name in (*AXES, SCORER)):
         return Layout(fmt, {}, (*added, *SCORE_COLUMNS), rescored=True)
     if fmt.utterance_rows:
         emotion = ("emotion",) if "context" in columns and "emotion" not in columns else ()
@@ -188,6 +188,9 @@ def annotate(
         if sample.row in done:
             for name in layout.added:
                 columns[name][i] = _earlier(name, rows[sample.row].get(name))
+            if columns[STATUS][i] is None:
+                given = all(columns[axis][i] is not None for axis in AXES)
+                columns[STATUS][i] = SCORED if given else "scorer_gave_none"
     return [s.row for s in samples], columns
 
 

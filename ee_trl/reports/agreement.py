@@ -1,0 +1,286 @@
+"""How far two scorers agree, and what their differences do to the selection: pure functions of their scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._optional import require
+from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..errors import ScoresError
+from ..selection import quadrants, scores_array, thresholds
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from ..selection import Threshold
+
+CELLS = (*QUADRANTS, TIE)
+"""Rows and columns of the cross table."""
+
+CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
+"""What the released rule makes of a sample: it trains one expert, the other, or none."""
+
+RESAMPLES = 1_000
+_PURPOSE = "the agreement of scorers"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """
+    How B's scores differ from A's on the samples that both scored. Prints as a table; [`~Agreement.to_dict`] gives the
+    same for machines. A number that is not defined (a correlation with a constant, a mean of nothing) is `None`.
+
+    Args:
+        samples (`int`): All samples.
+        compared (`int`): Those that both scored; all else is of these.
+        unscored (`dict[str, int]`): Samples that `a` and that `b` left unscored.
+        threshold (`list[float]`): T for sensibility and rationality.
+        ties (`str`): What a score equal to T is.
+        axes (`dict[str, dict]`):
+            Axis -> `{"spearman", "spearman_interval", "pearson", "mean_shift", "mean_absolute_difference"}`, the shift
+            being B - A, in points of [0, 10].
+        quadrants (`dict[str, dict[str, int]]`): Quadrant (or `tie`) by A -> the same by B -> count.
+        changed (`float`, *optional*): Share of the samples whose quadrant (or tie) changes from A to B.
+        entered, left (`dict`): `{"count", "share"}` of those that are in the sensibility set of B alone, of A alone.
+        three_way (`dict`):
+            `{"agreement", "kappa", "kappa_interval"}` on sensibility, rationality, discarded; Cohen's kappa.
+        resamples (`int`): Bootstrap resamples behind the intervals, which are percentiles 2.5 and 97.5.
+        seed (`int`): Of the bootstrap.
+    """
+
+    samples: int
+    compared: int
+    unscored: dict[str, int]
+    threshold: list[float]
+    ties: str
+    axes: dict[str, dict[str, Any]]
+    quadrants: dict[str, dict[str, int]]
+    changed: float | None
+    entered: dict[str, Any]
+    left: dict[str, Any]
+    three_way: dict[str, Any]
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        t_s, t_r = self.threshold
+        three = self.three_way
+        lines = [
+            f"{self.compared:,} of {self.samples:,} samples compared; unscored: {self.unscored['a']:,} by A, "
+            f"{self.unscored['b']:,} by B",
+            "",
+            f"  {'axis':<12} {'Spearman':>8} {'(95 %)':>16} {'Pearson':>8} {'B - A':>7} {'|B - A|':>8}",
+        ]
+        for axis, row in self.axes.items():
+            lines.append(
+                f"  {axis:<12} {number(row['spearman']):>8} {interval(row['spearman_interval']):>16} "
+                f"{number(row['pearson']):>8} {number(row['mean_shift'], sign=True):>7} "
+                f"{number(row['mean_absolute_difference']):>8}"
+            )
+        lines += [
+            "",
+            f"selection at T = {t_s:g}" + (f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else ""),
+            f"  another quadrant       {percent(self.changed):>7}",
+            f"  enters sensibility set {percent(self.entered['share']):>7}  ({self.entered['count']:,})",
+            f"  leaves sensibility set {percent(self.left['share']):>7}  ({self.left['count']:,})",
+            f"  same of three classes  {percent(three['agreement']):>7}  ({', '.join(CLASSES)})",
+            f"  Cohen's kappa          {number(three['kappa']):>7}  {interval(three['kappa_interval'])}",
+            "",
+            f"  {'A, down; B, across':<18} " + " ".join(f"{name:>11}" for name in CELLS),
+        ]
+        lines += [
+            f"  {name:<18} " + " ".join(f"{n:>11,}" for n in row.values()) for name, row in self.quadrants.items()
+        ]
+        return "\n".join(lines)
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A number for a table, `n/a` where it is not defined."""
+    return "n/a" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """A share for a table."""
+    return "n/a" if value is None else f"{value:.1%}"
+
+
+def interval(ends: list[float] | None) -> str:
+    """An interval for a table, `""` where there is none."""
+    return f"({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+
+
+def check_libraries() -> None:
+    """Raises [`MissingExtraError`] unless what [`agree`] needs is installed."""
+    for module in ("scipy.stats", "sklearn.metrics"):
+        require(module, extra="report", purpose=_PURPOSE)
+
+
+def agree(
+    a: ArrayLike,
+    b: ArrayLike,
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    ties: str = "drop",
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Agreement:
+    """
+    Compares two scorers' scores of the same samples.
+
+    Args:
+        a (`ArrayLike` of shape `(n, 2)`): Sensibility and rationality in [0, 10] by A, NaN where unscored.
+        b (`ArrayLike` of shape `(n, 2)`): The same by B.
+        threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
+        ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.selection.quadrants`].
+        resamples (`int`, *optional*, defaults to `1000`): Bootstrap resamples (of samples, with replacement).
+        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+
+    Returns:
+        [`Agreement`].
+
+    Raises:
+        [`ScoresError`]: The two are not arrays of the same samples.
+        [`SelectionError`]: A score or the threshold is outside [0, 10].
+        [`MissingExtraError`]: scipy or scikit-learn is not installed.
+    """
+    import numpy as np
+
+    check_libraries()
+    first, second = _checked(a, "A"), _checked(b, "B")
+    if len(first) != len(second):
+        raise ScoresError(f"A has scores of {len(first):,} samples, B of {len(second):,}; they must be the same ones")
+    missing_a, missing_b = (np.isnan(scores).any(axis=1) for scores in (first, second))
+    both = ~(missing_a | missing_b)
+    n = int(both.sum())
+    draw = np.random.default_rng(seed)
+    resampled = _resampled_spearman(first[both], second[both], resamples, draw)
+    where_a, where_b = (quadrants(s[both, 0], s[both, 1], threshold, ties) for s in (first, second))
+    in_a, in_b = where_a == SENSIBILITY, where_b == SENSIBILITY
+    return Agreement(
+        samples=len(first),
+        compared=n,
+        unscored={"a": int(missing_a.sum()), "b": int(missing_b.sum())},
+        threshold=list(thresholds(threshold)),
+        ties=ties,
+        axes={axis: _axis(first[both, i], second[both, i], resampled[:, i]) for i, axis in enumerate(AXES)},
+        quadrants={q: {p: int(((where_a == q) & (where_b == p)).sum()) for p in CELLS} for q in CELLS},
+        changed=float((where_a != where_b).mean()) if n else None,
+        entered=_part(~in_a & in_b),
+        left=_part(in_a & ~in_b),
+        three_way=_three_way(where_a, where_b, resamples, draw),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _checked(scores: ArrayLike, name: str) -> np.ndarray:
+    import numpy as np
+
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != len(AXES):
+        raise ScoresError(f"the scores of {name} have shape {array.shape}; expected (n, 2): sensibility, rationality")
+    for i, axis in enumerate(AXES):
+        scores_array(array[:, i], f"{axis} ({name})")
+    return array
+
+
+def _part(members: np.ndarray) -> dict[str, Any]:
+    return {"count": int(members.sum()), "share": float(members.mean()) if len(members) else None}
+
+
+# ---- per axis ------------------------------------------------------------------------------------------------------
+
+
+def _axis(a: np.ndarray, b: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
+    import numpy as np
+
+    constant = len(a) < 2 or bool((a == a[0]).all() or (b == b[0]).all())
+    stats = require("scipy.stats", extra="report", purpose=_PURPOSE)
+    return {
+        "spearman": None if constant else float(stats.spearmanr(a, b).statistic),
+        "spearman_interval": None if constant else _percentiles(resampled),
+        "pearson": None if constant else _correlation(a, b),
+        "mean_shift": float((b - a).mean()) if len(a) else None,
+        "mean_absolute_difference": float(np.abs(b - a).mean()) if len(a) else None,
+    }
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation, NaN where one of the two is constant."""
+    import numpy as np
+
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(np.clip(a @ b / scale, -1, 1)) if scale > 0 else float("nan")
+
+
+def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.random.Generator) -> np.ndarray:
+    """
+    Spearman's correlation of each axis in each resample, of shape `(resamples, 2)`, NaN where it is not defined.
+
+    The values are sorted once; a resample's ranks then follow from how often it holds each of them.
+    """
+    import numpy as np
+
+    found = np.full((resamples, len(AXES)), np.nan)
+    if not len(a):
+        return found
+    places = [[np.unique(v, return_inverse=True)[1] for v in (a[:, i], b[:, i])] for i in range(len(AXES))]
+    for row in found:
+        drawn = draw.integers(0, len(a), len(a))
+        row[:] = [_correlation(_ranks(of_a[drawn]), _ranks(of_b[drawn])) for of_a, of_b in places]
+    return found
+
+
+def _ranks(places: np.ndarray) -> np.ndarray:
+    """The ranks of whole numbers from 0, equal ones sharing their mean rank."""
+    import numpy as np
+
+    counts = np.bincount(places)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def _percentiles(values: np.ndarray) -> list[float] | None:
+    """The middle 95 % of the resamples in which the number is defined."""
+    import numpy as np
+
+    values = values[np.isfinite(values)]
+    return [float(end) for end in np.percentile(values, [2.5, 97.5])] if len(values) else None
+
+
+# ---- three-way -----------------------------------------------------------------------------------------------------
+
+
+def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: np.random.Generator) -> dict[str, Any]:
+    """Agreement and Cohen's kappa on [`CLASSES`], from the quadrants by A and by B."""
+    import numpy as np
+
+    n = len(where_a)
+    a, b = (np.where(np.isin(where, CLASSES[:2]), where, CLASSES[2]) for where in (where_a, where_b))
+    table = np.array([[((a == p) & (b == q)).sum() for q in CLASSES] for p in CLASSES])
+    if not n or table.max() == n and table.trace() == n:  # one class alone: no agreement beyond chance to speak of
+        return {"agreement": 1.0 if n else None, "kappa": None, "kappa_interval": None}
+    metrics = require("sklearn.metrics", extra="report", purpose=_PURPOSE)
+    drawn = draw.multinomial(n, table.ravel() / n, size=resamples).reshape(-1, *table.shape)
+    return {
+        "agreement": float(table.trace() / n),
+        "kappa": float(metrics.cohen_kappa_score(a, b, labels=list(CLASSES))),
+        "kappa_interval": _percentiles(_kappas(drawn)),
+    }
+
+
+def _kappas(tables: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of each table of counts `(k, 3, 3)`, NaN where all of it is in one class."""
+    import numpy as np
+
+    n = tables.sum(axis=(1, 2))
+    by_chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)  # whole numbers: agreement in all is 1 exactly
+    agreed = n * np.trace(tables, axis1=1, axis2=2)
+    return np.divide(agreed - by_chance, n**2 - by_chance, out=np.full(len(tables), np.nan), where=by_chance < n**2)

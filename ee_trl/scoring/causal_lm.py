@@ -1,0 +1,398 @@
+"""The judge: any causal language model, asked by the rubric, read from its logits in one forward pass.
+
+At each answer slot the next-token distribution gives the probability of every value 0 to 10; their mean is the score,
+the most probable value the mode (what greedy generation would answer), the standard deviation the spread. Nothing is
+generated and nothing parsed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..axes import AXES
+from ..dialogue import Dialogue
+from ..errors import ScorerError, unknown
+from ..rubric import Rubric, load_rubric, parse_slot
+from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
+from .prompt import VALUES, Chain, JudgePrompt
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
+
+logger = logging.getLogger(__name__)
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
+"""Columns on request: the most probable value, the spread, and how much probability lay on answers 0 to 10 at all."""
+
+_LAYOUT = "judge-1"  # changes when the token layout does
+
+
+class CausalLMScorer:
+    """
+    Scores dialogues with a causal language model and a rubric.
+
+    Args:
+        model (`str`, `os.PathLike` or `PreTrainedModel`):
+            A hub id or folder, or a model that is loaded already.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            By default the one that comes with the model.
+        rubric (`str`, `os.PathLike` or [`Rubric`], *optional*):
+            A text file in the place of the bundled rubric.
+        quantization (`str`, *optional*, defaults to `"none"`):
+            `"none"`, `"int8"` or `"nf4"` (bitsandbytes).
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 on a GPU, float32 on a CPU.
+        device_map (`str` or `dict`, *optional*):
+            As in `from_pretrained`; by default the first GPU where there is one.
+        revision (`str`, *optional*):
+            Of a hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code that comes with a hub model may run.
+        token_budget (`int`, *optional*):
+            Tokens in one forward pass, padding included; halved where memory runs out. Changes no score. By default
+            4,096 on a CPU and 32,768 on a GPU.
+        max_length (`int`, *optional*):
+            Longest text in tokens; by default the model's. A longer dialogue loses its oldest turns; one whose last
+            turn and reply do not fit is unscored.
+
+    Scores do not depend on batch mates, order or batch size: within 1e-4 in float32. In bfloat16, float16 and
+    quantized, kernels round differently for other batch shapes, which moves an expected score by some hundredths.
+
+    Raises:
+        [`ScorerError`]: The model cannot be loaded, has no tokenizer, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        rubric: str | os.PathLike[str] | Rubric | None = None,
+        quantization: str = "none",
+        dtype: str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        token_budget: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        if quantization not in QUANTIZATIONS:
+            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
+        if dtype not in DTYPES:
+            raise ScorerError(unknown("dtype", dtype, DTYPES))
+        self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
+        self.quantization = quantization
+        if isinstance(model, (str, os.PathLike)):
+            loaded = _load(os.fspath(model), tokenizer, quantization, dtype, device_map, revision, trust_remote_code)
+            self.model, self.tokenizer = loaded
+            self._content = _content_of(os.fspath(model), self.model)
+        else:
+            if tokenizer is None:
+                raise ScorerError("a model that is loaded already needs its tokenizer: tokenizer=...")
+            self.model, self.tokenizer = model, tokenizer
+            self._content = _weights_of(model)
+        self.prompt = JudgePrompt(self.tokenizer, self.rubric)
+        self.branch = Branch.of(self.prompt.head, self.prompt.chains)
+        self.token_budget = token_budget or (32_768 if self.model.device.type == "cuda" else 4_096)
+        limits = [max_length, getattr(self.model.config.get_text_config(), "max_position_embeddings", None)]
+        self.max_length = min((n for n in limits if n), default=1 << 20)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the model's content, its precision, the tokens it is asked with and the rubric."""
+        from hashlib import sha256
+
+        asked = sha256(repr((self.prompt.prefix, self.prompt.head, self.prompt.chains)).encode()).hexdigest()[:12]
+        precision = self.quantization if self.quantization != "none" else str(self.model.dtype).removeprefix("torch.")
+        return f"{_LAYOUT}/{self._content}/{precision}/{self.rubric.fingerprint}/asked:{asked}/max:{self.max_length}"
+
+    # ---- scoring
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """Expected values, shape `(n, 2)`: sensibility, rationality; NaN where a dialogue does not fit the model."""
+        return self.score_with_details(dialogues)[0]
+
+    def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The scores, and for each of [`DETAILS`] an array of shape `(n,)`."""
+        values = self.distributions(dialogues)  # (n, 2, 11)
+        mass = values.sum(axis=2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = values / mass[:, :, None]
+        expected = shares @ np.array(VALUES, float)
+        spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
+        mode = np.where(np.isnan(mass), np.nan, np.argmax(np.nan_to_num(values), axis=2).astype(float))
+        details = {}
+        for a, axis in enumerate(AXES):
+            details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
+        return np.clip(expected, 0, 10), details
+
+    @torch.inference_mode()
+    def distributions(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """The probability of each answer 0 to 10, shape `(n, 2, 11)`; sums to what lay on answers at all."""
+        found = np.full((len(dialogues), len(AXES), len(VALUES)), np.nan)
+        samples = [self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]
+        if self.takes_tree:
+            self._score_trees(trunks_of(samples), found)
+        else:
+            self._score_plain([(i, turns) for i, turns in enumerate(samples) if turns is not None], found)
+        return found
+
+    def _fitted(self, turns: list[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
+        """The turns, without the oldest where they are too many for the model; `None` where even two are."""
+        room = self.max_length - len(self.prompt.prefix) - len(self.branch.tokens)
+        while sum(map(len, turns)) > room and len(turns) > 2:
+            turns = turns[1:]
+        return turns if sum(map(len, turns)) <= room else None
+
+    def _score_trees(self, trunks: list[Trunk], found: np.ndarray) -> None:
+        def forward(batch: list[Trunk]) -> None:
+            inputs = tree_inputs(batch, self.branch, len(self.prompt.prefix))
+            logits = self._tree_logits(inputs)
+            for row, trunk in enumerate(batch):
+                for n, (sample, _) in enumerate(trunk.samples):
+                    found[sample] = self._read(logits[row, n])
+
+        self._within_memory(lambda budget: batches_of(trunks, len(self.branch.tokens), budget), forward)
+
+    def _tree_logits(self, inputs: Any) -> torch.Tensor:
+        """Logits of shape `(b, most, reads, vocabulary)`, float32."""
+        device, mask = self.model.device, inputs.mask
+        if self.model.config._attn_implementation == "eager":
+            mask = torch.zeros(mask.shape, dtype=self.model.dtype).masked_fill(
+                ~mask, torch.finfo(self.model.dtype).min
+            )
+        output = self.model(
+            input_ids=inputs.input_ids.to(device),
+            position_ids=inputs.position_ids.to(device),
+            attention_mask=mask.to(device),
+            past_key_values=self._prefix_cache,
+            use_cache=True,
+            logits_to_keep=inputs.keep.to(device),
+        )
+        reads = sum(map(len, self.branch.reads))
+        return output.logits.float().unflatten(1, (-1, reads))
+
+    @cached_property
+    def _prefix_cache(self) -> Cache:
+        return shared_cache(self.model, self.prompt.prefix)
+
+    def _score_plain(self, samples: list[tuple[int, list[tuple[int, ...]]]], found: np.ndarray) -> None:
+        """Every question as a text of its own: right for any model, and what the tree is checked against."""
+        texts = [
+            (i, a, [*self.prompt.prefix, *(t for turn in turns for t in turn), *self.prompt.head, *chain.tokens])
+            for i, turns in samples
+            for a, chain in enumerate(self.prompt.chains)
+        ]
+        texts.sort(key=lambda text: -len(text[2]))
+
+        def batches(budget: int) -> Iterator[list[tuple[int, int, list[int]]]]:
+            start = 0
+            while start < len(texts):
+                size = max(1, budget // len(texts[start][2]))
+                yield texts[start : start + size]
+                start += size
+
+        def forward(batch: list[tuple[int, int, list[int]]]) -> None:
+            logits = self._plain_logits([text for _, _, text in batch])
+            for row, (i, a, _) in enumerate(batch):
+                chain = self.prompt.chains[a]
+                found[i, a] = _answer(chain, logits[row, -chain.reads :])
+
+        self._within_memory(batches, forward)
+
+    def _plain_logits(self, texts: list[list[int]]) -> torch.Tensor:
+        """Logits at the last two tokens of each text, shape `(b, 2, vocabulary)`, float32; padded on the left."""
+        width, device = max(map(len, texts)), self.model.device
+        mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts])
+        ids = torch.tensor([[0] * (width - len(t)) + t for t in texts])
+        arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        takes = inspect.signature(self.model.forward).parameters
+        kept = {name: tensor.to(device) for name, tensor in arguments.items() if name in takes}
+        extra: dict[str, Any] = {"logits_to_keep": 2} if "logits_to_keep" in takes else {}
+        return self.model(**kept, use_cache=False, **extra).logits[:, -2:].float()
+
+    def _read(self, logits: torch.Tensor) -> np.ndarray:
+        """Answers of shape `(2, 11)` from one branch's logits of shape `(reads, vocabulary)`."""
+        parts = torch.split(logits, [chain.reads for chain in self.prompt.chains])
+        return np.stack([_answer(chain, part) for chain, part in zip(self.prompt.chains, parts, strict=True)])
+
+    def _within_memory(self, batches: Any, forward: Any) -> None:
+        """Runs all batches; where memory runs out, halves the token budget and goes on with what is left."""
+        done: set[int] = set()
+        while True:
+            try:
+                for batch in batches(self.token_budget):
+                    left = [item for item in batch if id(item) not in done]
+                    if left:
+                        forward(left)
+                        done.update(id(item) for item in left)
+                return
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or self.token_budget <= 64:
+                    raise
+                self.token_budget //= 2
+                logger.warning("out of memory; the token budget is halved to %d", self.token_budget)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    # ---- does this model take the tree?
+
+    @cached_property
+    def takes_tree(self) -> bool:
+        """Whether shared computation gives what the plain texts give: tried once, on a small dialogue."""
+        reason = self._no_tree_because()
+        if reason:
+            logger.warning("%s; each question is run as a text of its own, which is right but slower", reason)
+        return reason is None
+
+    @torch.inference_mode()
+    def _no_tree_because(self) -> str | None:
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+        if kinds:
+            return f"this model has layers of {', '.join(sorted(kinds))}, which do not take the branch mask"
+        if self.model.config._attn_implementation not in ("sdpa", "eager"):
+            return f"attention {self.model.config._attn_implementation!r} does not take the branch mask"
+        talk = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
+        samples = [
+            [self.prompt.turn_ids(("user", "assistant")[i % 2], t) for i, t in enumerate(talk[:n])] for n in (2, 4)
+        ]
+        shape = (len(samples), len(AXES), len(VALUES))
+        tree, plain = np.full(shape, np.nan), np.full(shape, np.nan)
+        try:
+            self._score_trees(trunks_of(samples), tree)
+        except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
+            return f"this model does not take the branch mask ({type(error).__name__}: {error})"
+        self._score_plain(list(enumerate(samples)), plain)
+        apart = np.abs(np.log(tree + 1e-30) - np.log(plain + 1e-30)).max()
+        exact = self.quantization == "none" and self.model.dtype == torch.float32
+        if not apart <= (1e-2 if exact else 1.0):
+            return f"this model gives other numbers under the branch mask (log probabilities differ by {apart:.2g})"
+        return None
+
+    # ---- the slow reference
+
+    @torch.inference_mode()
+    def generate_modes(self, dialogues: Sequence[Dialogue], max_new_tokens: int = 4) -> np.ndarray:
+        """
+        The reference: greedy generation at each slot, one text at a time, and a strict parser.
+
+        Returns:
+            `np.ndarray` of shape `(n, 2)`: the integers answered, NaN where the answer is not one.
+        """
+        found = np.full((len(dialogues), len(AXES)), np.nan)
+        for i, dialogue in enumerate(dialogues):
+            turns = self._fitted(self.prompt.turns(dialogue))
+            for a, chain in enumerate(self.prompt.chains if turns is not None else ()):
+                slot = chain.tokens[: len(chain.tokens) - chain.reads + 1]
+                text = [*self.prompt.prefix, *(t for turn in turns or () for t in turn), *self.prompt.head, *slot]
+                ids = torch.tensor([text], device=self.model.device)
+                output = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
+                )
+                answer = parse_slot(self.tokenizer.decode(output[0, len(text) :], skip_special_tokens=True))
+                found[i, a] = np.nan if answer is None else answer
+        return found
+
+
+def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:
+    """The probability of each value 0 to 10 from a chain's logits, shape `(reads, vocabulary)`."""
+    chances = torch.softmax(logits, dim=-1)
+    values = chances[0, list(chain.first)].double().cpu().numpy()
+    if chain.second is not None:  # 10 is the digit of 1 and one more
+        goes_on = float(chances[1, chain.second])
+        values[10] = values[1] * goes_on
+        values[1] *= 1 - goes_on
+    return values
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------
+
+
+def _load(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    quantization: str,
+    dtype: str,
+    device_map: str | dict[str, Any] | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cuda = torch.cuda.is_available()
+    resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
+    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    if quantization != "none":
+        options["quantization_config"] = _quantization_config(quantization, options["dtype"])
+    if device_map is not None or cuda:
+        options["device_map"] = device_map if device_map is not None else {"": 0}
+    try:
+        shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
+    return model.eval(), tokenizer
+
+
+def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _content_of(name: str, model: Any) -> str:
+    """Names a model's content: a hub model's commit, a folder's weights by their bytes."""
+    from hashlib import sha256
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
+    digest = sha256()
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".jinja")
+    ):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"local@{digest.hexdigest()[:12]}"
+
+
+def _weights_of(model: Any) -> str:
+    from hashlib import sha256
+
+    digest = sha256(repr(type(model)).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{type(model).__name__}@{digest.hexdigest()[:12]}"

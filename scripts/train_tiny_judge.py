@@ -1,0 +1,218 @@
+"""
+Trains a small causal language model from scratch to answer the rubric's form, so that a real generative judge can go
+through every path of the scoring engine without a download.
+
+    python scripts/train_tiny_judge.py "$EE_TRL_DATA/ed_validation_scored.parquet" -o runs/tiny_judge
+
+It is no judge to score data with (the bundled linear scorer agrees better with the given scores): it exists to
+test with. With `--folds N` its rank correlation with the given scores is cross-validated first (no conversation in two
+folds) and written to `--results`, with a bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from scipy.stats import spearmanr
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ee_trl.axes import AXES
+from ee_trl.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.rubric import load_rubric
+from ee_trl.scoring.causal_lm import CausalLMScorer
+from ee_trl.scoring.prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
+from ee_trl.scoring.prompt import JudgePrompt
+
+
+def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
+    """The dialogues, and their scores, shape `(n, 2)`."""
+    table = pq.read_table(path, columns=["context", "response", *AXES])
+    samples = samples_of(FORMATS["context_response"], table.select(["context", "response"]).to_pylist())
+    scores = np.stack([table.column(axis).to_numpy() for axis in AXES], axis=1).astype(int)
+    kept = [i for i, sample in enumerate(samples) if sample.dialogue is not None]
+    return [d for i in kept if (d := samples[i].dialogue) is not None], scores[kept]
+
+
+def conversations(dialogues: list[Dialogue]) -> np.ndarray:
+    """The conversation of each sample: a sample whose context begins with the one before goes on with it."""
+    found, number, last = [], -1, ()
+    for d in dialogues:
+        if not last or d.context[: len(last)] != last:
+            number += 1
+        last = (*d.context, d.response)
+        found.append(number)
+    return np.array(found)
+
+
+def make_tokenizer(dialogues: list[Dialogue], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level, lower-cased but for what the form is read by, with every digit a token of its own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Digits(individual_digits=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([load_rubric().text, *(t for d in dialogues for t in (*d.context, d.response))], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk], scores: np.ndarray) -> torch.Tensor:
+    """
+    Cross-entropy of the answers' tokens over a batch of dialogues that share the rubric and their turns.
+
+    Each chain ends in the place of the answer's first digit: the true one is put there, so that the model also learns
+    what follows it (the 0 of 10, or the line's end).
+    """
+    inputs = tree_inputs(batch, branch, len(prompt.prefix))
+    newline = prompt.tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    rows, most = len(batch), inputs.keep.numel() // (2 * len(AXES))
+    targets = torch.full((rows, most, len(AXES), 2), -100)
+    ids = inputs.input_ids.clone()
+    places = inputs.keep.view(most, len(AXES), 2)
+    for row, trunk in enumerate(batch):
+        for n, (sample, _) in enumerate(trunk.samples):
+            for a, chain in enumerate(prompt.chains):
+                value = int(scores[sample, a])
+                ids[row, places[n, a, 1]] = chain.first[value]
+                after = chain.second if value == 10 and chain.second is not None else newline
+                targets[row, n, a] = torch.tensor([chain.first[value], after])
+    logits = model(
+        input_ids=ids,
+        position_ids=inputs.position_ids,
+        attention_mask=inputs.mask,
+        past_key_values=shared_cache(model, prompt.prefix),
+        use_cache=True,
+        logits_to_keep=inputs.keep,
+    ).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+
+def train(
+    dialogues: list[Dialogue], scores: np.ndarray, tokenizer: Any, args: argparse.Namespace, label: str
+) -> CausalLMScorer:
+    """Trains a judge from scratch."""
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        intermediate_size=2 * args.hidden_size,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden_size // 32,
+        max_position_embeddings=2048,
+        attention_dropout=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    prompt = JudgePrompt(tokenizer, load_rubric())
+    if any(chain.reads != 2 for chain in prompt.chains):
+        raise SystemExit("the training wants a tokenizer that writes 10 as two tokens")
+    branch = Branch.of(prompt.head, prompt.chains)
+    batches = list(batches_of(trunks_of([prompt.turns(d) for d in dialogues]), len(branch.tokens), args.token_budget))
+    steps = args.epochs * len(batches)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=steps, pct_start=0.1)
+    order = np.random.default_rng(args.seed)
+    with tqdm(total=steps, desc=label, disable=None) as bar:
+        for _ in range(args.epochs):
+            for i in order.permutation(len(batches)):
+                loss = loss_of(model, prompt, branch, batches[i], scores)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+                bar.update()
+    return CausalLMScorer(model.eval(), tokenizer)
+
+
+def interval(predicted: np.ndarray, given: np.ndarray, resamples: int = 1_000) -> dict[str, float]:
+    """Spearman's rank correlation with its bootstrap 95 % interval."""
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(given), size=len(given)) for _ in range(resamples)]
+    low, high = np.percentile([spearmanr(predicted[d], given[d]).statistic for d in draws], [2.5, 97.5])
+    return {"spearman": float(spearmanr(predicted, given).statistic), "low": float(low), "high": float(high)}
+
+
+def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+    """Held-out rank correlation per axis, over the folds that are run (`--only-folds` for fewer than all)."""
+    groups = conversations(dialogues)
+    fold_of = np.random.default_rng(args.seed).integers(args.folds, size=groups.max() + 1)[groups]
+    predicted = np.full(scores.shape, np.nan)
+    for fold in range(args.only_folds or args.folds):
+        inside = np.flatnonzero(fold_of != fold)
+        chosen = [dialogues[i] for i in inside]
+        judge = train(chosen, scores[inside], make_tokenizer(chosen, args.vocab_size), args, f"fold {fold + 1}")
+        held_out = np.flatnonzero(fold_of == fold)
+        predicted[held_out] = judge.score([dialogues[i] for i in held_out])
+        rho = [spearmanr(predicted[held_out, a], scores[held_out, a]).statistic for a in range(2)]
+        print(f"fold {fold + 1}: Spearman {rho[0]:.3f} (S), {rho[1]:.3f} (R)", flush=True)
+    seen = ~np.isnan(predicted[:, 0])
+    return {
+        "held_out": int(seen.sum()),
+        **{axis: interval(predicted[seen, a], scores[seen, a]) for a, axis in enumerate(AXES)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="parquet with context, response, sensibility, rationality (integers 0 to 10)")
+    parser.add_argument("-o", "--output", help="folder to write the judge to, trained on all of the data")
+    parser.add_argument("--folds", type=int, default=0, help="cross-validate with so many folds first (default: not)")
+    parser.add_argument("--only-folds", type=int, help="run only the first so many folds")
+    parser.add_argument("--results", help="JSON file for the cross-validated figures")
+    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--epochs", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 64 (default: 128)")
+    parser.add_argument("--layers", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--vocab-size", type=int, default=4_000, help="(default: 4000)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: 2e-3)")
+    parser.add_argument("--token-budget", type=int, default=3_000, help="tokens in a batch (default: 3000)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    args = parser.parse_args()
+    if not args.output and not args.folds:
+        parser.error("nothing to do: give -o FOLDER, --folds N, or both")
+    dialogues, scores = read(args.data)
+    dialogues, scores = dialogues[: args.limit], scores[: args.limit]
+    start = time.perf_counter()
+    if args.folds:
+        found = cross_validate(dialogues, scores, args)
+        settings = {k: v for k, v in vars(args).items() if k not in ("data", "output", "results")}
+        record = {
+            "command": "python scripts/train_tiny_judge.py $EE_TRL_DATA/ed_validation_scored.parquet "
+            f"--folds {args.folds} --results benchmarks/results/tiny_judge_cv.json",
+            "settings": settings,
+            "seconds": round(time.perf_counter() - start),
+            "versions": {name: version(name) for name in ("ee-trl", "torch", "transformers")},
+            **found,
+        }
+        print(json.dumps(record, indent=2))
+        if args.results:
+            Path(args.results).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if args.output:
+        judge = train(dialogues, scores, make_tokenizer(dialogues, args.vocab_size), args, "all")
+        judge.model.save_pretrained(args.output)
+        judge.tokenizer.save_pretrained(args.output)
+        print(f"wrote {args.output}: {judge.model.num_parameters():,} parameters")
+
+
+if __name__ == "__main__":
+    main()
