@@ -10,6 +10,9 @@ from ..dialogue import FORMATS
 from . import common
 
 
+JUDGE_OPTIONS = ("quantization", "dtype", "rubric", "revision", "trust_remote_code", "token_budget")
+
+
 def add_parser(commands: Any) -> None:
     """Adds the command."""
     parser = common.new_command(
@@ -23,7 +26,17 @@ def add_parser(commands: Any) -> None:
     )
     common.add_input(parser, "dataset", "parquet, jsonl, json or csv file, folder, or hub name")
     common.add_output(parser)
-    parser.add_argument("--scorer", default="linear", help="linear (bundled, default), a folder, or a hub id")
+    parser.add_argument(
+        "--scorer", default="linear", help="linear (bundled, default), or a judge's folder or hub id, e.g. Qwen/Qwen3-8B"
+    )
+    judge = parser.add_argument_group("of a judge (a causal language model)")
+    judge.add_argument("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
+    judge.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="(default: auto)")
+    judge.add_argument("--rubric", metavar="FILE", help="a text file in the place of the bundled rubric")
+    judge.add_argument("--revision", help="of a hub id: branch, tag or commit")
+    judge.add_argument("--trust-remote-code", action="store_true", default=None, help="let code of a hub model run")
+    judge.add_argument("--token-budget", type=int, metavar="N", help="tokens in one forward pass; changes no score")
+    judge.add_argument("--details", action="store_true", help="also write mode, spread and answer mass of each axis")
     parser.add_argument(
         "--turns", choices=("each", "last"), default="each", help="of conversations: each listener turn, or the last"
     )
@@ -37,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data import check_output, row_count, write_file
 
-    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns)
+    options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
+    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, **options)
     path = check_output(args.output, overwrite=args.overwrite)
     dataset = common.open_input(args.dataset, args)
     start = time.perf_counter()
-    features, tables = selector.score_tables(dataset, row_count(args.dataset))
+    features, tables = selector.score_tables(dataset, row_count(args.dataset), details=args.details)
     metadata = {
         "command": "score",
         "source": args.dataset,
