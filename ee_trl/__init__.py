@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AXES": "axes",
     "QUADRANTS": "axes",
+    "CausalLMScorer": "scoring.causal_lm",
     "Dialogue": "dialogue",
     "EmpathyDataSelector": "selector",
     "LinearScorer": "scoring.linear",
@@ -20,6 +21,7 @@ _EXPORTS = {
     "build_tiny_causal_lm": "tiny_model",
     "list_metrics": "metrics",
     "load_metric": "metrics",
+    "load_rubric": "rubric",
     "load_sample": "sample",
     "load_scorer": "scoring.load",
     "quadrants": "selection",
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
     from .dialogue import Dialogue
     from .metrics import list_metrics, load_metric
+    from .rubric import load_rubric
     from .sample import load_sample
     from .scoring.base import Scorer
+    from .scoring.causal_lm import CausalLMScorer
     from .scoring.linear import LinearScorer
     from .scoring.load import load_scorer
     from .selection import Selection, quadrants, select_indices, sweep

@@ -152,7 +152,14 @@ def quadrants(
     s_low, r_low = (s <= t_s, r <= t_r) if ties == "low" else (s < t_s, r < t_r)
     scored = ~(np.isnan(s) | np.isnan(r))
     conditions = [~scored, s_high & r_low, r_high & s_low, s_high & r_high, s_low & r_low]
-    return np.select(conditions, ["", SENSIBILITY, RATIONALITY, BALANCED, LOW], default=TIE)
+    return _shared(("", SENSIBILITY, RATIONALITY, BALANCED, LOW, TIE), np.select(conditions, range(5), default=5))
+
+
+def _shared(names: Sequence[str], codes: np.ndarray) -> np.ndarray:
+    """An array of `str` that holds each name once: 8 bytes a sample, however many there are."""
+    import numpy as np
+
+    return np.array(names, dtype=object)[codes]
 
 
 def sweep(
@@ -224,7 +231,7 @@ def select_indices(
             replies).
         threshold, ties: See [`quadrants`].
         n (`int`, *optional*): How many to keep, not more than are scored.
-        fraction (`float`, *optional*): The share of the scored samples to keep, in (0, 1], rounded to a whole number.
+        fraction (`float`, *optional*): Share of the scored samples to keep, in (0, 1], rounded, at least one.
         axis (`str`, *optional*):
             What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
             Defaults to `keep` where that is one of the axes.
@@ -251,14 +258,14 @@ def select_indices(
     }
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
-        kept = np.isin(where, names)
-        dropped = np.array([f"quadrant_{q}" if q in QUADRANTS else q or "unscored" for q in (*KEEPABLE, "")])
-        position = {q: i for i, q in enumerate((*KEEPABLE, ""))}
-        reasons = dropped[np.array([position[q] for q in where.tolist()], dtype=np.intp)]
-        return Selection(np.flatnonzero(kept), np.where(kept, "", reasons), settings)
+        reason = {q: "" if q in names else f"quadrant_{q}" if q in QUADRANTS else q for q in KEEPABLE} | {
+            "": "unscored"
+        }
+        reasons = np.array([reason[q] for q in where.tolist()], dtype=object)
+        return Selection(np.flatnonzero(reasons == ""), reasons, settings)
 
     scored = np.flatnonzero(where != "")
-    size = _size(len(scored), n, fraction, default=int(np.isin(where, names).sum()))
+    size = _size(len(scored), n, fraction, default=sum(int((where == q).sum()) for q in names))
     settings |= {"n": size}
     if rule == "top":
         axis = _axis(axis, names)
@@ -272,9 +279,9 @@ def select_indices(
         else:
             order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
     indices = np.sort(scored[order[:size]])
-    reasons = np.where(where == "", "unscored", why).astype(object)
+    reasons = _shared((why, "unscored"), (where == "").astype(np.intp))
     reasons[indices] = ""
-    return Selection(indices, reasons.astype(str), settings)
+    return Selection(indices, reasons, settings)
 
 
 def _refuse(rule: str, **given: object) -> None:
@@ -289,7 +296,7 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
     if fraction is not None:
         if not isinstance(fraction, Real) or not 0 < fraction <= 1:
             raise SelectionError(f"fraction {fraction!r} is not in (0, 1]")
-        return round(fraction * scored)
+        return min(scored, max(1, int(float(fraction) * scored + 0.5)))
     if n is None:
         return default
     if not isinstance(n, Real) or not math.isfinite(n) or n != int(n) or n < 1:

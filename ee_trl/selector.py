@@ -13,7 +13,7 @@ from . import selection as rules
 from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
 from .data import columns_of, features_of, open_dataset, progress, rows_of, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
-from .errors import FormatError, SelectionError, unknown
+from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
@@ -50,6 +50,9 @@ class EmpathyDataSelector:
             What a score equal to T is: of no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
         turns (`str`, *optional*, defaults to `"each"`):
             Of conversations, whether every listener turn is a sample (`"each"`) or only the last (`"last"`).
+        details (`bool`, *optional*, defaults to `False`):
+            Whether `score` also adds what the scorer tells beside its scores: for a judge the mode, spread and answer
+            mass of each axis.
         batch_rows (`int`, *optional*, defaults to `1000`):
             Rows read at a time. Changes no score.
         show_progress (`bool`, *optional*):
@@ -75,6 +78,7 @@ class EmpathyDataSelector:
         threshold: rules.Threshold = DEFAULT_THRESHOLD,
         ties: str = "drop",
         turns: Turns = "each",
+        details: bool = False,
         batch_rows: int = 1_000,
         show_progress: bool | None = None,
         **scorer_options: Any,
@@ -88,6 +92,7 @@ class EmpathyDataSelector:
         self.threshold = rules.thresholds(threshold)
         self.ties = ties
         self.turns = turns
+        self.details = details
         self.batch_rows = batch_rows
         self.show_progress = show_progress
         self._spec = scorer
@@ -97,6 +102,16 @@ class EmpathyDataSelector:
     def scorer(self) -> Scorer:
         """The scorer, loaded when it is first needed."""
         return load_scorer(self._spec, **self._options)
+
+    @property
+    def detail_columns(self) -> tuple[str, ...]:
+        """The columns that `details=True` adds."""
+        if not self.details:
+            return ()
+        names = getattr(self.scorer, "details", ())
+        if not names:
+            raise ScorerError(f"scorer {self.scorer.fingerprint!r} tells nothing beside its scores; leave out details")
+        return tuple(names)
 
     # ---- score -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +154,7 @@ class EmpathyDataSelector:
         from datasets import Features, Value
 
         features = features_of(dataset)
-        layout = engine.layout_of(list(features))
+        layout = engine.layout_of(list(features), self.detail_columns)
         order = None
         if layout.fmt.utterance_rows and not _is_stream(dataset):
             order = _conversation_order(dataset)
@@ -169,7 +184,7 @@ class EmpathyDataSelector:
             return IterableDataset.from_generator(
                 _rows_of_tables, features=features, gen_kwargs={"make": self.score_tables, "stream": stream}
             )
-        layout = engine.layout_of(columns_of(stream))
+        layout = engine.layout_of(columns_of(stream), self.detail_columns)
 
         def rows() -> Iterator[dict[str, Any]]:
             batches = engine.batched_rows(stream, layout, self.batch_rows)
@@ -249,7 +264,9 @@ class EmpathyDataSelector:
         """The rows chosen, as features and a stream of Arrow tables, for writing them in flat memory."""
         kept = chosen.reasons == ""
         features = features_of(scored)
-        tables = tables_of(scored, self.batch_rows)
+        tables: Iterable[pa.Table] = tables_of(scored, self.batch_rows)
+        if QUADRANT in features and "scorer" in features:  # it was written at the threshold of scoring
+            tables = (self._with_quadrant(table) for table in tables)
         tables = progress(tables, total=len(kept), label="select", show=self.show_progress)
         return training_features(features), training_tables(tables, features, kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
@@ -148,7 +149,7 @@ def _read_batch(table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat
     missing = np.isnan(part[SENSIBILITY]) | np.isnan(part[RATIONALITY])
     if "score_status" in table.column_names:
         status = table.column("score_status").to_pylist()
-        part["status"] = np.array([SCORED if s is None else str(s) for s in status], dtype=object)
+        part["status"] = np.array([SCORED if s is None else intern(str(s)) for s in status], dtype=object)
     bad = part["status"] != SCORED
     part["status"][missing & ~bad] = "scorer_gave_none"
     for axis in AXES:
@@ -156,7 +157,8 @@ def _read_batch(table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat
     named = table.column("scorer").to_pylist() if "scorer" in table.column_names else [None]
     part["scorers"] = {str(name or GIVEN) for name in named}
     if "emotion" in table.column_names:
-        part["emotion"] = np.array([str(e) if e is not None else "" for e in table.column("emotion").to_pylist()])
+        emotions = table.column("emotion").to_pylist()
+        part["emotion"] = np.array([intern(str(e)) if e is not None else "" for e in emotions], dtype=object)
     return part
 
 
@@ -186,7 +188,7 @@ def _joined(parts: list[dict[str, Any]], *, lengths: bool, emotion: bool) -> Sco
         column("status", object),
         tuple(scorers),
         column("lengths", int) if lengths else None,
-        column("emotion", str) if emotion else None,
+        column("emotion", object) if emotion else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-tests-")  # before `datasets` is imported
 
 ROOT = Path(__file__).parents[1]
 

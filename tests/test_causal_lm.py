@@ -296,9 +296,9 @@ def test_probabilities_of_ten_and_one_share_the_first_digit() -> None:
 
 
 def test_details_are_columns_on_request() -> None:
-    selector = EmpathyDataSelector(make_scorer(), show_progress=False)
-    plainly = selector.score(load_sample().select(range(6)))
-    detailed = selector.score(load_sample().select(range(6)), details=True)
+    judge = make_scorer()
+    plainly = EmpathyDataSelector(judge, show_progress=False).score(load_sample().select(range(6)))
+    detailed = EmpathyDataSelector(judge, details=True, show_progress=False).score(load_sample().select(range(6)))
     assert not set(DETAILS) & set(plainly.column_names)
     assert set(DETAILS) <= set(detailed.column_names)
     assert detailed["sensibility"][:] == plainly["sensibility"][:]

@@ -27,7 +27,9 @@ def add_parser(commands: Any) -> None:
     common.add_input(parser, "dataset", "parquet, jsonl, json or csv file, folder, or hub name")
     common.add_output(parser)
     parser.add_argument(
-        "--scorer", default="linear", help="linear (bundled, default), or a judge's folder or hub id, e.g. Qwen/Qwen3-8B"
+        "--scorer",
+        default="linear",
+        help="linear (bundled, default), or a judge's folder or hub id, e.g. Qwen/Qwen3-8B",
     )
     judge = parser.add_argument_group("of a judge (a causal language model)")
     judge.add_argument("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
@@ -51,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     from ..data import check_output, row_count, write_file
 
     options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
-    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, **options)
+    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, details=args.details, **options)
     path = check_output(args.output, overwrite=args.overwrite)
     dataset = common.open_input(args.dataset, args)
     start = time.perf_counter()
-    features, tables = selector.score_tables(dataset, row_count(args.dataset), details=args.details)
+    features, tables = selector.score_tables(dataset, row_count(args.dataset))
     metadata = {
         "command": "score",
         "source": args.dataset,

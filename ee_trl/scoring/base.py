@@ -21,9 +21,15 @@ class Scorer(Protocol):
         fingerprint (`str`):
             Names everything that determines the numbers: kind of scorer, weights, rubric, precision. Two scorers with
             the same fingerprint give the same scores. One line, readable, e.g. `linear-1/sha256:4f1c0a9b2d3e`.
+
+    A scorer that has more to tell than its scores also has `details`, the names of further columns, and
+    `score_with_details(dialogues)`, which gives the scores and a mapping of each name to an array of shape `(n,)`.
     """
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that determines the numbers."""
+        ...
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """

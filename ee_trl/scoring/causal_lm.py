@@ -72,8 +72,10 @@ class CausalLMScorer:
     quantized, kernels round differently for other batch shapes, which moves an expected score by some hundredths.
 
     Raises:
-        [`ScorerError`]: The model cannot be loaded, has no tokenizer, or an option is unknown.
+        [`ScorerError`]: The model cannot be loaded or is too short for the rubric, or an option is unknown.
     """
+
+    details = DETAILS
 
     def __init__(
         self,
@@ -109,6 +111,12 @@ class CausalLMScorer:
         self.token_budget = token_budget or (32_768 if self.model.device.type == "cuda" else 4_096)
         limits = [max_length, getattr(self.model.config.get_text_config(), "max_position_embeddings", None)]
         self.max_length = min((n for n in limits if n), default=1 << 20)
+        asked = len(self.prompt.prefix) + len(self.branch.tokens)
+        if self.max_length < asked + 64:
+            raise ScorerError(
+                f"the rubric and the questions take {asked} tokens of this model's {self.max_length}, which leaves no "
+                "room for a dialogue; give a shorter rubric, or a judge that takes longer texts"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,10 +142,23 @@ class CausalLMScorer:
         expected = shares @ np.array(VALUES, float)
         spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
         mode = np.where(np.isnan(mass), np.nan, np.argmax(np.nan_to_num(values), axis=2).astype(float))
-        details = {}
+        self._look_at(mass)
+        details: dict[str, np.ndarray] = {}
         for a, axis in enumerate(AXES):
             details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
         return np.clip(expected, 0, 10), details
+
+    def _look_at(self, mass: np.ndarray) -> None:
+        """Warns, once, where a judge does not answer in the form: its scores mean little."""
+        known = mass[~np.isnan(mass)]
+        if len(known) and known.mean() < 0.5 and not self._warned:
+            self._warned = True
+            share = f"{known.mean():.0%}"
+            logger.warning(
+                "only %s of this judge's probability lies on answers 0 to 10: its scores mean little", share
+            )
+
+    _warned = False
 
     @torch.inference_mode()
     def distributions(self, dialogues: Sequence[Dialogue]) -> np.ndarray:

@@ -8,7 +8,7 @@ Where a row is one utterance, the conversation is written out as `prompt` and `c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,14 @@ class Layout:
         renames (`dict[str, str]`): Source columns whose names are taken by added columns -> what they are kept as.
         added (`tuple[str, ...]`): Names of the added columns, in order.
         rescored (`bool`): Whether the source has the columns of an earlier run.
+        details (`tuple[str, ...]`): Those of the added columns that the scorer gives beside the scores, on request.
     """
 
     fmt: DialogueFormat
     renames: dict[str, str]
     added: tuple[str, ...]
     rescored: bool
+    details: tuple[str, ...] = ()
 
     @property
     def given_scores(self) -> list[str]:
@@ -63,16 +65,16 @@ class Layout:
         return [name for name in AXES if name in self.renames]
 
 
-def layout_of(columns: Sequence[str]) -> Layout:
+def layout_of(columns: Sequence[str], details: tuple[str, ...] = ()) -> Layout:
     """The [`Layout`] for a source with these columns; raises [`FormatError`] where no dialogue format fits them."""
     fmt = recognise(columns)
     added: tuple[str, ...] = ("row_index", "turn") if fmt.multi_turn else ()
     if all(name in columns for name in (*AXES, SCORER)):
-        return Layout(fmt, {}, (*added, *SCORE_COLUMNS), rescored=True)
+        return Layout(fmt, {}, (*added, *SCORE_COLUMNS, *details), rescored=True, details=details)
     if fmt.utterance_rows:
         emotion = ("emotion",) if "context" in columns and "emotion" not in columns else ()
         added += ("prompt", "completion", *emotion)
-    added += SCORE_COLUMNS
+    added += (*SCORE_COLUMNS, *details)
     taken = {*columns, *added, "quadrant"}
     renames: dict[str, str] = {}
     for name in columns:
@@ -80,7 +82,7 @@ def layout_of(columns: Sequence[str]) -> Layout:
             new = _other_name(name, fmt, taken)
             taken.add(new)
             renames[name] = new
-    return Layout(fmt, renames, added, rescored=False)
+    return Layout(fmt, renames, added, rescored=False, details=details)
 
 
 def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
@@ -97,12 +99,10 @@ def scored_features(features: Features, layout: Layout) -> Features:
     from datasets import Features
 
     renamed = {layout.renames.get(name, name): feature for name, feature in features.items()}
-    return Features(
-        {**renamed, **{name: feature for name, feature in added_features().items() if name in layout.added}}
-    )
+    return Features({**renamed, **{n: f for n, f in added_features(layout).items() if n in layout.added}})
 
 
-def added_features() -> Features:
+def added_features(layout: Layout) -> Features:
     """The features of all the columns that scoring can add."""
     from datasets import Features, List, Value
 
@@ -118,6 +118,7 @@ def added_features() -> Features:
             RATIONALITY: Value("float64"),
             STATUS: Value("string"),
             SCORER: Value("string"),
+            **{name: Value("float64") for name in layout.details},
         }
     )
 
@@ -137,10 +138,35 @@ def run_scorer(scorer: Scorer, dialogues: Sequence[Dialogue]) -> tuple[np.ndarra
     """
     import numpy as np
 
-    if not dialogues:
-        return np.empty((0, 2)), []
+    return _checked(scorer, dialogues, scorer.score) if dialogues else (np.empty((0, 2)), [])
+
+
+def _run_detailed(
+    scorer: Scorer, dialogues: Sequence[Dialogue], names: Sequence[str]
+) -> tuple[np.ndarray, list[str], dict[str, list[Any]]]:
+    """The same with the scorer's details, null where they are not numbers."""
+    import numpy as np
+
+    if not names or not dialogues:
+        return *run_scorer(scorer, dialogues), {name: [] for name in names}
+    found: dict[str, np.ndarray] = {}
+
+    def score(dialogues: Sequence[Dialogue]) -> np.ndarray:
+        scores, details = scorer.score_with_details(dialogues)  # type: ignore[attr-defined]
+        found.update(details)
+        return scores
+
+    scores, statuses = _checked(scorer, dialogues, score)
+    return scores, statuses, {n: [None if np.isnan(v) else v for v in found[n].tolist()] for n in names}
+
+
+def _checked(
+    scorer: Scorer, dialogues: Sequence[Dialogue], score: Callable[[Sequence[Dialogue]], Any]
+) -> tuple[np.ndarray, list[str]]:
+    import numpy as np
+
     try:
-        scores = np.array(scorer.score(dialogues), dtype=np.float64)
+        scores = np.array(score(dialogues), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ScorerError(f"scorer {scorer.fingerprint!r} failed: {error}") from error
     if scores.shape != (len(dialogues), 2):
@@ -175,7 +201,8 @@ def annotate(
     _check_fingerprints({str(rows[i][SCORER]) for i in done}, scorer)
     samples = _samples(rows, layout, turns, done)
     todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
-    scores, statuses = run_scorer(scorer, [d for i in todo if (d := samples[i].dialogue) is not None])
+    dialogues = [d for i in todo if (d := samples[i].dialogue) is not None]
+    scores, statuses, details = _run_detailed(scorer, dialogues, layout.details)
 
     columns: dict[str, list[Any]] = {
         name: [_value(name, s, rows, row_numbers) for s in samples] for name in layout.added
@@ -183,6 +210,9 @@ def annotate(
     for i, (s, r), status in zip(todo, scores.tolist(), statuses, strict=True):
         columns[SENSIBILITY][i], columns[RATIONALITY][i] = (s, r) if status == SCORED else (None, None)
         columns[STATUS][i] = status
+    for name, values in details.items():
+        for i, value in zip(todo, values, strict=True):
+            columns[name][i] = value
     columns[SCORER] = [scorer.fingerprint] * len(samples)
     for i, sample in enumerate(samples):
         if sample.row in done:
@@ -253,9 +283,9 @@ def score_tables(
     """The tables with the added columns; see [`annotate`]. Rows are numbered from 0 unless `row_numbers` are given."""
     import pyarrow as pa
 
-    types = added_features().arrow_schema
+    types = added_features(layout).arrow_schema
     wanted = [*layout.fmt.columns, "context", "row_index", "turn", SOURCE_ERROR]
-    wanted += SCORE_COLUMNS if layout.rescored else ()
+    wanted += (*SCORE_COLUMNS, *layout.details) if layout.rescored else ()
     wanted = [name for name in dict.fromkeys(wanted) if name in features]
     if layout.fmt.utterance_rows and not layout.rescored:
         tables = whole_conversations(tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -41,10 +42,10 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
 
     Args:
         spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            The bundled scorer's name, a folder or hub repository that holds a linear scorer's files, or an object with
-            `fingerprint` and `score`, which is returned as it is.
+            The bundled scorer's name; a folder or hub id of a causal language model ([`CausalLMScorer`]) or of a
+            linear scorer; or an object with `fingerprint` and `score`, which is returned as it is.
         options:
-            Passed to the scorer's class.
+            Passed to the scorer's class: for a judge `quantization`, `dtype`, `rubric`, ...
 
     Raises:
         [`ScorerError`]: There is no such scorer, or it does not know an option.
@@ -54,26 +55,44 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
         if options:
             raise ScorerError(f"options {sorted(options)} do not go with a scorer object; give them where it is made")
         return spec
-    from .linear import LinearScorer
+    if spec == "linear" or _is_linear(spec):
+        from .linear import LinearScorer
 
-    if options:
-        raise ScorerError(
-            f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; it has none at all"
-        )
-    if spec == "linear":
-        return LinearScorer()
+        if options:
+            raise ScorerError(f"the linear scorer has no options; got {', '.join(sorted(options))}")
+        return LinearScorer() if spec == "linear" else LinearScorer(_folder_of(spec))
+    from .causal_lm import CausalLMScorer
+
+    known = inspect.signature(CausalLMScorer).parameters
+    for name in options:
+        if name not in known:
+            raise ScorerError(unknown("option of a judge", name, list(known)[1:]))
+    return CausalLMScorer(spec, **options)
+
+
+_WEIGHTS = "weights.npz"  # a linear scorer's file; whatever has none is taken for a language model
+
+
+def _is_linear(spec: str | os.PathLike[str]) -> bool:
+    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
     folder = Path(spec)
-    return LinearScorer(folder if folder.is_dir() else _from_hub(str(spec)))
-
-
-def _from_hub(repo: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    if folder.is_dir():
+        if not (folder / _WEIGHTS).exists() and not (folder / "config.json").exists():
+            raise ScorerError(
+                f"{str(spec)!r} holds neither a linear scorer ({_WEIGHTS}) nor a language model (config.json)"
+            )
+        return (folder / _WEIGHTS).exists()
+    if isinstance(try_to_load_from_cache(str(spec), _WEIGHTS), str):
+        return True
     try:
-        return snapshot_download(repo)
-    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        raise ScorerError(
-            f"scorer {repo!r} is no folder here, and the hub does not give it ({type(error).__name__}). Check the "
-            "name, your login (`hf auth login`) and the network, or give a folder."
-        ) from error
+        return file_exists(str(spec), _WEIGHTS)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return False  # the judge says what is wrong, if anything is
+
+
+def _folder_of(spec: str | os.PathLike[str]) -> str:
+    from huggingface_hub import snapshot_download
+
+    return os.fspath(spec) if Path(spec).is_dir() else snapshot_download(str(spec), allow_patterns=["*.npz", "*.json"])

@@ -36,6 +36,8 @@ class SharedLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The prefix's keys and values, expanded over the batch, with the new ones behind; nothing is kept."""
         rows = key_states.shape[0]
+        if self.keys is None or self.values is None:
+            raise RuntimeError("the cache of the prefix was emptied")
         keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
         values = torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
         return keys, values

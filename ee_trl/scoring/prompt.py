@@ -2,9 +2,9 @@
 
 All of it as token ids, laid out so that work can be shared. The *prefix* (chat template up to the dialogue, rubric)
 is the same for every sample. A *trunk* is a dialogue's turns. A *branch* hangs on the trunk where a reply ends: the
-*head* (the template's switch to the assistant, the answer form's header) and from there two *chains*, one for each axis,
-which do not see each other: each axis is asked on its own. A text's ids are the concatenation of its parts' ids whichever
-way they are computed, so that shared and unshared computation see the same.
+*head* (the template's switch to the assistant, the answer form's header) and from there two *chains*, one for each
+axis, that do not see each other: each axis is asked on its own. The ids of a text are those of its parts joined,
+whichever way they are computed, so that shared and unshared computation see the same.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class JudgePrompt:
         chains (`tuple[Chain, Chain]`): The questions, in the order of [`AXES`].
 
     Raises:
-        [`ScorerError`]: The chat template loses what it is given, or the tokenizer merges the question with the answer.
+        [`ScorerError`]: The chat template loses what it is given, or the answers cannot be read with this tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rubric: Rubric) -> None:
@@ -94,8 +94,8 @@ class JudgePrompt:
         readable = all(len(ids) == 1 for ids in rest[:10]) and len({ids[0] for ids in rest[:10] if ids}) == 10
         if not readable or len(rest[10]) not in (1, 2) or not slot:
             raise ScorerError(
-                f"the tokenizer splits the answers to {SLOTS[axis]!r} into {[len(ids) for ids in rest]} tokens; what can "
-                "be read is one for each of 0 to 9, and one or two for 10"
+                f"the tokenizer splits the answers to {SLOTS[axis]!r} into {[len(ids) for ids in rest]} tokens; what "
+                "can be read is one for each of 0 to 9, and one or two for 10"
             )
         first = tuple(ids[0] for ids in rest)
         if len(rest[10]) == 1:
