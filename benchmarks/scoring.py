@@ -7,14 +7,15 @@ Speed of the judge (`CausalLMScorer`) against generating the answer, one sample 
 
 The folder holds `ed_validation_scored.parquet` (columns `context` and `response`, whole conversations in consecutive
 rows). Unless `--model` names one, the model is a Llama with random weights and the tokenizer is trained on the data:
-neither speed nor agreement depends on what the model knows. Ways take turns, round by round; what is told is the median
-over the rounds of the ratio within a round. Preparing a scorer (the rubric's cache, one check) is timed apart.
+neither speed nor agreement depends on what the model knows. Ways take turns, round by round; what is told is the
+median over the rounds of the ratio within a round. Preparing a scorer (the rubric's cache, one check) is timed apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import resource
@@ -102,7 +103,12 @@ def some(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def make_tokenizer(talks: Sequence[list[str]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 8,000 ids; each digit is one, so that 10 is two."""
+    """
+    A byte-level BPE tokenizer of 8,000 ids; each digit is one, so that 10 is two.
+
+    It reads the rubric a few times over: small talk alone leaves words such as "Evaluation" in pieces, which makes
+    the questions twice as long as they are to a judge's own tokenizer.
+    """
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Digits(individual_digits=True)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -113,7 +119,7 @@ def make_tokenizer(talks: Sequence[list[str]]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator((turn for talk in talks for turn in talk), trainer)
+    bpe.train_from_iterator([*(turn for talk in talks for turn in talk), *[load_rubric().text] * 20], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
@@ -208,13 +214,14 @@ def generate(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], batch_size: 
 def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_rubric: bool) -> np.ndarray:
     """The steps between, as expected values of shape `(n, 2)`."""
     turns = [scorer.prompt.turns(d) for d in dialogues]
-    found = np.full((len(dialogues), 2, len(VALUES)), np.nan)
+    found = np.full((len(dialogues), 2, len(VALUES) + 1), np.nan)  # the last is the greedy answer
     if share_rubric:
         texts = [[i for turn in each for i in turn] for each in turns]
         scorer._score_trees([Trunk(text, [(n, len(text))]) for n, text in enumerate(texts)], found)
     else:
         scorer._score_plain(list(enumerate(turns)), found)
-    return found @ np.array(VALUES, float) / found.sum(axis=2)
+    chances = found[:, :, : len(VALUES)]
+    return chances @ np.array(VALUES, float) / chances.sum(axis=2)
 
 
 def ours(scorer: CausalLMScorer, dialogues: Sequence[Dialogue]) -> None:
@@ -247,25 +254,31 @@ def peak_memory_mib() -> float:
 def measure(scorer: CausalLMScorer, dialogues: list[Dialogue], args: argparse.Namespace, note: str) -> dict[str, Any]:
     """All ways on one set of dialogues: samples a second of each round, ratios, agreement, memory."""
     peak_memory_mib()
-    preparation = seconds_of(lambda: ours(scorer, dialogues[:8]))
-    apart = difference(scorer, some(dialogues, 32))
+    preparation = seconds_of(lambda: scorer.takes_tree)
+    if not scorer.takes_tree:
+        raise SystemExit("this model does not take the branch mask: there is nothing to compare")
+    apart = difference(scorer, some(dialogues, 16))
     subset, few = some(dialogues, args.batched_samples), some(dialogues, args.single_samples)
+    lengths = {id(d): len(text) for d, text in zip(dialogues, prompts(scorer, dialogues), strict=True)}
+    subset, few = (sorted(part, key=lambda d: lengths[id(d)]) for part in (subset, few))
     generate(scorer, few[:2], 1)
-    trial = {size: size / seconds_of(lambda n=size: generate(scorer, subset[:n], n)) for size in args.batch_sizes}
+    trial = {n: n / seconds_of(lambda n=n: generate(scorer, some(subset, n), n)) for n in args.batch_sizes}
     best = max(trial, key=trial.__getitem__)
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "ours": (len(dialogues), lambda: ours(scorer, dialogues)),
-        "one_by_one": (len(few), lambda: generate(scorer, few, 1)),
-        "batched": (len(subset), lambda: generate(scorer, subset, best)),
+    # of a way with samples of its own, each round takes a share of all lengths
+    ways: dict[str, tuple[list[Dialogue], Callable[[list[Dialogue]], Any]]] = {
+        "ours": (dialogues, lambda part: ours(scorer, part)),
+        "one_by_one": (few, lambda part: generate(scorer, part, 1)),
+        "batched": (subset, lambda part: generate(scorer, part, best)),
     }
     if not args.quick:
-        ways["plain"] = len(subset), lambda: without_tree(scorer, subset, share_rubric=False)
-        ways["rubric_shared"] = len(dialogues), lambda: without_tree(scorer, dialogues, share_rubric=True)
+        ways["plain"] = few, lambda part: without_tree(scorer, part, share_rubric=False)
+        ways["rubric_shared"] = dialogues, lambda part: without_tree(scorer, part, share_rubric=True)
     rates: dict[str, list[float]] = {way: [] for way in ways}
     memory: dict[str, float] = {}
     for n in range(args.rounds):
-        for way, (count, work) in ways.items():
-            rates[way].append(count / seconds_of(work))
+        for way, (found, work) in ways.items():
+            part = found if found is dialogues else found[n :: args.rounds]
+            rates[way].append(len(part) / seconds_of(lambda work=work, part=part: work(part)))
             memory[way] = peak_memory_mib()
         print(f"{note}, round {n + 1}: {show({way: rate[-1] for way, rate in rates.items()})}", file=sys.stderr)
     trunks = trunks_of([scorer.prompt.turns(d) for d in dialogues])
@@ -278,7 +291,7 @@ def measure(scorer: CausalLMScorer, dialogues: list[Dialogue], args: argparse.Na
         "samples": len(dialogues),
         "dialogues": len(trunks),
         "tokens_a_dialogue": round(sum(len(t.tokens) for t in trunks) / len(trunks), 1),
-        "timed_samples": {way: count for way, (count, _) in ways.items()},
+        "timed_samples": {way: len(found) for way, (found, _) in ways.items()},
         "batch_size": best,
         "batch_sizes_per_second": trial,
         "preparation_seconds": preparation,
@@ -320,7 +333,9 @@ def show(rates: dict[str, float]) -> str:
 # ---- the run -------------------------------------------------------------------------------------------------------
 
 
-def cases(args: argparse.Namespace, talks: list[list[str]], tokenizer: Any) -> list[tuple[str, list[Dialogue], Rubric]]:
+def cases(
+    args: argparse.Namespace, talks: list[list[str]], tokenizer: Any
+) -> list[tuple[str, list[Dialogue], Rubric]]:
     """What is timed with each model: `(name, dialogues, rubric)`."""
     short = samples(talks, args.samples)
     if args.quick:
@@ -356,12 +371,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="bundled rubric, one precision, ED alone; some minutes")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON: the (first) case's ratios")
     parser.add_argument("--rounds", type=int, default=3, help="times that the ways take turns (default: 3)")
-    parser.add_argument("--samples", type=int, default=256, help="samples that ours is timed on (default: 256)")
-    parser.add_argument("--single-samples", type=int, default=24, help="... generation one by one (default: 24)")
-    parser.add_argument("--batched-samples", type=int, default=64, help="... batched generation (default: 64)")
     parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", default=[16, 32, 64] if cuda else [8, 16, 32], metavar="N",
+        "--samples", type=int, default=200, help="samples that ours is timed on, each round (default: 200)"
+    )
+    parser.add_argument(
+        "--single-samples", type=int, default=24, help="... generation one by one, over all rounds (default: 24)"
+    )
+    parser.add_argument(
+        "--batched-samples", type=int, default=96, help="... batched generation, over all rounds (default: 96)"
+    )
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[16, 32, 64] if cuda else [8, 16], metavar="N",
         help="of which batched generation takes the fastest in a trial (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N",
+        help="on a CPU (default: 1, the steadiest where others compute too); 0: as many as PyTorch takes",
     )  # fmt: skip
     parser.add_argument("--peak-tflops", type=float, default=790, help="of the GPU, in bfloat16 (default: 790)")
     name = f"scoring_{'gpu' if cuda else 'cpu'}.json"
@@ -379,6 +404,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.data:
         parser.error("name the folder of the data, or set EE_TRL_DATA")
     set_verbosity_error()
+    if not args.model:  # that the answers of random weights mean nothing is known
+        logging.getLogger("ee_trl").setLevel(logging.ERROR)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     talks = conversations(Path(args.data) / DATA)
     results: list[dict[str, Any]] = []
     output = Path(args.output) if args.output else None if args.quick else RESULTS / args.result_name
@@ -400,9 +429,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> dict[str, Any]:
-    options = "".join(f" --{flag}" for flag in ("quick",) if getattr(args, flag))
+    counts = ("rounds", "samples", "single_samples", "batched_samples", "threads")
+    options = [f"--{name.replace('_', '-')} {value}" for name in counts if (value := getattr(args, name))]
     return {
-        "command": f'python benchmarks/scoring.py "$EE_TRL_DATA"{options} --rounds {args.rounds}',
+        "command": " ".join(['python benchmarks/scoring.py "$EE_TRL_DATA"', *["--quick"] * args.quick, *options]),
         "results": results,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "threads": torch.get_num_threads(),

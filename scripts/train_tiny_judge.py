@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ee_trl.axes import AXES
 from ee_trl.dialogue import FORMATS, Dialogue, samples_of
-from ee_trl.rubric import load_rubric
+from ee_trl.rubric import Rubric, load_rubric
 from ee_trl.scoring.causal_lm import CausalLMScorer
 from ee_trl.scoring.prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
-from ee_trl.scoring.prompt import JudgePrompt
+from ee_trl.scoring.prompt import Chain, JudgePrompt
 
 
 def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
@@ -54,8 +55,8 @@ def conversations(dialogues: list[Dialogue]) -> np.ndarray:
     return np.array(found)
 
 
-def make_tokenizer(dialogues: list[Dialogue], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level, lower-cased but for what the form is read by, with every digit a token of its own."""
+def make_tokenizer(dialogues: list[Dialogue], rubric: Rubric, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level, with every digit a token of its own, so that 10 is two."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Digits(individual_digits=True)
@@ -67,7 +68,7 @@ def make_tokenizer(dialogues: list[Dialogue], vocab_size: int) -> PreTrainedToke
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([load_rubric().text, *(t for d in dialogues for t in (*d.context, d.response))], trainer)
+    bpe.train_from_iterator([rubric.text, *(t for d in dialogues for t in (*d.context, d.response))], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
@@ -75,22 +76,22 @@ def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk],
     """
     Cross-entropy of the answers' tokens over a batch of dialogues that share the rubric and their turns.
 
-    Each chain ends in the place of the answer's first digit: the true one is put there, so that the model also learns
-    what follows it (the 0 of 10, or the line's end).
+    The answer is put into the last two places of each chain (see [`answering`]): its first digit, and the 0 of 10 or
+    the line's end; what each of them, and the question before, leads to is learnt.
     """
     inputs = tree_inputs(batch, branch, len(prompt.prefix))
     newline = prompt.tokenizer("\n", add_special_tokens=False)["input_ids"][0]
-    rows, most = len(batch), inputs.keep.numel() // (2 * len(AXES))
-    targets = torch.full((rows, most, len(AXES), 2), -100)
+    rows, most = len(batch), inputs.keep.numel() // (3 * len(AXES))
+    targets = torch.full((rows, most, len(AXES), 3), -100)
     ids = inputs.input_ids.clone()
-    places = inputs.keep.view(most, len(AXES), 2)
+    places = inputs.keep.view(most, len(AXES), 3)
     for row, trunk in enumerate(batch):
         for n, (sample, _) in enumerate(trunk.samples):
             for a, chain in enumerate(prompt.chains):
                 value = int(scores[sample, a])
-                ids[row, places[n, a, 1]] = chain.first[value]
                 after = chain.second if value == 10 and chain.second is not None else newline
-                targets[row, n, a] = torch.tensor([chain.first[value], after])
+                ids[row, places[n, a, 1]], ids[row, places[n, a, 2]] = chain.first[value], after
+                targets[row, n, a] = torch.tensor([chain.first[value], after, newline if value == 10 else -100])
     logits = model(
         input_ids=ids,
         position_ids=inputs.position_ids,
@@ -100,6 +101,11 @@ def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk],
         logits_to_keep=inputs.keep,
     ).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+
+def answering(chain: Chain) -> Chain:
+    """The chain with a place for each of the two tokens of an answer, all of whose next tokens are read."""
+    return replace(chain, tokens=(*chain.tokens, chain.first[0]), reads=3)
 
 
 def train(
@@ -121,10 +127,11 @@ def train(
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    prompt = JudgePrompt(tokenizer, load_rubric())
+    rubric = load_rubric(args.rubric)
+    prompt = JudgePrompt(tokenizer, rubric)
     if any(chain.reads != 2 for chain in prompt.chains):
         raise SystemExit("the training wants a tokenizer that writes 10 as two tokens")
-    branch = Branch.of(prompt.head, prompt.chains)
+    branch = Branch.of(prompt.head, [answering(chain) for chain in prompt.chains])
     batches = list(batches_of(trunks_of([prompt.turns(d) for d in dialogues]), len(branch.tokens), args.token_budget))
     steps = args.epochs * len(batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.1)
@@ -141,7 +148,7 @@ def train(
                 schedule.step()
                 bar.set_postfix(loss=f"{loss.item():.3f}")
                 bar.update()
-    return CausalLMScorer(model.eval(), tokenizer)
+    return CausalLMScorer(model.eval(), tokenizer, rubric=rubric)
 
 
 def interval(predicted: np.ndarray, given: np.ndarray, resamples: int = 1_000) -> dict[str, float]:
@@ -160,7 +167,8 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse
     for fold in range(args.only_folds or args.folds):
         inside = np.flatnonzero(fold_of != fold)
         chosen = [dialogues[i] for i in inside]
-        judge = train(chosen, scores[inside], make_tokenizer(chosen, args.vocab_size), args, f"fold {fold + 1}")
+        tokenizer = make_tokenizer(chosen, load_rubric(args.rubric), args.vocab_size)
+        judge = train(chosen, scores[inside], tokenizer, args, f"fold {fold + 1}")
         held_out = np.flatnonzero(fold_of == fold)
         predicted[held_out] = judge.score([dialogues[i] for i in held_out])
         rho = [spearmanr(predicted[held_out, a], scores[held_out, a]).statistic for a in range(2)]
@@ -180,6 +188,7 @@ def main() -> None:
     parser.add_argument("--only-folds", type=int, help="run only the first so many folds")
     parser.add_argument("--results", help="JSON file for the cross-validated figures")
     parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--rubric", help="a text file in the place of the bundled rubric")
     parser.add_argument("--epochs", type=int, default=5, help="(default: 5)")
     parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 64 (default: 128)")
     parser.add_argument("--layers", type=int, default=2, help="(default: 2)")
@@ -208,7 +217,8 @@ def main() -> None:
         if args.results:
             Path(args.results).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if args.output:
-        judge = train(dialogues, scores, make_tokenizer(dialogues, args.vocab_size), args, "all")
+        tokenizer = make_tokenizer(dialogues, load_rubric(args.rubric), args.vocab_size)
+        judge = train(dialogues, scores, tokenizer, args, "all")
         judge.model.save_pretrained(args.output)
         judge.tokenizer.save_pretrained(args.output)
         print(f"wrote {args.output}: {judge.model.num_parameters():,} parameters")

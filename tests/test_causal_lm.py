@@ -292,7 +292,12 @@ def test_probabilities_of_ten_and_one_share_the_first_digit() -> None:
     logits[1, 0], logits[1, 55] = np.log(0.75), np.log(0.25)
     values = _answer(chain, logits)
     np.testing.assert_allclose(values[[1, 7, 10]], [0.15, 0.4, 0.45], atol=1e-6)
-    assert values.sum() == pytest.approx(1)
+    assert values[:11].sum() == pytest.approx(1)
+    assert values[11] == 10  # greedy: first the digit, then what follows it
+    logits[1, 0], logits[1, 55] = np.log(0.25), np.log(0.75)
+    assert _answer(chain, logits)[11] == 1
+    logits[0, 7] = np.log(0.7)
+    assert _answer(chain, logits)[11] == 7
 
 
 def test_details_are_columns_on_request() -> None:

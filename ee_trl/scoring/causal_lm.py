@@ -1,8 +1,8 @@
 """The judge: any causal language model, asked by the rubric, read from its logits in one forward pass.
 
 At each answer slot the next-token distribution gives the probability of every value 0 to 10; their mean is the score,
-the most probable value the mode (what greedy generation would answer), the standard deviation the spread. Nothing is
-generated and nothing parsed.
+their standard deviation the spread, and the most probable answer, token by token as greedy generation takes it, the
+mode. Nothing is generated and nothing parsed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
-"""Columns on request: the most probable value, the spread, and how much probability lay on answers 0 to 10 at all."""
+"""Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
 
 _LAYOUT = "judge-1"  # changes when the token layout does
 
@@ -63,7 +63,7 @@ class CausalLMScorer:
             Whether code that comes with a hub model may run.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; halved where memory runs out. Changes no score. By default
-            4,096 on a CPU and 32,768 on a GPU.
+            512 on a CPU (more would be padding, and no faster) and 32,768 on a GPU.
         max_length (`int`, *optional*):
             Longest text in tokens; by default the model's. A longer dialogue loses its oldest turns; one whose last
             turn and reply do not fit is unscored.
@@ -108,7 +108,7 @@ class CausalLMScorer:
             self._content = _weights_of(model)
         self.prompt = JudgePrompt(self.tokenizer, self.rubric)
         self.branch = Branch.of(self.prompt.head, self.prompt.chains)
-        self.token_budget = token_budget or (32_768 if self.model.device.type == "cuda" else 4_096)
+        self.token_budget = token_budget or (32_768 if self.model.device.type == "cuda" else 512)
         limits = [max_length, getattr(self.model.config.get_text_config(), "max_position_embeddings", None)]
         self.max_length = min((n for n in limits if n), default=1 << 20)
         asked = len(self.prompt.prefix) + len(self.branch.tokens)
@@ -135,13 +135,12 @@ class CausalLMScorer:
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`."""
-        values = self.distributions(dialogues)  # (n, 2, 11)
+        values, mode = self.distributions(dialogues)
         mass = values.sum(axis=2)
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = values / mass[:, :, None]
         expected = shares @ np.array(VALUES, float)
         spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
-        mode = np.where(np.isnan(mass), np.nan, np.argmax(np.nan_to_num(values), axis=2).astype(float))
         self._look_at(mass)
         details: dict[str, np.ndarray] = {}
         for a, axis in enumerate(AXES):
@@ -161,15 +160,21 @@ class CausalLMScorer:
     _warned = False
 
     @torch.inference_mode()
-    def distributions(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """The probability of each answer 0 to 10, shape `(n, 2, 11)`; sums to what lay on answers at all."""
-        found = np.full((len(dialogues), len(AXES), len(VALUES)), np.nan)
+    def distributions(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        What the judge answers.
+
+        Returns:
+            `tuple`: the probability of each answer 0 to 10, shape `(n, 2, 11)`, whose sum is what lay on answers at
+            all, and the greedy answers, shape `(n, 2)`; NaN where a dialogue does not fit.
+        """
+        found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
         samples = [self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]
         if self.takes_tree:
             self._score_trees(trunks_of(samples), found)
         else:
             self._score_plain([(i, turns) for i, turns in enumerate(samples) if turns is not None], found)
-        return found
+        return found[:, :, :-1], found[:, :, -1]
 
     def _fitted(self, turns: list[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
         """The turns, without the oldest where they are too many for the model; `None` where even two are."""
@@ -246,7 +251,7 @@ class CausalLMScorer:
         return self.model(**kept, use_cache=False, **extra).logits[:, -2:].float()
 
     def _read(self, logits: torch.Tensor) -> np.ndarray:
-        """Answers of shape `(2, 11)` from one branch's logits of shape `(reads, vocabulary)`."""
+        """Answers of shape `(2, 12)` from one branch's logits of shape `(reads, vocabulary)`; see [`_answer`]."""
         parts = torch.split(logits, [chain.reads for chain in self.prompt.chains])
         return np.stack([_answer(chain, part) for chain, part in zip(self.prompt.chains, parts, strict=True)])
 
@@ -291,14 +296,14 @@ class CausalLMScorer:
         samples = [
             [self.prompt.turn_ids(("user", "assistant")[i % 2], t) for i, t in enumerate(talk[:n])] for n in (2, 4)
         ]
-        shape = (len(samples), len(AXES), len(VALUES))
+        shape = (len(samples), len(AXES), len(VALUES) + 1)
         tree, plain = np.full(shape, np.nan), np.full(shape, np.nan)
         try:
             self._score_trees(trunks_of(samples), tree)
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
             return f"this model does not take the branch mask ({type(error).__name__}: {error})"
         self._score_plain(list(enumerate(samples)), plain)
-        apart = np.abs(np.log(tree + 1e-30) - np.log(plain + 1e-30)).max()
+        apart = np.abs(np.log(tree[..., :-1] + 1e-30) - np.log(plain[..., :-1] + 1e-30)).max()
         exact = self.quantization == "none" and self.model.dtype == torch.float32
         if not apart <= (1e-2 if exact else 1.0):
             return f"this model gives other numbers under the branch mask (log probabilities differ by {apart:.2g})"
@@ -334,14 +339,17 @@ class CausalLMScorer:
 
 
 def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:
-    """The probability of each value 0 to 10 from a chain's logits, shape `(reads, vocabulary)`."""
+    """The probability of each value 0 to 10, and the greedy answer, from a chain's logits, `(reads, vocabulary)`."""
     chances = torch.softmax(logits, dim=-1)
     values = chances[0, list(chain.first)].double().cpu().numpy()
+    greedy = int(values[: len(VALUES) - (chain.second is not None)].argmax())
     if chain.second is not None:  # 10 is the digit of 1 and one more
         goes_on = float(chances[1, chain.second])
         values[10] = values[1] * goes_on
         values[1] *= 1 - goes_on
-    return values
+        if greedy == 1 and goes_on >= float(chances[1].max()):
+            greedy = 10
+    return np.append(values, greedy)
 
 
 def _out_of_memory(error: BaseException) -> bool:
