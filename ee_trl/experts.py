@@ -63,6 +63,12 @@ class ExpertArguments:
         default=None, metadata={"help": "Split to evaluate on (all of it, not selected), with --eval_strategy."}
     )
     empathy_scorer: str = field(default="linear", metadata={"help": "linear (bundled), a folder, or a hub id."})
+    empathy_quantization: str | None = field(
+        default=None, metadata={"help": "Of a judge: none, int8 or nf4 (bitsandbytes)."}
+    )
+    empathy_rubric: str | None = field(
+        default=None, metadata={"help": "Of a judge: a text file in the place of the bundled rubric."}
+    )
     empathy_threshold: list[float] = field(
         default_factory=lambda: [5.0],
         metadata={"help": "T in [0, 10]: one number for both axes, or two (sensibility rationality).", "nargs": "+"},
@@ -97,6 +103,7 @@ class ExpertArguments:
             threshold=threshold[0] if len(threshold) == 1 else threshold,
             ties=self.empathy_ties,
             turns=self.empathy_turns,  # type: ignore[arg-type]
+            **{name: value for name in ("quantization", "rubric") if (value := getattr(self, f"empathy_{name}"))},
         )
 
 
