@@ -385,8 +385,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="of which batched generation takes the fastest in a trial (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="N",
-        help="on a CPU (default: 1, the steadiest where others compute too); 0: as many as PyTorch takes",
+        "--threads", type=int, default=0, metavar="N",
+        help="on a CPU (default: 0, as many as PyTorch takes; 1 is the steadiest where others compute too)",
     )  # fmt: skip
     parser.add_argument("--peak-tflops", type=float, default=790, help="of the GPU, in bfloat16 (default: 790)")
     name = f"scoring_{'gpu' if cuda else 'cpu'}.json"

@@ -21,7 +21,7 @@ def quickstart(output: str | os.PathLike[str]) -> Path:
     Returns:
         `Path` of the report (Markdown; JSON and pictures are beside it).
     """
-    from .experts import parse_recipe_args
+    from .recipe_args import parse_recipe_args
     from .recipes import sft_sensibility
 
     folder = Path(output)

@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--results", help="JSON file for the cross-validated figures")
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--rubric", help="a text file in the place of the bundled rubric")
-    parser.add_argument("--epochs", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--epochs", type=int, default=3, help="(default: 3)")
     parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 64 (default: 128)")
     parser.add_argument("--layers", type=int, default=2, help="(default: 2)")
     parser.add_argument("--vocab-size", type=int, default=4_000, help="(default: 4000)")
@@ -204,10 +204,11 @@ def main() -> None:
     start = time.perf_counter()
     if args.folds:
         found = cross_validate(dialogues, scores, args)
+        only = f"--only-folds {args.only_folds} " if args.only_folds else ""
         settings = {k: v for k, v in vars(args).items() if k not in ("data", "output", "results")}
         record = {
             "command": "python scripts/train_tiny_judge.py $EE_TRL_DATA/ed_validation_scored.parquet "
-            f"--folds {args.folds} --results benchmarks/results/tiny_judge_cv.json",
+            f"--folds {args.folds} {only}--results benchmarks/results/tiny_judge_cv.json",
             "settings": settings,
             "seconds": round(time.perf_counter() - start),
             "versions": {name: version(name) for name in ("ee-trl", "torch", "transformers")},

@@ -60,15 +60,15 @@ def make_tokenizer(template: str = "none", digits: bool = True) -> PreTrainedTok
 
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-KV: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+KV: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 2048}
 FULL = {
     "llama": lambda v: LlamaConfig(vocab_size=v, **KV),
     "qwen2": lambda v: Qwen2Config(vocab_size=v, **KV),
     "qwen3": lambda v: Qwen3Config(vocab_size=v, head_dim=8, **KV),
     "llama64": lambda v: LlamaConfig(vocab_size=v, **(KV | {"hidden_size": 64, "intermediate_size": 128})),
     "mistral": lambda v: MistralConfig(vocab_size=v, sliding_window=None, **KV),
-    "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, max_position_embeddings=1024, **SIZES),
-    "gpt2": lambda v: GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=4, n_positions=1024),
+    "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, max_position_embeddings=2048, **SIZES),
+    "gpt2": lambda v: GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=4, n_positions=2048),
 }
 SLIDING = {
     "mistral_sliding": lambda v: MistralConfig(vocab_size=v, sliding_window=16, **KV),
@@ -223,8 +223,8 @@ def test_too_long_a_dialogue_loses_its_oldest_turns_and_what_does_not_fit_is_uns
 ) -> None:
     scorer = make_scorer()
     room = scorer.max_length - len(scorer.prompt.prefix) - len(scorer.branch.tokens)
-    old = [f"turn {i} " + "word " * 20 for i in range(80)]
-    long = Dialogue(tuple(old), "Oh dear.", ("user", "assistant") * 40)
+    old = [f"turn {i} " + "word " * 20 for i in range(200)]
+    long = Dialogue(tuple(old), "Oh dear.", ("user", "assistant") * 100)
     assert sum(map(len, scorer.prompt.turns(long))) > room
     fitted = scorer._fitted(scorer.prompt.turns(long))
     assert fitted is not None

@@ -16,7 +16,8 @@ from conftest import ROOT
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
-from ee_trl.experts import RECORD, ExpertArguments, parse_recipe_args
+from ee_trl.experts import RECORD
+from ee_trl.recipe_args import ExpertArguments, parse_recipe_args
 from ee_trl.recipes import sft_rationality, sft_sensibility
 
 

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
 from .prompt import VALUES, Chain, JudgePrompt
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUANTIZATIONS = ("none", "int8", "nf4")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
 """Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
 
@@ -98,14 +96,16 @@ class CausalLMScorer:
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
         self.quantization = quantization
         if isinstance(model, (str, os.PathLike)):
-            loaded = _load(os.fspath(model), tokenizer, quantization, dtype, device_map, revision, trust_remote_code)
+            loaded = load_judge(
+                os.fspath(model), tokenizer, quantization, dtype, device_map, revision, trust_remote_code
+            )
             self.model, self.tokenizer = loaded
-            self._content = _content_of(os.fspath(model), self.model)
+            self._content = content_of(os.fspath(model), self.model)
         else:
             if tokenizer is None:
                 raise ScorerError("a model that is loaded already needs its tokenizer: tokenizer=...")
             self.model, self.tokenizer = model, tokenizer
-            self._content = _weights_of(model)
+            self._content = weights_of(model)
         self.prompt = JudgePrompt(self.tokenizer, self.rubric)
         self.branch = Branch.of(self.prompt.head, self.prompt.chains)
         self.token_budget = token_budget or (32_768 if self.model.device.type == "cuda" else 512)
@@ -355,73 +355,3 @@ def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-# ---- loading -------------------------------------------------------------------------------------------------------
-
-
-def _load(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    quantization: str,
-    dtype: str,
-    device_map: str | dict[str, Any] | None,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    cuda = torch.cuda.is_available()
-    resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
-    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
-    if quantization != "none":
-        options["quantization_config"] = _quantization_config(quantization, options["dtype"])
-    if device_map is not None or cuda:
-        options["device_map"] = device_map if device_map is not None else {"": 0}
-    try:
-        shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
-    return model.eval(), tokenizer
-
-
-def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
-def _content_of(name: str, model: Any) -> str:
-    """Names a model's content: a hub model's commit, a folder's weights by their bytes."""
-    from hashlib import sha256
-
-    folder = Path(name)
-    if not folder.is_dir():
-        return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
-    digest = sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".jinja")
-    ):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"local@{digest.hexdigest()[:12]}"
-
-
-def _weights_of(model: Any) -> str:
-    from hashlib import sha256
-
-    digest = sha256(repr(type(model)).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"{type(model).__name__}@{digest.hexdigest()[:12]}"

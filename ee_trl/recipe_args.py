@@ -1,0 +1,144 @@
+"""What a recipe is given: its arguments beside TRL's own, parsed strictly from the command line and a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import EmpathyError
+
+
+if TYPE_CHECKING:
+    from trl import TrlParser
+
+    from .selector import EmpathyDataSelector
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ExpertArguments:
+    """
+    What a recipe is given beside TRL's own arguments; see `--help` for each.
+
+    Scores that the data set brings along (columns `sensibility` and `rationality`) are used as they are.
+    """
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "File, folder or hub name of the dialogues to select from. Default: the embedded sample.",
+            "aliases": ["--dataset_name"],
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a hub data set."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on (all of it, not selected), with --eval_strategy."}
+    )
+    empathy_scorer: str = field(default="linear", metadata={"help": "linear (bundled), a folder, or a hub id."})
+    empathy_quantization: str | None = field(
+        default=None, metadata={"help": "Of a judge: none, int8 or nf4 (bitsandbytes)."}
+    )
+    empathy_rubric: str | None = field(
+        default=None, metadata={"help": "Of a judge: a text file in the place of the bundled rubric."}
+    )
+    empathy_threshold: list[float] = field(
+        default_factory=lambda: [5.0],
+        metadata={"help": "T in [0, 10]: one number for both axes, or two (sensibility rationality).", "nargs": "+"},
+    )
+    empathy_ties: str = field(default="drop", metadata={"help": "What a score equal to T is: drop, high or low."})
+    empathy_turns: str = field(default="each", metadata={"help": "Of conversations: each listener turn, or the last."})
+    empathy_keep: str = field(
+        default="sensibility",
+        metadata={"help": "Quadrants to keep, joined by commas: sensibility, rationality, balanced, low, tie."},
+    )
+    empathy_rule: str = field(
+        default="threshold", metadata={"help": "threshold, top, random or longest (the last two are baselines)."}
+    )
+    empathy_n: int | None = field(default=None, metadata={"help": "How many samples to keep (not for threshold)."})
+    empathy_fraction: float | None = field(default=None, metadata={"help": "Share to keep (not for threshold)."})
+    empathy_axis: str | None = field(
+        default=None, metadata={"help": "What rule top ranks by: sensibility, rationality or difference."}
+    )
+    empathy_seed: int = field(default=0, metadata={"help": "Seed of rule random."})
+
+    def rule_options(self) -> dict[str, Any]:
+        """The options of [`EmpathyDataSelector.select`]."""
+        return {name: getattr(self, f"empathy_{name}") for name in ("keep", "rule", "n", "fraction", "axis", "seed")}
+
+    def make_selector(self) -> EmpathyDataSelector:
+        """The selector that the arguments describe."""
+        from .selector import EmpathyDataSelector
+
+        threshold = self.empathy_threshold
+        return EmpathyDataSelector(
+            self.empathy_scorer,
+            threshold=threshold[0] if len(threshold) == 1 else threshold,
+            ties=self.empathy_ties,
+            turns=self.empathy_turns,  # type: ignore[arg-type]
+            **{name: value for name in ("quantization", "rubric") if (value := getattr(self, f"empathy_{name}"))},
+        )
+
+
+def parse_recipe_args(parser: TrlParser, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """
+    Parses the command line and the YAML file of `--config`, strictly: an unknown key is an error.
+
+    Where neither a config nor a model is named, the tiny CPU config that comes with the package is used, and said.
+    """
+    args = [part for arg in (sys.argv[1:] if argv is None else argv) for part in _split_config(arg)]
+    named = {arg.split("=")[0] for arg in args}
+    if not named & {"--config", "--model_name_or_path", "-h", "--help"}:
+        logger.warning(
+            "No --config and no --model_name_or_path: this is the tiny CPU demonstration, on a model that knows no "
+            "language. For a real run: --config recipes/configs/qlora_8b.yaml --dataset YOUR_DIALOGUES, or "
+            "--model_name_or_path MODEL --dataset YOUR_DIALOGUES."
+        )
+        with as_file(files("ee_trl.recipes").joinpath("configs/tiny_cpu.yaml")) as default:
+            args = ["--config", str(default), *args]
+    parser.allow_abbrev = False  # `--learn 1` must not pass for `--learning_rate 1`
+    try:
+        _check_names(parser, args)
+        return parser.parse_args_and_config(args)
+    except (ValueError, TypeError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _split_config(arg: str) -> list[str]:
+    return arg.split("=", 1) if arg.startswith("--config=") else [arg]
+
+
+def _check_names(parser: TrlParser, args: list[str]) -> None:
+    """Raises for a key of the YAML file or an option of the command line that no argument has."""
+    import yaml
+
+    options = [name.lstrip("-") for name in parser._option_string_actions]
+    given = [(arg[2:].split("=")[0], "option") for arg in args if arg.startswith("--") and arg != "--config"]
+    if "--config" in args:
+        at = args.index("--config") + 1
+        if at == len(args):
+            raise ValueError("--config names no file")
+        config = yaml.safe_load(Path(args[at]).read_text(encoding="utf-8"))
+        given += [(str(key), f"key in {args[at]}") for key in (config or {}) if key != "env"]
+    for name, kind in given:
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "--help lists the valid ones"
+            raise ValueError(f"unknown {kind}: {name!r}; {hint}")
+
+
+def run_recipe(main: Callable[..., None], parser: TrlParser) -> None:
+    """Runs a recipe's `main` on the command line's arguments; what it refuses is said without a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    args = parse_recipe_args(parser)
+    try:
+        main(*args)
+    except EmpathyError as error:
+        sys.exit(f"{parser.prog}: {error}")

@@ -1,0 +1,86 @@
+"""Loading a judge, in full precision or quantized, and naming its content for the fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ScorerError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_judge(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    quantization: str,
+    dtype: str,
+    device_map: str | dict[str, Any] | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Any, Any]:
+    """Model (in evaluation mode) and tokenizer of a hub id or folder; raises [`ScorerError`] where that fails."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cuda = torch.cuda.is_available()
+    resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
+    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    if quantization != "none":
+        options["quantization_config"] = _quantization_config(quantization, options["dtype"])
+    if device_map is not None or cuda:
+        options["device_map"] = device_map if device_map is not None else {"": 0}
+    try:
+        shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
+    return model.eval(), tokenizer
+
+
+def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def content_of(name: str, model: Any) -> str:
+    """Names a model's content: a hub model's commit, a folder's weights by their bytes."""
+    from hashlib import sha256
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
+    digest = sha256()
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".jinja")
+    ):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"local@{digest.hexdigest()[:12]}"
+
+
+def weights_of(model: Any) -> str:
+    """Names the content of a model that is loaded already, by its weights."""
+    from hashlib import sha256
+
+    digest = sha256(repr(type(model)).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{type(model).__name__}@{digest.hexdigest()[:12]}"
