@@ -176,7 +176,7 @@ class ExpertRun:
         if self.state.is_main_process and not (folder / "selection.json").exists():
             self._select_into(folder)
         self.state.wait_for_everyone()
-        train = Dataset.from_parquet(str(folder / "selected.parquet"), cache_dir=str(folder / ".cache"))
+        train = Dataset.from_parquet(str(folder / "selected.parquet"))
         return train, self._test_set()
 
     def _select_into(self, folder: Path) -> None:
