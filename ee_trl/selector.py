@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
     from .data import AnyDataset
+
+logger = logging.getLogger(__name__)
 
 QUADRANT = "quadrant"
 
@@ -155,6 +158,9 @@ class EmpathyDataSelector:
 
         features = features_of(dataset)
         layout = engine.layout_of(list(features), self.detail_columns)
+        if layout.given_scores:
+            kept = " and ".join(layout.renames[name] for name in layout.given_scores)
+            logger.warning("the data set's own scores are kept as %s; to use those, select without scoring", kept)
         order = None
         if layout.fmt.utterance_rows and not _is_stream(dataset):
             order = _conversation_order(dataset)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import ROOT
 from datasets import Dataset
 
@@ -55,11 +56,14 @@ def rubric(data: Path) -> Path:
 def judge(data: Path) -> Path:
     """A folder with a judge that learnt them, for a few epochs."""
     folder = data.parent / "judge"
-    argv = [str(data), "-o", str(folder), "--epochs", "12", "--hidden-size", "64", "--vocab-size", "1500"]
+    argv = [str(data), "-o", str(folder), "--epochs", "20", "--hidden-size", "64", "--vocab-size", "1500"]
     argv += ["--token-budget", "1000", "--learning-rate", "4e-3", "--rubric", str(rubric(data))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train_tiny_judge.py", *argv])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the same sums in the same order, whatever else the machine does
         train_tiny_judge.main()
+        torch.set_num_threads(threads)
     return folder
 
 
@@ -72,7 +76,7 @@ def test_it_answers_in_the_form_and_its_modes_are_what_it_generates(judge: Path,
     scorer = CausalLMScorer(judge, rubric=rubric(judge), dtype="float32")
     scores, details = scorer.score_with_details(dialogues[:30])
     modes = np.stack([details["sensibility_mode"], details["rationality_mode"]], axis=1)
-    assert min(details["sensibility_mass"].min(), details["rationality_mass"].min()) > 0.95
+    assert min(details["sensibility_mass"].min(), details["rationality_mass"].min()) > 0.8
     np.testing.assert_array_equal(scorer.generate_modes(dialogues[:30]), modes)
     assert scorer.takes_tree
     assert scores.std() > 0.1
@@ -84,7 +88,7 @@ def test_it_ranks_what_it_learnt(judge: Path, dialogues: list[Dialogue], data: P
     _, given = train_tiny_judge.read(str(data))
     predicted = CausalLMScorer(judge, rubric=rubric(judge)).score(dialogues)
     for axis in range(2):
-        assert spearmanr(predicted[:, axis], given[:, axis]).statistic > 0.15
+        assert spearmanr(predicted[:, axis], given[:, axis]).statistic > 0.3
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_wrong_options_of_a_judge_are_refused(judge: Path, data: Path, capsys: p
 
     with pytest.raises(ScorerError, match="Did you mean 'quantization'"):
         load_scorer(judge, quantisation="nf4")
-    with pytest.raises(ScorerError, match="no options"):
+    with pytest.raises(ScorerError, match="no option 'quantization'"):
         load_scorer("linear", quantization="nf4")
     with pytest.raises(ScorerError, match="neither a linear scorer"):
         load_scorer(judge.parent)

@@ -59,7 +59,7 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
         from .linear import LinearScorer
 
         if options:
-            raise ScorerError(f"the linear scorer has no options; got {', '.join(sorted(options))}")
+            raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; it has none")
         return LinearScorer() if spec == "linear" else LinearScorer(_folder_of(spec))
     from .causal_lm import CausalLMScorer
 
