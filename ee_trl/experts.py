@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import EmpathyError, FormatError, SelectionError, unknown
+from .reports.rubric import rubric_part, rubric_text
 
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class ExpertRun:
             "settings": chosen.settings,
             "counts": chosen.counts(),
             "summary": summary.to_dict(),
+            "rubric": None if self._scores_given else rubric_text(selector.scorer),
         }
         features, tables = selector.select_tables(scored, chosen)
         write_file(tables, features, folder / "selected.parquet", metadata=record)
@@ -288,6 +290,7 @@ def selection_section(record: dict[str, Any]) -> str:
         "|---|---:|---:|",
         *(f"| {name} | {q['count']:,} | {q['share']:.1%} |" for name, q in summary["quadrants"].items()),
         "",
+        *rubric_part(record.get("rubric")),
         "Selected with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
         "",
     ]

@@ -313,9 +313,32 @@ def test_details_are_columns_on_request() -> None:
 # ---- text cannot become control ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_no_special_token_in_the_text_reaches_the_model_as_one(template: str) -> None:
-    tokenizer = make_tokenizer(template)
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """As SentencePiece makes them: spaces are part of the pieces, and nothing is a byte."""
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits(True)]
+    )
+    unigram.decoder = decoders.Metaspace()
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
+    trainer = trainers.UnigramTrainer(vocab_size=600, special_tokens=special, unk_token="<unk>", show_progress=False)
+    texts = [m["content"] for messages in load_sample()["messages"] for m in messages]
+    unigram.train_from_iterator([*texts, RUBRIC.text, "- Sensibility: 0123456789 - Rationality:"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=unigram, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    **{f"byte-level, {name}": lambda name=name: make_tokenizer(name) for name in TEMPLATES},
+    "byte-level, numbers whole": lambda: make_tokenizer("chatml", digits=False),
+    "unigram": unigram_tokenizer,
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_no_special_token_in_the_text_reaches_the_model_as_one(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
     prompt = JudgePrompt(tokenizer, RUBRIC)
     control = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     assert len(control) >= 7

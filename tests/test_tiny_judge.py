@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from ee_trl import CausalLMScorer, EmpathyDataSelector, load_sample, load_scorer
 from ee_trl.cli.main import main
+from ee_trl.data import read_metadata
 from ee_trl.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.scoring.causal_lm import DETAILS
 
@@ -115,6 +116,9 @@ def test_command_line_scores_with_the_judge_and_keeps_the_given_scores(
     assert set(table.column("scorer").to_pylist()) == {
         load_scorer(judge, rubric=rubric(data), dtype="float32").fingerprint
     }
+    made_by = read_metadata(out)
+    assert made_by is not None
+    assert made_by["rubric"] == RUBRIC
     again = EmpathyDataSelector(judge, rubric=rubric(data), dtype="float32", details=True).score(str(out))
     assert again["sensibility"][:] == table.column("sensibility").to_pylist()
 
@@ -131,6 +135,21 @@ def test_agreement_report_of_the_judge_has_its_rubric_and_injection_shift(
     assert "fake_form" in page
     assert json.loads((folder / "agreement.json").read_text())
     assert (folder / "agreement.png").stat().st_size > 1_000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_recipe_selects_by_the_judge_and_its_card_prints_the_rubric(judge: Path, data: Path, tmp_path: Path) -> None:
+    from ee_trl.recipe_args import parse_recipe_args
+    from ee_trl.recipes import sft_sensibility
+
+    load_sample().select(range(60)).to_parquet(tmp_path / "dialogues.parquet")
+    argv = ["--dataset", str(tmp_path / "dialogues.parquet"), "--empathy_scorer", str(judge), "--max_steps", "2"]
+    argv += ["--empathy_rubric", str(rubric(data)), "--empathy_threshold", "3", "--empathy_rule", "top"]
+    argv += ["--empathy_n", "20", "--output_dir", str(tmp_path / "expert")]
+    sft_sensibility.main(*parse_recipe_args(sft_sensibility.make_parser(), argv))
+    card = (tmp_path / "expert" / "README.md").read_text(encoding="utf-8")
+    assert RUBRIC in card
+    assert "judge-1/local@" in card
 
 
 def test_wrong_options_of_a_judge_are_refused(judge: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

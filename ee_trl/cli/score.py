@@ -51,6 +51,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data import check_output, row_count, write_file
+    from ..reports.rubric import rubric_text
 
     options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
     selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, details=args.details, **options)
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         "threshold": list(selector.threshold),
         "ties": args.ties,
         "turns": args.turns,
+        "rubric": rubric_text(selector.scorer),
         "versions": common.versions(),
     }
     rows = write_file(tables, features, path, metadata=metadata)

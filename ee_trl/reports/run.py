@@ -10,6 +10,7 @@ from typing import Any
 
 from ..axes import QUADRANTS, TIE
 from ..data import write_json, write_text
+from .rubric import rubric_part
 
 
 METRIC_NOTES = {
@@ -90,6 +91,7 @@ def _selection_part(selection: Mapping[str, Any], picture: str | None) -> str:
             _table(("quadrant", "samples", "share of the scored", ""), rows),
             _picture(picture, "score plane"),
             _emotion_table(summary["emotions"]) if summary["emotions"] else "",
+            *(["\n".join(rubric_part(selection["rubric"]))] if selection.get("rubric") else []),
         ]
     )
 
