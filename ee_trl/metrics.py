@@ -6,11 +6,21 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._optional import require
 from .errors import EmpathyError, MissingExtraError, unknown
 
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
+
+
+LIBRARIES = {
+    "dialogue_bleu": ("nltk",),
+    "dialogue_rouge": ("rouge_score",),
+    "distinct": ("nltk",),
+    "word_f1": ("nltk",),
+}
+"""What metrics import when they compute, beyond the core dependencies: checked when they are loaded."""
 
 
 def metrics_dir() -> Path:
@@ -66,6 +76,8 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     names = list_metrics()
     if name not in names:
         raise EmpathyError(unknown("metric", name, names))
+    for library in LIBRARIES.get(name, ()):
+        require(library, extra="metrics", purpose=f"metric {name!r}")
     import evaluate  # takes seconds, and nothing else here needs it
 
     try:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -164,18 +164,23 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse
     groups = conversations(dialogues)
     fold_of = np.random.default_rng(args.seed).integers(args.folds, size=groups.max() + 1)[groups]
     predicted = np.full(scores.shape, np.nan)
+    by_fold = []
     for fold in range(args.only_folds or args.folds):
         inside = np.flatnonzero(fold_of != fold)
         chosen = [dialogues[i] for i in inside]
         tokenizer = make_tokenizer(chosen, load_rubric(args.rubric), args.vocab_size)
         judge = train(chosen, scores[inside], tokenizer, args, f"fold {fold + 1}")
         held_out = np.flatnonzero(fold_of == fold)
-        predicted[held_out] = judge.score([dialogues[i] for i in held_out])
-        rho = [spearmanr(predicted[held_out, a], scores[held_out, a]).statistic for a in range(2)]
+        found = judge.score([dialogues[i] for i in held_out])
+        rho = [float(spearmanr(found[:, a], scores[held_out, a]).statistic) for a in range(2)]
+        by_fold.append(dict(zip(AXES, rho, strict=True)))
+        # each fold's judge has a scale of its own: their ranks can be put together, their scores cannot
+        predicted[held_out] = rankdata(found, axis=0) / len(held_out)
         print(f"fold {fold + 1}: Spearman {rho[0]:.3f} (S), {rho[1]:.3f} (R)", flush=True)
     seen = ~np.isnan(predicted[:, 0])
     return {
         "held_out": int(seen.sum()),
+        "spearman_by_fold": by_fold,
         **{axis: interval(predicted[seen, a], scores[seen, a]) for a, axis in enumerate(AXES)},
     }
 
