@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 
@@ -20,10 +21,12 @@ class Scorer(Protocol):
     Attributes:
         fingerprint (`str`):
             Names everything that determines the numbers: kind of scorer, weights, rubric, precision. Two scorers with
-            the same fingerprint give the same scores. One line, readable, e.g. `linear-1/sha256:4f1c0a9b2d3e`.
+            the same fingerprint give the same scores: the score store goes by it. One line, readable, e.g.
+            `linear-1/sha256:4f1c0a9b2d3e`.
 
-    A scorer that has more to tell than its scores also has `details`, the names of further columns, and
-    `score_with_details(dialogues)`, which gives the scores and a mapping of each name to an array of shape `(n,)`.
+    A scorer that has more to tell also has `score_batches(dialogues)`, which gives a [`ScoredBatch`] as soon as it is
+    made, in any order, until every dialogue has been in one; it may have `details`, the names of the further columns
+    that its batches bring. A scorer that is cheaper than looking a score up says so by `stored = False`.
     """
 
     @property
@@ -44,3 +47,27 @@ class Scorer(Protocol):
             scorer could not score; it is reported as unscored. A row's numbers do not depend on its batch mates.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """
+    `b` of the dialogues that a scorer was given, with what it found.
+
+    Args:
+        indices (`Sequence[int]`): Which of the dialogues these are, by position.
+        scores (`np.ndarray` of shape `(b, 2)`): Sensibility, rationality; NaN where unscored.
+        reasons (`Sequence[str | None]`, *optional*): Why a dialogue has no score, one of
+            [`~ee_trl.dialogue.REASONS`]; `None` where it has one. By default `"scorer_gave_none"` wherever it has none.
+        details (`Mapping[str, np.ndarray]`, *optional*): Further columns, name -> array of shape `(b,)`, NaN for null.
+        tokens (`int`, *optional*, defaults to `0`): Tokens of the dialogues' own text.
+        forward_tokens (`int`, *optional*, defaults to `0`): Tokens that went through the model for them, with rubric,
+            questions and padding.
+    """
+
+    indices: Sequence[int]
+    scores: np.ndarray
+    reasons: Sequence[str | None] | None = None
+    details: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tokens: int = 0
+    forward_tokens: int = 0
