@@ -214,13 +214,13 @@ def generate(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], batch_size: 
 def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_rubric: bool) -> np.ndarray:
     """The steps between, as expected values of shape `(n, 2)`."""
     turns = [scorer.prompt.turns(d) for d in dialogues]
-    found = np.full((len(dialogues), 2, len(VALUES) + 1), np.nan)  # the last is the greedy answer
     if share_rubric:
         texts = [[i for turn in each for i in turn] for each in turns]
-        scorer._score_trees([Trunk(text, [(n, len(text))]) for n, text in enumerate(texts)], found)
+        parts = scorer._tree_answers([Trunk(text, [(n, len(text))]) for n, text in enumerate(texts)])
     else:
-        scorer._score_plain(list(enumerate(turns)), found)
-    chances = found[:, :, : len(VALUES)]
+        parts = scorer._plain_answers(list(enumerate(turns)))
+    answers = {n: answer for part, _ in parts for n, answer in part.items()}
+    chances = np.stack([answers[n] for n in range(len(dialogues))])[:, :, : len(VALUES)]  # the last is the greedy one
     return chances @ np.array(VALUES, float) / chances.sum(axis=2)
 
 

@@ -25,6 +25,7 @@ from .json_lines import COMPRESSED, is_sound, repaired
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+    from tqdm import tqdm
 
     AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -267,14 +268,17 @@ def label_names(feature: Any, values: Iterable[int | None]) -> list[str | None]:
     return [None if value is None or value < 0 else feature.int2str(value) for value in values]
 
 
-def progress(iterable: Iterable[pa.Table], *, total: int | None, label: str, show: bool | None) -> Iterator[pa.Table]:
-    """The same tables, with a progress bar in rows on standard error (`show=None`: where that is a terminal)."""
+def progress_bar(*, total: int | None, label: str, show: bool | None, unit: str = "rows") -> tqdm[Any]:
+    """A progress bar on standard error; `show=None` is where that is a terminal."""
     from tqdm.auto import tqdm
 
-    with tqdm(
-        total=total, desc=label, unit=" rows", disable=None if show is None else not show, smoothing=0.05
-    ) as bar:
-        for table in iterable:
+    return tqdm(total=total, desc=label, unit=f" {unit}", disable=None if show is None else not show, smoothing=0.05)
+
+
+def progress(tables: Iterable[pa.Table], bar: tqdm[Any]) -> Iterator[pa.Table]:
+    """The same tables; the bar counts their rows as they have been dealt with."""
+    with bar:
+        for table in tables:
             yield table
             bar.update(table.num_rows)
 

@@ -31,10 +31,14 @@ REASONS = {
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
     "invalid_json": "the line of the file is not JSON",
+    "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
 }
 """Why a sample can be unscored, by name."""
+
+NOTHING_TO_SCORE = ("ends_with_speaker",)
+"""Those of [`REASONS`] that are no failure: the data are as they should be, there is just no reply."""
 
 MAX_TURN_CHARS = 32_768
 SOURCE_ERROR = "source_error"

@@ -26,6 +26,14 @@ class ScorerError(EmpathyError):
     """A scorer cannot be loaded, or broke its contract."""
 
 
+class StoreError(EmpathyError):
+    """The score store cannot be read or written."""
+
+
+class CoverageError(EmpathyError):
+    """More samples are unscored than the run was told to accept."""
+
+
 class MissingExtraError(EmpathyError, ImportError):
     """An optional dependency is not installed; the message gives the pip line."""
 

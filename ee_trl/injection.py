@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .axes import AXES, QUADRANTS
 from .dialogue import FORMATS, Dialogue, samples_of
-from .scoring.engine import run_scorer
+from .scoring.run import ScoringRun
 
 
 if TYPE_CHECKING:
@@ -85,13 +85,16 @@ def base_dialogues() -> list[Dialogue]:
     return [dialogue for dialogue in found if dialogue is not None]
 
 
-def injection_shift(scorer: Scorer, dialogues: Sequence[Dialogue] | None = None) -> dict[str, Any]:
+def injection_shift(
+    scorer: Scorer, dialogues: Sequence[Dialogue] | None = None, run: ScoringRun | None = None
+) -> dict[str, Any]:
     """
     How far the attacks move a scorer's numbers.
 
     Args:
         scorer ([`Scorer`]): Who is attacked.
         dialogues (`Sequence[Dialogue]`, *optional*): What the attacks are put into; defaults to [`base_dialogues`].
+        run (`ScoringRun`, *optional*): The scorer at work, with a store; by default without.
 
     Returns:
         `dict`: `"scorer"` (the fingerprint), `"dialogues"` and `"attacks"` (counts), `"unscored_clean"` (dialogues
@@ -108,7 +111,7 @@ def injection_shift(scorer: Scorer, dialogues: Sequence[Dialogue] | None = None)
     variants = [[attacked(d, made) for d in base] for attack in attacks for made in (attack, neutral(attack))]
     texts = list(dict.fromkeys([*base, *(d for group in variants for d in group)]))  # many neutral ones are the same
     place = {dialogue: i for i, dialogue in enumerate(texts)}
-    scores, _ = run_scorer(scorer, texts)
+    scores = (run or ScoringRun(scorer)).score(texts).scores
     clean = scores[[place[d] for d in base]]
     shape = (len(attacks), 2, len(base), len(AXES))
     made = scores[[place[d] for group in variants for d in group]].reshape(shape)

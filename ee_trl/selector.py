@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
-from .data import columns_of, features_of, open_dataset, progress, rows_of, tables_of, to_dataset
+from .data import columns_of, features_of, open_dataset, progress, progress_bar, rows_of, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
+from .scoring.coverage import Coverage
 from .scoring.load import check_scorer, load_scorer
+from .scoring.run import ScoringRun
+from .scoring.store import ScoreStore
 from .subset import (
     check_scored,
     read_scores,
@@ -56,6 +59,11 @@ class EmpathyDataSelector:
         details (`bool`, *optional*, defaults to `False`):
             Whether `score` also adds what the scorer tells beside its scores: for a judge the mode, spread and answer
             mass of each axis.
+        store (`bool`, `str`, `os.PathLike` or [`ScoreStore`], *optional*, defaults to `True`):
+            Where scores are kept as they are made, so that nothing is scored twice: `True` for the usual cache place
+            (`~/.cache/ee_trl`, or `$EE_TRL_CACHE`), a file, or `False` for nowhere. The linear scorer needs none.
+        retry_failures (`bool`, *optional*, defaults to `False`):
+            Whether dialogues that a scorer failed on in an earlier run are tried again.
         batch_rows (`int`, *optional*, defaults to `1000`):
             Rows read at a time. Changes no score.
         show_progress (`bool`, *optional*):
@@ -82,6 +90,8 @@ class EmpathyDataSelector:
         ties: str = "drop",
         turns: Turns = "each",
         details: bool = False,
+        store: bool | str | os.PathLike[str] | ScoreStore = True,
+        retry_failures: bool = False,
         batch_rows: int = 1_000,
         show_progress: bool | None = None,
         **scorer_options: Any,
@@ -96,15 +106,37 @@ class EmpathyDataSelector:
         self.ties = ties
         self.turns = turns
         self.details = details
+        self.retry_failures = retry_failures
         self.batch_rows = batch_rows
         self.show_progress = show_progress
         self._spec = scorer
         self._options = scorer_options
+        self._store = store
+        self._run: ScoringRun | None = None
 
     @cached_property
     def scorer(self) -> Scorer:
         """The scorer, loaded when it is first needed."""
         return load_scorer(self._spec, **self._options)
+
+    @cached_property
+    def store(self) -> ScoreStore | None:
+        """Where scores are kept; `None` for nowhere, as of a scorer that is cheaper than a look-up."""
+        if self._store is False or not getattr(self.scorer, "stored", True):
+            return None
+        if isinstance(self._store, ScoreStore):
+            return self._store
+        return ScoreStore(None if self._store is True else self._store)
+
+    def new_run(self) -> ScoringRun:
+        """The scorer at work, with its store; [`~EmpathyDataSelector.coverage`] is of this run from now on."""
+        self._run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures)
+        return self._run
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What the last scoring did: scored, unscored by reason, from the store, tokens, time; `None` before any."""
+        return self._run.coverage if self._run else None
 
     @property
     def detail_columns(self) -> tuple[str, ...]:
@@ -166,8 +198,11 @@ class EmpathyDataSelector:
             order = _conversation_order(dataset)
             dataset = dataset.select(order)
         total = total if _is_stream(dataset) else len(dataset)
-        tables = progress(tables_of(dataset, self.batch_rows), total=total, label="score", show=self.show_progress)
-        scored = engine.score_tables(tables, features, layout, self.scorer, self.turns, order)
+        bar = progress_bar(total=total, label="score", show=self.show_progress)
+        run = self.new_run()
+        run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
+        tables = progress(tables_of(dataset, self.batch_rows), bar)
+        scored = engine.score_tables(tables, features, layout, run, self.turns, order)
         out = engine.scored_features(features, layout)
         return Features({**out, QUADRANT: Value("string")}), (self._with_quadrant(table) for table in scored)
 
@@ -194,7 +229,7 @@ class EmpathyDataSelector:
 
         def rows() -> Iterator[dict[str, Any]]:
             batches = engine.batched_rows(stream, layout, self.batch_rows)
-            for row in engine.score_rows(batches, layout, self.scorer, self.turns):
+            for row in engine.score_rows(batches, layout, self.new_run(), self.turns):
                 name = rules.quadrants([row[SENSIBILITY]], [row[RATIONALITY]], self.threshold, self.ties)[0]
                 yield row | {QUADRANT: str(name) or None}
 
@@ -273,8 +308,8 @@ class EmpathyDataSelector:
         tables: Iterable[pa.Table] = tables_of(scored, self.batch_rows)
         if QUADRANT in features and "scorer" in features:  # it was written at the threshold of scoring
             tables = (self._with_quadrant(table) for table in tables)
-        tables = progress(tables, total=len(kept), label="select", show=self.show_progress)
-        return training_features(features), training_tables(tables, features, kept)
+        bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
+        return training_features(features), training_tables(progress(tables, bar), features, kept)
 
     def _select_stream(self, stream: IterableDataset, **options: Any) -> IterableDataset:
         from datasets import IterableDataset
@@ -330,6 +365,9 @@ class EmpathyDataSelector:
             return {name: self.sweep(part, grid) for name, part in scored.items()}
         scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_run": None}  # a run belongs to its process
 
     def __repr__(self) -> str:
         return f"EmpathyDataSelector({self._spec!r}, threshold={self.threshold}, ties={self.ties!r})"

@@ -145,7 +145,7 @@ def test_a_failure_leaves_no_file_behind(folder: Path, monkeypatch: pytest.Monke
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ee_trl.scoring.engine.run_scorer", interrupted)
+    monkeypatch.setattr("ee_trl.scoring.run.ScoringRun.score", interrupted)
     assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "-q"]) == 130
     assert not out.exists()
     assert not [p for p in folder.iterdir() if "partial" in p.name]

@@ -25,8 +25,9 @@ from ee_trl import EmpathyDataSelector
 from ee_trl.data import features_of, open_dataset, to_dataset, write_file
 from ee_trl.dialogue import REASONS
 from ee_trl.errors import FormatError, ScorerError, ScoresError
-from ee_trl.scoring.engine import SCORE_COLUMNS, layout_of, run_scorer
+from ee_trl.scoring.engine import SCORE_COLUMNS, layout_of
 from ee_trl.scoring.load import check_scorer, load_scorer
+from ee_trl.scoring.run import ScoringRun
 
 
 HALF = "half a \ud83d smile"
@@ -34,8 +35,9 @@ HALF = "half a \ud83d smile"
 
 @pytest.fixture
 def score(word_scorer: Any) -> Callable[..., Any]:
-    """Scores by counting words; `batch_rows` and other settings as keywords."""
-    return lambda data, **options: EmpathyDataSelector(word_scorer, show_progress=False, **options).score(data)
+    """Scores by counting words, keeping nothing; `batch_rows` and other settings as keywords."""
+    options = {"show_progress": False, "store": False}
+    return lambda data, **more: EmpathyDataSelector(word_scorer, **options, **more).score(data)
 
 
 def numbers(rows: Any) -> list[tuple[float | None, float | None]]:
@@ -502,10 +504,10 @@ def test_scorers_own_error_comes_through() -> None:
 
 def test_scorers_array_is_left_alone() -> None:
     values = np.array([[11.0, 1.0], [1.0, 1.0]])
-    scores, statuses = run_scorer(Given(values), DIALOGUES[:2])
+    found = ScoringRun(Given(values)).score(DIALOGUES[:2])
     assert values[0, 0] == 11
-    assert np.isnan(scores).tolist() == [[True, True], [False, False]]
-    assert statuses == ["score_out_of_range", "scored"]
+    assert np.isnan(found.scores).tolist() == [[True, True], [False, False]]
+    assert found.statuses == ["score_out_of_range", "scored"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def add_parser(commands: Any) -> None:
             help=f"option of scorer {side.upper()}, e.g. quantization=nf4; repeatable",
         )
     parser.add_argument("--no-injection", action="store_true", help="leave prompt injection out")
+    common.add_store(parser)
     common.add_json(parser)
+    common.add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             return _read_side(spec, dataset, chosen)
         if _is_file(spec):
             return _file_side(spec, samples, turns, chosen)
-        return _scorer_side(spec, options, [samples[i] for i in chosen], injection=not args.no_injection)
+        return _scorer_side(spec, options, [samples[i] for i in chosen], args)
 
     a, b = (side(spec, options) for spec, options in specs)
     found = agree(a.scores, b.scores, threshold, args.ties)
@@ -252,23 +254,28 @@ def _shown(texts: Sequence[tuple[str, ...] | None], i: int, limit: int = 160) ->
     return text if len(text) <= limit else "…" + text[-limit + 1 :]
 
 
-def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], *, injection: bool) -> Side:
+def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], args: argparse.Namespace) -> Side:
     import numpy as np
 
+    from ..data import progress_bar
     from ..injection import injection_shift
     from ..reports.agreement_page import Side
     from ..rubric import Rubric
-    from ..scoring.engine import run_scorer
     from ..scoring.load import load_scorer
 
     scorer = load_scorer(spec, **options)
-    todo = [(i, sample.dialogue) for i, sample in enumerate(samples) if sample.dialogue is not None]
-    common.note(f"scoring {len(todo):,} samples with {spec}")
+    selector = common.make_selector(args, scorer=scorer, **common.store_options(args))
+    run = selector.new_run()
     scores = np.full((len(samples), 2), np.nan)
     status = [sample.reason or SCORED for sample in samples]
-    given, statuses = run_scorer(scorer, [dialogue for _, dialogue in todo])
-    for (i, _), row, why in zip(todo, given, statuses, strict=True):
-        scores[i], status[i] = row, why
+    todo = [(i, sample.dialogue) for i, sample in enumerate(samples) if sample.dialogue is not None]
+    with progress_bar(total=len(todo), label=spec, show=selector.show_progress, unit="samples") as bar:
+        for start in range(0, len(todo), selector.batch_rows):
+            part = todo[start : start + selector.batch_rows]
+            found = run.score([dialogue for _, dialogue in part])
+            for (i, _), row, why in zip(part, found.scores, found.statuses, strict=True):
+                scores[i], status[i] = row, why
+            bar.update(len(part))
     rubric = getattr(scorer, "rubric", None)
     return Side(
         spec,
@@ -276,5 +283,5 @@ def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], 
         scores,
         status,
         rubric if isinstance(rubric, Rubric) else None,
-        injection_shift(scorer) if injection else None,
+        None if args.no_injection else injection_shift(scorer, run=run),
     )

@@ -84,6 +84,24 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it is there already")
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Where scores are kept, and what becomes of earlier failures."""
+    group = parser.add_argument_group(
+        "the score store", "scores are saved as they are made, so that nothing is scored twice; see `ee-trl cache`"
+    )
+    place = group.add_mutually_exclusive_group()
+    place.add_argument("--store", metavar="FILE", help="SQLite file (default: scores.sqlite in the cache folder)")
+    place.add_argument("--no-store", action="store_true", help="save no scores but those of the output")
+    group.add_argument(
+        "--retry-failures", action="store_true", help="try dialogues again that a scorer failed on before"
+    )
+
+
+def store_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of [`EmpathyDataSelector`] about the store."""
+    return {"store": args.store or not args.no_store, "retry_failures": args.retry_failures}
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Output for machines."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import EmpathyError
-from . import agreement, quickstart, recipes, rubric, score, select, summary, sweep
+from ..errors import CoverageError, EmpathyError, StoreError
+from . import agreement, cache, quickstart, recipes, rubric, score, select, summary, sweep
 
 
 EXIT_CODES = """\
@@ -19,11 +19,12 @@ exit codes:
   2  the command line is not valid
   3  the input, an option's value or a scorer is not valid; the message says which, and the fix
   4  nothing was selected
-  5  the file system refused (disk full, no permission)
+  5  the file system or the score store refused (disk full, no permission)
+  6  more samples are unscored than --max-unscored accepts; everything was written
   130  interrupted
 """
 
-COMMANDS = (score, select, sweep, summary, agreement, rubric, recipes, quickstart)
+COMMANDS = (score, select, sweep, summary, agreement, rubric, cache, recipes, quickstart)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except EmpathyError as error:
         print(f"ee-trl: {error}", file=sys.stderr)
-        return 3
+        return 6 if isinstance(error, CoverageError) else 5 if isinstance(error, StoreError) else 3
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ee-trl: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
-        print("ee-trl: interrupted; nothing was written", file=sys.stderr)
+        print("ee-trl: interrupted; no output was written, scores that were made are in the store", file=sys.stderr)
         return 130
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 from ..dialogue import FORMATS
+from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from . import common
 
 
@@ -43,6 +43,15 @@ def add_parser(commands: Any) -> None:
         "--turns", choices=("each", "last"), default="each", help="of conversations: each listener turn, or the last"
     )
     common.add_threshold(parser)
+    common.add_store(parser)
+    parser.add_argument(
+        "--max-unscored",
+        type=share,
+        default=DEFAULT_MAX_UNSCORED,
+        metavar="SHARE",
+        help="fail, after everything is written, if a larger share of the samples has no score; a last turn of the "
+        "speaker, which nobody answered, does not count (default: %(default)s)",
+    )
     common.add_json(parser)
     common.add_quiet(parser)
     parser.set_defaults(run=run)
@@ -54,10 +63,11 @@ def run(args: argparse.Namespace) -> int:
     from ..reports.rubric import rubric_text
 
     options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
-    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, details=args.details, **options)
+    selector = common.make_selector(
+        args, scorer=args.scorer, turns=args.turns, details=args.details, **common.store_options(args), **options
+    )
     path = check_output(args.output, overwrite=args.overwrite)
     dataset = common.open_input(args.dataset, args)
-    start = time.perf_counter()
     features, tables = selector.score_tables(dataset, row_count(args.dataset))
     metadata = {
         "command": "score",
@@ -69,12 +79,24 @@ def run(args: argparse.Namespace) -> int:
         "rubric": rubric_text(selector.scorer),
         "versions": common.versions(),
     }
-    rows = write_file(tables, features, path, metadata=metadata)
-    seconds = time.perf_counter() - start
-    summary = selector.summary(common.open_written(path))
+    write_file(tables, features, path, metadata=metadata)
+    summary, coverage = selector.summary(common.open_written(path)), selector.coverage
+    assert coverage is not None
     if args.json:
-        common.print_json({"output": str(path), "seconds": round(seconds, 3), **summary.to_dict()})
+        common.print_json({"output": str(path), **summary.to_dict(), "coverage": coverage.to_dict()})
     else:
         print(summary)
-        common.note(f"wrote {path} ({rows:,} samples in {seconds:.1f} s, {rows / max(seconds, 1e-9):,.0f} a second)")
+        common.note(f"{coverage}\nwrote {path}")
+    coverage.check(args.max_unscored, str(path))
     return 0
+
+
+def share(text: str) -> float:
+    """A number in [0, 1]; also as a percentage (`5%`)."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; valid: a number from 0 to 1, or 0% to 100%")
+    return value

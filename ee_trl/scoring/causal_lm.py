@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
+from .base import ScoredBatch
 from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
 from .prompt import VALUES, Chain, JudgePrompt
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
 logger = logging.getLogger(__name__)
+
+_Turns = list[tuple[int, ...]]
+_Answers = dict[int, np.ndarray]
 
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
 """Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
@@ -135,31 +139,39 @@ class CausalLMScorer:
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`."""
-        values, mode = self.distributions(dialogues)
-        mass = values.sum(axis=2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = values / mass[:, :, None]
-        expected = shares @ np.array(VALUES, float)
-        spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
-        self._look_at(mass)
-        details: dict[str, np.ndarray] = {}
-        for a, axis in enumerate(AXES):
-            details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
-        return np.clip(expected, 0, 10), details
+        scores = np.full((len(dialogues), len(AXES)), np.nan)
+        details = {name: np.full(len(dialogues), np.nan) for name in DETAILS}
+        for batch in self.score_batches(dialogues):
+            scores[batch.indices] = batch.scores
+            for name, values in batch.details.items():
+                details[name][batch.indices] = values
+        return scores, details
 
-    def _look_at(self, mass: np.ndarray) -> None:
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        """A [`ScoredBatch`] after each forward pass; the dialogues that do not fit the model come first."""
+        samples = [self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]
+        misfits = [i for i, turns in enumerate(samples) if turns is None]
+        if misfits:
+            nothing = np.full((len(misfits), len(AXES)), np.nan)
+            yield ScoredBatch(misfits, nothing, ["too_long_for_scorer"] * len(misfits))
+        for answers, forward_tokens in self._answers(samples):
+            indices = list(answers)
+            scores, details = _read_out(np.stack(list(answers.values())))
+            self._look_at(details)
+            text_tokens = sum(len(turn) for i in indices for turn in samples[i] or ())
+            yield ScoredBatch(indices, scores, None, details, text_tokens, forward_tokens)
+
+    def _look_at(self, details: Mapping[str, np.ndarray]) -> None:
         """Warns, once, where a judge does not answer in the form: its scores mean little."""
-        known = mass[~np.isnan(mass)]
-        if len(known) and known.mean() < 0.5 and not self._warned:
+        mass = float(np.mean([details[f"{axis}_mass"] for axis in AXES]))
+        if mass < 0.5 and not self._warned:
             self._warned = True
-            share = f"{known.mean():.0%}"
             logger.warning(
-                "only %s of this judge's probability lies on answers 0 to 10: its scores mean little", share
+                "only %.0f%% of this judge's probability lies on answers 0 to 10: its scores mean little", 100 * mass
             )
 
     _warned = False
 
-    @torch.inference_mode()
     def distributions(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, np.ndarray]:
         """
         What the judge answers.
@@ -169,12 +181,16 @@ class CausalLMScorer:
             all, and the greedy answers, shape `(n, 2)`; NaN where a dialogue does not fit.
         """
         found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
-        samples = [self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]
-        if self.takes_tree:
-            self._score_trees(trunks_of(samples), found)
-        else:
-            self._score_plain([(i, turns) for i, turns in enumerate(samples) if turns is not None], found)
+        for answers, _ in self._answers([self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]):
+            for i, answer in answers.items():
+                found[i] = answer
         return found[:, :, :-1], found[:, :, -1]
+
+    def _answers(self, samples: Sequence[_Turns | None]) -> Iterator[tuple[_Answers, int]]:
+        """Answers as they are made: number of the sample -> shape `(2, 12)`; and the tokens of the forward pass."""
+        if self.takes_tree:
+            return self._tree_answers(trunks_of(samples))
+        return self._plain_answers([(i, turns) for i, turns in enumerate(samples) if turns is not None])
 
     def _fitted(self, turns: list[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
         """The turns, without the oldest where they are too many for the model; `None` where even two are."""
@@ -183,16 +199,20 @@ class CausalLMScorer:
             turns = turns[1:]
         return turns if sum(map(len, turns)) <= room else None
 
-    def _score_trees(self, trunks: list[Trunk], found: np.ndarray) -> None:
-        def forward(batch: list[Trunk]) -> None:
+    def _tree_answers(self, trunks: list[Trunk]) -> Iterator[tuple[_Answers, int]]:
+        def forward(batch: list[Trunk]) -> tuple[_Answers, int]:
             inputs = tree_inputs(batch, self.branch, len(self.prompt.prefix))
             logits = self._tree_logits(inputs)
-            for row, trunk in enumerate(batch):
-                for n, (sample, _) in enumerate(trunk.samples):
-                    found[sample] = self._read(logits[row, n])
+            answers = {
+                sample: self._read(logits[row, n])
+                for row, trunk in enumerate(batch)
+                for n, (sample, _) in enumerate(trunk.samples)
+            }
+            return answers, inputs.input_ids.numel()
 
-        self._within_memory(lambda budget: batches_of(trunks, len(self.branch.tokens), budget), forward)
+        return self._within_memory(lambda budget: batches_of(trunks, len(self.branch.tokens), budget), forward)
 
+    @torch.inference_mode()
     def _tree_logits(self, inputs: Any) -> torch.Tensor:
         """Logits of shape `(b, most, reads, vocabulary)`, float32."""
         device, mask = self.model.device, inputs.mask
@@ -215,7 +235,7 @@ class CausalLMScorer:
     def _prefix_cache(self) -> Cache:
         return shared_cache(self.model, self.prompt.prefix)
 
-    def _score_plain(self, samples: list[tuple[int, list[tuple[int, ...]]]], found: np.ndarray) -> None:
+    def _plain_answers(self, samples: list[tuple[int, _Turns]]) -> Iterator[tuple[_Answers, int]]:
         """Every question as a text of its own: right for any model, and what the tree is checked against."""
         texts = [
             (i, a, [*self.prompt.prefix, *(t for turn in turns for t in turn), *self.prompt.head, *chain.tokens])
@@ -223,6 +243,7 @@ class CausalLMScorer:
             for a, chain in enumerate(self.prompt.chains)
         ]
         texts.sort(key=lambda text: -len(text[2]))
+        halves: dict[int, dict[int, np.ndarray]] = {}  # samples of which one question was answered
 
         def batches(budget: int) -> Iterator[list[tuple[int, int, list[int]]]]:
             start = 0
@@ -231,14 +252,18 @@ class CausalLMScorer:
                 yield texts[start : start + size]
                 start += size
 
-        def forward(batch: list[tuple[int, int, list[int]]]) -> None:
+        def forward(batch: list[tuple[int, int, list[int]]]) -> tuple[_Answers, int]:
             logits = self._plain_logits([text for _, _, text in batch])
             for row, (i, a, _) in enumerate(batch):
                 chain = self.prompt.chains[a]
-                found[i, a] = _answer(chain, logits[row, -chain.reads :])
+                halves.setdefault(i, {})[a] = _answer(chain, logits[row, -chain.reads :])
+            whole = [i for i in dict.fromkeys(i for i, _, _ in batch) if len(halves[i]) == len(AXES)]
+            answers = {i: np.stack([found[a] for a in range(len(AXES))]) for i in whole if (found := halves.pop(i))}
+            return answers, len(batch) * len(batch[0][2])
 
-        self._within_memory(batches, forward)
+        return self._within_memory(batches, forward)
 
+    @torch.inference_mode()
     def _plain_logits(self, texts: list[list[int]]) -> torch.Tensor:
         """Logits at the last two tokens of each text, shape `(b, 2, vocabulary)`, float32; padded on the left."""
         width, device = max(map(len, texts)), self.model.device
@@ -255,16 +280,21 @@ class CausalLMScorer:
         parts = torch.split(logits, [chain.reads for chain in self.prompt.chains])
         return np.stack([_answer(chain, part) for chain, part in zip(self.prompt.chains, parts, strict=True)])
 
-    def _within_memory(self, batches: Any, forward: Any) -> None:
+    def _within_memory(self, batches: Any, forward: Any) -> Iterator[tuple[_Answers, int]]:
         """Runs all batches; where memory runs out, halves the token budget and goes on with what is left."""
         done: set[int] = set()
+        tokens = 0
         while True:
             try:
                 for batch in batches(self.token_budget):
                     left = [item for item in batch if id(item) not in done]
                     if left:
-                        forward(left)
+                        answers, size = forward(left)
                         done.update(id(item) for item in left)
+                        tokens += size
+                        if answers:
+                            yield answers, tokens
+                            tokens = 0
                 return
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error) or self.token_budget <= 64:
@@ -296,13 +326,11 @@ class CausalLMScorer:
         samples = [
             [self.prompt.turn_ids(("user", "assistant")[i % 2], t) for i, t in enumerate(talk[:n])] for n in (2, 4)
         ]
-        shape = (len(samples), len(AXES), len(VALUES) + 1)
-        tree, plain = np.full(shape, np.nan), np.full(shape, np.nan)
         try:
-            self._score_trees(trunks_of(samples), tree)
+            tree = _gathered(self._tree_answers(trunks_of(samples)))
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
             return f"this model does not take the branch mask ({type(error).__name__}: {error})"
-        self._score_plain(list(enumerate(samples)), plain)
+        plain = _gathered(self._plain_answers(list(enumerate(samples))))
         apart = np.abs(np.log(tree[..., :-1] + 1e-30) - np.log(plain[..., :-1] + 1e-30)).max()
         exact = self.quantization == "none" and self.model.dtype == torch.float32
         if not apart <= (1e-2 if exact else 1.0):
@@ -336,6 +364,26 @@ class CausalLMScorer:
                 answer = parse_slot(self.tokenizer.decode(output[0, len(text) :], skip_special_tokens=True))
                 found[i, a] = np.nan if answer is None else answer
         return found
+
+
+def _gathered(found: Iterator[tuple[_Answers, int]]) -> np.ndarray:
+    """The answers of all samples, shape `(n, 2, 12)`."""
+    answers = {i: answer for part, _ in found for i, answer in part.items()}
+    return np.stack([answers[i] for i in sorted(answers)])
+
+
+def _read_out(answers: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Scores of shape `(n, 2)` and [`DETAILS`], from answers of shape `(n, 2, 12)`; see [`_answer`]."""
+    values, mode = answers[:, :, :-1], answers[:, :, -1]
+    mass = values.sum(axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = values / mass[:, :, None]
+    expected = shares @ np.array(VALUES, float)
+    spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
+    details: dict[str, np.ndarray] = {}
+    for a, axis in enumerate(AXES):
+        details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
+    return np.clip(expected, 0, 10), details
 
 
 def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:

@@ -8,16 +8,15 @@ Where a row is one utterance, the conversation is written out as `prompt` and `c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..axes import AXES, MAX_SCORE, MIN_SCORE, RATIONALITY, SENSIBILITY
+from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..data import rows_of
 from ..dialogue import (
     SCORED,
     SOURCE_ERROR,
-    Dialogue,
     DialogueFormat,
     Sample,
     Turns,
@@ -25,15 +24,15 @@ from ..dialogue import (
     samples_of,
     whole_number,
 )
-from ..errors import ScorerError, ScoresError
+from ..errors import ScoresError
 
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from datasets import Features
 
     from .base import Scorer
+    from .run import ScoringRun
 
 STATUS, SCORER = "score_status", "scorer"
 SCORE_COLUMNS = (*AXES, STATUS, SCORER)
@@ -123,66 +122,11 @@ def added_features(layout: Layout) -> Features:
     )
 
 
-# ---- scoring -------------------------------------------------------------------------------------------------------
-
-
-def run_scorer(scorer: Scorer, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, list[str]]:
-    """
-    Scores dialogues and holds the scorer to its contract.
-
-    Returns:
-        `tuple`: scores of shape `(n, 2)`, NaN where unscored, and the `n` statuses.
-
-    Raises:
-        [`ScorerError`]: What came back is not an `(n, 2)` array of numbers.
-    """
-    import numpy as np
-
-    return _checked(scorer, dialogues, scorer.score) if dialogues else (np.empty((0, 2)), [])
-
-
-def _run_detailed(
-    scorer: Scorer, dialogues: Sequence[Dialogue], names: Sequence[str]
-) -> tuple[np.ndarray, list[str], dict[str, list[Any]]]:
-    """The same with the scorer's details, null where they are not numbers."""
-    import numpy as np
-
-    if not names or not dialogues:
-        return *run_scorer(scorer, dialogues), {name: [] for name in names}
-    found: dict[str, np.ndarray] = {}
-
-    def score(dialogues: Sequence[Dialogue]) -> np.ndarray:
-        scores, details = scorer.score_with_details(dialogues)  # type: ignore[attr-defined]
-        found.update(details)
-        return scores
-
-    scores, statuses = _checked(scorer, dialogues, score)
-    return scores, statuses, {n: [None if np.isnan(v) else v for v in found[n].tolist()] for n in names}
-
-
-def _checked(
-    scorer: Scorer, dialogues: Sequence[Dialogue], score: Callable[[Sequence[Dialogue]], Any]
-) -> tuple[np.ndarray, list[str]]:
-    import numpy as np
-
-    try:
-        scores = np.array(score(dialogues), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ScorerError(f"scorer {scorer.fingerprint!r} failed: {error}") from error
-    if scores.shape != (len(dialogues), 2):
-        raise ScorerError(
-            f"scorer {scorer.fingerprint!r} gave an array of shape {scores.shape} for {len(dialogues)} dialogues; "
-            f"expected ({len(dialogues)}, 2): sensibility, rationality"
-        )
-    missing = np.isnan(scores).any(axis=1)
-    outside = ~missing & ((scores < MIN_SCORE) | (scores > MAX_SCORE)).any(axis=1)
-    scores[missing | outside] = np.nan
-    statuses = np.select([missing, outside], ["scorer_gave_none", "score_out_of_range"], default=SCORED)
-    return scores, statuses.tolist()
+# ---- scoring ------------------------------------------------------------------------------------------------------
 
 
 def annotate(
-    rows: Sequence[Mapping[str, Any]], layout: Layout, scorer: Scorer, turns: Turns, row_numbers: Sequence[int]
+    rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun, turns: Turns, row_numbers: Sequence[int]
 ) -> tuple[list[int], dict[str, list[Any]]]:
     """
     Scores the samples of a batch of rows.
@@ -190,30 +134,31 @@ def annotate(
     Args:
         rows (`Sequence[Mapping[str, Any]]`): The batch, by the source's column names.
         layout (`Layout`): Of the source.
-        scorer (`Scorer`): Who scores.
+        run (`ScoringRun`): The scorer at work.
         turns (`"each"` or `"last"`): Which listener turns are samples.
         row_numbers (`Sequence[int]`): Index in the source of each row of the batch.
 
     Returns:
         `tuple`: for each sample the row of the batch that it comes from, and the added columns.
     """
-    done = {i for i, row in enumerate(rows) if layout.rescored and row.get(SCORER) is not None}
-    _check_fingerprints({str(rows[i][SCORER]) for i in done}, scorer)
+    import numpy as np
+
+    done = {i for i, row in enumerate(rows) if layout.rescored and _is_done(row, run)}
+    _check_fingerprints({str(rows[i][SCORER]) for i in done}, run.scorer)
     samples = _samples(rows, layout, turns, done)
     todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
-    dialogues = [d for i in todo if (d := samples[i].dialogue) is not None]
-    scores, statuses, details = _run_detailed(scorer, dialogues, layout.details)
+    scored = run.score([d for i in todo if (d := samples[i].dialogue) is not None])
 
     columns: dict[str, list[Any]] = {
         name: [_value(name, s, rows, row_numbers) for s in samples] for name in layout.added
     }
-    for i, (s, r), status in zip(todo, scores.tolist(), statuses, strict=True):
+    for i, (s, r), status in zip(todo, scored.scores.tolist(), scored.statuses, strict=True):
         columns[SENSIBILITY][i], columns[RATIONALITY][i] = (s, r) if status == SCORED else (None, None)
         columns[STATUS][i] = status
-    for name, values in details.items():
-        for i, value in zip(todo, values, strict=True):
-            columns[name][i] = value
-    columns[SCORER] = [scorer.fingerprint] * len(samples)
+    for name in layout.details:
+        for i, value in zip(todo, scored.details[name].tolist(), strict=True):
+            columns[name][i] = None if np.isnan(value) else value
+    columns[SCORER] = [run.scorer.fingerprint] * len(samples)
     for i, sample in enumerate(samples):
         if sample.row in done:
             for name in layout.added:
@@ -221,7 +166,14 @@ def annotate(
             if columns[STATUS][i] is None:
                 given = all(columns[axis][i] is not None for axis in AXES)
                 columns[STATUS][i] = SCORED if given else "scorer_gave_none"
+    run.coverage.kept += len(done)
+    run.coverage.count(columns[STATUS])
     return [s.row for s in samples], columns
+
+
+def _is_done(row: Mapping[str, Any], run: ScoringRun) -> bool:
+    """Whether a row came with a scorer's answer, failures included unless those are to be tried again."""
+    return row.get(SCORER) is not None and (row.get(STATUS) == SCORED or not run.retry_failures)
 
 
 def _samples(rows: Sequence[Mapping[str, Any]], layout: Layout, turns: Turns, done: set[int]) -> list[Sample]:
@@ -276,7 +228,7 @@ def score_tables(
     tables: Iterable[pa.Table],
     features: Features,
     layout: Layout,
-    scorer: Scorer,
+    run: ScoringRun,
     turns: Turns,
     row_numbers: Sequence[int] | None = None,
 ) -> Iterator[pa.Table]:
@@ -294,7 +246,7 @@ def score_tables(
         rows = rows_of(table, features, wanted)
         span = range(first_row, first_row + len(rows))
         numbers = span if row_numbers is None else row_numbers[span.start : span.stop]
-        take, columns = annotate(rows, layout, scorer, turns, numbers)
+        take, columns = annotate(rows, layout, run, turns, numbers)
         out = table.take(pa.array(take, pa.int64())) if take != list(range(table.num_rows)) else table
         out = out.rename_columns([layout.renames.get(name, name) for name in out.column_names])
         for name in layout.added:
@@ -334,11 +286,11 @@ def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield held
 
 
-def score_rows(batches: Iterable[list[Row]], layout: Layout, scorer: Scorer, turns: Turns) -> Iterator[Row]:
+def score_rows(batches: Iterable[list[Row]], layout: Layout, run: ScoringRun, turns: Turns) -> Iterator[Row]:
     """The same for batches of Python rows (of a stream whose columns have no fixed types)."""
     first_row = 0
     for rows in batches:
-        take, columns = annotate(rows, layout, scorer, turns, range(first_row, first_row + len(rows)))
+        take, columns = annotate(rows, layout, run, turns, range(first_row, first_row + len(rows)))
         for n, i in enumerate(take):
             kept = {layout.renames.get(name, name): value for name, value in rows[i].items()}
             yield kept | {name: columns[name][n] for name in layout.added}

@@ -157,6 +157,7 @@ class LinearScorer:
     """
 
     licence_notice: str = LICENCE_NOTICE
+    stored = False  # it is cheaper than looking a score up
 
     def __init__(self, path: str | os.PathLike | None = None):
         weights = load_weights(BUNDLED if path is None else path)

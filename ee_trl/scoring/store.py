@@ -1,0 +1,312 @@
+"""The score store: every score goes to disk as it is made, by the dialogue's content and the scorer's fingerprint.
+
+One SQLite file. What was saved survives a killed process, several processes may write at once, and a rerun asks for
+what is missing alone. Failures are kept with their reason, so that they can be looked at and retried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ..dialogue import SCORED, Dialogue
+from ..errors import StoreError
+
+
+CACHE_VARIABLE = "EE_TRL_CACHE"
+FILE_NAME = "scores.sqlite"
+
+_VERSION = 1  # of the tables below
+_TABLES = """
+CREATE TABLE scorers (
+    id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, details TEXT NOT NULL, created REAL NOT NULL,
+    used REAL NOT NULL
+);
+CREATE TABLE scores (
+    scorer INTEGER NOT NULL REFERENCES scorers(id), dialogue BLOB NOT NULL, status TEXT NOT NULL, sensibility REAL,
+    rationality REAL, details BLOB, made REAL NOT NULL, PRIMARY KEY (scorer, dialogue)
+) WITHOUT ROWID;
+"""
+_AT_ONCE = 500  # keys in one query
+_PATIENCE = 60.0  # seconds to wait for another process that is writing
+
+
+def cache_folder() -> Path:
+    """Where the store is by default: `$EE_TRL_CACHE`, or `ee_trl` in `$XDG_CACHE_HOME` (by default `~/.cache`)."""
+    if found := os.environ.get(CACHE_VARIABLE):
+        return Path(found).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ee_trl"
+
+
+def dialogue_key(dialogue: Dialogue) -> bytes:
+    """16 bytes that name a dialogue's content: roles, texts, reply and system message."""
+    content = json.dumps([dialogue.system, dialogue.roles, dialogue.context, dialogue.response])
+    return blake2b(content.encode("ascii"), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class StoredScore:
+    """
+    What is known of one dialogue.
+
+    Args:
+        status (`str`): `"scored"`, or the reason why there is no score.
+        sensibility, rationality (`float`, *optional*): In [0, 10]; `None` where unscored.
+        details (`dict[str, float]`): What the scorer told beside; NaN for null.
+    """
+
+    status: str
+    sensibility: float | None = None
+    rationality: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredScorer:
+    """A scorer that the store has scores of: counts, bytes (about), first and last use (Unix time)."""
+
+    fingerprint: str
+    scored: int
+    failed: dict[str, int]
+    size: int
+    created: float
+    used: float
+
+
+class ScoreStore:
+    """
+    Scores on disk.
+
+    Args:
+        path (`str` or `os.PathLike`, *optional*):
+            The SQLite file, made if it is not there; by default `scores.sqlite` in [`cache_folder`].
+
+    Raises:
+        [`StoreError`]: The file is no store of this version, or its place cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
+        self._connection: sqlite3.Connection | None = None
+        self._owner = 0
+        self._scorers: dict[str, tuple[int, list[str]]] = {}
+        with self._errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._writing() as db:  # what cannot be written to is found now, not after hours of scoring
+                [version] = db.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    for statement in _TABLES.split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {_VERSION}")
+        if version not in (0, _VERSION):
+            raise StoreError(
+                f"{str(self.path)!r} is a score store of version {version}, this ee-trl writes version {_VERSION}; "
+                f"give another with --store (or ${CACHE_VARIABLE}), or move it away"
+            )
+
+    # ---- scores
+
+    def find(self, fingerprint: str, keys: Iterable[bytes]) -> dict[bytes, StoredScore]:
+        """What is known of dialogues under a scorer's fingerprint, by key; nothing for those not in the store."""
+        keys = list(dict.fromkeys(keys))
+        found: dict[bytes, StoredScore] = {}
+        with self._errors():
+            entry = self._scorer(fingerprint)
+            if entry is None:
+                return found
+            number, names = entry
+            for start in range(0, len(keys), _AT_ONCE):
+                part = keys[start : start + _AT_ONCE]
+                rows = self._db.execute(
+                    "SELECT dialogue, status, sensibility, rationality, details FROM scores "
+                    f"WHERE scorer = ? AND dialogue IN ({','.join('?' * len(part))})",
+                    (number, *part),
+                )
+                for key, status, s, r, details in rows:
+                    found[bytes(key)] = StoredScore(status, s, r, _unpacked(details, names))
+        return found
+
+    def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
+        """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
+        if not scores:
+            return
+        names = sorted({name for stored in scores.values() for name in stored.details})
+        now = time.time()
+        with self._errors(), self._writing() as db:
+            number, known = self._added_scorer(db, fingerprint, names, now)
+            db.executemany(
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET status = excluded.status, "
+                "sensibility = excluded.sensibility, rationality = excluded.rationality, details = excluded.details, "
+                "made = excluded.made WHERE scores.status != ?",
+                [
+                    (number, key, s.status, s.sensibility, s.rationality, _packed(s.details, known), now, SCORED)
+                    for key, s in scores.items()
+                ],
+            )
+
+    def _scorer(self, fingerprint: str) -> tuple[int, list[str]] | None:
+        if fingerprint not in self._scorers:
+            row = self._db.execute("SELECT id, details FROM scorers WHERE fingerprint = ?", (fingerprint,)).fetchone()
+            if row is None:
+                return None
+            self._scorers[fingerprint] = row[0], json.loads(row[1])
+            with suppress(sqlite3.OperationalError), self._writing() as db:  # no reason to fail
+                db.execute("UPDATE scorers SET used = ? WHERE id = ?", (time.time(), row[0]))
+        return self._scorers[fingerprint]
+
+    def _added_scorer(
+        self, db: sqlite3.Connection, fingerprint: str, names: Sequence[str], now: float
+    ) -> tuple[int, list[str]]:
+        """A scorer's number and details, which can grow at the end; read anew, since others write too."""
+        row = db.execute("SELECT id, details FROM scorers WHERE fingerprint = ?", (fingerprint,)).fetchone()
+        number, known = (row[0], json.loads(row[1])) if row else (None, [])
+        grown = [*known, *(name for name in names if name not in known)]
+        if number is None:
+            number = db.execute(
+                "INSERT INTO scorers (fingerprint, details, created, used) VALUES (?, ?, ?, ?)",
+                (fingerprint, json.dumps(grown), now, now),
+            ).lastrowid
+        elif grown != known:
+            db.execute("UPDATE scorers SET details = ? WHERE id = ?", (json.dumps(grown), number))
+        self._scorers.pop(fingerprint, None)  # until the transaction is through
+        return int(number or 0), grown
+
+    # ---- looking after it
+
+    def scorers(self) -> list[StoredScorer]:
+        """Every scorer that has scores here, the one used last first."""
+        with self._errors():
+            counts: dict[int, dict[str, int]] = {}
+            sizes: dict[int, int] = {}
+            rows = self._db.execute(
+                "SELECT scorer, status, COUNT(*), SUM(48 + LENGTH(status) + COALESCE(LENGTH(details), 0)) FROM scores "
+                "GROUP BY scorer, status ORDER BY COUNT(*) DESC"
+            )
+            for number, status, count, size in rows:
+                counts.setdefault(number, {})[status] = count
+                sizes[number] = sizes.get(number, 0) + size
+            entries = self._db.execute("SELECT id, fingerprint, created, used FROM scorers ORDER BY used DESC")
+            found = []
+            for number, fingerprint, created, used in entries:
+                failed = dict(counts.get(number, {}))
+                scored = failed.pop(SCORED, 0)
+                found.append(StoredScorer(fingerprint, scored, failed, sizes.get(number, 0), created, used))
+            return found
+
+    def size(self) -> int:
+        """Bytes on disk, with SQLite's side files."""
+        parts = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))]
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    def prune(
+        self, *, fingerprint: str | None = None, unused_days: float | None = None, failures: bool = False
+    ) -> int:
+        """
+        Deletes scores and gives their room back.
+
+        Args:
+            fingerprint (`str`, *optional*): Of this scorer alone; by default of all.
+            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days.
+            failures (`bool`, *optional*, defaults to `False`): The failures alone, so that they are tried anew.
+
+        Returns:
+            `int`: how many were deleted.
+        """
+        chosen = "SELECT id FROM scorers WHERE (?1 IS NULL OR fingerprint = ?1) AND (?2 IS NULL OR used < ?2)"
+        limit = None if unused_days is None else time.time() - 86_400 * unused_days
+        with self._errors():
+            with self._writing() as db:
+                arguments: tuple[Any, ...] = (fingerprint, limit)
+                only = " AND status != ?3" if failures else ""
+                deleted = db.execute(
+                    f"DELETE FROM scores WHERE scorer IN ({chosen}){only}",
+                    (*arguments, SCORED) if failures else arguments,
+                ).rowcount
+                db.execute("DELETE FROM scorers WHERE id NOT IN (SELECT DISTINCT scorer FROM scores)")
+            self._scorers.clear()
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return deleted
+
+    # ---- the connection
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """One connection a process: a forked child must not use its parent's."""
+        if self._connection is None or self._owner != os.getpid():
+            self._connection = sqlite3.connect(
+                self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            self._owner = os.getpid()
+            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        return self._connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What the file system and SQLite say, in words that help."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            remedy = f"give another place with --store FILE (store=...) or ${CACHE_VARIABLE}, or none with --no-store"
+            said = str(error).lower()
+            if "full" in said or "no space" in said or "disk i/o" in said:
+                problem = f"the disk is full, or refuses to be written to ({error})"
+                remedy = f"make room (`ee-trl cache prune`) and run the same command again, or {remedy}"
+            elif "not a database" in said or "malformed" in said:
+                problem = f"this is no score store, or a damaged one ({error})"
+                remedy = f"move it away, or {remedy}"
+            elif "locked" in said:
+                problem = f"another process has been writing for more than {_PATIENCE:.0f} seconds ({error})"
+            else:
+                problem = f"it cannot be read and written ({error})"
+            raise StoreError(
+                f"score store {str(self.path)!r}: {problem}. Scores saved before are kept. Remedy: {remedy}."
+            ) from error
+
+    def close(self) -> None:
+        """Ends the connection; the next use opens another."""
+        if self._connection is not None and self._owner == os.getpid():
+            self._connection.close()
+        self._connection = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_connection": None, "_owner": 0, "_scorers": {}}
+
+    def __repr__(self) -> str:
+        return f"ScoreStore({str(self.path)!r})"
+
+
+def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
+    """The details in the order of `names`, as 8-byte floats; NaN for one that is not there."""
+    if not details:
+        return None
+    return struct.pack(f"<{len(names)}d", *(details.get(name, float("nan")) for name in names))
+
+
+def _unpacked(details: bytes | None, names: Sequence[str]) -> dict[str, float]:
+    if details is None:
+        return {}
+    values = struct.unpack(f"<{len(details) // 8}d", details)  # fewer than names, if those have grown since
+    return dict(zip(names, values, strict=False))
