@@ -19,6 +19,7 @@ from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
 from .scoring.coverage import Coverage
+from .scoring.launched import Launch, fill_share
 from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
 from .scoring.store import ScoreStore
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
     from .data import AnyDataset
+    from .scoring.ray_data import RayOptions
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class EmpathyDataSelector:
             (`~/.cache/ee_trl`, or `$EE_TRL_CACHE`), a file, or `False` for nowhere. The linear scorer needs none.
         retry_failures (`bool`, *optional*, defaults to `False`):
             Whether dialogues that a scorer failed on in an earlier run are tried again.
+        ray ([`RayOptions`], *optional*):
+            Score on a Ray cluster (or on a Ray started here) with these actors, rather than in this process.
         batch_rows (`int`, *optional*, defaults to `1000`):
             Rows read at a time. Changes no score.
         show_progress (`bool`, *optional*):
@@ -92,6 +96,7 @@ class EmpathyDataSelector:
         details: bool = False,
         store: bool | str | os.PathLike[str] | ScoreStore = True,
         retry_failures: bool = False,
+        ray: RayOptions | None = None,
         batch_rows: int = 1_000,
         show_progress: bool | None = None,
         **scorer_options: Any,
@@ -112,12 +117,17 @@ class EmpathyDataSelector:
         self._spec = scorer
         self._options = scorer_options
         self._store = store
+        self._ray = ray
         self._run: ScoringRun | None = None
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The scorer, loaded when it is first needed."""
-        return load_scorer(self._spec, **self._options)
+        """The scorer, loaded when it is first needed; with Ray, its name alone."""
+        if self._ray is None:
+            return load_scorer(self._spec, **self._options)
+        from .scoring.ray_data import remote_scorer
+
+        return remote_scorer(self._spec, self._options, self._ray)
 
     @cached_property
     def store(self) -> ScoreStore | None:
@@ -128,9 +138,9 @@ class EmpathyDataSelector:
             return self._store
         return ScoreStore(None if self._store is True else self._store)
 
-    def new_run(self) -> ScoringRun:
+    def new_run(self, filled: Coverage | None = None) -> ScoringRun:
         """The scorer at work, with its store; [`~EmpathyDataSelector.coverage`] is of this run from now on."""
-        self._run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures)
+        self._run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
         return self._run
 
     @property
@@ -150,7 +160,7 @@ class EmpathyDataSelector:
 
     # ---- score -----------------------------------------------------------------------------------------------------
 
-    def score(self, dataset: AnyDataset | str | os.PathLike[str]) -> Any:
+    def score(self, dataset: AnyDataset | str | os.PathLike[str], *, shared: bool = False) -> Any:
         """
         Adds `sensibility`, `rationality`, `score_status`, `scorer` and `quadrant` to every sample of a data set.
 
@@ -162,6 +172,9 @@ class EmpathyDataSelector:
         Args:
             dataset (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
                 In any of the formats in [`~ee_trl.dialogue.FORMATS`], or the path or hub name of such.
+            shared (`bool`, *optional*, defaults to `False`):
+                Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
+                share into the store that they have in common, and gets all of it.
 
         Returns:
             The same kind of data set; a path gives a `Dataset`, or a `DatasetDict` if it has several splits.
@@ -172,20 +185,65 @@ class EmpathyDataSelector:
         """
         if isinstance(dataset, (str, os.PathLike)):
             opened = open_rows(dataset)
-            return _each_split(opened, self._score_rows) if hasattr(opened, "keys") else self._score_rows(opened)
+            if hasattr(opened, "keys"):
+                return _each_split(opened, lambda part: self._score_rows(part, shared))
+            return self._score_rows(opened, shared)
         _check_dataset(dataset)
         if hasattr(dataset, "keys"):
-            return _each_split(dataset, self.score)
-        return self._score_stream(dataset) if _is_stream(dataset) else self._score_rows(dataset)
+            return _each_split(dataset, lambda part: self.score(part, shared=shared))
+        return self._score_stream(dataset) if _is_stream(dataset) else self._score_rows(dataset, shared)
 
-    def _score_rows(self, dataset: Dataset | IterableDataset) -> Dataset:
-        features, tables = self.score_tables(dataset)
+    def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool) -> Dataset:
+        filled = self.fill_store(dataset) if shared or self._ray else None
+        features, tables = self.score_tables(dataset, filled=filled)
         return to_dataset(tables, features)
 
+    def fill_store(self, dataset: Dataset | IterableDataset, total: int | None = None) -> Coverage | None:
+        """
+        Scores into the store what it lacks: on a Ray cluster, or each process of a launch its share of it.
+
+        Returns:
+            [`Coverage`]: the work of all, once all are done; `None` for a scorer that is cheaper than the store.
+        """
+        if self.store is None:
+            if self._ray is not None:
+                raise ScorerError("scores come back from a Ray cluster through the store; leave out --no-store")
+            return None
+        features = features_of(dataset)
+        layout = engine.layout_of(list(features), self.detail_columns)
+        launch = Launch() if self._ray else Launch.from_environment()
+        bar = progress_bar(
+            total=total if _is_stream(dataset) else len(dataset),
+            label="score",
+            show=False if launch.rank else self.show_progress,
+        )
+        run = self.new_run()
+        run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
+        tables = progress(tables_of(self._in_order(dataset, layout), self.batch_rows), bar)
+        dialogues = engine.dialogues_of(tables, features, layout, run, self.turns)
+        if self._ray is None:
+            return fill_share(run, dialogues, launch)
+        from .scoring.ray_data import fill_with_ray
+
+        return fill_with_ray(run, dialogues, self._ray)
+
+    def _in_order(self, dataset: Any, layout: engine.Layout) -> Any:
+        """The data set with the utterances of each conversation together."""
+        if layout.fmt.utterance_rows and not _is_stream(dataset):
+            return dataset.select(_conversation_order(dataset))
+        return dataset
+
     def score_tables(
-        self, dataset: Dataset | IterableDataset, total: int | None = None
+        self, dataset: Dataset | IterableDataset, total: int | None = None, filled: Coverage | None = None
     ) -> tuple[Features, Iterator[pa.Table]]:
-        """The scored data set as features and a stream of Arrow tables, for writing it in flat memory."""
+        """
+        The scored data set as features and a stream of Arrow tables, for writing it in flat memory.
+
+        Args:
+            dataset (`Dataset` or `IterableDataset`): One split.
+            total (`int`, *optional*): Its rows, for the progress bar, where it is a stream.
+            filled ([`Coverage`], *optional*): What [`~EmpathyDataSelector.fill_store`] gave, if that went before.
+        """
         from datasets import Features, Value
 
         features = features_of(dataset)
@@ -198,8 +256,8 @@ class EmpathyDataSelector:
             order = _conversation_order(dataset)
             dataset = dataset.select(order)
         total = total if _is_stream(dataset) else len(dataset)
-        bar = progress_bar(total=total, label="score", show=self.show_progress)
-        run = self.new_run()
+        bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
+        run = self.new_run(filled)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
         tables = progress(tables_of(dataset, self.batch_rows), bar)
         scored = engine.score_tables(tables, features, layout, run, self.turns, order)

@@ -140,7 +140,11 @@ def test_a_fork_and_a_pickle_open_their_own_connection(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("{tmp}/a_file/s.sqlite", "cannot be read and written"), ("/proc/none/s.sqlite", "--no-store"), ("{tmp}", "none")],
+    [
+        ("{tmp}/a_file/s.sqlite", "cannot be read and written"),
+        ("/proc/none/s.sqlite", "--no-store"),
+        ("{tmp}", "none"),
+    ],
 )
 def test_a_place_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path, place: str, said: str) -> None:
     (tmp_path / "a_file").write_text("")

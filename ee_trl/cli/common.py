@@ -13,6 +13,7 @@ from ..selection import KEEPABLE, RANKINGS, RULES, TIES
 
 
 if TYPE_CHECKING:
+    from ..scoring.ray_data import RayOptions
     from ..selector import EmpathyDataSelector
 
 
@@ -100,6 +101,45 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def store_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of [`EmpathyDataSelector`] about the store."""
     return {"store": args.store or not args.no_store, "retry_failures": args.retry_failures}
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Where the scorer works: here, or on a Ray cluster."""
+    group = parser.add_argument_group(
+        "more than one device",
+        "Under torchrun or accelerate launch, the processes share the work. With --engine ray it goes to actors.",
+    )
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="(default: local)")
+    group.add_argument(
+        "--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; a range starts and stops them by need"
+    )
+    group.add_argument("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")
+    group.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs that an actor reserves, e.g. 0.5")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: Ray starts here)")
+
+
+def actors(text: str) -> int | tuple[int, int]:
+    """`4`, or `1:8` for fewest and most."""
+    few, colon, most = text.partition(":")
+    try:
+        found = (int(few), int(most if colon else few))
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: a number of at least 1, or fewest:most")
+    return found if colon else found[0]
+
+
+def ray_options(args: argparse.Namespace) -> RayOptions | None:
+    """The actors that the arguments describe; `None` without Ray."""
+    given = {name: value for name in ("actors", "cpus", "gpus", "address") if (value := getattr(args, f"ray_{name}"))}
+    if args.engine != "ray":
+        if given:
+            raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
+        return None
+    from ..scoring.ray_data import RayOptions
+
+    return RayOptions(**given)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -44,6 +44,7 @@ def add_parser(commands: Any) -> None:
     )
     common.add_threshold(parser)
     common.add_store(parser)
+    common.add_engine(parser)
     parser.add_argument(
         "--max-unscored",
         type=share,
@@ -61,14 +62,19 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data import check_output, row_count, write_file
     from ..reports.rubric import rubric_text
+    from ..scoring.launched import Launch
 
     options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
-    selector = common.make_selector(
-        args, scorer=args.scorer, turns=args.turns, details=args.details, **common.store_options(args), **options
-    )
-    path = check_output(args.output, overwrite=args.overwrite)
+    options |= {**common.store_options(args), "ray": common.ray_options(args)}
+    selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, details=args.details, **options)
+    launch = Launch.from_environment()
+    path = check_output(args.output, overwrite=args.overwrite or launch.rank > 0)
     dataset = common.open_input(args.dataset, args)
-    features, tables = selector.score_tables(dataset, row_count(args.dataset))
+    rows = row_count(args.dataset)
+    filled = selector.fill_store(dataset, rows) if launch.count > 1 or args.engine == "ray" else None
+    if launch.rank > 0:
+        return 0  # the first process writes
+    features, tables = selector.score_tables(dataset, rows, filled)
     metadata = {
         "command": "score",
         "source": args.dataset,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..dialogue import NOTHING_TO_SCORE, REASONS, SCORED
@@ -70,6 +70,13 @@ class Coverage:
         """Samples that could not be scored, of those that had something to score; in [0, 1]."""
         nothing = sum(n for reason, n in self.statuses.items() if reason in NOTHING_TO_SCORE)
         return (self.samples - nothing - self.scored) / max(self.samples - nothing, 1)
+
+    def merged(self, others: Sequence[Coverage]) -> Coverage:
+        """This one with the others' work counted in; samples are not added up, since each is counted as it leaves."""
+        total = replace(self, statuses=Counter(self.statuses))
+        for name in ("asked", "cache_hits", "duplicates", "tokens", "forward_tokens"):
+            setattr(total, name, getattr(self, name) + sum(getattr(other, name) for other in others))
+        return total
 
     def check(self, max_unscored: float, written: str = "") -> None:
         """

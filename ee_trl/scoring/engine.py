@@ -17,6 +17,7 @@ from ..data import rows_of
 from ..dialogue import (
     SCORED,
     SOURCE_ERROR,
+    Dialogue,
     DialogueFormat,
     Sample,
     Turns,
@@ -143,8 +144,7 @@ def annotate(
     """
     import numpy as np
 
-    done = {i for i, row in enumerate(rows) if layout.rescored and _is_done(row, run)}
-    _check_fingerprints({str(rows[i][SCORER]) for i in done}, run.scorer)
+    done = _done(rows, layout, run)
     samples = _samples(rows, layout, turns, done)
     todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
     scored = run.score([d for i in todo if (d := samples[i].dialogue) is not None])
@@ -171,9 +171,13 @@ def annotate(
     return [s.row for s in samples], columns
 
 
-def _is_done(row: Mapping[str, Any], run: ScoringRun) -> bool:
-    """Whether a row came with a scorer's answer, failures included unless those are to be tried again."""
-    return row.get(SCORER) is not None and (row.get(STATUS) == SCORED or not run.retry_failures)
+def _done(rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun) -> set[int]:
+    """The rows that came with this scorer's answer, failures included unless those are to be tried again."""
+    if not layout.rescored:
+        return set()
+    answered = {i for i, row in enumerate(rows) if row.get(SCORER) is not None}
+    _check_fingerprints({str(rows[i][SCORER]) for i in answered}, run.scorer)
+    return {i for i in answered if rows[i].get(STATUS) == SCORED or not run.retry_failures}
 
 
 def _samples(rows: Sequence[Mapping[str, Any]], layout: Layout, turns: Turns, done: set[int]) -> list[Sample]:
@@ -236,14 +240,8 @@ def score_tables(
     import pyarrow as pa
 
     types = added_features(layout).arrow_schema
-    wanted = [*layout.fmt.columns, "context", "row_index", "turn", SOURCE_ERROR]
-    wanted += (*SCORE_COLUMNS, *layout.details) if layout.rescored else ()
-    wanted = [name for name in dict.fromkeys(wanted) if name in features]
-    if layout.fmt.utterance_rows and not layout.rescored:
-        tables = whole_conversations(tables)
     first_row = 0
-    for table in tables:
-        rows = rows_of(table, features, wanted)
+    for table, rows in _with_rows(tables, features, layout):
         span = range(first_row, first_row + len(rows))
         numbers = span if row_numbers is None else row_numbers[span.start : span.stop]
         take, columns = annotate(rows, layout, run, turns, numbers)
@@ -255,6 +253,26 @@ def score_tables(
             out = out.append_column(name, array) if index < 0 else out.set_column(index, name, array)
         yield out
         first_row += table.num_rows
+
+
+def dialogues_of(
+    tables: Iterable[pa.Table], features: Features, layout: Layout, run: ScoringRun, turns: Turns
+) -> Iterator[list[Dialogue]]:
+    """What of each table [`score_tables`] would have scored."""
+    for _, rows in _with_rows(tables, features, layout):
+        done = _done(rows, layout, run)
+        yield [s.dialogue for s in _samples(rows, layout, turns, done) if s.dialogue is not None]
+
+
+def _with_rows(tables: Iterable[pa.Table], features: Features, layout: Layout) -> Iterator[tuple[pa.Table, list[Row]]]:
+    """Each table with what scoring reads of its rows; no table ends within a conversation."""
+    wanted = [*layout.fmt.columns, "context", "row_index", "turn", SOURCE_ERROR]
+    wanted += (*SCORE_COLUMNS, *layout.details) if layout.rescored else ()
+    wanted = [name for name in dict.fromkeys(wanted) if name in features]
+    if layout.fmt.utterance_rows and not layout.rescored:
+        tables = whole_conversations(tables)
+    for table in tables:
+        yield table, rows_of(table, features, wanted)
 
 
 def _column(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:

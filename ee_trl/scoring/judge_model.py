@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def load_judge(
     if quantization != "none":
         options["quantization_config"] = _quantization_config(quantization, options["dtype"])
     if device_map is not None or cuda:
-        options["device_map"] = device_map if device_map is not None else {"": 0}
+        own = int(os.environ.get("LOCAL_RANK", 0))  # of several processes under torchrun or accelerate launch
+        options["device_map"] = device_map if device_map is not None else {"": own % torch.cuda.device_count()}
     try:
         shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)

@@ -5,7 +5,7 @@ Every batch that it gives is held to the contract, and saved as soon as it is ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,18 +52,28 @@ class ScoringRun:
             Where scores are kept. A scorer with `stored = False` is asked directly.
         retry_failures (`bool`, *optional*, defaults to `False`):
             Whether dialogues that failed in an earlier run are tried again.
+        filled ([`Coverage`], *optional*):
+            Of [`~ScoringRun.fill`], where that went before: what is found in the store now was counted then.
 
     Attributes:
         coverage ([`Coverage`]): What was done so far.
         after_batch (`Callable`, *optional*): Called after each batch that the scorer gave, for a progress bar.
     """
 
-    def __init__(self, scorer: Scorer, store: ScoreStore | None = None, *, retry_failures: bool = False) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        store: ScoreStore | None = None,
+        *,
+        retry_failures: bool = False,
+        filled: Coverage | None = None,
+    ) -> None:
         self.scorer = scorer
         self.store = store
-        self.retry_failures = retry_failures
+        self.retry_failures = retry_failures and filled is None
         self.details: tuple[str, ...] = tuple(getattr(scorer, "details", ()))
-        self.coverage = Coverage(scorer.fingerprint, str(store.path) if store else None)
+        self.coverage = filled or Coverage(scorer.fingerprint, str(store.path) if store else None)
+        self._counts_hits = filled is None
         self.after_batch: Callable[[], object] | None = None
         self._tried: set[bytes] = set()  # failures that were tried again already
 
@@ -89,12 +99,8 @@ class ScoringRun:
             return Scored(scores, statuses, details)
 
         keys = [dialogue_key(dialogue) for dialogue in dialogues]
-        known = self._known(keys)
-        self.coverage.cache_hits += sum(key in known for key in keys)
-        missing = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        self.coverage.duplicates += sum(key in missing for key in keys) - len(missing)
-        order = sorted(missing.values())
-        self._fill([dialogues[i] for i in order], [keys[i] for i in order], known)
+        known, missing = self._sorted_out(keys, dialogues)
+        known |= self._fill(missing)
         for i, key in enumerate(keys):
             found = known[key]
             statuses[i] = found.status
@@ -107,33 +113,36 @@ class ScoringRun:
 
     def fill(self, dialogues: Sequence[Dialogue]) -> None:
         """Scores into the store what it lacks of these dialogues, and nothing more."""
-        missing = self.missing(dialogues)
-        self._fill(list(missing.values()), list(missing), {})
+        self._fill(self.missing(dialogues))
 
     def missing(self, dialogues: Sequence[Dialogue]) -> dict[bytes, Dialogue]:
         """Those that the store lacks, by key, each content once."""
-        keyed = {dialogue_key(dialogue): dialogue for dialogue in dialogues}
-        known = self._known(list(keyed))
-        return {key: dialogue for key, dialogue in keyed.items() if key not in known}
+        return self._sorted_out([dialogue_key(dialogue) for dialogue in dialogues], dialogues)[1]
 
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, StoredScore]:
-        if self.store is None:
-            return {}
-        found = self.store.find(self.scorer.fingerprint, keys)
-        if not self.retry_failures:
-            return found
-        return {key: s for key, s in found.items() if s.status == SCORED or key in self._tried}
+    def _sorted_out(
+        self, keys: Sequence[bytes], dialogues: Sequence[Dialogue]
+    ) -> tuple[dict[bytes, StoredScore], dict[bytes, Dialogue]]:
+        """What the store knows, and what it lacks."""
+        assert self.store is not None
+        known = self.store.find(self.scorer.fingerprint, keys)
+        if self.retry_failures:
+            known = {key: s for key, s in known.items() if s.status == SCORED or key in self._tried}
+        missing = {key: d for key, d in zip(keys, dialogues, strict=True) if key not in known}
+        if self._counts_hits:
+            hits = sum(key in known for key in keys)
+            self.coverage.cache_hits += hits
+            self.coverage.duplicates += len(keys) - hits - len(missing)
+        return known, missing
 
-    def _fill(self, dialogues: Sequence[Dialogue], keys: Sequence[bytes], known: dict[bytes, StoredScore]) -> None:
+    def _fill(self, missing: Mapping[bytes, Dialogue]) -> dict[bytes, StoredScore]:
         """Asks the scorer, and saves batch by batch."""
-        for batch, statuses in self._asked(dialogues):
-            made = {}
-            for n, i in enumerate(batch.indices):
-                extra = {name: float(values[n]) for name, values in batch.details.items()}
-                s, r = batch.scores[n].tolist() if statuses[n] == SCORED else (None, None)
-                made[keys[i]] = StoredScore(statuses[n], s, r, extra)
+        keys = list(missing)
+        found: dict[bytes, StoredScore] = {}
+        for batch, statuses in self._asked(list(missing.values())):
+            made = stored_scores(batch, statuses, keys)
             self.save(made)
-            known |= made
+            found |= made
+        return found
 
     def save(self, made: dict[bytes, StoredScore]) -> None:
         """Saves what a scorer made, here or elsewhere."""
@@ -149,6 +158,16 @@ class ScoringRun:
             yield batch, statuses
             if self.after_batch:
                 self.after_batch()
+
+
+def stored_scores(batch: ScoredBatch, statuses: Sequence[str], keys: Sequence[bytes]) -> dict[bytes, StoredScore]:
+    """A batch in the store's form, by the keys of all the dialogues that the scorer was given."""
+    made = {}
+    for n, i in enumerate(batch.indices):
+        s, r = batch.scores[n].tolist() if statuses[n] == SCORED else (None, None)
+        details = {name: float(values[n]) for name, values in batch.details.items()}
+        made[keys[i]] = StoredScore(statuses[n], s, r, details)
+    return made
 
 
 def checked_batches(
