@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, SFTTrainer
 
     from .recipe_args import ExpertArguments
+    from .scoring.coverage import Coverage
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ _FREE_SETTINGS = (
     "output_dir", "run_name", "project", "report_to", "disable_tqdm", "resume_from_checkpoint", "push_to_hub",
     "use_cpu", "do_train", "do_eval", "do_predict", "restore_callback_states_from_checkpoint",
 )  # fmt: skip
+_FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the scorer goes by its fingerprint
 _FREE_PREFIXES = ("logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_")
 
 
@@ -131,7 +134,7 @@ class ExpertRun:
             "processes": self.state.num_processes,
             "data": _content_of(self.args.dataset),
             "scorer": "given with the data" if self._scores_given else self.selector.scorer.fingerprint,
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name != "empathy_scorer"},
+            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
             **{f"model.{name}": value for name, value in asdict(self.model_args).items()},
             **{f"training.{name}": value for name, value in settings.items()},
         }
@@ -166,7 +169,9 @@ class ExpertRun:
 
     def select(self) -> tuple[Dataset, Dataset | None]:
         """
-        Scores and selects on the main process, writes what was selected and why, and reads it on all.
+        Scores and selects, writes what was selected and why, and reads it.
+
+        A judge's work is shared by the processes of a launch on one machine; the main process does the rest.
 
         Returns:
             `tuple`: what to train on and, with an evaluation strategy, all of the test split to evaluate on.
@@ -174,19 +179,38 @@ class ExpertRun:
         from datasets import Dataset
 
         folder = self.folder / SELECTION_DIR
-        if self.state.is_main_process and not (folder / "selection.json").exists():
-            self._select_into(folder)
+        if not (folder / "selection.json").exists():
+            filled = None if self._scores_given else self._filled()
+            if self.state.is_main_process:
+                self._select_into(folder, filled)
         self.state.wait_for_everyone()
         train = Dataset.from_parquet(str(folder / "selected.parquet"))
         return train, self._test_set()
 
-    def _select_into(self, folder: Path) -> None:
-        from .data import write_file, write_json
+    def _filled(self) -> Coverage | None:
+        """The work of all processes on one machine; `None` where the main process works alone."""
+        one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == self.state.num_processes
+        return self.selector.fill_store(self.source) if self.state.num_processes > 1 and one_machine else None
 
-        selector, source = self.selector, self.source
+    def _scored(self, folder: Path, filled: Coverage | None) -> Dataset:
+        from .data import to_dataset
+
         if self._scores_given:
             logger.warning("the data set brings its own scores; they are used as they are")
-        scored = source if self._scores_given else selector.score(source)
+            return self.source
+        features, tables = self.selector.score_tables(self.source, filled=filled)
+        scored, coverage = to_dataset(tables, features), self.selector.coverage
+        assert coverage is not None
+        if coverage.unscored_share > self.args.empathy_max_unscored:
+            scored.to_parquet(folder / "scored.parquet")
+            coverage.check(self.args.empathy_max_unscored, str(folder / "scored.parquet"))
+        return scored
+
+    def _select_into(self, folder: Path, filled: Coverage | None) -> None:
+        from .data import write_file, write_json
+
+        folder.mkdir(parents=True, exist_ok=True)
+        selector, scored = self.selector, self._scored(folder, filled)
         summary = selector.summary(scored)
         chosen = selector.choose(scored, **self.args.rule_options())
         if not len(chosen):
@@ -196,6 +220,7 @@ class ExpertRun:
             "settings": chosen.settings,
             "counts": chosen.counts(),
             "summary": summary.to_dict(),
+            "coverage": selector.coverage.to_dict() if selector.coverage else None,
             "rubric": None if self._scores_given else rubric_text(selector.scorer),
         }
         features, tables = selector.select_tables(scored, chosen)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import EmpathyError
+from .scoring.coverage import DEFAULT_MAX_UNSCORED
 
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ class ExpertArguments:
     empathy_rubric: str | None = field(
         default=None, metadata={"help": "Of a judge: a text file in the place of the bundled rubric."}
     )
+    empathy_store: str | None = field(
+        default=None,
+        metadata={"help": "Where a judge's scores are kept: a file, or none. Default: the usual cache place."},
+    )
+    empathy_max_unscored: float = field(
+        default=DEFAULT_MAX_UNSCORED,
+        metadata={"help": "Share of the samples, in [0, 1], that may have no score; more stop the run."},
+    )
     empathy_threshold: list[float] = field(
         default_factory=lambda: [5.0],
         metadata={"help": "T in [0, 10]: one number for both axes, or two (sensibility rationality).", "nargs": "+"},
@@ -83,6 +92,7 @@ class ExpertArguments:
             threshold=threshold[0] if len(threshold) == 1 else threshold,
             ties=self.empathy_ties,
             turns=self.empathy_turns,  # type: ignore[arg-type]
+            store=False if self.empathy_store == "none" else self.empathy_store or True,
             **{name: value for name in ("quantization", "rubric") if (value := getattr(self, f"empathy_{name}"))},
         )
 

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, load_sample
-from ee_trl.errors import EmpathyError
+from ee_trl.errors import CoverageError, EmpathyError
 from ee_trl.experts import RECORD
 from ee_trl.recipe_args import ExpertArguments, parse_recipe_args
 from ee_trl.recipes import sft_rationality, sft_sensibility
@@ -219,6 +219,24 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_nothing_selected_is_an_error_with_the_counts(tmp_path: Path) -> None:
     with pytest.raises(EmpathyError, match="nothing was selected.*quadrant_low"):
         run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--empathy_threshold", "9.9", *QUICK)
+
+
+def test_too_many_unscored_stop_the_run_and_nothing_is_lost(tiny_model: Path, tmp_path: Path) -> None:
+    rows = load_sample().select(range(60)).to_list()
+    for row in rows[:3]:
+        row["messages"] = None
+    with (tmp_path / "gaps.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    args = ["--dataset", str(tmp_path / "gaps.jsonl"), "--model_name_or_path", str(tiny_model), *QUICK]
+    args += ["--output_dir", str(tmp_path / "expert")]
+    with pytest.raises(CoverageError, match=r"3 null_dialogue.*scored\.parquet"):
+        run(sft_sensibility, *args)
+    scored = pq.read_table(tmp_path / "expert" / "selection" / "scored.parquet")
+    assert scored["score_status"].to_pylist()[:4] == ["null_dialogue"] * 3 + ["scored"]
+    run(sft_sensibility, *args, "--empathy_max_unscored", "0.1")
+    coverage = selection(tmp_path / "expert")["coverage"]
+    assert coverage["unscored"] == {"null_dialogue": 3}
+    assert coverage["scored"] == coverage["samples"] - 3
 
 
 @pytest.mark.parametrize(
