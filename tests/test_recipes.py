@@ -228,7 +228,7 @@ def test_too_many_unscored_stop_the_run_and_nothing_is_lost(tiny_model: Path, tm
     with (tmp_path / "gaps.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     args = ["--dataset", str(tmp_path / "gaps.jsonl"), "--model_name_or_path", str(tiny_model), *QUICK]
-    args += ["--output_dir", str(tmp_path / "expert")]
+    args += ["--output_dir", str(tmp_path / "expert"), "--use_cpu", "true", "--bf16", "false"]
     with pytest.raises(CoverageError, match=r"3 null_dialogue.*scored\.parquet"):
         run(sft_sensibility, *args)
     scored = pq.read_table(tmp_path / "expert" / "selection" / "scored.parquet")

@@ -95,8 +95,8 @@ class Coverage:
                 f"{self.unscored_share:.2%} of the samples are unscored, more than the {max_unscored:.2%} accepted "
                 f"(max_unscored): {reasons}. "
                 + (f"All that was found is in {written}. " if written else "")
-                + "Mend those rows (score_status says why), have failures of the scorer retried (--retry-failures), or "
-                "accept more (--max-unscored)."
+                + "Mend those rows (score_status says why), have failures of the scorer tried again "
+                "(--retry-failures), or accept more (--max-unscored)."
             )
 
     def to_dict(self) -> dict[str, Any]:
