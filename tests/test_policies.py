@@ -569,9 +569,15 @@ def test_a_bandit_goes_on_from_its_state_as_if_nothing_had_been(options: dict, t
             for array in state.values():
                 if isinstance(array, np.ndarray):
                     array[:] = -1  # the state given is no part of the bandit
-        expected = straight(draw(N)[0], draw(N, seed)[1], seed / 6)[0]
+        losses = np.where(ORDER % 3, draw(N)[1], draw(N, seed)[1])  # most are not drawn again
+        expected = straight(draw(N)[0], losses, seed / 6)[0]
         if seed >= 3:
-            np.testing.assert_array_equal(resumed(draw(N)[0], draw(N, seed)[1], seed / 6)[0], expected)
+            np.testing.assert_array_equal(resumed(draw(N)[0], losses, seed / 6)[0], expected)
+    np.testing.assert_array_equal(straight.state_dict()["losses"], losses)
+    uninterrupted = Bandit(**options)
+    for seed in range(6):
+        again = uninterrupted(draw(N)[0], np.where(ORDER % 3, draw(N)[1], draw(N, seed)[1]), seed / 6)[0]
+    np.testing.assert_array_equal(again, expected)
     assert expected is not None
     assert len(set(expected.tolist())) > 3, "it has learnt something"
     assert resumed.state_dict()["updates"] == 6
