@@ -76,7 +76,7 @@ def test_the_picture_says_shares_and_has_a_colour_for_each_quadrant(tmp_path: Pa
         "sensibility 40.0%",
         "rationality 40.0%",
         "balanced 0.0%",
-        "Effective sample size, of 6 samples",
+        "Effective sample size",
         "Training loss by quadrant",
         ">unscored<",
         COLOURS["sensibility"],
@@ -138,6 +138,10 @@ def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
     (tmp_path / "empathy_history.json").unlink()
     with pytest.raises(EmpathyError, match=r"empathy_history\.json is not there"):
         write_draws_report(tmp_path)
+    for wrong in ({"history": []}, [{"step": 1}]):
+        (tmp_path / "empathy_history.json").write_text(json.dumps(wrong))
+        with pytest.raises(EmpathyError, match="is not a list of entries with step, progress and shares"):
+            write_draws_report(tmp_path)
     table = pq.read_table(tmp_path / "empathy_draws.parquet")
     pq.write_table(table.drop_columns(["draws", "last_loss"]), tmp_path / "empathy_draws.parquet")
     with pytest.raises(EmpathyError, match="has no column draws, last_loss; expected row, sensibility, rationality"):

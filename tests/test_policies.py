@@ -197,14 +197,13 @@ def test_wrong_inputs_are_named(inputs: tuple[Any, Any, float], said: str) -> No
 def test_a_million_samples_take_less_than_a_second(name: str) -> None:
     scores, losses = draw(1_000_000)
     policy = load_policy(name)
-    best = min(_seconds(policy, scores, losses) for _ in range(2))  # the machine may be busy once
-    assert best < 1
+    assert min(_seconds(policy, scores, losses) for _ in range(2)) < 1
 
 
 def _seconds(policy: Any, scores: np.ndarray, losses: np.ndarray) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     policy(scores, losses, 0.5)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 # ---- by name -------------------------------------------------------------------------------------------------------
@@ -373,7 +372,8 @@ def test_warm_up_is_what_the_policy_is() -> None:
     other.load_state_dict(wrapped.state_dict())
     assert other.state_dict()["updates"] == 1
     plain = WarmUp(lambda scores, losses, progress: (None, None), 0.1)
-    assert (plain.needs_losses, plain.needs_weights) == (True, True), "of a plain function nothing is known"
+    assert not hasattr(plain, "needs_losses"), "of a plain function nothing is known"
+    assert not hasattr(plain, "needs_weights")
 
 
 @pytest.mark.parametrize("fraction", [1.0, -0.1, 2, "0.1", True])

@@ -35,8 +35,8 @@ class Policy(Protocol):
     What a policy of this package has beside the call; of another's policy, each may be missing.
 
     Args:
-        needs_losses (`bool`): Whether it looks at the losses; if missing, it is taken to.
-        needs_weights (`bool`): Whether it returns loss weights; if missing, it is taken to.
+        needs_losses (`bool`): Whether it looks at the losses.
+        needs_weights (`bool`): Whether it returns loss weights.
 
     A policy that remembers has `state_dict()` and `load_state_dict(state)`, of plain types and numpy arrays, too.
     """
@@ -150,13 +150,13 @@ class WarmUp:
 
     @property
     def needs_losses(self) -> bool:
-        """That of the policy; True if it does not say."""
-        return bool(getattr(self.policy, "needs_losses", True))
+        """That of the policy; missing, too, if that does not say."""
+        return bool(self.policy.needs_losses)  # type: ignore[attr-defined]
 
     @property
     def needs_weights(self) -> bool:
-        """That of the policy; True if it does not say."""
-        return bool(getattr(self.policy, "needs_weights", True))
+        """That of the policy; missing, too, if that does not say."""
+        return bool(self.policy.needs_weights)  # type: ignore[attr-defined]
 
     def __call__(self, scores: ArrayLike, losses: ArrayLike, progress: float) -> tuple[Any, Any]:
         """Nothing, then what the policy says."""

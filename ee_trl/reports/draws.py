@@ -91,6 +91,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
     entries = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not all({"step", "progress", "shares"} <= set(entry) for entry in entries):
+        raise EmpathyError(f"{path} is not a list of entries with step, progress and shares; do not edit it by hand")
     for entry in entries:
         for key in ("shares", "quadrant_loss"):
             if entry.get(key) is not None:
@@ -188,8 +190,8 @@ def _history_part(history: Sequence[Mapping[str, Any]], most: int = 9) -> str:
     return "\n\n".join(
         [
             "## Over the training",
-            "Shares are of the draws. The effective sample size, (sum w)^2 / sum w^2 of the sampling weights w, is "
-            "how many samples drawn equally often would be as varied.",
+            "Shares are of the draws since the entry before. The effective sample size, (sum w)^2 / sum w^2 of their "
+            "weights w, is how many draws of equal weight would be worth as much.",
             _table(head, lines),
         ]
     )
@@ -232,7 +234,7 @@ def draw_draws(
     draw_shares(plane, {name: rows[name]["draws"] / total if name in rows else 0.0 for name in QUADRANTS})
     plane.set(xlim=(-0.75, 10.75), ylim=(-1.25, 11.25))  # room for the shares beside the outermost scores
     plane.set_title(f"{draws['draws'].sum():,.0f} draws in the score plane")
-    _draw_size(size, history, len(draws["draws"]))
+    _draw_size(size, history)
     if _names_in(history, "quadrant_loss"):
         _draw_loss(loss, history)
     else:
@@ -259,14 +261,14 @@ def _draw_over_time(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     _or_nothing(axes, bool(steps))
 
 
-def _draw_size(axes: Axes, history: Sequence[Mapping[str, Any]], n: int) -> None:
+def _draw_size(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     points = [
         (entry["step"], entry["effective_sample_size"]) for entry in history if entry.get("effective_sample_size")
     ]
     if points:
         axes.plot(*zip(*points, strict=True), marker=".", color="#404040")
-    top = 1.08 * max((size for _, size in points), default=n)
-    axes.set(xlabel="step", ylabel="samples", ylim=(0, top or 1), title=f"Effective sample size, of {n:,} samples")
+    top = 1.08 * max((size for _, size in points), default=0.0)
+    axes.set(xlabel="step", ylabel="draws of equal weight", ylim=(0, top or 1), title="Effective sample size")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     _or_nothing(axes, bool(points))
