@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..selection import quadrants, thresholds
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
@@ -63,8 +64,8 @@ def plot_sweep(
     return _save(figure, path)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
-    module = require("matplotlib.figure", extra="report", purpose="the picture of the score plane")
+def _figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:
+    module = require("matplotlib.figure", extra="report", purpose=purpose)
     return module.Figure(figsize=size, layout="constrained")
 
 
@@ -72,26 +73,43 @@ def _draw_plane(
     figure: Figure, axes: Axes, sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold
 ) -> None:
     import numpy as np
-    from matplotlib.colors import LogNorm
 
     s, r = np.asarray(sensibility, float), np.asarray(rationality, float)
     scored = ~(np.isnan(s) | np.isnan(r))
-    edges = np.arange(-0.25, 10.5, 0.5)
-    counts, _, _ = np.histogram2d(r[scored], s[scored], bins=(edges, edges))
-    if scored.any():
-        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0), cmap="YlOrBr", norm=LogNorm(vmin=1))
-        figure.colorbar(mesh, ax=axes, label="samples (log scale)")
+    draw_density(figure, axes, s[scored], r[scored], label="samples (log scale)")
     t_s, t_r = thresholds(threshold)
     axes.axvline(t_s, color="black", linewidth=1, linestyle="--")
     axes.axhline(t_r, color="black", linewidth=1, linestyle="--")
     where = quadrants(s, r, threshold)
+    draw_shares(axes, {name: (where == name).sum() / max(scored.sum(), 1) for name in QUADRANTS})
+    axes.set_title(f"{scored.sum():,} samples, T = {t_s:g}" + ("" if t_s == t_r else f" / {t_r:g}"))
+
+
+def draw_density(
+    figure: Figure, axes: Axes, sensibility: np.ndarray, rationality: np.ndarray, *, label: str, counts: Any = None
+) -> None:
+    """Draws how many samples, or how many times `counts`, lie in each half point of the score plane; none is NaN."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    edges = np.arange(-0.25, 10.5, 0.5)
+    found, _, _ = np.histogram2d(rationality, sensibility, bins=(edges, edges), weights=counts)
+    if found.any():
+        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(found, 0), cmap="YlOrBr", norm=LogNorm(vmin=1))
+        figure.colorbar(mesh, ax=axes, label=label)
+    axes.set(
+        xlabel="sensibility", ylabel="rationality", xlim=(-0.25, 10.25), ylim=(-0.25, 10.25), aspect="equal"
+    )  # fmt: skip
+
+
+def draw_shares(axes: Axes, shares: Mapping[str, float]) -> None:
+    """Writes each quadrant's share into its corner of the score plane."""
     corners = {SENSIBILITY: (0.97, 0.03), RATIONALITY: (0.03, 0.97), "balanced": (0.97, 0.97), "low": (0.03, 0.03)}
     for name, (x, y) in corners.items():
-        share = (where == name).sum() / max(scored.sum(), 1)
         axes.text(
             x,
             y,
-            f"{name} {share:.1%}",
+            f"{name} {shares[name]:.1%}",
             transform=axes.transAxes,
             ha="right" if x > 0.5 else "left",
             va="top" if y > 0.5 else "bottom",
@@ -99,10 +117,6 @@ def _draw_plane(
             weight="bold",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2},
         )
-    axes.set(
-        xlabel="sensibility", ylabel="rationality", xlim=(-0.25, 10.25), ylim=(-0.25, 10.25), aspect="equal",
-        title=f"{scored.sum():,} samples, T = {t_s:g}" + ("" if t_s == t_r else f" / {t_r:g}"),
-    )  # fmt: skip
 
 
 def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:

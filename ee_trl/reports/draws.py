@@ -1,0 +1,304 @@
+"""The report of what a policy drew: over time, in the score plane, how often, and what became of the loss."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..axes import QUADRANTS, TIE
+from ..data import write_text
+from ..errors import EmpathyError, MissingExtraError
+from .plane import COLOURS, _figure, _save, draw_density, draw_shares
+from .run import _picture, _table
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+DRAWS, HISTORY, PAGE, PICTURE = (
+    "empathy_draws.parquet",
+    "empathy_history.json",
+    "empathy_report.md",
+    "empathy_draws.png",
+)
+NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
+COLUMNS = ("row", *NUMBERS, "quadrant")
+"""Of [`DRAWS`], one row a sample."""
+
+UNSCORED = "unscored"
+NAMES = (*QUADRANTS, TIE, UNSCORED)
+ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
+
+
+def write_draws_report(folder: str | os.PathLike[str]) -> Path:
+    """
+    Writes `empathy_report.md` and `empathy_draws.png` from what a training with a policy left in its folder.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            With `empathy_draws.parquet` (a row a sample: scores, quadrant, how often it was drawn, its mean loss
+            weight, and its first, last and mean loss in nats per token) and `empathy_history.json` (a list of what was
+            drawn by step: shares of the quadrants, effective sample size, mean weight, loss by quadrant).
+
+    Returns:
+        `Path` of `empathy_report.md`. Without matplotlib it is written all the same, and says what the picture needs.
+
+    Raises:
+        [`EmpathyError`]: A file is not there, or not what it should be.
+    """
+    folder = Path(folder)
+    draws, history = read_draws(folder / DRAWS), read_history(folder / HISTORY)
+    rows = by_quadrant(draws)
+    picture: str | None = PICTURE
+    try:
+        draw_draws(draws, rows, history, folder / PICTURE)
+    except MissingExtraError:
+        picture = None
+    parts = ["# What was drawn", _summary_part(draws), _quadrants_part(rows), _history_part(history)]
+    write_text(folder / PAGE, "\n\n".join([*parts, _picture(picture, "what was drawn")]) + "\n")
+    return folder / PAGE
+
+
+# ---- what is in the files ------------------------------------------------------------------------------------------
+
+
+def read_draws(path: Path) -> dict[str, np.ndarray]:
+    """The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
+    table = pq.read_table(path)
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise EmpathyError(f"{path} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    found = {name: np.array(table.column(name).to_numpy(), dtype=np.float64) for name in NUMBERS}
+    found["draws"] = np.nan_to_num(found["draws"])
+    found["quadrant"] = np.array([name or UNSCORED for name in table.column("quadrant").to_pylist()], dtype=object)
+    unknown = set(found["quadrant"].tolist()) - set(NAMES)
+    if unknown:
+        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(NAMES)}")
+    return found
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The entries of `empathy_history.json`; what is of no quadrant goes by the name of `"unscored"`."""
+    if not path.exists():
+        raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not all({"step", "progress", "shares"} <= set(entry) for entry in entries):
+        raise EmpathyError(f"{path} is not a list of entries with step, progress and shares; do not edit it by hand")
+    for entry in entries:
+        for key in ("shares", "quadrant_loss"):
+            if entry.get(key) is not None:
+                entry[key] = {name or UNSCORED: value for name, value in entry[key].items()}
+    return entries
+
+
+def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """
+    What was drawn of each quadrant that has samples.
+
+    Returns:
+        `dict`: quadrant -> `samples`, `drawn` (at least once), `draws`, `weight` (mean over the draws), `first_loss`,
+        `last_loss`, `mean_loss` (means over the drawn samples, nats per token); NaN where nothing was drawn.
+    """
+    import numpy as np
+
+    rows = {}
+    for name in NAMES:
+        inside = draws["quadrant"] == name
+        times = draws["draws"][inside]
+        drawn = times > 0
+        if not inside.any():
+            continue
+        weights = draws["mean_weight"][inside]
+        known = drawn & np.isfinite(weights)
+        row = {"samples": int(inside.sum()), "drawn": int(drawn.sum()), "draws": float(times.sum())}
+        row["weight"] = float(np.average(weights[known], weights=times[known])) if known.any() else np.nan
+        for loss in ("first_loss", "last_loss", "mean_loss"):
+            values = draws[loss][inside][drawn]
+            values = values[np.isfinite(values)]
+            row[loss] = float(values.mean()) if len(values) else np.nan
+        rows[name] = row
+    return rows
+
+
+# ---- Markdown ------------------------------------------------------------------------------------------------------
+
+
+def _summary_part(draws: Mapping[str, np.ndarray]) -> str:
+    times = draws["draws"]
+    n, drawn, total = len(times), int((times > 0).sum()), times.sum()
+    if not total:
+        return f"**Nothing was drawn** of {n:,} samples."
+    return (
+        f"**{total:,.0f} draws of {drawn:,} different samples**, {drawn / n:.1%} of {n:,}; {n - drawn:,} were never "
+        f"drawn. Each of those drawn was drawn {total / drawn:.1f} times on average, at most {times.max():,.0f} times."
+    )
+
+
+def _quadrants_part(rows: Mapping[str, Mapping[str, float]]) -> str:
+    n, total = sum(row["samples"] for row in rows.values()), sum(row["draws"] for row in rows.values())
+    head = ("quadrant", "samples", "of all", "drawn", "draws", "of all draws", "draws a sample", "mean weight")
+    lines = [
+        (
+            name,
+            f"{row['samples']:,}",
+            f"{row['samples'] / n:.1%}",
+            f"{row['drawn']:,}",
+            f"{row['draws']:,.0f}",
+            _number(row["draws"] / total if total else None, ".1%"),
+            f"{row['draws'] / row['samples']:.2f}",
+            *(_number(row[key], ".2f") for key in ("weight", "first_loss", "last_loss", "mean_loss")),
+        )
+        for name, row in rows.items()
+    ]
+    return "\n\n".join(
+        [
+            "## By quadrant",
+            _table((*head, "first loss", "last loss", "mean loss"), lines),
+            "Losses are in nats per token: of each sample at its first draw, at its last and over all, then the mean "
+            "over the samples drawn. Where most are drawn once, first and last are nearly the same. The mean weight "
+            "is that of the loss, over the draws.",
+        ]
+    )
+
+
+def _history_part(history: Sequence[Mapping[str, Any]], most: int = 9) -> str:
+    if not history:
+        return "## Over the training\n\nThe history is empty: no draws were recorded by step."
+    names = _names_in(history, "shares")
+    every = max(1, -(-(len(history) - 1) // (most - 1)))
+    shown = [*history[:-1:every], history[-1]]
+    head = ("step", "progress", *names, "effective sample size", "mean weight")
+    lines = [
+        (
+            f"{entry['step']:,}",
+            f"{entry['progress']:.0%}",
+            *(_number(entry["shares"].get(name, 0.0), ".1%") for name in names),
+            _number(entry.get("effective_sample_size"), ",.0f"),
+            _number(entry.get("mean_weight"), ".2f"),
+        )
+        for entry in shown
+    ]
+    return "\n\n".join(
+        [
+            "## Over the training",
+            "Shares are of the draws since the entry before. The effective sample size, (sum w)^2 / sum w^2 of their "
+            "weights w, is how many draws of equal weight would be worth as much.",
+            _table(head, lines),
+        ]
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "n/a" if value is None or value != value else format(value, form)
+
+
+def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return [name for name in NAMES if any(name in (entry.get(key) or {}) for entry in history)]
+
+
+# ---- picture -------------------------------------------------------------------------------------------------------
+
+
+def draw_draws(
+    draws: Mapping[str, np.ndarray],
+    rows: Mapping[str, Mapping[str, float]],
+    history: Sequence[Mapping[str, Any]],
+    path: Path,
+) -> Path:
+    """
+    Draws the four panels of the report.
+
+    Raises:
+        [`MissingExtraError`]: matplotlib is not installed.
+    """
+    import numpy as np
+
+    figure = _figure((11.5, 8.6), purpose="the picture of what was drawn")
+    from matplotlib.patches import Patch  # it is there now
+
+    (over_time, plane), (size, loss) = figure.subplots(2, 2)
+    _draw_over_time(over_time, history)
+    scored = np.isfinite(draws["sensibility"]) & np.isfinite(draws["rationality"]) & (draws["draws"] > 0)
+    s, r, times = (draws[name][scored] for name in ("sensibility", "rationality", "draws"))
+    draw_density(figure, plane, s, r, label="draws (log scale)", counts=times)
+    total = max(draws["draws"].sum(), 1)
+    draw_shares(plane, {name: rows[name]["draws"] / total if name in rows else 0.0 for name in QUADRANTS})
+    plane.set(xlim=(-0.75, 10.75), ylim=(-1.25, 11.25))  # room for the shares beside the outermost scores
+    plane.set_title(f"{draws['draws'].sum():,.0f} draws in the score plane")
+    _draw_size(size, history)
+    if _names_in(history, "quadrant_loss"):
+        _draw_loss(loss, history)
+    else:
+        _draw_first_and_last(loss, rows)
+    seen = {name for name in NAMES if name in rows} | set(_names_in(history, "shares"))
+    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in NAMES if name in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(NAMES), frameon=False)
+    return _save(figure, path)
+
+
+def _draw_over_time(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    names = _names_in(history, "shares")
+    steps = [entry["step"] for entry in history]
+    shares = [[100 * (entry["shares"].get(name) or 0.0) for entry in history] for name in names]
+    if len(steps) > 1:
+        axes.stackplot(steps, *shares, colors=[ALL_COLOURS[name] for name in names], alpha=0.85, linewidth=0)
+        axes.set_xlim(steps[0], steps[-1])
+    elif steps:
+        bottom = 0.0
+        for name, [share] in zip(names, shares, strict=True):
+            axes.bar([str(steps[0])], [share], bottom=bottom, color=ALL_COLOURS[name], alpha=0.85, width=0.4)
+            bottom += share
+    axes.set(xlabel="step", ylabel="share of the draws, %", ylim=(0, 100), title="Draws by quadrant")
+    _or_nothing(axes, bool(steps))
+
+
+def _draw_size(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    points = [
+        (entry["step"], entry["effective_sample_size"]) for entry in history if entry.get("effective_sample_size")
+    ]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=".", color="#404040")
+    top = 1.08 * max((size for _, size in points), default=0.0)
+    axes.set(xlabel="step", ylabel="draws of equal weight", ylim=(0, top or 1), title="Effective sample size")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    _or_nothing(axes, bool(points))
+
+
+def _draw_loss(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    for name in _names_in(history, "quadrant_loss"):
+        points = [(e["step"], (e.get("quadrant_loss") or {}).get(name)) for e in history]
+        points = [(step, value) for step, value in points if value is not None and value == value]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", color=ALL_COLOURS[name])
+    axes.set(xlabel="step", ylabel="loss, nats per token", title="Training loss by quadrant")
+    axes.grid(alpha=0.3)
+
+
+def _draw_first_and_last(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
+    drawn = [name for name in reversed(NAMES) if name in rows and rows[name]["first_loss"] == rows[name]["first_loss"]]
+    for place, name in enumerate(drawn):
+        first, last = rows[name]["first_loss"], rows[name]["last_loss"]
+        axes.plot([first, last], [place, place], color=ALL_COLOURS[name], linewidth=2)
+        axes.plot([first], [place], marker="o", markerfacecolor="white", color=ALL_COLOURS[name])
+        axes.plot([last], [place], marker="o", color=ALL_COLOURS[name])
+    axes.set_yticks(range(len(drawn)), drawn)
+    axes.set(
+        xlabel="loss, nats per token", ylim=(-0.6, len(drawn) - 0.4), title="Loss at the first (open) and last draw"
+    )  # fmt: skip
+    axes.grid(alpha=0.3, axis="x")
+    _or_nothing(axes, bool(drawn))
+
+
+def _or_nothing(axes: Axes, there: bool) -> None:
+    if not there:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="#737373")
