@@ -34,6 +34,10 @@ class CoverageError(EmpathyError):
     """More samples are unscored than the run was told to accept."""
 
 
+class TrainingError(EmpathyError):
+    """A trainer, or what it is asked to do with scores, is of a kind that is refused."""
+
+
 class MissingExtraError(EmpathyError, ImportError):
     """An optional dependency is not installed; the message gives the pip line."""
 

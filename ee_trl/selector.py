@@ -22,7 +22,7 @@ from .scoring.coverage import Coverage
 from .scoring.launched import Launch, fill_share
 from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
-from .scoring.store import ScoreStore
+from .scoring.store import FILE_NAME, ScoreStore, cache_folder
 from .subset import (
     check_scored,
     read_scores,
@@ -423,6 +423,19 @@ class EmpathyDataSelector:
             return {name: self.sweep(part, grid) for name, part in scored.items()}
         scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
+
+    def worker_settings(self) -> dict[str, Any]:
+        """What another process needs to score as this selector does: `spec`, `options`, `store`, `retry_failures`."""
+        store = self._store
+        if isinstance(store, ScoreStore):
+            store = store.path
+        place = cache_folder() / FILE_NAME if store is True else store or None
+        return {
+            "spec": self._spec,
+            "options": self._options,
+            "store": None if place is None else os.fspath(place),
+            "retry_failures": self.retry_failures,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None}  # a run belongs to its process

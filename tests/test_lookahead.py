@@ -1,0 +1,164 @@
+"""Scoring ahead: the same numbers from another process, what comes when, and what happens when the scorer dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ee_trl import Dialogue, EmpathyDataSelector
+from ee_trl.errors import TrainingError
+from ee_trl.online.lookahead import LookAhead
+from ee_trl.scoring.store import ScoreStore
+
+
+class Odd:
+    """Scores by length; prints, waits and dies as it is told, by files, since it lives in another process."""
+
+    fingerprint = "odd-1"
+
+    def __init__(self, folder: Path, *, dies: int = 0, seconds: float = 0.0) -> None:
+        self.folder, self.dies, self.seconds = folder, dies, seconds
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        print("this is no message")
+        (self.folder / "pid").write_text(str(os.getpid()))
+        time.sleep(self.seconds)
+        deaths = self.folder / "deaths"
+        before = int(deaths.read_text()) if deaths.exists() else 0
+        if before < self.dies:
+            deaths.write_text(str(before + 1))
+            raise RuntimeError("the scorer is odd")
+        return np.array([[len(d.response) % 10, 1.0] if d.response != "?" else [np.nan] * 2 for d in dialogues])
+
+
+def dialogues_of(rows: Sequence[int]) -> list[list[Dialogue]]:
+    """Row n has n % 3 replies; row 1 one that cannot be scored."""
+    return [
+        [
+            Dialogue((f"I lost {row} keys.",), "?" if row == 1 else f"Oh no{'!' * (row + n)}", ("user",))
+            for n in range(row % 3)
+        ]
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def ahead(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LookAhead]:
+    options = dict(getattr(request, "param", {}))
+    on_failure = options.pop("on_failure", "stop")
+    look = LookAhead(EmpathyDataSelector(Odd(tmp_path, **options)), dialogues_of, on_failure=on_failure)
+    yield look
+    look.close()
+
+
+def expected(row: int) -> tuple[float, float]:
+    replies = [d.response for d in dialogues_of([row])[0] if d.response != "?"]
+    return (float(np.mean([len(r) % 10 for r in replies])), 1.0) if replies else (np.nan, np.nan)
+
+
+def check(answers: list[tuple[int, float, float]], rows: Sequence[int]) -> None:
+    assert sorted(row for row, _, _ in answers) == sorted(rows)
+    for row, s, r in answers:
+        np.testing.assert_equal((s, r), expected(row))
+
+
+def test_answers_are_the_means_of_the_rows_whatever_the_scorer_prints(ahead: LookAhead) -> None:
+    ahead.ask(range(100))
+    check(ahead.take(wait=True), range(100))
+    assert ahead.outstanding == 0
+    assert ahead.waited > 0
+    ahead.ask([3, 100])  # 3 is known
+    check(ahead.take(wait=True), [100])
+
+
+def test_scores_are_the_linear_scorer_s_and_need_no_store() -> None:
+    selector = EmpathyDataSelector("linear")
+    look = LookAhead(selector, dialogues_of)
+    look.ask([2, 5])
+    found = {row: (s, r) for row, s, r in look.take(wait=True)}
+    look.close()
+    for row in (2, 5):
+        np.testing.assert_allclose(found[row], selector.scorer.score(dialogues_of([row])[0]).mean(axis=0))
+
+
+def test_what_is_scored_ahead_is_in_the_store(ahead: LookAhead, tmp_path: Path) -> None:
+    ahead.ask([2, 5])
+    ahead.take(wait=True)
+    assert [(e.fingerprint, e.scored) for e in ScoreStore().scorers()] == [("odd-1", 4)]
+    again = Odd(tmp_path, dies=10)  # it would die if it were asked
+    look = LookAhead(EmpathyDataSelector(again), dialogues_of)
+    look.ask([2, 5])
+    check(look.take(wait=True), [2, 5])
+    look.close()
+
+
+@pytest.mark.parametrize("ahead", [{"seconds": 0.3}], indirect=True)
+def test_without_waiting_nobody_waits(ahead: LookAhead) -> None:
+    ahead.ask(range(200))
+    start = time.perf_counter()
+    assert ahead.take() == []
+    assert time.perf_counter() - start < 0.1
+    assert ahead.waited == 0
+    found: list[tuple[int, float, float]] = []
+    while ahead.outstanding:
+        found += ahead.take()
+        time.sleep(0.01)
+    check(found, range(200))
+
+
+@pytest.mark.parametrize("ahead", [{"dies": 1}], indirect=True)
+def test_a_scorer_that_fails_is_started_once_more(ahead: LookAhead, caplog: pytest.LogCaptureFixture) -> None:
+    ahead.ask(range(10))
+    check(ahead.take(wait=True), range(10))
+    assert "started once more: RuntimeError: the scorer is odd" in caplog.text
+
+
+@pytest.mark.parametrize("ahead", [{"seconds": 0.2}], indirect=True)
+def test_a_killed_scorer_is_started_once_more(ahead: LookAhead, tmp_path: Path) -> None:
+    ahead.ask(range(150))
+
+    def kill() -> None:
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.01)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    check(ahead.take(wait=True), range(150))
+    assert ahead._restarts == 1
+
+
+@pytest.mark.parametrize("ahead", [{"dies": 2}], indirect=True)
+def test_a_scorer_that_fails_twice_stops_the_training_with_its_error(ahead: LookAhead) -> None:
+    ahead.ask(range(10))
+    with pytest.raises(TrainingError, match="(?s)died twice; 10 rows .*the scorer is odd.*on_failure='continue'"):
+        ahead.take(wait=True)
+
+
+@pytest.mark.parametrize("ahead", [{"dies": 2, "on_failure": "continue"}], indirect=True)
+def test_or_training_goes_on_and_it_is_said(ahead: LookAhead, caplog: pytest.LogCaptureFixture) -> None:
+    ahead.ask(range(10))
+    assert ahead.take(wait=True) == []
+    assert "goes on without new scores" in caplog.text
+    assert ahead.failure
+    assert "the scorer is odd" in ahead.failure
+    ahead.ask([11])
+    assert (ahead.outstanding, ahead.take(wait=True)) == (0, [])
+
+
+def test_what_cannot_be_sent_and_unknown_options_are_refused(tmp_path: Path) -> None:
+    scorer = Odd(tmp_path)
+    scorer.lock = threading.Lock().__enter__.__self__  # type: ignore[attr-defined]
+    scorer.file = (tmp_path / "x").open("w")  # type: ignore[attr-defined]
+    scorer.frames = (i for i in range(3))  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="cannot be sent"):
+        LookAhead(EmpathyDataSelector(scorer), dialogues_of)
+    scorer.file.close()  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="'pause'; valid: stop, continue"):
+        LookAhead(EmpathyDataSelector("linear"), dialogues_of, on_failure="pause")
