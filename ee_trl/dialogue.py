@@ -33,6 +33,11 @@ REASONS = {
     "invalid_json": "the line of the file is not JSON",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
+    "answer_not_in_form": "the judge's answer is not in the rubric's form",
+    "server_timeout": "the server did not answer in time",
+    "server_unavailable": "the server could not be reached, was overloaded or failed",
+    "server_refused": "the server refused this sample: too long for the model, filtered, not valid",
+    "server_malformed": "the server's answer is not a chat completion with what was asked for",
 }
 """Why a sample can be unscored, by name."""
 

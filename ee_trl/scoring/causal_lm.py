@@ -21,9 +21,10 @@ from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
+from .answers import DETAILS, VALUES, summarised
 from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
-from .prompt import VALUES, Chain, JudgePrompt
+from .prompt import Chain, JudgePrompt
 
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from transformers.cache_utils import Cache
 
 logger = logging.getLogger(__name__)
-
-DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
-"""Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
 
 _LAYOUT = "judge-1"  # changes when the token layout does
 
@@ -136,16 +134,8 @@ class CausalLMScorer:
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`."""
         values, mode = self.distributions(dialogues)
-        mass = values.sum(axis=2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = values / mass[:, :, None]
-        expected = shares @ np.array(VALUES, float)
-        spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
-        self._look_at(mass)
-        details: dict[str, np.ndarray] = {}
-        for a, axis in enumerate(AXES):
-            details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
-        return np.clip(expected, 0, 10), details
+        self._look_at(values.sum(axis=2))
+        return summarised(values, mode)
 
     def _look_at(self, mass: np.ndarray) -> None:
         """Warns, once, where a judge does not answer in the form: its scores mean little."""
