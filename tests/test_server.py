@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from ee_trl import EmpathyDataSelector, ServerScorer, load_sample, load_scorer
 from ee_trl.cli.main import main
 from ee_trl.dialogue import REASONS, Dialogue
 from ee_trl.errors import MissingExtraError, ScorerError
-from ee_trl.rubric import Rubric, load_rubric, render_form
+from ee_trl.rubric import Rubric, load_rubric, parse_form, render_form
 from ee_trl.scoring import server as server_module
 from ee_trl.scoring.answers import DETAILS
 from ee_trl.scoring.background import in_background
@@ -451,6 +455,7 @@ def test_a_server_that_goes_away_is_given_up_and_found_again(caplog: pytest.LogC
         _, reasons = reasons_of(scorer, numbered(500))
         assert set(reasons) == {"server_unavailable"}
         assert len(server.asked) - before - asked <= 4, "the next call does not try as long again"
+        assert caplog.text.count("did not answer 20 samples") == 1, "said once until it is back"
         down.clear()
         _, reasons = reasons_of(scorer, numbered(50))
         assert set(reasons) == {None}
@@ -606,7 +611,7 @@ def test_where_the_server_is_by_the_environment(
         assert scorer.name == server.host
         scorer.score(numbered(1))
         assert set(server.keys) == {f"Bearer {KEY}"}
-        assert not caplog.records
+        assert "unencrypted" not in caplog.text
         ServerScorer("tiny", base_url=server.base_url, api_key_env=None, rubric=RUBRIC).score(numbered(1))
         assert server.keys[-1] == "Bearer none"
     ServerScorer("tiny", base_url="http://judge.example:80/v1")
@@ -744,3 +749,102 @@ def test_json_of_a_request_is_one_that_any_server_takes() -> None:
         scorer_of(server).score(said("日本語 😢"))
     assert set(server.asked[-1]) == {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs"}
     assert "日本語 😢" in json.dumps(server.asked[-1], ensure_ascii=False)
+
+
+# ---- `transformers serve`, a real server without log probabilities -------------------------------------------------
+
+
+def taught(folder: Path, dialogues: list[Dialogue], answers: list[tuple[int, int]]) -> Any:
+    """A tiny model that learnt by heart what to answer to these dialogues, saved to a folder; gives what generates."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ee_trl import build_tiny_causal_lm
+    from ee_trl.scoring.prompt import whole_prompt
+
+    form = render_form(0, 0)
+    texts = [*(whole_prompt(RUBRIC, d) for d in dialogues), *[form] * 50]
+    build_tiny_causal_lm(folder, texts, vocab_size=600, hidden_size=64, num_hidden_layers=2)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+
+    def asked(dialogue: Dialogue) -> list[int]:
+        message = {"role": "user", "content": whole_prompt(RUBRIC, dialogue)}
+        return tokenizer.apply_chat_template([message], add_generation_prompt=True)["input_ids"]
+
+    rows = [
+        (asked(d), tokenizer(f"{render_form(*scores)}<|end|>")["input_ids"])
+        for d, scores in zip(dialogues, answers, strict=True)
+    ]
+    width = max(len(a) + len(b) for a, b in rows)
+    pad = [[0] * (width - len(a) - len(b)) for a, b in rows]
+    ids = torch.tensor([[*a, *b, *p] for (a, b), p in zip(rows, pad, strict=True)])
+    labels = torch.tensor([[*[-100] * len(a), *b, *[-100] * len(p)] for (a, b), p in zip(rows, pad, strict=True)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(400):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss.item() < 0.005:
+            break
+    model.eval().save_pretrained(folder)
+
+    def generate(dialogue: Dialogue) -> str:
+        prompt = torch.tensor([asked(dialogue)])
+        with torch.inference_mode():
+            found = model.generate(prompt, attention_mask=prompt * 0 + 1, max_new_tokens=128, do_sample=False)
+        return tokenizer.decode(found[0, prompt.shape[1] :], skip_special_tokens=True)
+
+    return generate
+
+
+@pytest.fixture
+def transformers_serve(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Starts `transformers serve` with the model of a folder and gives its address."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = (tmp_path / "serve.log").open("wb")
+        command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
+        log.close()
+        for _ in range(240):
+            assert processes[0].poll() is None, (tmp_path / "serve.log").read_text()
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return f"http://127.0.0.1:{port}/v1"
+            time.sleep(0.5)
+        raise AssertionError((tmp_path / "serve.log").read_text())
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_transformers_serve_gives_what_the_model_writes(
+    transformers_serve: Callable[[Path], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ee_trl")
+    known = said("I am so sorry.", "Why did they do that?", "Great!", "What will you do now?", "Oh no.", "Cheer up!")
+    answers = [(9, 1), (2, 10), (0, 3), (4, 8), (10, 0), (5, 5)]
+    generate = taught(tmp_path / "judge", known, answers)
+    unknown = said("Did you tell your family?", "I feel with you, what a day!", "x y z")
+    written = [parse_form(generate(d)) for d in unknown]
+    base_url = transformers_serve(tmp_path / "judge")
+    scorer = ServerScorer(str(tmp_path / "judge"), base_url=base_url, rubric=RUBRIC, concurrency=2, timeout=120)
+    scores, reasons = reasons_of(scorer, known + unknown)
+    np.testing.assert_array_equal(scores[: len(known)], np.array(answers, float))
+    for row, reason, pair in zip(scores[len(known) :], reasons[len(known) :], written, strict=True):
+        assert reason == (None if pair else "answer_not_in_form")
+        assert pair is None or tuple(row) == pair
+    assert scorer.fingerprint.endswith("/text")
+    assert "gives no log probabilities (it leaves them out)" in caplog.text
+    assert sum(batch.forward_tokens for batch in scorer.score_batches(known)) > 6 * 50
+    with pytest.raises(ScorerError, match="pinned"):
+        ServerScorer("another", base_url=base_url, rubric=RUBRIC, timeout=120).score(known)

@@ -22,14 +22,13 @@ from .._optional import require
 from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
-from ..rubric import Rubric, load_rubric, parse_form
+from ..rubric import Rubric, load_rubric
 from .answers import DETAILS
 from .background import in_background
 from .base import ScoredBatch
-from .completion import Answer, batch_of, choice_of, read_answer, text_of, tokens_of, without
+from .chat import Chat, body_of, is_of_client
+from .completion import Answer, batch_of, read_answer, without
 from .endpoint import DEFAULT_KEY_ENV, make_endpoint, reason_of
-from .logprobs import has_alternatives
-from .prompt import whole_prompt
 
 
 logger = logging.getLogger(__name__)
@@ -38,9 +37,7 @@ GIVE_UP_AFTER = 20
 """Samples lost one after the other, to a server that does not answer, before the rest is not asked any more."""
 
 _LAYOUT = "server-1"  # changes when the request does
-_TOP = (20, 5)  # alternatives asked for, most first: servers allow different numbers
 _LOST = ("server_timeout", "server_unavailable")
-_PROBE = Dialogue(("I lost my keys today.",), "Oh no! Where did you last see them?", ("user",))
 
 
 class ServerScorer:
@@ -111,10 +108,11 @@ class ServerScorer:
         self.logprobs = logprobs
         self.concurrency = concurrency
         self.max_tokens = max_tokens
-        self.extra_body = _mapping(extra_body)
+        self.extra_body = body_of(extra_body)
         self.name = name or self.endpoint.host
+        self._chat = Chat(self.endpoint, model, self.rubric, max_tokens, self.extra_body)
         self._lost = 0  # samples one after the other, over all calls
-        self._told = False  # what the server says about a sample that it refuses
+        self._told: set[str] = set()  # which warnings were given
 
     def __repr__(self) -> str:
         return f"ServerScorer({self.model!r}, name={self.name!r}, rubric={self.rubric.name!r})"
@@ -191,11 +189,13 @@ class ServerScorer:
         """Keeps count of samples lost one after the other, and says so once when they are too many."""
         if answer.reason not in _LOST:
             self._lost = 0
+            self._told.discard("lost")
             return
         self._lost += 1
-        if self._lost == GIVE_UP_AFTER:
+        if self._lost >= GIVE_UP_AFTER and "lost" not in self._told:
+            self._told.add("lost")
             logger.warning(
-                "%s did not answer %d samples one after the other (the last: %s); the rest of this batch is not asked "
+                "%s did not answer %d samples one after the other (the last: %s); the rest of this call is not asked "
                 "and stays unscored",
                 self.endpoint.host,
                 GIVE_UP_AFTER,
@@ -204,139 +204,30 @@ class ServerScorer:
 
     async def _ask_one(self, client: Any, index: int, dialogue: Dialogue, top: int) -> Answer:
         try:
-            body = await self._complete(client, dialogue, top)
+            body = await self._chat.ask(client, dialogue, top)
         except Exception as error:
-            if not _is_of_client(error):
+            if not is_of_client(error):
                 raise
             status = getattr(error, "status_code", None)
-            if isinstance(status, int):
-                await self._raise_if_final(client, error, status)
+            # after the probe had access, 403 is about this sample: some hosts refuse single texts that way
+            stop = await self._chat.stopped_by(client, error) if status != 403 else None
+            if stop is not None:
+                raise stop from None
             reason = reason_of(error)
-            if reason == "server_refused" and not self._told:
-                self._told = True
+            if reason == "server_refused" and reason not in self._told:
+                self._told.add(reason)
                 logger.warning("%s refuses a sample (%s): %s", self.endpoint.host, status, self.endpoint.said(error))
             return without(reason, index)
         return read_answer(body, index, top)
-
-    async def _complete(self, client: Any, dialogue: Dialogue, top: int) -> Any:
-        """The answer's JSON, `None` where it is none."""
-        asked: dict[str, Any] = {"logprobs": True, "top_logprobs": top} if top else {}
-        response = await client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=[{"role": "user", "content": whole_prompt(self.rubric, dialogue)}],
-            temperature=0,
-            max_tokens=self.max_tokens,
-            extra_body=self.extra_body or None,
-            **asked,
-        )
-        try:
-            return json.loads(response.content)
-        except (ValueError, RecursionError):
-            return None
-
-    async def _raise_if_final(self, client: Any, error: Exception, status: int) -> None:
-        if status == 403:  # access was given before, so it is about this sample: some hosts refuse single texts so
-            return
-        offers = await _models(client) if status == 404 else ""
-        stop = self.endpoint.stopped_by(status, self.model, self.endpoint.said(error), offers)
-        if stop is not None:
-            raise stop from None
 
     # ---- what can this server give?
 
     @cached_property
     def top_logprobs(self) -> int:
         """How many alternatives a token the server gives, 0 for none: asked once, on a small dialogue."""
-        [[found]] = in_background(self._probe)
+
+        async def work(put: Callable[[int], None]) -> None:
+            put(await self._chat.probe(logprobs=self.logprobs is not False, text=self.logprobs is not True))
+
+        [[found]] = in_background(work)
         return found
-
-    async def _probe(self, put: Callable[[int], None]) -> None:
-        async with self.endpoint.client() as client:
-            why = "it leaves them out"
-            for top in (*(_TOP if self.logprobs else ()), 0):
-                if not top and self.logprobs is True:
-                    break
-                try:
-                    body = await self._complete(client, _PROBE, top)
-                except Exception as error:
-                    if not _is_of_client(error):
-                        raise
-                    status = getattr(error, "status_code", None)
-                    if not top or status not in (400, 422, 501):
-                        raise await self._probe_error(client, error) from None
-                    why = self.endpoint.said(error) or f"it refuses them ({status})"
-                    continue
-                found = self._probe_answer(body, top)
-                if found or self.logprobs is not True:
-                    self._say(found, why)
-                    put(found)
-                    return
-                break
-        raise ScorerError(
-            f"{self.endpoint.host} gives no log probabilities for {self.model!r}: {why}. Leave out logprobs=True; its "
-            "scores are then the integers that it writes"
-        )
-
-    async def _probe_error(self, client: Any, error: Exception) -> ScorerError:
-        host, said, status = self.endpoint.host, self.endpoint.said(error), getattr(error, "status_code", None)
-        if not isinstance(status, int):
-            what = "did not answer in time" if reason_of(error) == "server_timeout" else "cannot be reached"
-            tried = f"{self.endpoint.max_retries + 1} times, {self.endpoint.timeout:g} s each"
-            return ScorerError(f"{host} {what} (tried {tried}). Is the server running, and base_url its address?")
-        offers = await _models(client) if status == 404 else ""
-        stop = self.endpoint.stopped_by(status, self.model, said, offers)
-        return stop or ScorerError(f"{host} does not answer for {self.model!r}: status {status}. It says: {said}")
-
-    def _probe_answer(self, body: Any, top: int) -> int:
-        """`top`, or 0 where the answer came without alternatives."""
-        choice = choice_of(body)
-        if choice is None:
-            raise ScorerError(
-                f"{self.endpoint.host} answered with something that is no chat completion of one choice; is base_url "
-                "that of an OpenAI-compatible server?"
-            )
-        text = text_of(choice)
-        if parse_form(text) is None:
-            logger.warning(
-                "%s does not answer a plain dialogue in the rubric's form, but with %r: expect many samples without "
-                "scores. A model that thinks first needs it turned off (extra_body) or a higher max_tokens",
-                self.model,
-                text[:80],
-            )
-        tokens = tokens_of(choice) if top else None
-        return top if tokens and has_alternatives(tokens) else 0
-
-    def _say(self, found: int, why: str) -> None:
-        if found:
-            logger.info("%s gives log probabilities: scores are expected values", self.endpoint.host)
-        elif self.logprobs:
-            logger.info(
-                "%s gives no log probabilities (%s): scores are the integers it writes", self.endpoint.host, why
-            )
-
-
-def _mapping(extra_body: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(extra_body) if isinstance(extra_body, str) else dict(extra_body or {})
-        json.dumps(found)
-    except (TypeError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise ScorerError('extra_body is not a JSON object; valid: e.g. {"chat_template_kwargs": {...}}')
-    return found
-
-
-def _is_of_client(error: Exception) -> bool:
-    """Whether an error is one of a request, not of this program."""
-    openai = require("openai", extra="server", purpose="scoring by a server")
-    return isinstance(error, (openai.OpenAIError, TimeoutError))
-
-
-async def _models(client: Any) -> str:
-    """What the server offers, for an error message; empty where it does not say."""
-    try:
-        response = await client.models.with_raw_response.list()
-        names = [str(entry["id"]) for entry in json.loads(response.content)["data"]]
-    except Exception:  # it is only for the message
-        return ""
-    return ", ".join(repr(name[:80]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
