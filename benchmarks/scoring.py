@@ -38,9 +38,9 @@ from transformers.utils.logging import set_verbosity_error
 
 from ee_trl.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.rubric import Rubric, load_rubric
+from ee_trl.scoring.answers import VALUES
 from ee_trl.scoring.causal_lm import CausalLMScorer
 from ee_trl.scoring.prefix import Trunk, trunks_of
-from ee_trl.scoring.prompt import VALUES
 
 
 DATA = "ed_validation_scored.parquet"

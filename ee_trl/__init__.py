@@ -18,6 +18,7 @@ _EXPORTS = {
     "LinearScorer": "scoring.linear",
     "Scorer": "scoring.base",
     "Selection": "selection",
+    "ServerScorer": "scoring.server",
     "build_tiny_causal_lm": "tiny_model",
     "list_metrics": "metrics",
     "load_metric": "metrics",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .scoring.causal_lm import CausalLMScorer
     from .scoring.linear import LinearScorer
     from .scoring.load import load_scorer
+    from .scoring.server import ServerScorer
     from .selection import Selection, quadrants, select_indices, sweep
     from .selector import EmpathyDataSelector
     from .tiny_model import build_tiny_causal_lm

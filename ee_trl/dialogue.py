@@ -34,6 +34,11 @@ REASONS = {
     "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
+    "answer_not_in_form": "the judge's answer is not in the rubric's form",
+    "server_timeout": "the server did not answer in time",
+    "server_unavailable": "the server could not be reached, was overloaded or failed",
+    "server_refused": "the server refused this sample: too long for the model, filtered, not valid",
+    "server_malformed": "the server's answer is not a chat completion with what was asked for",
 }
 """Why a sample can be unscored, by name."""
 

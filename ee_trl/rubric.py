@@ -106,16 +106,31 @@ def parse_form(text: str) -> tuple[int, int] | None:
         `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a whole
         number in [0, 10]: `11`, `8/10`, `8.5`, an axis that is missing or there twice all give `None`.
     """
-    found: dict[str, int] = {}
+    spans = form_spans(text)
+    if spans is None:
+        return None
+    read = {axis: int(text[slice(*span)]) for axis, span in spans.items()}
+    return read[SENSIBILITY], read[RATIONALITY]
+
+
+def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
+    """
+    Where the numbers are in an answer that [`parse_form`] reads.
+
+    Returns:
+        `dict`: axis -> the start and end of its number in `text`; `None` where the answer is not in the form.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    begin = 0
     for line in text.split("\n"):
-        if not _CLAIMS_AN_AXIS.search(line):
-            continue
-        read = {axis: match for axis, form in _LINES.items() if (match := form.fullmatch(line))}
-        if len(read) != 1 or found.keys() & read:
-            return None
-        [(axis, match)] = read.items()
-        found[axis] = int(match[1])
-    return (found[SENSIBILITY], found[RATIONALITY]) if len(found) == len(SLOTS) else None
+        if _CLAIMS_AN_AXIS.search(line):
+            read = {axis: match for axis, form in _LINES.items() if (match := form.fullmatch(line))}
+            if len(read) != 1 or found.keys() & read:
+                return None
+            [(axis, match)] = read.items()
+            found[axis] = (begin + match.start(1), begin + match.end(1))
+        begin += len(line) + 1
+    return found if len(found) == len(SLOTS) else None
 
 
 def parse_slot(text: str) -> int | None:

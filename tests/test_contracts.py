@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import WordScorer
+from fake_server import conforming, serving, text_only
 from test_causal_lm import make_scorer
 
 from ee_trl import Dialogue, Scorer, load_sample, load_scorer
@@ -14,13 +16,18 @@ from ee_trl.dialogue import FORMATS, samples_of
 from ee_trl.scoring.load import SCORERS
 
 
-ALL: dict[str, Callable[[], Scorer]] = {name: lambda name=name: load_scorer(name) for name in SCORERS}
+NEEDS: dict[str, dict[str, Any]] = {"linear": {}, "server": {"model": "tiny"}}
+ALL: dict[str, Callable[[], Scorer]] = {name: lambda name=name: load_scorer(name, **NEEDS[name]) for name in SCORERS}
 ALL |= {"judge": make_scorer, "judge, no sharing": lambda: make_scorer("mistral_sliding"), "user's own": WordScorer}
+ALL |= {"server, text": lambda: load_scorer("server", **NEEDS["server"])}
 
 
 @pytest.fixture(scope="module", params=ALL)
-def scorer(request: pytest.FixtureRequest) -> Scorer:
-    return ALL[request.param]()
+def scorer(request: pytest.FixtureRequest) -> Iterator[Scorer]:
+    behaviour = text_only if request.param == "server, text" else conforming
+    with serving(behaviour) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", server.base_url)
+        yield ALL[request.param]()
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help=f"option of scorer {side.upper()}, e.g. quantization=nf4; repeatable",
+            help=f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable",
         )
     parser.add_argument("--no-injection", action="store_true", help="leave prompt injection out")
     common.add_store(parser)
@@ -151,9 +151,8 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
 def _may_be_judge(spec: str) -> bool:
     """Whether a side is a scorer other than the linear one, which has no rubric."""
     from ..scoring.linear import WEIGHTS_FILE
-    from ..scoring.load import SCORERS
 
-    return spec not in (GIVEN, *SCORERS) and not _is_file(spec) and not (Path(spec) / WEIGHTS_FILE).exists()
+    return spec not in (GIVEN, "linear") and not _is_file(spec) and not (Path(spec) / WEIGHTS_FILE).exists()
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

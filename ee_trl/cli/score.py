@@ -11,6 +11,7 @@ from . import common
 
 
 JUDGE_OPTIONS = ("quantization", "dtype", "rubric", "revision", "trust_remote_code", "token_budget")
+SERVER_OPTIONS = ("model", "base_url", "api_key_env", "concurrency", "timeout", "logprobs", "extra_body")
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--scorer",
         default="linear",
-        help="linear (bundled, default), or a judge's folder or hub id, e.g. Qwen/Qwen3-8B",
+        help="linear (bundled, default), a judge's folder or hub id, e.g. Qwen/Qwen3-8B, or server",
     )
     judge = parser.add_argument_group("of a judge (a causal language model)")
     judge.add_argument("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
@@ -39,6 +40,7 @@ def add_parser(commands: Any) -> None:
     judge.add_argument("--trust-remote-code", action="store_true", default=None, help="let code of a hub model run")
     judge.add_argument("--token-budget", type=int, metavar="N", help="tokens in one forward pass; changes no score")
     judge.add_argument("--details", action="store_true", help="also write mode, spread and answer mass of each axis")
+    _add_server(parser)
     parser.add_argument(
         "--turns", choices=("each", "last"), default="each", help="of conversations: each listener turn, or the last"
     )
@@ -58,13 +60,36 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    server = parser.add_argument_group(
+        "of --scorer server (any OpenAI-compatible one: vLLM, SGLang, TGI, hosted; --rubric and --details go as well)"
+    )
+    server.add_argument("--model", metavar="NAME", help="the model's name on the server")
+    server.add_argument(
+        "--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1 (default: $OPENAI_BASE_URL, or OpenAI)"
+    )
+    server.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="environment variable that holds the key (default: OPENAI_API_KEY)"
+    )
+    server.add_argument("--concurrency", type=int, metavar="N", help="requests under way at a time (default: 8)")
+    server.add_argument("--timeout", type=float, metavar="S", help="seconds for one attempt (default: 60)")
+    server.add_argument(
+        "--no-logprobs",
+        dest="logprobs",
+        action="store_const",
+        const=False,
+        help="take the integers that the judge writes, even where the server gives log probabilities",
+    )
+    server.add_argument("--extra-body", metavar="JSON", help="further fields of each request, as a JSON object")
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data import check_output, row_count, write_file
     from ..reports.rubric import rubric_text
     from ..scoring.launched import Launch
 
-    options = {name: value for name in JUDGE_OPTIONS if (value := getattr(args, name)) is not None}
+    options = {name: value for name in (*JUDGE_OPTIONS, *SERVER_OPTIONS) if (value := getattr(args, name)) is not None}
     options |= {**common.store_options(args), "ray": common.ray_options(args)}
     selector = common.make_selector(args, scorer=args.scorer, turns=args.turns, details=args.details, **options)
     launch = Launch.from_environment()

@@ -168,12 +168,7 @@ class _Worker:
             [sys.executable, "-m", "ee_trl.online.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={
-                **own,
-                **limits,
-                "TOKENIZERS_PARALLELISM": "false",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
+            env={**own, **more},
         )
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self._inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()

@@ -21,10 +21,11 @@ from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
+from .answers import DETAILS, VALUES, summarised
 from .base import ScoredBatch
 from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
-from .prompt import VALUES, Chain, JudgePrompt
+from .prompt import Chain, JudgePrompt
 
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 _Turns = list[tuple[int, ...]]
 _Answers = dict[int, np.ndarray]
-
-DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
-"""Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
 
 _LAYOUT = "judge-1"  # changes when the token layout does
 
@@ -156,7 +154,8 @@ class CausalLMScorer:
             yield ScoredBatch(misfits, nothing, ["too_long_for_scorer"] * len(misfits))
         for answers, forward_tokens in self._answers(samples):
             indices = list(answers)
-            scores, details = _read_out(np.stack(list(answers.values())))
+            found = np.stack(list(answers.values()))
+            scores, details = summarised(found[:, :, :-1], found[:, :, -1])
             self._look_at(details)
             text_tokens = sum(len(turn) for i in indices for turn in samples[i] or ())
             yield ScoredBatch(indices, scores, None, details, text_tokens, forward_tokens)
@@ -370,20 +369,6 @@ def _gathered(found: Iterator[tuple[_Answers, int]]) -> np.ndarray:
     """The answers of all samples, shape `(n, 2, 12)`."""
     answers = {i: answer for part, _ in found for i, answer in part.items()}
     return np.stack([answers[i] for i in sorted(answers)])
-
-
-def _read_out(answers: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Scores of shape `(n, 2)` and [`DETAILS`], from answers of shape `(n, 2, 12)`; see [`_answer`]."""
-    values, mode = answers[:, :, :-1], answers[:, :, -1]
-    mass = values.sum(axis=2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = values / mass[:, :, None]
-    expected = shares @ np.array(VALUES, float)
-    spread = np.sqrt(np.maximum((shares * (np.array(VALUES) - expected[:, :, None]) ** 2).sum(axis=2), 0))
-    details: dict[str, np.ndarray] = {}
-    for a, axis in enumerate(AXES):
-        details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
-    return np.clip(expected, 0, 10), details
 
 
 def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:

@@ -12,8 +12,8 @@ from ..errors import ScorerError, unknown
 from .base import Scorer
 
 
-SCORERS = ("linear",)
-"""Names of the scorers that come with the package."""
+SCORERS = ("linear", "server")
+"""Names of the scorers that come with the package: the linear one, and a judge behind a server."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -42,8 +42,9 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
 
     Args:
         spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            The bundled scorer's name; a folder or hub id of a causal language model ([`CausalLMScorer`]) or of a
-            linear scorer; or an object with `fingerprint` and `score`, which is returned as it is.
+            `"linear"`, the bundled scorer; `"server"`, a judge behind a server ([`ServerScorer`], with `model=...`);
+            a folder or hub id of a causal language model ([`CausalLMScorer`]) or of a linear scorer; or an object with
+            `fingerprint` and `score`, which is returned as it is.
         options:
             Passed to the scorer's class: for a judge `quantization`, `dtype`, `rubric`, ...
 
@@ -55,6 +56,13 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
         if options:
             raise ScorerError(f"options {sorted(options)} do not go with a scorer object; give them where it is made")
         return spec
+    if spec == "server":
+        from .server import ServerScorer
+
+        _check_options(options, ServerScorer, "of the scorer 'server'")
+        if "model" not in options:
+            raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
+        return ServerScorer(**options)
     if spec == "linear" or _is_linear(spec):
         from .linear import LinearScorer
 
@@ -63,11 +71,15 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
         return LinearScorer() if spec == "linear" else LinearScorer(_folder_of(spec))
     from .causal_lm import CausalLMScorer
 
-    known = inspect.signature(CausalLMScorer).parameters
+    _check_options(options, CausalLMScorer, "of a judge", without="model")
+    return CausalLMScorer(spec, **options)
+
+
+def _check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
+    known = [name for name in inspect.signature(scorer).parameters if name != without]
     for name in options:
         if name not in known:
-            raise ScorerError(unknown("option of a judge", name, list(known)[1:]))
-    return CausalLMScorer(spec, **options)
+            raise ScorerError(unknown(f"option {whose}", name, known))
 
 
 _WEIGHTS = "weights.npz"  # a linear scorer's file; whatever has none is taken for a language model

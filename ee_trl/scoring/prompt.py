@@ -10,27 +10,29 @@ whichever way they are computed, so that shared and unshared computation see the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ..axes import AXES, MAX_SCORE
+from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError
 from ..rubric import ANSWER_HEADER, SLOTS, Rubric
+from .answers import VALUES
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LABELS = {"user": "Speaker", "assistant": "Listener"}
-VALUES = tuple(range(int(MAX_SCORE) + 1))
-"""The integers that a judge can answer."""
 
 _DIALOGUE_TITLE = "Dialogue:\n"
 _MARKERS = re.compile(
-    r"<\|[^|<>]{0,60}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?think>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask)>", re.I
+    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|"
+    r"<</?SYS>>|</?think>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|unused\d+)>",
+    re.I,
 )
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
@@ -106,15 +108,27 @@ class JudgePrompt:
 
     def turns(self, dialogue: Dialogue) -> list[tuple[int, ...]]:
         """The ids of each turn, the reply last."""
-        turns = zip((*dialogue.roles, "assistant"), (*dialogue.context, dialogue.response), strict=True)
-        return [self.turn_ids(role, text) for role, text in turns]
+        return [self.turn_ids(role, text) for role, text in _turns(dialogue)]
 
     def _turn_ids(self, role: str, text: str) -> tuple[int, ...]:
         """One line a turn; nothing in the text can end it, start another, or stand for a control token."""
-        ids = self.tokenizer(
-            f"{LABELS[role]}: {neutralised(text)}\n", add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
+        ids = self.tokenizer(turn_line(role, text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return tuple(i for i in ids if i not in self.control_ids)
+
+
+def whole_prompt(rubric: Rubric, dialogue: Dialogue) -> str:
+    """Rubric and dialogue as one text, for a judge behind a server, which has a tokenizer and template of its own."""
+    lines = "".join(turn_line(role, text) for role, text in _turns(dialogue))
+    return f"{rubric.text.strip()}\n\n{_DIALOGUE_TITLE}{lines}".rstrip("\n")
+
+
+def _turns(dialogue: Dialogue) -> Iterable[tuple[str, str]]:
+    return zip((*dialogue.roles, "assistant"), (*dialogue.context, dialogue.response), strict=True)
+
+
+def turn_line(role: str, text: str) -> str:
+    """How a judge is shown a turn: on one line, with its speaker, whatever the text holds."""
+    return f"{LABELS[role]}: {neutralised(text)}\n"
 
 
 def neutralised(text: str) -> str:
