@@ -109,8 +109,13 @@ def scores_array(values: ArrayLike, name: str) -> np.ndarray:
     import numpy as np
 
     try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":  # NumPy would take truths and digits for numbers
+            if any(isinstance(value, (str, bytes, bool, np.bool_)) for value in array.flat):
+                raise TypeError
+            array = array.astype(object)
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise SelectionError(f"the {name} scores are not numbers") from None
     if array.ndim != 1:
         raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")

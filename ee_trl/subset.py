@@ -8,9 +8,10 @@ from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
-from .data import columns_of, features_of, label_names, rows_of, tables_of
+from .data import columns_of, features_of, tables_of
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .errors import FormatError, ScoresError
+from .rows import label_names, rows_of
 
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
             continue
         try:
             columns[name] = pa.array(values, pa.float64())
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise ScoresError(f"the column {name!r} does not hold numbers alone: {error}") from error
     return pa.table(columns)
 
