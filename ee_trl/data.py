@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 BATCH_ROWS = 1_000
+WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
+"""How much is written at once: what a file says of each of its parts has to fit into memory too."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
@@ -178,9 +180,10 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
         options |= {"keep_default_na": False, "na_values": [""], "sep": separator, "index_col": False}
         options["converters"] = dict.fromkeys(_TEXT_COLUMNS, _text_or_null)
     if builder == "parquet":
-        options["streaming"] = streaming
         for path in paths:
             _check_names(path)
+        if streaming:
+            return _parquet_stream(paths)
         if not any(row_count(path) for path in paths):  # which the library refuses to load
             return _without_rows(paths[0])
 
@@ -190,6 +193,28 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
         if "corresponds to no data" not in str(error):
             raise
         raise FormatError(f"{str(paths[0])!r} holds no row") from error
+
+
+def _parquet_stream(paths: list[Path]) -> IterableDataset:
+    """The rows of parquet files, as a stream of a few thousand at a time."""
+    import pyarrow.parquet as pq
+    from datasets import DatasetInfo, Features, IterableDataset
+    from datasets.iterable_dataset import ArrowExamplesIterable
+
+    features = Features.from_arrow_schema(pq.read_schema(paths[0]))
+    tables = ArrowExamplesIterable(_parquet_tables, {"files": [str(path) for path in paths]})
+    return IterableDataset(tables, info=DatasetInfo(features=features))
+
+
+def _parquet_tables(files: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for number, file in enumerate(files):
+        # The library's own stream decodes whole row groups ahead, which other programs write of a million rows.
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            for i, batch in enumerate(parquet.iter_batches(BATCH_ROWS, use_threads=False)):
+                yield (number, i), pa.Table.from_batches([batch])
 
 
 def _check_names(path: Path) -> None:
@@ -320,9 +345,23 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
     path = temporary_folder() / "data.arrow"
     schema = features.arrow_schema
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for table in tables:
-            writer.write_table(conform(table, schema))
+        for table in _gathered(tables, schema):
+            writer.write_table(table)
     return Dataset.from_file(str(path))
+
+
+def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows in tables of [`WRITE_ROWS`] or [`WRITE_BYTES`]."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(conform(table, schema))
+        if sum(t.num_rows for t in held) >= WRITE_ROWS or sum(t.nbytes for t in held) >= WRITE_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -372,8 +411,8 @@ def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, m
     schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: json.dumps(metadata).encode()})
     rows = 0
     with pq.ParquetWriter(path, schema) as writer:
-        for table in tables:
-            writer.write_table(conform(table, schema))
+        for table in _gathered(tables, schema):
+            writer.write_table(table)
             rows += table.num_rows
     return rows
 

@@ -205,17 +205,17 @@ def _problem(messages: Sequence[Message]) -> str | None:
     for message in messages:
         if message.problem:
             return message.problem
-    *before, (role, response, _) = messages
+    role, response, _ = messages[-1]
     if role != "assistant":
         return "ends_with_speaker"
-    said = [m for m in before if m.role != "system"]
-    if not said or not said[-1].text.strip():
+    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), "")
+    if not last.strip():
         return "empty_context"
     if not response.strip():
         return "empty_response"
-    if any(len(m.text) > MAX_TURN_CHARS for m in messages):
+    if max(len(m.text) for m in messages) > MAX_TURN_CHARS:
         return "turn_too_long"
-    if any(has_lone_surrogates(m.text) for m in messages):
+    if any(not m.text.isascii() and has_lone_surrogates(m.text) for m in messages):
         return "invalid_text"
     return None
 

@@ -269,7 +269,7 @@ class EmpathyDataSelector:
         self, scored: Dataset | IterableDataset, chosen: rules.Selection
     ) -> tuple[Features, Iterator[pa.Table]]:
         """The rows chosen, as features and a stream of Arrow tables, for writing them in flat memory."""
-        kept = chosen.reasons == ""
+        kept = chosen.kept
         features = features_of(scored)
         tables = progress(tables_of(scored, self.batch_rows), total=len(kept), label="select", show=self.show_progress)
         return training_features(features), self._kept_tables(tables, features, kept)
@@ -324,7 +324,7 @@ class EmpathyDataSelector:
         def tables() -> Iterator[pa.Table]:
             for table in tables_of(stream, self.batch_rows):
                 chosen = self.choose(Dataset(table), **options)
-                yield from self._kept_tables([table], features, chosen.reasons == "")
+                yield from self._kept_tables([table], features, chosen.kept)
 
         return training_features(features), tables()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._optional import require
 from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
 from ..errors import EmpathyError, unknown
-from ..selection import quadrants, thresholds
+from ..selection import coded_quadrants, thresholds
 
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def _draw_plane(
     t_s, t_r = thresholds(threshold)
     axes.axvline(t_s, color="black", linewidth=1, linestyle="--")
     axes.axhline(t_r, color="black", linewidth=1, linestyle="--")
-    where = quadrants(s, r, threshold)
+    where = coded_quadrants(s, r, threshold)
     corners = {SENSIBILITY: (0.97, 0.03), RATIONALITY: (0.03, 0.97), "balanced": (0.97, 0.97), "low": (0.03, 0.03)}
     for name, (x, y) in corners.items():
-        share = (where == name).sum() / max(scored.sum(), 1)
+        share = where.is_(name).sum() / max(scored.sum(), 1)
         axes.text(
             x,
             y,
