@@ -1,17 +1,19 @@
 """
 Time and peak memory of scoring and selecting many rows, parquet in and out.
 
-    python benchmarks/scale.py --rows 1000000 -o benchmarks/results/scale.json
+    python benchmarks/scale.py --rows 1000000 3000000 10000000 -o benchmarks/results/scale.json
 
 The rows are made here: turns of the embedded sample, recombined and numbered, so that no two dialogues are alike. Each
-command runs in a process of its own; its peak is what the operating system says of it (`ru_maxrss`, which counts pages
-of mapped files too).
+command runs in a process of its own. `anonymous_mib` is the most memory of its own that it held, looked at 20 times a
+second (`RssAnon` of Linux); `ru_maxrss_mib` counts pages of libraries and mapped files too. The Python API is measured
+at the smallest size. `time_per_row` is relative to that size: 1 for a time that is linear in the number of rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,11 +23,24 @@ from pathlib import Path
 
 
 PROBE = """
-import json, resource, sys, time
+import json, resource, threading, time
+from pathlib import Path
+
+peak = [0]
+
+def watch():
+    while True:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        peak[0] = max(peak[0], int(line.split()[1]))
+        time.sleep(0.05)
+
+threading.Thread(target=watch, daemon=True).start()
 start = time.perf_counter()
 {code}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print("PROBE " + json.dumps({{"seconds": round(time.perf_counter() - start, 2), "peak_mib": round(peak)}}))
+found = {{"seconds": round(time.perf_counter() - start, 2), "cpu_seconds": round(time.process_time(), 2)}}
+found["anonymous_mib"] = round(peak[0] / 1024)
+found["ru_maxrss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print("PROBE " + json.dumps(found))
 """
 COMMAND = "from ee_trl.cli.main import main\nassert main({args!r}) == 0"
 PYTHON_API = """
@@ -67,7 +82,7 @@ def make_rows(path: Path, rows: int, batch: int = 20_000) -> None:
 
 
 def probe(code: str) -> dict[str, float]:
-    """Runs code in a process of its own: `{"seconds", "peak_mib"}`."""
+    """Runs code in a process of its own: seconds, and its peak of memory."""
     done = subprocess.run([sys.executable, "-c", PROBE.format(code=code)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -75,35 +90,58 @@ def probe(code: str) -> dict[str, float]:
     return json.loads(line.removeprefix("PROBE "))
 
 
-def measure(rows: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Scores and selects `rows` rows, by the command line and from Python."""
+def measure(rows: int, folder: Path, python: bool = True) -> dict[str, dict[str, float]]:
+    """Scores and selects `rows` rows, by the command line and, if asked, from Python."""
     source, scored, kept = (str(folder / f"{name}.parquet") for name in ("rows", "scored", "kept"))
     make_rows(Path(source), rows)
     found = {
         "ee-trl score": probe(COMMAND.format(args=["score", source, "-o", scored, "-q"])),
         "ee-trl select": probe(COMMAND.format(args=["select", scored, "-o", kept, "-q"])),
-        "selector.score and selector.select": probe(PYTHON_API.format(path=source)),
     }
+    if python:
+        found["selector.score and selector.select"] = probe(PYTHON_API.format(path=source))
     for entry in found.values():
         entry["rows_per_second"] = round(rows / entry["seconds"])
     return found
 
 
+def relate(results: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Adds the time per row of each command, relative to the smallest size."""
+    first = min(results)
+    for rows, commands in results.items():
+        for name, entry in commands.items():
+            entry["time_per_row"] = round(entry["seconds"] / rows / (results[first][name]["seconds"] / first), 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[250_000, 1_000_000], help="how many (several: each)")
+    sizes = [1_000_000, 3_000_000, 10_000_000]
+    parser.add_argument("--rows", type=int, nargs="+", default=sizes, help="how many (several: each)")
+    parser.add_argument("--folder", help="where the files go, 10 GB for ten million rows (default: the system's own)")
     parser.add_argument("-o", "--output", default="benchmarks/results/scale.json", help="JSON file to write")
     args = parser.parse_args()
-    results = {}
-    for rows in args.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            results[f"{rows:,} rows"] = measure(rows, Path(folder))
-            print(rows, json.dumps(results[f"{rows:,} rows"], indent=2), flush=True)
+    results: dict[int, dict[str, dict[str, float]]] = {}
+    for rows in sorted(args.rows):
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            results[rows] = measure(rows, Path(folder), python=rows == min(args.rows))
+            print(rows, json.dumps(results[rows], indent=2), flush=True)
+        relate(results)
+        write_record(args, results)
+
+
+def write_record(args: argparse.Namespace, results: dict[int, dict[str, dict[str, float]]]) -> None:
+    """What was measured so far, with the command and the versions."""
+    threads = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
     record = {
         "command": "python benchmarks/scale.py --rows " + " ".join(map(str, args.rows)),
-        "machine": {"python": platform.python_version(), "machine": platform.machine()},
+        "machine": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "environment": threads,
+        },
         "versions": {name: version(name) for name in ("ee-trl", "datasets", "pyarrow", "numpy")},
-        "results": results,
+        "results": {f"{rows:,} rows": commands for rows, commands in results.items()},
     }
     Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -12,14 +12,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .dialogue import SOURCE_ERROR
+from .dialogue import has_lone_surrogates
 from .errors import FormatError, unknown
-from .json_lines import COMPRESSED, is_sound, repaired
+from .formats import FORMATS
+from .json_lines import COMPRESSED, read_json
+from .rows import rows_of
 
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 BATCH_ROWS = 1_000
+WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
+"""How much is written at once: what a file says of each of its parts has to fit into memory too."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
@@ -43,6 +47,8 @@ _BUILDERS = {
     ".arrow": "arrow",
 }
 WRITABLE = (".parquet", ".jsonl")
+_TEXT_COLUMNS = sorted({name for fmt in FORMATS.values() for name in fmt.dialogue_columns} | {"utterance"})
+"""Columns that are text in a csv file even where all of them look like numbers."""
 
 
 # ---- in ------------------------------------------------------------------------------------------------------------
@@ -101,14 +107,41 @@ def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
 
     files = load_dataset_builder(str(path), config).config.data_files or {}
     names = [Path(name) for part in files.values() for name in part]
+    card = path / "README.md"
+    if not (card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace")):
+        found = [file for file in path.rglob("*") if file.is_file() and not _is_about_data(file)]
+        _check_one_kind(found, str(path / "*"))
     if not names or {_builder_of(name) for name in names} - {"json", "csv"}:
         return load_dataset(str(path), config, split=split)
     if split is not None and split not in files:
         raise FormatError(unknown("split", split, [str(name) for name in files]))
     parts = {
-        str(name): _load_files(sorted(Path(file) for file in files[name])) for name in files if split in (None, name)
+        str(name): _load_files(sorted(Path(file) for file in files[name] if not _is_about_data(Path(file))))
+        for name in files
+        if split in (None, name)
     }
     return parts[split] if split else DatasetDict(parts)
+
+
+def _is_about_data(path: Path) -> bool:
+    """Whether a file of a folder tells about its data rather than holds them; the library skips hidden ones too."""
+    return path.name.endswith((".meta.json", "dataset_infos.json")) or path.name.startswith((".", "_"))
+
+
+def _check_one_kind(paths: list[Path], pattern: str) -> None:
+    """Raises [`FormatError`] for files of several kinds, of which the library would silently take the commonest."""
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kind = _builder_of(path)
+        if kind:
+            kinds.setdefault(kind, []).append(path)
+    if len(kinds) > 1:
+        found = " and ".join(f"{len(files)} {kind} ({files[0].name})" for kind, files in sorted(kinds.items()))
+        commonest = max(kinds.values(), key=len)[0].suffix
+        raise FormatError(
+            f"{pattern!r} stands for files of several kinds: {found}. Name those of one kind, "
+            f"e.g. {pattern.removesuffix('*') + '*' + commonest!r}"
+        )
 
 
 def _builder_of(path: Path) -> str | None:
@@ -123,6 +156,7 @@ def _open_file(path: Path, split: str | None, streaming: bool) -> Any:
     paths = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if not paths:
         raise FormatError(f"there is no file {str(path)!r}")
+    _check_one_kind(paths, str(path))
     return _load_files(paths, streaming)
 
 
@@ -138,24 +172,63 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
     for path in paths:
         if path.stat().st_size == 0:
             raise FormatError(f"{str(path)!r} is empty")
+    if builder == "json":
+        return read_json(paths, temporary_folder())
     options: dict[str, Any] = {"split": "train"}
     if builder == "csv":  # only an empty field is missing: a reply may well be "none" or "NA"
         separator = "\t" if ".tsv" in [s.lower() for s in paths[0].suffixes] else ","
         # without `index_col`, a line with a field too many would shift all its fields by one
         options |= {"keep_default_na": False, "na_values": [""], "sep": separator, "index_col": False}
+        options["converters"] = dict.fromkeys(_TEXT_COLUMNS, _text_or_null)
     if builder == "parquet":
-        options["streaming"] = streaming
+        for path in paths:
+            _check_names(path)
+        if streaming:
+            return _parquet_stream(paths)
         if not any(row_count(path) for path in paths):  # which the library refuses to load
             return _without_rows(paths[0])
 
-    if builder == "json" and not all(is_sound(path) for path in paths):
-        return repaired(paths, temporary_folder())
     try:
         return load_dataset(builder, data_files=[glob.escape(str(path)) for path in paths], **options)
-    except Exception:  # of many types, by what is wrong with a line
-        if builder != "json":
+    except ValueError as error:
+        if "corresponds to no data" not in str(error):
             raise
-        return repaired(paths, temporary_folder())
+        raise FormatError(f"{str(paths[0])!r} holds no row") from error
+
+
+def _parquet_stream(paths: list[Path]) -> IterableDataset:
+    """The rows of parquet files, as a stream of a few thousand at a time."""
+    import pyarrow.parquet as pq
+    from datasets import DatasetInfo, Features, IterableDataset
+    from datasets.iterable_dataset import ArrowExamplesIterable
+
+    features = Features.from_arrow_schema(pq.read_schema(paths[0]))
+    tables = ArrowExamplesIterable(_parquet_tables, {"files": [str(path) for path in paths]})
+    return IterableDataset(tables, info=DatasetInfo(features=features))
+
+
+def _parquet_tables(files: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for number, file in enumerate(files):
+        # The library's own stream decodes whole row groups ahead, which other programs write of a million rows.
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            for i, batch in enumerate(parquet.iter_batches(BATCH_ROWS, use_threads=False)):
+                yield (number, i), pa.Table.from_batches([batch])
+
+
+def _check_names(path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(path).names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FormatError(f"{str(path)!r} has several columns of the name {twice[0]!r}; rename all but one of them")
+
+
+def _text_or_null(field: str) -> str | None:
+    return field or None
 
 
 def _without_rows(path: Path) -> Dataset:
@@ -200,9 +273,17 @@ def features_of(dataset: Dataset | IterableDataset) -> Features:
 
 def tables_of(dataset: Dataset | IterableDataset, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
     """The rows as Arrow tables of `batch_rows` rows."""
+    import pyarrow as pa
+    from datasets.table import CastError
+
     features = features_of(dataset)
-    for table in _raw_tables(dataset, features, batch_rows):
-        yield conform(table, features.arrow_schema)
+    try:
+        for table in _raw_tables(dataset, features, batch_rows):
+            yield conform(table, features.arrow_schema)
+    except (pa.ArrowException, CastError, OSError) as error:
+        if getattr(error, "errno", None):  # of the file system
+            raise
+        raise FormatError(f"the rows cannot be read, the file may be damaged: {_root_cause(error)}") from error
 
 
 def _raw_tables(dataset: Dataset | IterableDataset, features: Features, batch_rows: int) -> Iterator[pa.Table]:
@@ -233,39 +314,6 @@ def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
     for row in dataset.with_format(None):
         return list(row)
     raise FormatError("the stream has no rows")
-
-
-def rows_of(table: pa.Table, features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of some columns as Python values, decoded: JSON columns too, and class labels as their names."""
-    kept = [name for name in columns if name in table.column_names]
-    chosen = table.select(kept)
-    try:
-        values = chosen.to_pydict()
-    except UnicodeDecodeError:  # strings that are no text, which Arrow holds all the same
-        return [_readable(chosen.slice(i, 1), features) for i in range(chosen.num_rows)]
-    return _decoded(values, features, kept)
-
-
-def _readable(row: pa.Table, features: Features) -> dict[str, Any]:
-    try:
-        return _decoded(row.to_pydict(), features, row.column_names)[0]
-    except UnicodeDecodeError:
-        return {**dict.fromkeys(row.column_names), SOURCE_ERROR: "invalid_text"}
-
-
-def _decoded(values: dict[str, Any], features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
-    from datasets import ClassLabel, Features
-
-    decoded = Features({name: features[name] for name in columns}).decode_batch(values)
-    for name in columns:
-        if isinstance(features[name], ClassLabel):
-            decoded[name] = label_names(features[name], decoded[name])
-    return [dict(zip(decoded, row, strict=True)) for row in zip(*decoded.values(), strict=True)]
-
-
-def label_names(feature: Any, values: Iterable[int | None]) -> list[str | None]:
-    """The names of the class labels, `None` where there is none."""
-    return [None if value is None or value < 0 else feature.int2str(value) for value in values]
 
 
 def progress_bar(*, total: int | None, label: str, show: bool | None, unit: str = "rows") -> tqdm[Any]:
@@ -301,9 +349,23 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
     path = temporary_folder() / "data.arrow"
     schema = features.arrow_schema
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for table in tables:
-            writer.write_table(conform(table, schema))
+        for table in _gathered(tables, schema):
+            writer.write_table(table)
     return Dataset.from_file(str(path))
+
+
+def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows in tables of [`WRITE_ROWS`] or [`WRITE_BYTES`]."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(conform(table, schema))
+        if sum(t.num_rows for t in held) >= WRITE_ROWS or sum(t.nbytes for t in held) >= WRITE_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -353,8 +415,8 @@ def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, m
     schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: json.dumps(metadata).encode()})
     rows = 0
     with pq.ParquetWriter(path, schema) as writer:
-        for table in tables:
-            writer.write_table(conform(table, schema))
+        for table in _gathered(tables, schema):
+            writer.write_table(table)
             rows += table.num_rows
     return rows
 
@@ -364,9 +426,14 @@ def _write_jsonl(tables: Iterable[pa.Table], features: Features, path: Path, met
     with path.open("w", encoding="utf-8") as out:
         for table in tables:
             for row in rows_of(table, features, table.column_names):
-                out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                out.write(_json_line(row) + "\n")
             rows += table.num_rows
     return rows
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    return json.dumps(row, default=str) if has_lone_surrogates(line) else line  # which columns of JSON may hold
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

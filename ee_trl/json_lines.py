@@ -1,15 +1,14 @@
-"""JSON files line by line: for those that the `datasets` library cannot read, or reads wrongly.
+"""JSON files, line by line: every value as it stands, and a line that is none costs that line alone.
 
-It gives up a whole file for one line that is no JSON, or of which a column is of another type than ten megabytes
-before; and lone surrogates vanish from lines that it has to read twice. Here every line is taken for itself.
+The `datasets` library gives up a whole file for such a line, turns text that looks like a date into a date and, in a
+column of several types, text that looks like a number into a number; and lone surrogates vanish.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,60 +24,52 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1_000
+_DEEPEST_TYPE = 32
+"""Values nested deeper than this are kept as JSON: Arrow's files hold no types of more than 63 levels."""
+_DEEPEST_ROW = 200
+"""Levels of a row; those nested deeper than this are bad, since readers of JSON give up at depths of their own."""
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
-_HIGH, _LOW = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_LONE_SURROGATE = re.compile(rf"(?<!\\)(?:\\\\)*(?:{_HIGH}(?!{_LOW})|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_LOW})")
-"""Half of a surrogate pair, written out as JSON does; too many matches do no harm, they mean a closer look."""
+Row = dict[str, Any]
 
 
-def is_sound(path: Path) -> bool:
-    """Whether the library, where it reads the file without complaint, gives what is in it."""
-    if path.suffix.lower() == ".zst":  # which Python cannot look into
-        return True
-    try:
-        with _opener(path)(path, "rt", encoding="utf-8") as lines:
-            # bytes that are no text go into Arrow, but never out again; lone surrogates may vanish without a word
-            return not any(_LONE_SURROGATE.search(line) for line in lines if "\\u" in line)
-    except UnicodeDecodeError:
-        return False
-
-
-def repaired(paths: list[Path], folder: Path) -> Dataset:
+def read_json(paths: list[Path], folder: Path) -> Dataset:
     """
     The rows of JSON files; those that cannot be taken as they are say so in `source_error`.
 
+    Values have the narrowest type that holds all of their column; where there is none, the column is JSON. Whole
+    numbers of more than 64 bits become floats.
+
     Args:
         paths (`list[Path]`): The files, of JSON lines or of one JSON array each.
-        folder (`Path`): Where copies go, which have to stay as long as the rows.
+        folder (`Path`): Where the rows go, which has to stay as long as they are used.
 
     Raises:
         [`FormatError`]: Not a single line of a file can be read: it is something else.
     """
-    from datasets import load_dataset
+    from datasets import Dataset
 
     types = _Types()
-    copies = [folder / f"{number}.jsonl" for number in range(len(paths))]
-    bad = sum(_copy_rows(path, copy, types) for path, copy in zip(paths, copies, strict=True))
-    rows = load_dataset("json", data_files=list(map(str, copies)), features=types.features(), split="train")
-    return rows if bad else rows.remove_columns(SOURCE_ERROR)
+    for path in paths:
+        _note_types(path, types)
+    while True:
+        try:
+            _write_rows(paths, folder / "rows.arrow", types)
+        except _WrongType as wrong:  # such as a whole number that no float is equal to
+            types.give_up(str(wrong))
+        else:
+            return Dataset.from_file(str(folder / "rows.arrow"))
 
 
-def _copy_rows(path: Path, copy: Path, types: _Types) -> int:
-    """Copies what can be read of a JSON file, line by line, and notes its types; how many rows are bad."""
+def _note_types(path: Path, types: _Types) -> None:
+    """Looks through a file for the types of its columns."""
     rows = bad = broken = 0
-    with (
-        _opener(path)(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines,
-        copy.open("w", encoding="utf-8") as out,
-    ):
-        found = _read_rows(lines)
-        while batch := list(islice(found, _BATCH_ROWS)):
-            rows += len(batch)
-            broken += sum(reason == "invalid_json" for _, reason in batch)
-            marked = [{**row, SOURCE_ERROR: reason or row.get(SOURCE_ERROR)} for row, reason in batch]
-            bad += sum(row[SOURCE_ERROR] is not None for row in marked)
-            types.add(marked)
-            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in marked)
+    for batch in _batches(path):
+        reasons = [reason for _, reason in batch]
+        rows += len(batch)
+        broken += reasons.count("invalid_json")
+        bad += len(reasons) - reasons.count(None)
+        types.add([_marked(row, reason) for row, reason in batch])
     if broken == rows:
         raise FormatError(
             f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object"
@@ -87,7 +78,33 @@ def _copy_rows(path: Path, copy: Path, types: _Types) -> int:
         )
     if bad:
         logger.warning("%s: %d rows cannot be read as they are; they are kept and marked unscored", path, bad)
-    return bad
+
+
+def _write_rows(paths: list[Path], target: Path, types: _Types) -> None:
+    import pyarrow as pa
+
+    schema = types.features().arrow_schema
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for path in paths:
+            for batch in _batches(path):
+                rows = [_marked(row, reason) for row, reason in batch]
+                columns = [types.column(name, [row.get(name) for row in rows]) for name in schema.names]
+                writer.write_table(pa.table(columns, schema=schema))
+
+
+def _batches(path: Path) -> Iterator[list[tuple[Row, str | None]]]:
+    with _opened(path) as lines:
+        found = _read_rows(lines)
+        while batch := list(islice(found, _BATCH_ROWS)):
+            yield batch
+
+
+def _marked(row: Row, reason: str | None) -> Row:
+    return row if reason is None else {**row, SOURCE_ERROR: reason}
+
+
+class _WrongType(Exception):
+    """A value is not of the type that its column seemed to have; the argument is the column's name."""
 
 
 class _Types:
@@ -96,9 +113,12 @@ class _Types:
     def __init__(self) -> None:
         self._types: dict[str, pa.DataType | None] = {}
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
+    def add(self, rows: list[Row]) -> None:
         for name in dict.fromkeys(name for row in rows for name in row):
             self._types[name] = self._merged(name, [row.get(name) for row in rows])
+
+    def give_up(self, name: str) -> None:
+        self._types[name] = None
 
     def _merged(self, name: str, values: list[Any]) -> pa.DataType | None:
         import pyarrow as pa
@@ -108,9 +128,10 @@ class _Types:
             return None
         try:
             schemas = [pa.schema({name: kind}) for kind in (known, pa.array(values).type)]
-            return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+            merged = pa.unify_schemas(schemas, promote_options="permissive").field(name).type
         except (pa.ArrowException, OverflowError):
             return None
+        return merged if _can_be_written(merged) else None
 
     def features(self) -> Features:
         from datasets import Features, Json
@@ -120,55 +141,104 @@ class _Types:
             {name: Json() if kind is None else generate_from_arrow_type(kind) for name, kind in self._types.items()}
         )
 
+    def column(self, name: str, values: list[Any]) -> pa.Array:
+        import pyarrow as pa
 
-def _opener(path: Path) -> Any:
-    """`open` for a file by its name; raises [`FormatError`] for a compression that Python does not know."""
+        kind = self._types[name]
+        if kind is None:
+            texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+            return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+        try:
+            return pa.array(values, kind)
+        except (pa.ArrowException, OverflowError):
+            raise _WrongType(name) from None
+
+
+def _can_be_written(kind: pa.DataType) -> bool:
+    """Whether files hold the type: parquet knows no struct without fields, Arrow none that is nested very deeply."""
+    import pyarrow as pa
+
+    level = [kind]
+    for _ in range(_DEEPEST_TYPE):
+        if any(pa.types.is_struct(inner) and not inner.num_fields for inner in level):
+            return False
+        level = [outer.field(i).type for outer in level for i in range(outer.num_fields)]
+    return not level
+
+
+def _opened(path: Path) -> Any:
+    """The lines of a file, unpacked by its name."""
     import bz2
     import gzip
+    import io
     import lzma
 
-    suffix = path.suffix.lower()
-    if suffix not in COMPRESSED:
-        return open
+    import pyarrow as pa
+
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    if suffix not in openers:
-        raise FormatError(f"cannot look into {str(path)!r}; unpack it first")
-    return openers[suffix]
+    encoding, errors = "utf-8-sig", "surrogateescape"
+    suffix = path.suffix.lower()
+    if suffix == ".zst":  # which Python knows from 3.14 on
+        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding=encoding, errors=errors)
+    return openers.get(suffix, open)(path, "rt", encoding=encoding, errors=errors)
 
 
-def _read_rows(lines: Iterator[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _read_rows(lines: Iterable[str]) -> Iterator[tuple[Row, str | None]]:
     """The rows of JSON lines, or of one JSON array, each with the reason why it cannot be taken as it is, if any."""
     for number, line in enumerate(lines):
         if number == 0 and line.lstrip().startswith("["):
             whole = line + "".join(lines)
             try:
-                array = json.loads(whole)
+                array = _parsed(whole)
             except (ValueError, RecursionError):
-                yield from (_read_row(text, None) for text in whole.split("\n") if text.strip())
+                yield from (_read_row(text) for text in whole.split("\n") if text.strip())
             else:
-                yield from (_read_row(json.dumps(row), row) for row in array)
+                yield from (_checked(row) or _broken(json.dumps(row)) for row in array)
             return
         if line.strip():
-            yield _read_row(line.rstrip("\n"), None)
+            yield _read_row(line.rstrip("\n"))
 
 
-def _read_row(line: str, row: Any) -> tuple[dict[str, Any], str | None]:
+def _read_row(line: str) -> tuple[Row, str | None]:
     try:
-        row = json.loads(line) if row is None else row
+        return _checked(_parsed(line)) or _broken(line)
     except (ValueError, RecursionError):
-        row = None
+        return _broken(line)
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | float:
+    if len(digits) < 19:
+        return int(digits)
+    return int(digits) if len(digits) < 22 and -(2**63) <= int(digits) < 2**64 else float(digits)
+
+
+def _checked(row: Any) -> tuple[Row, str | None] | None:
+    """A row, and `"invalid_text"` where it cannot be taken as it is; `None` for what is no row."""
     if not isinstance(row, dict):
-        return {"source_line": _escaped(line)}, "invalid_json"
-    clean = _escaped(row)
+        return None
+    try:
+        clean = _escaped(row)
+    except RecursionError:
+        return None
     return clean, None if clean == row else "invalid_text"
 
 
-def _escaped(value: Any) -> Any:
+def _broken(line: str) -> tuple[Row, str | None]:
+    return {"source_line": _escaped(line)}, "invalid_json"
+
+
+def _escaped(value: Any, levels: int = _DEEPEST_ROW) -> Any:
     """`value` with lone surrogates written out (`\\ud83d`), since Arrow holds text alone."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode() if has_lone_surrogates(value) else value
+    if isinstance(value, (list, dict)) and not levels:
+        raise RecursionError
     if isinstance(value, list):
-        return [_escaped(v) for v in value]
+        return [_escaped(v, levels - 1) for v in value]
     if isinstance(value, dict):
-        return {_escaped(k): _escaped(v) for k, v in value.items()}
+        return {_escaped(k): _escaped(v, levels - 1) for k, v in value.items()}
     return value

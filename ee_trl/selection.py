@@ -10,7 +10,6 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -28,6 +27,7 @@ from .axes import (
     SENSIBILITY,
     TIE,
 )
+from .coded import Coded
 from .errors import SelectionError, unknown
 
 
@@ -53,7 +53,7 @@ class Selection:
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
             Indices of the samples kept, ascending (the order of the data survives).
-        reasons (`np.ndarray` of shape `(n,)`, of `str`):
+        drops ([`~ee_trl.coded.Coded`] of length `n`):
             For every sample dropped the name of the reason, `""` for those kept. `unscored`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
         settings (`dict`):
@@ -61,16 +61,26 @@ class Selection:
     """
 
     indices: np.ndarray
-    reasons: np.ndarray
+    drops: Coded
     settings: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def kept(self) -> np.ndarray:
+        """Which samples were kept, of shape `(n,)`, of `bool`."""
+        return self.drops.is_("")
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """`drops` as an array of shape `(n,)`, of `str`."""
+        return self.drops.to_array()
+
     def counts(self) -> dict[str, int]:
         """How many samples were kept (`kept`), and dropped for each reason, most frequent first."""
-        dropped = Counter(str(reason) for reason in self.reasons if reason)
-        return {"kept": len(self.indices), **dict(dropped.most_common())}
+        dropped = {name: n for name, n in self.drops.counts().items() if name}
+        return {"kept": len(self.indices), **dropped}
 
 
 # ---- quadrants -----------------------------------------------------------------------------------------------------
@@ -109,8 +119,13 @@ def scores_array(values: ArrayLike, name: str) -> np.ndarray:
     import numpy as np
 
     try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":  # NumPy would take truths and digits for numbers
+            if any(isinstance(value, (str, bytes, bool, np.bool_)) for value in array.flat):
+                raise TypeError
+            array = array.astype(object)
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise SelectionError(f"the {name} scores are not numbers") from None
     if array.ndim != 1:
         raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")
@@ -140,6 +155,13 @@ def quadrants(
         `np.ndarray` of shape `(n,)`, of `str`: `"sensibility"` (S high, R low), `"rationality"` (R high, S low),
         `"balanced"` (both high), `"low"` (both low), `"tie"`, or `""` where either score is missing.
     """
+    return coded_quadrants(sensibility, rationality, threshold, ties).to_array()
+
+
+def coded_quadrants(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> Coded:
+    """The same in one byte a sample; `""`, which is unscored, has the code 0."""
     import numpy as np
 
     if ties not in TIES:
@@ -150,16 +172,17 @@ def quadrants(
     t_s, t_r = thresholds(threshold)
     s_high, r_high = (s >= t_s, r >= t_r) if ties == "high" else (s > t_s, r > t_r)
     s_low, r_low = (s <= t_s, r <= t_r) if ties == "low" else (s < t_s, r < t_r)
-    scored = ~(np.isnan(s) | np.isnan(r))
-    conditions = [~scored, s_high & r_low, r_high & s_low, s_high & r_high, s_low & r_low]
-    return _shared(("", SENSIBILITY, RATIONALITY, BALANCED, LOW, TIE), np.select(conditions, range(5), default=5))
-
-
-def _shared(names: Sequence[str], codes: np.ndarray) -> np.ndarray:
-    """An array of `str` that holds each name once: 8 bytes a sample, however many there are."""
-    import numpy as np
-
-    return np.array(names, dtype=object)[codes]
+    names = ("", SENSIBILITY, RATIONALITY, BALANCED, LOW, TIE)
+    codes = np.full(len(s), names.index(TIE), np.uint8)
+    for name, where in (
+        (LOW, s_low & r_low),
+        (BALANCED, s_high & r_high),
+        (RATIONALITY, r_high & s_low),
+        (SENSIBILITY, s_high & r_low),
+        ("", np.isnan(s) | np.isnan(r)),
+    ):
+        codes[where] = names.index(name)
+    return Coded(codes, names)
 
 
 def sweep(
@@ -177,12 +200,12 @@ def sweep(
     s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
     rows = []
     for t in grid:
-        names = Counter(quadrants(s, r, t, ties).tolist())
-        scored = len(s) - names[""]
+        found = coded_quadrants(s, r, t, ties).counts()
+        scored = len(s) - found.get("", 0)
         row: dict[str, Any] = {"threshold": float(t), "scored": scored}
         for name in KEEPABLE:
-            row[name] = names[name]
-            row[f"{name}_share"] = names[name] / scored if scored else 0.0
+            row[name] = found.get(name, 0)
+            row[f"{name}_share"] = row[name] / scored if scored else 0.0
         rows.append(row)
     return rows
 
@@ -249,7 +272,7 @@ def select_indices(
     if rule not in RULES:
         raise SelectionError(unknown("rule", rule, RULES))
     names = keep_set(keep)
-    where = quadrants(sensibility, rationality, threshold, ties)
+    where = coded_quadrants(sensibility, rationality, threshold, ties)
     settings: dict[str, Any] = {
         "rule": rule,
         "keep": list(names),
@@ -258,14 +281,14 @@ def select_indices(
     }
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
-        reason = {q: "" if q in names else f"quadrant_{q}" if q in QUADRANTS else q for q in KEEPABLE} | {
-            "": "unscored"
-        }
-        reasons = np.array([reason[q] for q in where.tolist()], dtype=object)
-        return Selection(np.flatnonzero(reasons == ""), reasons, settings)
+        reason = {q: "" if q in names else f"quadrant_{q}" if q in QUADRANTS else q for q in KEEPABLE}
+        why_not = ("", "unscored", *(name for name in reason.values() if name))
+        codes = np.array([why_not.index({"": "unscored", **reason}[q]) for q in where.names], np.uint8)
+        drops = Coded(codes[where.codes], why_not)
+        return Selection(np.flatnonzero(drops.is_("")), drops, settings)
 
-    scored = np.flatnonzero(where != "")
-    size = _size(len(scored), n, fraction, default=sum(int((where == q).sum()) for q in names))
+    scored = np.flatnonzero(~where.is_(""))
+    size = _size(len(scored), n, fraction, default=sum(where.counts().get(q, 0) for q in names))
     settings |= {"n": size}
     if rule == "top":
         axis = _axis(axis, names)
@@ -279,9 +302,9 @@ def select_indices(
         else:
             order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
     indices = np.sort(scored[order[:size]])
-    reasons = _shared((why, "unscored"), (where == "").astype(np.intp))
-    reasons[indices] = ""
-    return Selection(indices, reasons, settings)
+    drops = Coded(np.where(where.is_(""), np.uint8(1), np.uint8(2)), ("", "unscored", why))
+    drops.codes[indices] = 0
+    return Selection(indices, drops, settings)
 
 
 def _refuse(rule: str, **given: object) -> None:

@@ -6,13 +6,13 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
-from .data import columns_of, features_of, open_dataset, progress, progress_bar, rows_of, tables_of, to_dataset
+from .data import columns_of, conform, features_of, open_dataset, progress, progress_bar, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
@@ -34,6 +34,7 @@ from .subset import (
 
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
 
@@ -275,14 +276,14 @@ class EmpathyDataSelector:
         return table.append_column(QUADRANT, column)
 
     def _score_stream(self, stream: IterableDataset) -> IterableDataset:
-        from datasets import IterableDataset
+        from datasets import DatasetInfo, IterableDataset
+        from datasets.iterable_dataset import ArrowExamplesIterable
 
         stream = stream.with_format(None)
-        if stream.features is not None:
+        if stream.features is not None:  # tables, since the library's way back from rows changes values that are JSON
             features, _ = self.score_tables(stream)
-            return IterableDataset.from_generator(
-                _rows_of_tables, features=features, gen_kwargs={"make": self.score_tables, "stream": stream}
-            )
+            tables = ArrowExamplesIterable(_keyed_tables, {"make": self.score_tables, "stream": stream})
+            return IterableDataset(tables, info=DatasetInfo(features=features))
         layout = engine.layout_of(columns_of(stream), self.detail_columns)
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -361,16 +362,20 @@ class EmpathyDataSelector:
         self, scored: Dataset | IterableDataset, chosen: rules.Selection
     ) -> tuple[Features, Iterator[pa.Table]]:
         """The rows chosen, as features and a stream of Arrow tables, for writing them in flat memory."""
-        kept = chosen.reasons == ""
+        kept = chosen.kept
         features = features_of(scored)
-        tables: Iterable[pa.Table] = tables_of(scored, self.batch_rows)
+        bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
+        tables = progress(tables_of(scored, self.batch_rows), bar)
+        return training_features(features), self._kept_tables(tables, features, kept)
+
+    def _kept_tables(self, tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
         if QUADRANT in features and "scorer" in features:  # it was written at the threshold of scoring
             tables = (self._with_quadrant(table) for table in tables)
-        bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
-        return training_features(features), training_tables(progress(tables, bar), features, kept)
+        return training_tables(tables, features, kept)
 
     def _select_stream(self, stream: IterableDataset, **options: Any) -> IterableDataset:
-        from datasets import IterableDataset
+        from datasets import DatasetInfo, IterableDataset
+        from datasets.iterable_dataset import ArrowExamplesIterable
 
         if options["rule"] != "threshold":
             raise SelectionError(
@@ -389,6 +394,10 @@ class EmpathyDataSelector:
             return chosen.indices.tolist()
 
         choose([])  # what is wrong with the options is said now, not when the first row is read
+        if stream.features is not None:
+            kept = {"make": partial(self._stream_tables, options=options), "stream": stream}
+            info = DatasetInfo(features=training_features(stream.features))
+            return IterableDataset(ArrowExamplesIterable(_keyed_tables, kept), info=info)
 
         def rows() -> Iterator[dict[str, Any]]:
             source = iter(stream)
@@ -398,8 +407,20 @@ class EmpathyDataSelector:
                     if sample.dialogue:
                         yield training_row(batch[i], sample.dialogue)
 
-        features = training_features(stream.features) if stream.features is not None else None
-        return IterableDataset.from_generator(rows, features=features)
+        return IterableDataset.from_generator(rows)
+
+    def _stream_tables(self, stream: IterableDataset, options: dict[str, Any]) -> tuple[Features, Iterator[pa.Table]]:
+        """The rows chosen from a stream, table by table, as [`~EmpathyDataSelector.select_tables`] gives them."""
+        from datasets import Dataset
+
+        features = features_of(stream)
+
+        def tables() -> Iterator[pa.Table]:
+            for table in tables_of(stream, self.batch_rows):
+                chosen = self.choose(Dataset(table), **options)
+                yield from self._kept_tables([table], features, chosen.kept)
+
+        return training_features(features), tables()
 
     # ---- look ------------------------------------------------------------------------------------------------------
 
@@ -479,18 +500,20 @@ def _is_stream(dataset: Any) -> bool:
     return not hasattr(dataset, "__len__")
 
 
-def _rows_of_tables(make: Any, stream: IterableDataset) -> Iterator[dict[str, Any]]:
-    """The rows of the tables that `make` gives of a stream; made anew whenever the stream is read."""
+def _keyed_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    """The tables that `make` gives of a stream, numbered; made anew whenever the stream is read."""
     features, tables = make(stream)
-    for table in tables:
-        yield from rows_of(table, features, list(features))
+    for number, table in enumerate(tables):
+        yield (0, number), conform(table, features.arrow_schema)
 
 
 def _conversation_order(dataset: Dataset) -> list[int]:
     """Row numbers by conversation (in order of first appearance), and within one by `utterance_idx`."""
-    first: dict[Any, int] = {}
+    first: dict[str | None, int] = {}
     columns = dataset.select_columns(["conv_id", "utterance_idx"]).with_format(None)[:]
-    names, numbers = columns["conv_id"], columns["utterance_idx"]
+    names = [None if name is None else str(name) for name in columns["conv_id"]]
+    numbers = columns["utterance_idx"]
     for i, name in enumerate(names):
         first.setdefault(name, i)
-    return sorted(range(len(names)), key=lambda i: (first[names[i]], utterance_number(numbers[i]), i))
+    start = [i if name is None else first[name] for i, name in enumerate(names)]
+    return sorted(range(len(names)), key=lambda i: (start[i], utterance_number(numbers[i]), i))

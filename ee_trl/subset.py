@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
-from .data import columns_of, features_of, label_names, rows_of, tables_of
+from .coded import Coded, Coder, distinct
+from .data import columns_of, features_of, tables_of
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .errors import FormatError, ScoresError
+from .rows import label_names, rows_of
 
 
 if TYPE_CHECKING:
@@ -35,23 +37,29 @@ _RESERVED = (
 @dataclass(frozen=True)
 class Scores:
     """
-    The score columns of a data set, as arrays.
+    The score columns of a data set, as arrays of a few bytes a row.
 
     Args:
         sensibility (`np.ndarray` of shape `(n,)`): In [0, 10], NaN where unscored.
         rationality (`np.ndarray` of shape `(n,)`): Likewise.
-        status (`np.ndarray` of shape `(n,)`, of `str`): `"scored"` or the reason why not.
+        statuses ([`~ee_trl.coded.Coded`] of length `n`): `"scored"` or the reason why not.
         scorers (`tuple[str, ...]`): The fingerprints of what made them; `("given",)` if they came without.
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
-        emotion (`np.ndarray` of shape `(n,)`, *optional*): The emotion column, if there is one and it was asked for.
+        emotions ([`~ee_trl.coded.Coded`] of length `n`, *optional*): The emotion column, if there is one and it was
+            asked for; `""` where there is none.
     """
 
     sensibility: np.ndarray
     rationality: np.ndarray
-    status: np.ndarray
+    statuses: Coded
     scorers: tuple[str, ...]
     lengths: np.ndarray | None = None
-    emotion: np.ndarray | None = None
+    emotions: Coded | None = None
+
+    @property
+    def status(self) -> np.ndarray:
+        """`statuses` as an array of shape `(n,)`, of `str`."""
+        return self.statuses.to_array()
 
 
 def check_scored(columns: Sequence[str]) -> None:
@@ -78,8 +86,10 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
     read = [*AXES, *(_ORIGIN if _scored_here(columns) else ())] + (["emotion"] if emotion else [])
     read = [name for name in read if name in columns]
     dialogue = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in columns] if fmt else []
-    parts = [_read_batch(table, rows, fmt) for table, rows in _batches(dataset, read, dialogue)]
-    return _joined(parts, lengths=lengths, emotion=emotion and "emotion" in columns)
+    scores = _ScoreReader()
+    for table, rows in _batches(dataset, read, dialogue):
+        scores.add(table, rows, fmt)
+    return scores.result(lengths=lengths, emotion=emotion and "emotion" in columns)
 
 
 def _scored_here(columns: Sequence[str]) -> bool:
@@ -113,7 +123,7 @@ def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
             continue
         try:
             columns[name] = pa.array(values, pa.float64())
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise ScoresError(f"the column {name!r} does not hold numbers alone: {error}") from error
     return pa.table(columns)
 
@@ -138,28 +148,52 @@ def refuse_utterances(fmt: DialogueFormat | None) -> None:
         )
 
 
-def _read_batch(table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat | None) -> dict[str, Any]:
-    import numpy as np
+class _ScoreReader:
+    """Gathers the score columns of batches, in arrays that grow in place."""
 
-    part: dict[str, Any] = {axis: _floats(table.column(axis), axis) for axis in AXES}
-    if fmt is not None:
-        samples = samples_of(fmt, rows, "last")
-        part["lengths"] = np.array([len(s.dialogue.response) if s.dialogue else 0 for s in samples])
-        part["status"] = np.array([s.reason or SCORED for s in samples], dtype=object)
-    missing = np.isnan(part[SENSIBILITY]) | np.isnan(part[RATIONALITY])
-    if "score_status" in table.column_names:
-        status = table.column("score_status").to_pylist()
-        part["status"] = np.array([SCORED if s is None else intern(str(s)) for s in status], dtype=object)
-    bad = part["status"] != SCORED
-    part["status"][missing & ~bad] = "scorer_gave_none"
-    for axis in AXES:
-        part[axis][bad | missing] = np.nan
-    named = table.column("scorer").to_pylist() if "scorer" in table.column_names else [None]
-    part["scorers"] = {str(name or GIVEN) for name in named}
-    if "emotion" in table.column_names:
-        emotions = table.column("emotion").to_pylist()
-        part["emotion"] = np.array([intern(str(e)) if e is not None else "" for e in emotions], dtype=object)
-    return part
+    def __init__(self) -> None:
+        self._axes = {axis: array("d") for axis in AXES}
+        self._lengths = array("q")
+        self._statuses = Coder((SCORED, "scorer_gave_none"))
+        self._emotions = Coder()
+        self._scorers: set[str] = set()
+
+    def add(self, table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat | None) -> None:
+        import numpy as np
+
+        scores = {axis: _floats(table.column(axis), axis) for axis in AXES}
+        missing = np.isnan(scores[SENSIBILITY]) | np.isnan(scores[RATIONALITY])
+        if fmt is not None:
+            samples = samples_of(fmt, rows, "last")
+            self._lengths.extend(len(s.dialogue.response) if s.dialogue else 0 for s in samples)
+            statuses = np.array([self._statuses.code(s.reason or SCORED) for s in samples], np.int32)
+        if "score_status" in table.column_names:
+            statuses = self._statuses.codes(table.column("score_status"), null=SCORED)
+        bad = statuses != self._statuses.code(SCORED)
+        statuses[missing & ~bad] = self._statuses.code("scorer_gave_none")
+        self._statuses.append(statuses)
+        for axis, values in scores.items():
+            values[bad | missing] = np.nan
+            self._axes[axis].frombytes(values.tobytes())
+        named = distinct(table.column("scorer"))[0] if "scorer" in table.column_names else [None]
+        self._scorers |= {name or GIVEN for name in named}
+        if "emotion" in table.column_names:
+            self._emotions.append(self._emotions.codes(table.column("emotion"), null=""))
+
+    def result(self, *, lengths: bool, emotion: bool) -> Scores:
+        import numpy as np
+
+        sensibility, rationality = (
+            np.frombuffer(self._axes[axis], np.float64) if self._axes[axis] else np.empty(0) for axis in AXES
+        )
+        return Scores(
+            sensibility,
+            rationality,
+            self._statuses.result(),
+            tuple(sorted(self._scorers)),
+            np.array(self._lengths) if lengths else None,
+            self._emotions.result() if emotion else None,
+        )
 
 
 def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
@@ -173,23 +207,6 @@ def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
             f"the column {name!r} is of type {kind}, not of numbers; cast it, or score the data set anew"
         )
     return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-
-
-def _joined(parts: list[dict[str, Any]], *, lengths: bool, emotion: bool) -> Scores:
-    import numpy as np
-
-    def column(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([p[name] for p in parts]) if parts else np.empty(0, dtype)
-
-    scorers = sorted({name for part in parts for name in part["scorers"]})
-    return Scores(
-        column(SENSIBILITY, float),
-        column(RATIONALITY, float),
-        column("status", object),
-        tuple(scorers),
-        column("lengths", int) if lengths else None,
-        column("emotion", object) if emotion else None,
-    )
 
 
 # ---- the rows chosen, as prompt and completion ---------------------------------------------------------------------
@@ -280,10 +297,10 @@ def dropped_tables(scored: Dataset | IterableDataset, chosen: Selection) -> tupl
 
         start = 0
         for table in tables_of(scored):
-            reasons = chosen.reasons[start : start + table.num_rows]
+            drops = Coded(chosen.drops.codes[start : start + table.num_rows], chosen.drops.names)
             start += table.num_rows
-            dropped = np.flatnonzero(reasons != "")
-            column = pa.array(reasons[dropped].tolist(), pa.string())
+            dropped = np.flatnonzero(~drops.is_(""))
+            column = pa.array(drops.to_array()[dropped].tolist(), pa.string())
             yield table.take(pa.array(dropped)).append_column("drop_reason", column)
 
     return features, tables()

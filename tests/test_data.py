@@ -101,6 +101,28 @@ def test_parquet_as_a_stream(tmp_path: Path) -> None:
     assert list(stream) == ROWS
 
 
+@pytest.mark.parametrize("row_group_size", [1, 700, 10_000])
+def test_parquet_stream_of_several_files_and_row_groups(row_group_size: int, tmp_path: Path) -> None:
+    for number in range(2):
+        table = pa.table({"response": [f"{number} {i}" for i in range(2_500)]})
+        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=row_group_size)
+    stream = open_dataset(tmp_path / "*.parquet", streaming=True)
+    expected = [f"{number} {i}" for number in range(2) for i in range(2_500)]
+    assert [row["response"] for row in stream] == expected
+    tables = list(tables_of(stream, 900))
+    assert [name for table in tables for name in table.column("response").to_pylist()] == expected
+    assert max(table.num_rows for table in tables) == 900
+
+
+def test_small_tables_are_written_together(tmp_path: Path) -> None:
+    tables = [pa.table({"id": [i] * 100}) for i in range(450)]
+    write_file(tables, Features({"id": Value("int64")}), tmp_path / "a.parquet", metadata={})
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 3
+    assert pq.read_table(tmp_path / "a.parquet").column("id").to_pylist() == [
+        i for i in range(450) for _ in range(100)
+    ]
+
+
 def test_several_files_by_asterisk(tmp_path: Path) -> None:
     for name in ("a-1.parquet", "a-2.parquet"):
         _parquet(tmp_path / name)

@@ -71,11 +71,11 @@ def test_image_columns_are_refused(column: str) -> None:
         recognise(["messages", column])
 
 
-@pytest.mark.parametrize("kind", ["image", "image_url", "audio"])
-def test_message_parts_other_than_text_are_refused(kind: str) -> None:
-    row = {"messages": [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": SAD}]}]}
-    with pytest.raises(FormatError, match=kind):
-        samples_of(FORMATS["messages"], [row])
+@pytest.mark.parametrize("kind", ["image", "image_url", "audio", 5])
+def test_message_parts_other_than_text_spoil_what_follows_them(kind: Any) -> None:
+    turns = messages(SAD, HUG, "Look at this.", HUG, SAD, HUG)
+    turns[2]["content"] = [{"type": kind}, {"type": "text", "text": "Look at this."}]  # type: ignore[assignment]
+    assert found({"messages": turns}) == [(1, None), (3, "not_text_alone"), (5, "not_text_alone")]
 
 
 def test_text_prompt_and_completion_are_one_turn_each() -> None:
@@ -236,6 +236,8 @@ BAD: list[tuple[str, dict[str, Any] | list[dict[str, Any]]]] = [
     ("missing_turns", [utterance(1, 1, SAD), utterance(4, 2, HUG)]),
     ("missing_turns", [utterance(None, 1, SAD), utterance(2, 2, HUG)]),
     ("missing_turns", [utterance(float("nan"), 1, SAD), utterance(2, 2, HUG)]),
+    ("not_text_alone", {"messages": [{"role": "user", "content": [{"type": "image"}]}, *messages(SAD, HUG)]}),
+    ("not_text_alone", {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "completion": HUG}),
     ("turn_too_long", {"messages": messages(SAD, LONG)}),
     ("turn_too_long", {"messages": messages(LONG, HUG)}),
     ("turn_too_long", {"messages": [{"role": "system", "content": LONG}, *messages(SAD, HUG)]}),
@@ -244,6 +246,10 @@ BAD: list[tuple[str, dict[str, Any] | list[dict[str, Any]]]] = [
     ("invalid_text", {"messages": [{"role": "system", "content": HALF}, *messages(SAD, HUG)]}),
     ("invalid_text", [utterance(1, 1, HALF), utterance(2, 2, HUG)]),
     ("invalid_json", {"messages": None, SOURCE_ERROR: "invalid_json"}),
+    ("invalid_json", [{**utterance(None, None, None, None), SOURCE_ERROR: "invalid_json"}]),
+    ("invalid_text", [utterance(1, 1, SAD), {**utterance(2, 2, "\\ud83d"), SOURCE_ERROR: "invalid_text"}]),
+    ("null_dialogue", {"messages": None, SOURCE_ERROR: "of no reader's"}),
+    ("null_dialogue", {"messages": None, SOURCE_ERROR: ["invalid_json"]}),
 ]
 
 
@@ -276,7 +282,50 @@ def test_bad_turn_spoils_no_earlier_sample() -> None:
     assert found({"messages": messages(SAD, HUG, LONG, HUG)}) == [(1, None), (3, "turn_too_long")]
 
 
+CALL: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"name": "weather"}]}
+TOOL = {"role": "tool", "content": "Rain."}
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([*messages(SAD, HUG, "Rain?"), CALL], [(1, None), (3, "null_dialogue")]),
+        ([*messages(SAD, HUG, "Rain?"), TOOL], [(1, None), (3, "unknown_role")]),
+        (
+            [*messages(SAD, HUG, "Rain?"), CALL, TOOL, *messages("", "Rain.")[1:]],
+            [(1, None), (3, "null_dialogue"), (5, "null_dialogue")],
+        ),
+        ([*messages(SAD, HUG), TOOL, *messages(SAD, HUG)], [(1, None), (4, "unknown_role")]),
+        ([*messages(SAD, HUG), None, *messages(SAD, HUG)], [(1, None), (4, "null_dialogue")]),
+        ([*messages(SAD, HUG), "no message", *messages(SAD, HUG)], [(1, None), (4, "wrong_type")]),
+        ([*messages(SAD, HUG), {"role": "user", "content": 5}], [(1, None), (2, "wrong_type")]),
+    ],
+)
+def test_turn_of_no_use_spoils_what_follows_it_and_nothing_before(
+    turns: list[Any], expected: list[tuple[int, str | None]]
+) -> None:
+    for row in ({"messages": turns}, {"conversations": turns}):
+        assert found(row) == expected
+        assert found(row, "last") == expected[-1:]
+
+
 # ---- one utterance a row -------------------------------------------------------------------------------------------
+
+
+def test_utterances_without_a_conversation_belong_to_no_other() -> None:
+    rows = [utterance(1, 1, SAD, None), utterance(2, 2, HUG, None), utterance(None, None, None, None)]
+    samples = samples_of(FORMATS["empathetic_dialogues"], rows)
+    assert [(s.row, s.reason) for s in samples] == [
+        (0, "ends_with_speaker"),
+        (1, "missing_turns"),
+        (2, "null_dialogue"),
+    ]
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), "1e999", [1], b"1"])
+def test_numbering_that_is_none(number: Any) -> None:
+    assert found([utterance(1, 1, SAD), utterance(number, 2, HUG)]) == [(1, "missing_turns")]
+    assert found({"messages": messages(SAD, HUG), "row_index": 1, "turn": number}) == [(1, None)]
 
 
 def test_what_follows_a_gap_is_unscored_and_what_comes_before_is_not() -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         common.print_json({"scorer": list(scores.scorers), "ties": args.ties, "sweep": rows})
         return 0
     scored = rows[0]["scored"] if rows else 0
-    print(f"{scored:,} scored samples of {len(scores.status):,}, by {', '.join(scores.scorers)}; share (count)")
+    print(f"{scored:,} scored samples of {len(scores.statuses):,}, by {', '.join(scores.scorers)}; share (count)")
     print(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
     for row in rows:
         cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._optional import require
 from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
 from ..errors import EmpathyError, unknown
-from ..selection import quadrants, thresholds
+from ..selection import coded_quadrants, thresholds
 
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _draw_plane(
     t_s, t_r = thresholds(threshold)
     axes.axvline(t_s, color="black", linewidth=1, linestyle="--")
     axes.axhline(t_r, color="black", linewidth=1, linestyle="--")
-    where = quadrants(s, r, threshold)
-    draw_shares(axes, {name: (where == name).sum() / max(scored.sum(), 1) for name in QUADRANTS})
+    where = coded_quadrants(s, r, threshold)
+    draw_shares(axes, {name: where.is_(name).sum() / max(scored.sum(), 1) for name in QUADRANTS})
     axes.set_title(f"{scored.sum():,} samples, T = {t_s:g}" + ("" if t_s == t_r else f" / {t_r:g}"))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, QUADRANTS, TIE
+from ..coded import Coded, counts
 from ..dialogue import REASONS, SCORED
-from ..selection import quadrants
+from ..selection import coded_quadrants
 
 
 if TYPE_CHECKING:
@@ -77,13 +77,12 @@ def _percent(part: int, whole: int) -> str:
 
 def summarise(scores: Scores, threshold: tuple[float, float], ties: str) -> Summary:
     """The [`Summary`] of a data set's scores at a threshold."""
-    where = quadrants(scores.sensibility, scores.rationality, threshold, ties)
-    reasons = Counter(str(s) for s in scores.status if s != SCORED)
-    scored = int((where != "").sum())
+    where = coded_quadrants(scores.sensibility, scores.rationality, threshold, ties)
+    scored = len(where) - where.counts().get("", 0)
     return Summary(
         rows=len(where),
         scored=scored,
-        unscored=dict(reasons.most_common()),
+        unscored={name: n for name, n in scores.statuses.counts().items() if name != SCORED},
         scorers=list(scores.scorers),
         threshold=list(threshold),
         quadrants=_shares(where, scored),
@@ -92,9 +91,9 @@ def summarise(scores: Scores, threshold: tuple[float, float], ties: str) -> Summ
     )
 
 
-def _shares(where: Any, scored: int) -> dict[str, dict[str, float]]:
-    counts = Counter(where.tolist())
-    return {q: {"count": counts[q], "share": counts[q] / scored if scored else 0.0} for q in (*QUADRANTS, TIE)}
+def _shares(where: Coded, scored: int) -> dict[str, dict[str, float]]:
+    found = {q: where.counts().get(q, 0) for q in (*QUADRANTS, TIE)}
+    return {q: {"count": n, "share": n / scored if scored else 0.0} for q, n in found.items()}
 
 
 def _axes(scores: Scores) -> dict[str, dict[str, float]]:
@@ -115,14 +114,17 @@ def _axes(scores: Scores) -> dict[str, dict[str, float]]:
     return found
 
 
-def _emotions(scores: Scores, where: Any) -> dict[str, dict[str, float]] | None:
-    if scores.emotion is None:
+def _emotions(scores: Scores, where: Coded) -> dict[str, dict[str, float]] | None:
+    if scores.emotions is None:
         return None
+    width, names = len(where.names), scores.emotions.names
+    pairs = counts(scores.emotions.codes, len(names), where.codes, width)
     found: dict[str, dict[str, float]] = {}
-    counts = Counter(zip(scores.emotion.tolist(), where.tolist(), strict=True))
-    for emotion in sorted({e for e, q in counts if q}):
-        total = sum(counts[emotion, q] for q in (*QUADRANTS, TIE))
-        row: dict[str, float] = {"scored": total}
-        row |= {f"{q}_share": counts[emotion, q] / total for q in (*QUADRANTS, TIE)}
-        found[emotion or "(none)"] = row
+    for emotion in sorted(names):
+        start = names.index(emotion) * width
+        shares = dict(zip(where.names, pairs[start : start + width], strict=True))
+        total = sum(shares[q] for q in (*QUADRANTS, TIE))
+        if total:
+            row: dict[str, float] = {"scored": total, **{f"{q}_share": shares[q] / total for q in (*QUADRANTS, TIE)}}
+            found[emotion or "(none)"] = row
     return dict(sorted(found.items(), key=lambda item: -item[1]["sensibility_share"]))

@@ -59,6 +59,12 @@ class Layout:
     rescored: bool
     details: tuple[str, ...] = ()
 
+    def kept_name(self, name: str) -> str:
+        """What a source column is called in the scored data set; later rows of a stream may bring new columns."""
+        if self.rescored or name not in (*self.added, "quadrant"):
+            return self.renames.get(name, name)
+        return self.renames.get(name) or _other_name(name, self.fmt, {*self.added, *self.renames.values()})
+
     @property
     def given_scores(self) -> list[str]:
         """The source's own score columns, which are kept under other names."""
@@ -280,7 +286,7 @@ def _column(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
 
     try:
         return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:  # of an earlier run alone: new values are of their type
+    except (pa.ArrowException, OverflowError) as error:  # of an earlier run alone: new values are of their type
         raise ScoresError(
             f"the column {name!r} of the data set is not what scoring writes ({error}); drop or rename it"
         ) from error
@@ -295,7 +301,7 @@ def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         held = table if held is None else pa.concat_tables([held, table])
         ids = held.column("conv_id").to_pylist()
         end = len(ids)
-        while end and ids[end - 1] == ids[-1]:
+        while end and ids[end - 1] == ids[-1] and ids[-1] is not None:
             end -= 1
         if end:
             yield held.slice(0, end)
@@ -310,7 +316,7 @@ def score_rows(batches: Iterable[list[Row]], layout: Layout, run: ScoringRun, tu
     for rows in batches:
         take, columns = annotate(rows, layout, run, turns, range(first_row, first_row + len(rows)))
         for n, i in enumerate(take):
-            kept = {layout.renames.get(name, name): value for name, value in rows[i].items()}
+            kept = {layout.kept_name(name): value for name, value in rows[i].items()}
             yield kept | {name: columns[name][n] for name in layout.added}
         first_row += len(rows)
 

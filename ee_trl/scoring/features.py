@@ -47,19 +47,20 @@ _LOG1P = np.log1p(np.arange(LONGEST + 1))
 
 _QUOTES = str.maketrans(dict.fromkeys("’‘´ʼ＇", "'") | dict.fromkeys("“”„«»", '"'))
 _SUBJECTS = "it|he|she|that|this|there|here|what|who|where|when|how|why|everything|everyone|something|someone"
+# (what every match holds, the pattern, what it becomes): to look for a fixed text first is many times faster
 _CONTRACTIONS = (
-    (re.compile(r" ?'(?=(?:s|m|re|ve|ll|d|t)\b)"), "'"),
-    (re.compile(r"\bcan't\b|\bca n't\b"), "can not"),
-    (re.compile(r"\bwon't\b|\bwo n't\b"), "will not"),
-    (re.compile(r"\bain't\b|\bai n't\b"), "is not"),
-    (re.compile(r" ?n't\b"), " not"),
-    (re.compile(r"'m\b"), " am"),
-    (re.compile(r"'re\b"), " are"),
-    (re.compile(r"'ve\b"), " have"),
-    (re.compile(r"'ll\b"), " will"),
-    (re.compile(r"\blet's\b"), "let us"),
-    (re.compile(rf"\b({_SUBJECTS})'s\b"), r"\1 is"),
-    (re.compile(r"\b(i|you|he|she|it|we|they|that|there|who|what)'d\b"), r"\1 would"),
+    (" '", re.compile(r" ?'(?=(?:s|m|re|ve|ll|d|t)\b)"), "'"),
+    ("n't", re.compile(r"\bcan't\b|\bca n't\b"), "can not"),
+    ("n't", re.compile(r"\bwon't\b|\bwo n't\b"), "will not"),
+    ("n't", re.compile(r"\bain't\b|\bai n't\b"), "is not"),
+    ("n't", re.compile(r" ?n't\b"), " not"),
+    ("'m", re.compile(r"'m\b"), " am"),
+    ("'re", re.compile(r"'re\b"), " are"),
+    ("'ve", re.compile(r"'ve\b"), " have"),
+    ("'ll", re.compile(r"'ll\b"), " will"),
+    ("let's", re.compile(r"\blet's\b"), "let us"),
+    ("'s", re.compile(rf"\b({_SUBJECTS})'s\b"), r"\1 is"),
+    ("'d", re.compile(r"\b(i|you|he|she|it|we|they|that|there|who|what)'d\b"), r"\1 would"),
 )
 _TOKEN = re.compile(r"'s\b|[^\W_]+|[.](?: ?[.])*|[!?](?: ?[!?])*|[^\w\s'\"]")
 _REPEATED = re.compile(r"(.)\1{2,}")
@@ -130,8 +131,9 @@ def tokenise(text: str) -> list[str]:
     # "_comma_" stands for a comma in the original files of EmpatheticDialogues
     text = " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
     if "'" in text:
-        for pattern, written_out in _CONTRACTIONS:
-            text = pattern.sub(written_out, text)
+        for part, pattern, written_out in _CONTRACTIONS:
+            if part in text:
+                text = pattern.sub(written_out, text)
     return list(chain.from_iterable(map(_canonical, _TOKEN.findall(text))))
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import zipfile
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -207,7 +208,7 @@ class RawModel:
         self._chars = weights[ft.CHARS].astype(np.float64)
         self._surface = weights["surface"].astype(np.float64)
         self._bias = weights["bias"].astype(np.float64)
-        self._tokens: dict[str, tuple[float, float]] = {}
+        self._words = _WordSums(self._chars)
 
     def predict(self, features: ft.Features) -> np.ndarray:
         """Raw predictions, `(n, 2)`. Every sum runs in an order that is fixed within a row: no matrix product."""
@@ -221,22 +222,35 @@ class RawModel:
                 raw[:, axis] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
         lengths = np.fromiter(map(len, features.replies), np.int64, n)
         rows = np.repeat(np.arange(n), lengths)
-        words = np.array([self._word(token) for token in chain.from_iterable(features.replies)]).reshape(-1, len(AXES))
+        words = self._words.of(features.replies, int(lengths.sum()))
         root = np.sqrt(np.maximum(lengths, 1))
         for axis in range(len(AXES)):
             raw[:, axis] += np.bincount(rows, words[:, axis], minlength=n) / root
         return raw
 
-    def _word(self, token: str) -> tuple[float, float]:
-        """The sum over a word's character n-grams, remembered, since most words recur."""
-        found = self._tokens.get(token)
-        if found is None:
-            buckets = ft.char_buckets(token)
-            found = tuple((self._chars[buckets].sum(axis=0) / np.sqrt(len(buckets))).tolist())
-            if len(self._tokens) >= _KNOWN_TOKENS:
-                self._tokens.clear()
-            self._tokens[token] = found
-        return found
+
+class _WordSums(dict[str, int]):
+    """The sums over the words' character n-grams, remembered, since most words recur: word -> its place in a table."""
+
+    def __init__(self, chars: np.ndarray):
+        super().__init__()
+        self._chars = chars
+        self._sums = array("d")
+
+    def of(self, texts: Sequence[Sequence[str]], total: int) -> np.ndarray:
+        """The sums of each of the `total` words of the texts, `(total, 2)`."""
+        if len(self) > _KNOWN_TOKENS:
+            self.clear()
+            self._sums = array("d")
+        places = np.fromiter(map(self.__getitem__, chain.from_iterable(texts)), np.int64, total)
+        sums = np.frombuffer(self._sums) if total else np.empty(0)  # `array` cannot grow while this view of it lives
+        return sums.reshape(-1, len(AXES))[places]
+
+    def __missing__(self, token: str) -> int:
+        buckets = ft.char_buckets(token)
+        self._sums.extend((self._chars[buckets].sum(axis=0) / np.sqrt(len(buckets))).tolist())
+        self[token] = place = len(self)
+        return place
 
 
 def _give_notice() -> None:
