@@ -6,7 +6,8 @@ Time and peak memory of scoring and selecting many rows, parquet in and out.
 The rows are made here: turns of the embedded sample, recombined and numbered, so that no two dialogues are alike. Each
 command runs in a process of its own. `anonymous_mib` is the most memory of its own that it held, looked at 20 times a
 second (`RssAnon` of Linux); `ru_maxrss_mib` counts pages of libraries and mapped files too. The Python API is measured
-at the smallest size. `time_per_row` is relative to that size: 1 for a time that is linear in the number of rows.
+at the smallest size. `time_per_row` and `cpu_per_row`, which other programs disturb less, are relative to that size: 1
+for a time that is linear in the number of rows, less where starting up counts.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def relate(results: dict[int, dict[str, dict[str, float]]]) -> None:
     first = min(results)
     for rows, commands in results.items():
         for name, entry in commands.items():
-            entry["time_per_row"] = round(entry["seconds"] / rows / (results[first][name]["seconds"] / first), 3)
+            at_first = results[first][name]
+            for key, ratio in (("seconds", "time_per_row"), ("cpu_seconds", "cpu_per_row")):
+                entry[ratio] = round(entry[key] / rows / (at_first[key] / first), 3)
 
 
 def main() -> None:

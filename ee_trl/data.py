@@ -132,7 +132,7 @@ def _check_one_kind(paths: list[Path], pattern: str) -> None:
     """Raises [`FormatError`] for files of several kinds, of which the library would silently take the commonest."""
     kinds: dict[str, list[Path]] = {}
     for path in paths:
-        kind = _builder_of(path)
+        kind = "tsv" if ".tsv" in map(str.lower, path.suffixes) else _builder_of(path)
         if kind:
             kinds.setdefault(kind, []).append(path)
     if len(kinds) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from .data import columns_of, conform, features_of, open_dataset, progress, prog
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
+from .rows import rows_of
 from .scoring import engine
 from .scoring.base import Scorer
 from .scoring.coverage import Coverage
@@ -509,11 +511,14 @@ def _keyed_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[in
 
 def _conversation_order(dataset: Dataset) -> list[int]:
     """Row numbers by conversation (in order of first appearance), and within one by `utterance_idx`."""
-    first: dict[str | None, int] = {}
-    columns = dataset.select_columns(["conv_id", "utterance_idx"]).with_format(None)[:]
-    names = [None if name is None else str(name) for name in columns["conv_id"]]
-    numbers = columns["utterance_idx"]
-    for i, name in enumerate(names):
-        first.setdefault(name, i)
-    start = [i if name is None else first[name] for i, name in enumerate(names)]
-    return sorted(range(len(names)), key=lambda i: (start[i], utterance_number(numbers[i]), i))
+    import numpy as np
+
+    first: dict[str, int] = {}
+    start, numbers = array("q"), array("d")
+    wanted = ["conv_id", "utterance_idx"]
+    for table in tables_of(dataset.select_columns(wanted), 10_000):
+        for row in rows_of(table, features_of(dataset), wanted):
+            i = len(start)
+            start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
+            numbers.append(utterance_number(row["utterance_idx"]))
+    return np.lexsort((numbers, start)).tolist()

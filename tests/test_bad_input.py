@@ -446,6 +446,10 @@ def test_folder_of_files_of_several_kinds_is_refused(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "*"):
         with pytest.raises(FormatError, match=r"(?s)1 json \(c\.jsonl\) and 2 parquet .*\*\.parquet"):
             selector().score(source)
+    (tmp_path / "d.csv").write_bytes(CSV)
+    (tmp_path / "e.tsv").write_bytes(CSV.replace(b",", b"\t"))
+    with pytest.raises(FormatError, match=r"1 csv \(d\.csv\) and 1 tsv"):
+        selector().score(tmp_path / "*sv")
     assert len(selector().score(tmp_path / "*.parquet")) == 100
     assert len(selector().score(tmp_path / "*.jsonl")) == 50
 
@@ -609,6 +613,14 @@ def test_utterances_without_a_conversation_are_all_there(tmp_path: Path) -> None
         (4, "null_dialogue"),
         (5, "null_dialogue"),
     ]
+
+
+def test_conversations_may_be_called_anything() -> None:
+    names = [10**30, [1], {"a": None}, "a", None]
+    rows = [{**row, "conv_id": name} for name in names for row in WAYS["empathetic_dialogues"][:2]]
+    scored = selector().score(Dataset(table_of(rows)))
+    assert scored["row_index"][:] == [1, 3, 5, 7, 8, 9]
+    assert scored["score_status"][:] == [*[SCORED] * 4, "ends_with_speaker", "missing_turns"]
 
 
 def test_new_rows_beside_scored_ones_of_any_kind() -> None:
