@@ -26,6 +26,10 @@ class ScorerError(EmpathyError):
     """A scorer cannot be loaded, or broke its contract."""
 
 
+class TrainingError(EmpathyError):
+    """A trainer, or what it is given, is of a kind that scores cannot guide; the message names the alternative."""
+
+
 class MissingExtraError(EmpathyError, ImportError):
     """An optional dependency is not installed; the message gives the pip line."""
 

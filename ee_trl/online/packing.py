@@ -1,0 +1,58 @@
+"""Packed rows that say which sample each of their tokens is of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .weighting import IDS
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
+    """
+    Packs prepared rows as SFTTrainer does, with the number of its row beside each token.
+
+    Args:
+        rows (`Dataset`): With `input_ids` and `labels`, in the order in which they are packed.
+        args (`SFTConfig`): Of the trainer.
+    """
+    from accelerate import PartialState
+    from trl import pack_dataset
+
+    options = {"num_proc": args.dataset_num_proc}
+    with PartialState().main_process_first():
+        numbered = rows.select_columns(["input_ids", "labels"]).map(
+            _number_tokens, with_indices=True, desc="Numbering the samples of train dataset", **options
+        )
+        packed = pack_dataset(
+            numbered, args.max_length, args.packing_strategy, {**options, "desc": "Packing train dataset"}
+        )
+        return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
+    return {IDS: [number] * len(row["input_ids"])}
+
+
+def mean_by_tokens(packed: Dataset, weights: np.ndarray, batch_rows: int = 1_000) -> np.ndarray:
+    """
+    The sampling weight of each packed row: the mean over its tokens of their samples' weights.
+
+    Args:
+        packed (`Dataset`): With the ids.
+        weights (`np.ndarray` of shape `(n,)`): Of the samples.
+        batch_rows (`int`, *optional*, defaults to `1000`): Rows read at a time. Changes no number.
+    """
+    means = []
+    for batch in packed.select_columns([IDS]).with_format("arrow").iter(batch_rows):
+        column = batch.column(IDS).combine_chunks()
+        lengths = np.asarray(column.value_lengths())
+        values = weights[np.asarray(column.flatten())]
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        means.append(np.add.reduceat(values, starts) / lengths)
+    return np.concatenate(means)
