@@ -158,7 +158,9 @@ def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
     """The positions `0 ... n - 1`; raises [`TrainingError`] where the trainer's rows are not the given ones in order."""
     fix = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
     if shuffled:
-        raise TrainingError(f"the trainer shuffled its rows (shuffle_dataset=True), so that theirs is another order; {fix}")
+        raise TrainingError(
+            f"the trainer shuffled its rows (shuffle_dataset=True), so that theirs is another order; {fix}"
+        )
     if n != given:
         why = f"; TRL drops rows in which max_length leaves nothing to learn: {given - n} of them" if n < given else ""
         raise TrainingError(f"the trainer has {n} rows, the given data set {given}{why}; {fix}")

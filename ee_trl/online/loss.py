@@ -68,7 +68,7 @@ class LossWeights:
         if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
             total = trainer.accelerator.gather(total).sum()
         total = total / trainer.get_tp_size()
-        self._lift = lift(total)
+        self._lift = lift(total, torch.as_tensor(stock, device=total.device))
         return (total * self._lift).to(torch.get_default_dtype())
 
     def weights_of(self, ids: torch.Tensor) -> torch.Tensor | None:

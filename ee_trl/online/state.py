@@ -44,7 +44,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key) if isinstance(key, np.str_) else key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else list(map(_plain, value))
+        return (
+            type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else list(map(_plain, value))
+        )
     if isinstance(value, np.ndarray):
         return {_ARRAY: torch.from_numpy(np.ascontiguousarray(value))}
     if isinstance(value, np.generic):

@@ -88,7 +88,9 @@ class SampleIdCollator:
         if "labels" not in batch:
             raise TrainingError("the data collator gives no labels, so that there is no loss to weight")
         ids = [
-            torch.as_tensor(mark) if isinstance(mark, (list, np.ndarray, torch.Tensor)) else torch.full((length,), mark)
+            torch.as_tensor(mark)
+            if isinstance(mark, (list, np.ndarray, torch.Tensor))
+            else torch.full((length,), mark)
             for mark, length in zip(marks, lengths, strict=True)
         ]
         batch[IDS] = spread(ids, marks, tuple(batch["labels"].shape))
@@ -153,14 +155,15 @@ def weight_sum(batches: Iterable[Mapping[str, Any]], table: torch.Tensor, *, shi
     return total
 
 
-def lift(total: torch.Tensor) -> torch.Tensor:
+def lift(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """
-    The power of two that brings a sum of weights in (0, 1) to at least 1; 1 for any other.
+    The power of two that brings the mean weight of `count` tokens into [1, 2); 1 where it is in there already.
 
-    TRL divides by at least 1. Weights and sum times the same power of two is the same quotient, without rounding.
+    TRL divides by at least 1, which small weights may not add up to. Weights and sum times the same power of two give the
+    same quotient, without rounding.
     """
-    _, exponent = torch.frexp(total)
-    return torch.where((total > 0) & (total < 1), torch.ldexp(torch.ones_like(total), 1 - exponent), 1)
+    _, exponent = torch.frexp(total / count.clamp(min=1))
+    return torch.where(total > 0, torch.ldexp(torch.ones_like(total), 1 - exponent), 1)
 
 
 def aligned(ids: torch.Tensor, log_probs: torch.Tensor, *, shifted: bool) -> torch.Tensor:

@@ -1,0 +1,132 @@
+"""Small trainings with and without scores, in this process or, as a script under torchrun, in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from ee_trl import EmpathyDataSelector, EmpathySFTTrainer, build_tiny_causal_lm, load_sample
+
+
+ROWS = 40
+SETTINGS: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "per_device_train_batch_size": 3,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 9,  # an epoch is 7 steps
+    "max_length": 128,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+}
+
+
+def build_model(folder: str | Path) -> str:
+    """A model with dropout, so that a random number more or less would show."""
+    path = build_tiny_causal_lm(folder, hidden_size=32, num_hidden_layers=1, vocab_size=600)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.1}))
+    return str(path)
+
+
+def rows(n: int = ROWS, form: str = "messages") -> Dataset:
+    """Dialogues with given scores; `form` is `"messages"` or `"prompt_completion"`."""
+    data = load_sample().select(range(n))
+    rng = np.random.default_rng(0)
+    data = data.add_column("sensibility", rng.uniform(0, 10, n)).add_column("rationality", rng.uniform(0, 10, n))
+    if form == "messages":
+        return data
+    split = {
+        "prompt": [messages[:-1] for messages in data["messages"]],
+        "completion": [messages[-1:] for messages in data["messages"]],
+    }
+    return Dataset.from_dict(split | {axis: data[axis][:] for axis in ("sensibility", "rationality")})
+
+
+def config(output_dir: str | Path | None = None, **settings: Any) -> SFTConfig:
+    return SFTConfig(str(output_dir or tempfile.mkdtemp()), **SETTINGS | settings)
+
+
+def stock(model: str, data: Dataset, *, peft: Any = None, **settings: Any) -> SFTTrainer:
+    return SFTTrainer(model, args=config(**settings), train_dataset=data, peft_config=peft)
+
+
+def guided(model: str, data: Dataset, policy: Any, *, peft: Any = None, online: Any = None, **settings: Any) -> Any:
+    """A trainer with a policy: attached, or with packing of its own class."""
+    selector = EmpathyDataSelector()
+    if settings.get("packing"):
+        more = {"selector": selector, "policy": policy, "online": online}
+        return EmpathySFTTrainer(model, args=config(**settings), train_dataset=data, peft_config=peft, **more)
+    trainer = stock(model, data, peft=peft, **settings)
+    selector.attach(trainer, policy, **(online or {}))
+    return trainer
+
+
+def parameters(trainer: Any) -> torch.Tensor:
+    """All parameters in a line, whole where they are sharded."""
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in trainer.model.parameters()]
+    return torch.cat([p.detach().flatten() for p in whole])
+
+
+def trained(trainer: Any, **options: Any) -> torch.Tensor:
+    trainer.train(**options)
+    return parameters(trainer)
+
+
+# ---- policies ------------------------------------------------------------------------------------------------------
+
+
+def ones(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
+    return None, np.ones(len(scores))
+
+
+def random_weights(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
+    return None, np.random.default_rng(1).uniform(0.2, 3, len(scores))
+
+
+def half_zero(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
+    return None, (np.arange(len(scores)) % 2).astype(float)
+
+
+def losses_decide(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
+    """Draws and weights that change at every step, by what was seen: nothing that is lost goes unnoticed."""
+    known = np.nan_to_num(losses, nan=5.0)
+    return np.exp(scores[:, 0] / 5 - known / 3 + progress), 0.5 + known / known.mean()
+
+
+POLICIES = {f.__name__: f for f in (ones, random_weights, half_zero, losses_decide)}
+
+
+def main() -> None:
+    """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
+    case = json.loads(sys.argv[1])
+    settings = case.get("settings", {})
+    data = rows(case.get("rows", ROWS))
+    if case["policy"] is None:
+        trainer = stock(case["model"], data, **settings)
+    else:
+        trainer = guided(case["model"], data, POLICIES[case["policy"]], online=case.get("online"), **settings)
+    result = trained(trainer, resume_from_checkpoint=case.get("resume"))
+    if trainer.accelerator.is_main_process:
+        callback = getattr(trainer, "_empathy_callback", None)
+        order = None if callback is None else callback.plan.order.tolist()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        torch.save({"parameters": result, "order": order, "losses": losses}, case["out"])
+
+
+if __name__ == "__main__":
+    os.environ |= {"HF_HUB_OFFLINE": "1"}
+    main()
