@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,18 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ee_trl import EmpathyDataSelector, EmpathySFTTrainer, build_tiny_causal_lm, load_sample
 
 
-ROWS = 40
+ROWS = 20
 SETTINGS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "per_device_train_batch_size": 3,
     "gradient_accumulation_steps": 2,
-    "max_steps": 9,  # an epoch is 7 steps
+    "max_steps": 5,  # an epoch is 4 steps, the last of one batch
     "max_length": 128,
     "learning_rate": 1e-2,
     "logging_steps": 1,
@@ -56,7 +60,7 @@ def rows(n: int = ROWS, form: str = "messages") -> Dataset:
     return Dataset.from_dict(split | {axis: data[axis][:] for axis in ("sensibility", "rationality")})
 
 
-def config(output_dir: str | Path | None = None, **settings: Any) -> SFTConfig:
+def config(*, output_dir: str | Path | None = None, **settings: Any) -> SFTConfig:
     return SFTConfig(str(output_dir or tempfile.mkdtemp()), **SETTINGS | settings)
 
 
@@ -79,6 +83,20 @@ def parameters(trainer: Any) -> torch.Tensor:
     """All parameters in a line, whole where they are sharded."""
     whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in trainer.model.parameters()]
     return torch.cat([p.detach().flatten() for p in whole])
+
+
+def torchrun(case: dict[str, Any], processes: int = 2) -> Any:
+    """Runs `main` in processes of their own; what it saved, or None if it was killed."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, json.dumps(case)]
+    folder = Path(__file__).parent
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder.parent}:{folder}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if "kill_at" in case:
+        assert "Signal 9" in done.stderr, done.stderr[-4000:]
+        return None
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(case["out"])
 
 
 def trained(trainer: Any, **options: Any) -> torch.Tensor:
@@ -110,6 +128,17 @@ def losses_decide(scores: np.ndarray, losses: np.ndarray, progress: float) -> An
 POLICIES = {f.__name__: f for f in (ones, random_weights, half_zero, losses_decide)}
 
 
+class Killer(TrainerCallback):
+    """Ends the process as `kill -9` does, when it is about to take a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> None:
     """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
     case = json.loads(sys.argv[1])
@@ -119,12 +148,18 @@ def main() -> None:
         trainer = stock(case["model"], data, **settings)
     else:
         trainer = guided(case["model"], data, POLICIES[case["policy"]], online=case.get("online"), **settings)
-    result = trained(trainer, resume_from_checkpoint=case.get("resume"))
+    if "kill_at" in case:
+        trainer.add_callback(Killer(case["kill_at"]))
+    trainer.train(resume_from_checkpoint=case.get("resume"))
+    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    result = parameters(trainer)
     if trainer.accelerator.is_main_process:
         callback = getattr(trainer, "_empathy_callback", None)
         order = None if callback is None else callback.plan.order.tolist()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        torch.save({"parameters": result, "order": order, "losses": losses}, case["out"])
+        draws = None if callback is None else callback.diary.records.draws.tolist()
+        found = {"parameters": result, "order": order, "losses": losses, "draws": draws, "sharded": sharded}
+        torch.save(found, case["out"])
 
 
 if __name__ == "__main__":

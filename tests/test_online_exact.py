@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,6 @@ import numpy as np
 import online_runs as runs
 import pytest
 import torch
-from conftest import ROOT
 from datasets import Dataset
 from torch.nn import functional as F
 from trl import SFTTrainer
@@ -217,15 +212,6 @@ def test_a_subclass_keeps_its_class_and_its_own_loss(model: str) -> None:
 # ---- two processes -------------------------------------------------------------------------------------------------
 
 
-def torchrun(case: dict[str, Any], processes: int = 2) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(Path(runs.__file__)), json.dumps(case)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(case["out"])
-
-
 TWO = {
     "plain": {},
     "ragged_accumulation": {"gradient_accumulation_steps": 3},
@@ -239,8 +225,8 @@ TWO = {
 @pytest.mark.parametrize("name", TWO)
 def test_weights_of_one_change_no_bit_in_two_processes(name: str, model: str, tmp_path: Path) -> None:
     case = {"model": model, "settings": TWO[name] | {"max_steps": 5}}
-    expected = torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
-    found = torchrun({**case, "policy": "ones", "out": str(tmp_path / "ones.pt")})
+    expected = runs.torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
+    found = runs.torchrun({**case, "policy": "ones", "out": str(tmp_path / "ones.pt")})
     assert torch.equal(found["parameters"], expected["parameters"])
 
 
@@ -254,7 +240,7 @@ def test_two_processes_share_one_sum_of_weights(tmp_path: Path) -> None:
     losses = [token_losses(trainer, trainer.train_dataset[i]).detach() for i in range(12)]  # 2 x 2 x 3 rows
     tokens = sum(w * len(l) for w, l in zip(weights, losses, strict=False))
     expected = sum(w * l.sum() for w, l in zip(weights, losses, strict=False)) / tokens
-    assert torchrun(case)["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
+    assert runs.torchrun(case)["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
 
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
@@ -263,8 +249,9 @@ FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": Tru
 @pytest.mark.slow
 def test_weights_of_one_change_no_bit_in_two_sharded_processes(model: str, tmp_path: Path) -> None:
     case = {"model": model, "settings": {"max_steps": 5, **FSDP}}
-    expected = torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
-    found = torchrun({**case, "policy": "ones", "out": str(tmp_path / "ones.pt")})
+    expected = runs.torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
+    found = runs.torchrun({**case, "policy": "ones", "out": str(tmp_path / "ones.pt")})
+    assert found["sharded"]
     assert torch.equal(found["parameters"], expected["parameters"])
 
 
