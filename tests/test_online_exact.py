@@ -71,7 +71,9 @@ def test_weights_of_one_change_no_bit(name: str, model: str) -> None:
     assert not torch.equal(random, expected)
 
 
-@pytest.mark.parametrize("name", ["plain", "ragged_accumulation", "padding_free", "dft", "bf16", "bfd_split", "wrapped"])
+@pytest.mark.parametrize(
+    "name", ["plain", "ragged_accumulation", "padding_free", "dft", "bf16", "bfd_split", "wrapped"]
+)
 def test_a_weight_of_zero_is_a_mask(name: str, model: str) -> None:
     """Bit for bit, on the rows as they were tokenized, with every second one masked."""
     data, settings = settings_of(name)
@@ -80,7 +82,9 @@ def test_a_weight_of_zero_is_a_mask(name: str, model: str) -> None:
     tokens = tokens.select_columns(["input_ids", "labels", "sensibility", "rationality"])
     settings = settings if settings.get("packing") else unpacked  # TRL would drop rows that are masked altogether
     settings["shuffle_dataset"] = False
-    masked = tokens.map(lambda row, i: {"labels": row["labels"] if i % 2 else [-100] * len(row["labels"])}, with_indices=True)
+    masked = tokens.map(
+        lambda row, i: {"labels": row["labels"] if i % 2 else [-100] * len(row["labels"])}, with_indices=True
+    )
     expected = runs.trained(runs.stock(model, masked, **settings))
     assert torch.equal(runs.trained(runs.guided(model, tokens, runs.half_zero, **settings)), expected)
 
@@ -91,6 +95,12 @@ def token_losses(trainer: Any, row: dict[str, Any], loss_type: str = "nll") -> t
     log_probs = -F.cross_entropy(trainer.model(ids).logits[0, :-1], labels, reduction="none", ignore_index=-100)
     log_probs = log_probs[labels != -100]
     return -log_probs * log_probs.exp().detach() if loss_type == "dft" else -log_probs
+
+
+def weighted_mean(weights: np.ndarray, losses: list[torch.Tensor]) -> torch.Tensor:
+    """sum(w l) / sum(w) over the tokens of the first samples."""
+    pairs = list(zip(weights.tolist(), losses, strict=False))
+    return sum(w * loss.sum() for w, loss in pairs) / sum(w * len(loss) for w, loss in pairs)
 
 
 @pytest.mark.parametrize("loss_type", ["nll", "dft"])
@@ -108,8 +118,7 @@ def test_the_loss_and_its_gradient_are_the_weighted_mean_over_all_tokens_of_the_
     before = runs.parameters(trainer)
     step = [trainer.train_dataset[i] for i in range(6)]
     losses = [token_losses(trainer, row, loss_type) for row in step]
-    tokens = sum(w * len(l) for w, l in zip(weights, losses, strict=False))
-    expected = sum(w * l.sum() for w, l in zip(weights, losses, strict=False)) / tokens
+    expected = weighted_mean(weights, losses)
     expected.backward()
     gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
     trainer.model.zero_grad()
@@ -238,8 +247,7 @@ def test_two_processes_share_one_sum_of_weights(tmp_path: Path) -> None:
     trainer = runs.stock(model, runs.rows(), **settings)
     weights = runs.random_weights(np.zeros((runs.ROWS, 2)), np.zeros(runs.ROWS), 0.0)[1]
     losses = [token_losses(trainer, trainer.train_dataset[i]).detach() for i in range(12)]  # 2 x 2 x 3 rows
-    tokens = sum(w * len(l) for w, l in zip(weights, losses, strict=False))
-    expected = sum(w * l.sum() for w, l in zip(weights, losses, strict=False)) / tokens
+    expected = weighted_mean(weights, losses)
     assert runs.torchrun(case)["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -58,8 +58,8 @@ def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = No
         fmt = recognise(plain.column_names)
     except FormatError as error:
         raise ScoresError(
-            f"the rows (columns: {sorted(columns)}) have neither scores nor a dialogue that could be scored. Give them "
-            "the columns sensibility and rationality, or name the rows they were made from: dataset=..."
+            f"the rows (columns: {sorted(columns)}) have neither scores nor a dialogue that could be scored. Give "
+            "them the columns sensibility and rationality, or name the rows they were made from: dataset=..."
         ) from error
     if fmt.utterance_rows:
         raise ScoresError("one utterance a row is not what a trainer trains on; see selector.score")
@@ -155,7 +155,7 @@ def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled:
 
 
 def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
-    """The positions `0 ... n - 1`; raises [`TrainingError`] where the trainer's rows are not the given ones in order."""
+    """The positions `0 ... n - 1`; raises [`TrainingError`] where the trainer's rows are not the given ones."""
     fix = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
     if shuffled:
         raise TrainingError(
@@ -172,14 +172,15 @@ def aligned_scores(
 ) -> np.ndarray:
     """The scores of a trainer's rows, from themselves or from the rows they were made from."""
     if source is None:
-        return scores_of(selector, rows, trainer.processing_class.eos_token)
+        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        return scores_of(selector, rows, tokenizer.eos_token)
     take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
     return scores_of(selector, source)[take]
 
 
 def dropped_rows(trainer: Any, rows: Dataset) -> int:
     """How many rows TRL left out because truncation masked all of their tokens."""
-    prepared = not trainer._skip_prepare_dataset and trainer._empathy_samples is None
+    prepared = not trainer._skip_prepare_dataset and getattr(trainer, "_empathy_samples", None) is None
     return rows.data.num_rows - len(rows) if prepared and trainer.args.max_length is not None else 0
 
 

@@ -1,9 +1,9 @@
 """Asking a policy: when, with what, and what its answer must be.
 
-A policy is `policy(scores, losses, progress) -> (sampling weights or None, loss weights or None)`: a pure function of the
-`(n, 2)` scores (NaN where unscored), the `(n,)` mean losses per token as last seen (NaN where not seen) and the share of
-the training done. An object may say `needs_losses` or `needs_weights`, and keep a state with `state_dict` and
-`load_state_dict`.
+A policy is `policy(scores, losses, progress)`: a function of the `(n, 2)` scores (NaN where unscored), the `(n,)` mean
+losses per token as last seen (NaN where not seen) and the share of the training done. It returns a pair: sampling
+weights and loss weights, each of shape `(n,)`, or None for equal ones. An object may say `needs_losses` or
+`needs_weights`, and keep a state with `state_dict` and `load_state_dict`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Schedule:
             all weights are 1.
         every_n_steps (`int`, *optional*, defaults to `1`):
             The policy is asked at the first step after the warm-up, and every so many steps from there.
-        floor (`float`, *optional*): The least weight, of draws and of the loss alike; lifts weights of 0 too.
+        floor (`float`, *optional*): The least weight above 0, of draws and of the loss alike; 0 stays 0: dropped.
         ceiling (`float`, *optional*): The greatest.
     """
 
@@ -109,7 +109,7 @@ class Schedule:
                 f"{wrong[0]} (scores are NaN where a row is unscored: say what such rows get)"
             )
         if self.floor is not None or self.ceiling is not None:
-            array = np.clip(array, self.floor, self.ceiling)
+            array = np.where(array > 0, np.clip(array, self.floor, self.ceiling), 0.0)
         if not array.any():
             raise SelectionError(f"{who} are all 0, so that nothing is left to train on; at least one must be above 0")
         return array
@@ -126,15 +126,22 @@ def name_of(policy: Any) -> str:
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def resolve_policy(policy: str | Policy, options: dict[str, Any]) -> Policy:
-    """A policy by its name in [`ee_trl.online.policies`] with its options, or a callable as it is."""
+def resolve_policy(policy: str | Policy, threshold: Any, ties: str, options: dict[str, Any]) -> Policy:
+    """
+    A policy by its name, or a callable as it is.
+
+    Args:
+        policy (`str` or `Callable`): A name that `ee_trl.online.policies` knows, or a policy.
+        threshold, ties: Of the selector; what a named policy judges by.
+        options (`dict`): Of the named policy.
+    """
     try:
         library = importlib.import_module(".policies", __package__)
     except ModuleNotFoundError as error:
         if error.name != f"{__package__}.policies":
             raise
     else:
-        return library.load_policy(policy, **options)
+        return library.load_policy(policy, threshold=threshold, ties=ties, **options)
     if not callable(policy) or options:
         raise SelectionError(f"policy {policy!r} with options {options} is not a function of scores, losses, progress")
     return policy

@@ -1,4 +1,4 @@
-"""[`EmpathyCallback`]: when scores are polled, a policy is asked, figures are logged, a state is saved and restored."""
+"""[`EmpathyCallback`]: when scores are polled, a policy asked, figures logged, a state saved and restored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import SelectionError, TrainingError
 from . import alignment, ranks, refusals
 from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
-from .loss import hold
+from .loss import check_free, hold
 from .packing import mean_by_tokens
 from .plan import SamplingPlan, install_plan
 from .records import LOSS_SUM, SAMPLE, STEP, TIMES, TOKENS, WEIGHT
@@ -34,21 +34,21 @@ class EmpathyCallback(TrainerCallback):
     """
     Lets a policy decide, by scores and losses, what an SFTTrainer draws and how much each sample counts.
 
-    With `trainer`, everything: `trainer.add_callback(EmpathyCallback(selector, trainer=trainer, policy=...))`, for which
-    [`EmpathyDataSelector.attach`] is short. Without, in `callbacks=[...]` of a script that is otherwise as it was, the
-    callback never sees the trainer: it can draw by score, and refuses what needs more.
+    With `trainer`, everything: `trainer.add_callback(EmpathyCallback(selector, trainer=trainer, policy=...))`, for
+    which [`EmpathyDataSelector.attach`] is short. Without, in `callbacks=[...]` of a script that is otherwise as it was,
+    the callback never sees the trainer: it can draw by score, and refuses what needs more.
 
     Args:
         selector ([`EmpathyDataSelector`]):
             Scores what has no scores; its threshold and ties make the quadrants.
         policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`):
-            The name of a policy, or any `policy(scores, losses, progress)` that returns sampling weights or None and loss
-            weights or None; see [`~ee_trl.online.asking`].
+            The name of a policy, or any `policy(scores, losses, progress)` that returns sampling weights or None and
+            loss weights or None; see [`~ee_trl.online.asking`].
         trainer (`SFTTrainer`, *optional*):
             The trainer that the callback is added to.
         dataset (`Dataset`, *optional*):
-            The rows as they were given to the trainer, where its own have neither scores nor dialogues any more. Without
-            a trainer, always.
+            The rows as they were given to the trainer, where its own have neither scores nor dialogues any more.
+            Without a trainer, always.
         index (`str`, *optional*):
             A column of `dataset` and of the trainer's rows that says which row is which, where TRL dropped or shuffled
             some.
@@ -80,15 +80,17 @@ class EmpathyCallback(TrainerCallback):
     ) -> None:
         self.selector, self.trainer, self.dataset, self.index = selector, trainer, dataset, index
         self.source = source
-        self.policy = resolve_policy(policy, policy_options)
+        self.policy = resolve_policy(policy, selector.threshold, selector.ties, policy_options)
         self.schedule = Schedule(warmup, every_n_steps, floor, ceiling)
-        self.loss = hold(trainer, self) if trainer is not None else None
-        if trainer is None and dataset is None:
+        if trainer is not None:
+            check_free(trainer)
+        elif dataset is None:
             raise TrainingError(
                 "a callback alone needs the rows that the trainer is given: EmpathyCallback(selector, dataset=train); "
                 f"or use {refusals.ATTACH}"
             )
         self.scores = self._align()
+        self.loss = hold(trainer, self) if trainer is not None else None
         self.plan: SamplingPlan | None = None
         self.diary = Diary(selector, self.scores)
         self.current = Weights()
@@ -100,7 +102,7 @@ class EmpathyCallback(TrainerCallback):
         """The rows that scores, losses and weights are in the order of."""
         if self.trainer is None:
             return self.dataset
-        packed_from = self.trainer._empathy_samples
+        packed_from = getattr(self.trainer, "_empathy_samples", None)
         return self.trainer.train_dataset if packed_from is None else packed_from
 
     def _align(self) -> np.ndarray:
@@ -143,7 +145,7 @@ class EmpathyCallback(TrainerCallback):
         return [_SAME if _equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
 
     def _apply(self, weights: Weights) -> None:
-        """Makes the weights count: those of the loss from the coming step, those of the draws from what is not drawn."""
+        """Makes the weights count: of the loss from the coming step, of the draws from what is not drawn yet."""
         if self.loss is None and weights.loss is not None and not (weights.loss == 1).all():
             raise TrainingError(
                 f"policy {name_of(self.policy)!r} gives loss weights, which a callback alone cannot apply; use "
@@ -178,7 +180,7 @@ class EmpathyCallback(TrainerCallback):
             self.loss.reset(state.global_step)
         self.plan = install_plan(train_dataloader, args.seed if args.data_seed is None else args.data_seed)
         self._steps_in_epoch = max(-(-len(train_dataloader) // args.gradient_accumulation_steps), 1)
-        self._step_rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         self.diary, self.current = Diary(self.selector, self.scores), Weights()
         if not (state.global_step and self._resume(args, state)):
             self._poll()
@@ -266,8 +268,8 @@ class EmpathyCallback(TrainerCallback):
         both = None if scores.shape != self.scores.shape else ~(np.isnan(scores) | np.isnan(self.scores))
         if both is None or not np.array_equal(scores[both], self.scores[both]):
             raise TrainingError(
-                f"the checkpoint is of other scores ({len(scores)} rows; {len(self.scores)} now); resume with the data "
-                "set and the scorer that it was made with"
+                f"the checkpoint is of other scores ({len(scores)} rows; {len(self.scores)} now); resume with the "
+                "data set and the scorer that it was made with"
             )
         self.plan.load_state_dict(state["plan"])
         self.scores[:] = np.where(np.isnan(scores), self.scores, scores)

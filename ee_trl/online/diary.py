@@ -72,7 +72,7 @@ class Diary:
         self.history.append({"step": step, "progress": progress, **figures, "coverage": coverage})
         return {
             **{f"empathy/share_{name}": figures["shares"][name] for name in GROUPS},
-            **{f"empathy/loss_{name}": loss for name, loss in figures["losses"].items()},
+            **{f"empathy/loss_{name}": loss for name, loss in figures["quadrant_loss"].items()},
             "empathy/mean_weight": figures["mean_weight"],
             "empathy/effective_sample_size": figures["effective_sample_size"],
             "empathy/coverage": coverage,
@@ -98,7 +98,7 @@ class Diary:
         }
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
         pq.write_table(table, folder / DRAWS_FILE)
-        write_json(folder / HISTORY_FILE, {"history": self.history})
+        write_json(folder / HISTORY_FILE, self.history)
         _draw_picture(folder)
 
     def state_dict(self) -> dict[str, Any]:

@@ -119,7 +119,11 @@ class _WeightedModel:
 
 
 class OnlineMixin:
-    """What an attached SFTTrainer does differently. Where all weights are 1, it is the stock trainer to the last bit."""
+    """What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit."""
+
+    # of SFTTrainer
+    data_collator: Any
+    _signature_columns: Any
 
     _empathy: LossWeights | None = None
     _empathy_callback: EmpathyCallback | None = None
@@ -145,7 +149,7 @@ class OnlineMixin:
                 "an EmpathyCallback was made for this trainer, but is not among its callbacks: "
                 "trainer.add_callback(callback)"
             )
-        collator = self.data_collator  # type: ignore[has-type]
+        collator = self.data_collator
         self.data_collator, self._empathy_numbering = SampleIdCollator(collator), True
         try:
             return super().get_train_dataloader()  # type: ignore[misc]
@@ -162,7 +166,7 @@ class OnlineMixin:
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if IDS not in self._signature_columns:  # type: ignore[attr-defined]
+        if IDS not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, IDS]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -194,22 +198,23 @@ class OnlineMixin:
         return (result[0] + gap, result[1]) if return_outputs else result + gap
 
 
-def hold(trainer: Any, callback: EmpathyCallback) -> LossWeights:
-    """
-    Gives a trainer the methods of [`OnlineMixin`], in place.
-
-    Args:
-        trainer (`SFTTrainer`): Of this class or a subclass of it; it stays an instance of its own class.
-        callback ([`EmpathyCallback`]): Which sets the weights.
-
-    Raises:
-        [`TrainingError`]: The trainer cannot be guided by scores, or is already.
-    """
+def check_free(trainer: Any) -> None:
+    """Raises [`TrainingError`] where a trainer cannot be guided by scores, or is already."""
     refusals.check_trainer(trainer)
     if getattr(trainer, "_empathy", None) is not None:
         raise TrainingError("the trainer is attached to already; make another trainer for another policy")
     if getattr(trainer, "_empathy_samples", None) is None:
         refusals.check_packing(trainer)
+
+
+def hold(trainer: Any, callback: EmpathyCallback) -> LossWeights:
+    """
+    Gives a trainer the methods of [`OnlineMixin`], in place.
+
+    Args:
+        trainer (`SFTTrainer`): That is free; it stays an instance of its own class.
+        callback ([`EmpathyCallback`]): Which sets the weights.
+    """
     if not isinstance(trainer, OnlineMixin):
         own = type(trainer)
         trainer.__class__ = type(f"Empathy{own.__name__}", (OnlineMixin, own), {"__doc__": own.__doc__})

@@ -1,8 +1,8 @@
 """Which sample comes when: one order of indices an epoch, looked up late, so that what is not drawn yet can change.
 
-The order of an epoch is the stock sampler's own until a policy gives sampling weights. Then what no process has drawn yet
-is drawn anew, by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded down or up, never
-further off, so that equal weights give a permutation.
+The order of an epoch is the stock sampler's own until a policy gives sampling weights. Then what no process has drawn
+yet is drawn anew, by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded down or up, so
+that equal weights give a permutation.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 
     Returns:
         `dict`: `draws`; `shares`, of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
-        draws at equal weights that would be as many, `(sum w)^2 / sum w^2`; `losses`, per token, by group.
+        draws at equal weights that would be as many, `(sum w)^2 / sum w^2`; `quadrant_loss`, per token, by group.
     """
     times, weights = rows[:, TIMES], rows[:, WEIGHT]
     where = groups[rows[:, SAMPLE].astype(np.int64)]
@@ -117,5 +117,5 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
         "shares": {name: float(times[where == name].sum() / draws) if draws else 0.0 for name in GROUPS},
         "mean_weight": float(total / draws) if draws else 0.0,
         "effective_sample_size": float(total**2 / squares) if squares else 0.0,
-        "losses": losses,
+        "quadrant_loss": losses,
     }

@@ -1,4 +1,4 @@
-"""Setups in which scores cannot guide training, or not exactly: each refused by name, with the reason and a way out."""
+"""Setups in which scores cannot guide training, or not exactly: refused by name, with the reason and a way out."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def _problems(trainer: Any) -> Iterator[str]:
     args = trainer.args
     if not hasattr(trainer.train_dataset, "__len__"):
         yield (
-            "the training data set is a stream, of which neither all scores nor an order exist; use a datasets.Dataset, "
-            "or train on the stream that selector.select(stream) gives"
+            "the training data set is a stream, of which neither all scores nor an order exist; use a "
+            "datasets.Dataset, or train on the stream that selector.select(stream) gives"
         )
     if getattr(trainer, "_is_vision_dataset", False):
         yield "rows with images are refused: scores are of text alone; drop the image columns"
     if trainer.compute_loss_func is not None:
         yield (
-            "compute_loss_func computes its own loss from logits, past the weights (and is deprecated in TRL); leave it "
-            "out, or weight inside it and use EmpathyCallback(selector, dataset=...) for sampling alone"
+            "compute_loss_func computes its own loss from logits, past the weights (and is deprecated in TRL); leave "
+            "it out, or weight inside it and use EmpathyCallback(selector, dataset=...) for sampling alone"
         )
     if trainer.label_smoother is not None and args.loss_type == "nll":
         yield (
-            "label_smoothing_factor computes the loss from logits, past the weights (and is deprecated in TRL); set it "
-            "to 0"
+            "label_smoothing_factor computes the loss from logits, past the weights (and is deprecated in TRL); set "
+            "it to 0"
         )
     if not trainer.model_accepts_loss_kwargs:
         yield (
@@ -61,12 +61,12 @@ def _problems(trainer: Any) -> Iterator[str]:
 
 
 def check_packing(trainer: Any) -> None:
-    """Raises [`TrainingError`] for a trainer whose rows are packed, so that nobody knows which sample a token is of."""
+    """Raises [`TrainingError`] for a trainer whose rows are packed: nobody knows which sample a token is of."""
     if trainer.args.packing or "seq_lengths" in trainer.train_dataset.column_names:
         raise TrainingError(
             "the trainer has packed its rows already, and a packed row no longer says which samples it holds; packing "
-            "happens when a trainer is made, so make it with EmpathySFTTrainer(..., selector=selector, policy=...), or "
-            "set packing=False"
+            "happens when a trainer is made, so make it with EmpathySFTTrainer(..., selector=selector, policy=...), "
+            "or set packing=False"
         )
 
 
@@ -101,6 +101,6 @@ def check_grouping(args: Any) -> None:
     """Raises [`TrainingError`] where sampling weights would undo the grouping of rows by length."""
     if str(getattr(args, "train_sampling_strategy", "")) == "group_by_length":
         raise TrainingError(
-            "train_sampling_strategy='group_by_length' would lose its grouping to sampling weights; use 'random', or a "
-            "policy that gives loss weights alone"
+            "train_sampling_strategy='group_by_length' would lose its grouping to sampling weights; use 'random', or "
+            "a policy that gives loss weights alone"
         )

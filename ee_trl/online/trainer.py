@@ -23,8 +23,8 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     [`~trl.SFTTrainer`] whose samples are drawn and weighted by their empathy scores, packed or not.
 
     With packing, scores, losses and weights are those of the samples, in the order in which they are packed; a packed
-    row is drawn with the mean sampling weight of its tokens' samples, and samples in it that have a sampling weight of 0
-    do not count in the loss.
+    row is drawn with the mean sampling weight of its tokens' samples, and samples in it that have a sampling weight of
+    0 do not count in the loss.
 
     Args:
         args:

@@ -1,4 +1,4 @@
-"""The weighted loss: which sample each token is of, the weights of a step's tokens and their sum, the loss a sample had.
+"""The weighted loss: which sample each token is of, the sum of a step's weights, the loss that a sample had.
 
 A batch carries integers alone (sample ids), and the weights are looked up when the loss is computed, so that a weight
 counts from the moment it is set, however far ahead the data loader has run.
@@ -81,7 +81,8 @@ class SampleIdCollator:
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
-        marks = [example.get(IDS, example.get(ROW)) for example in examples]
+        """The other collator's batch, and [`Marks`]."""
+        marks: list[Any] = [example.get(IDS, example.get(ROW)) for example in examples]
         plain = [{name: value for name, value in row.items() if name not in (IDS, ROW)} for row in examples]
         lengths = [len(row["input_ids"]) if "input_ids" in row else 0 for row in plain]
         batch = self.collator(plain)
@@ -159,8 +160,8 @@ def lift(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """
     The power of two that brings the mean weight of `count` tokens into [1, 2); 1 where it is in there already.
 
-    TRL divides by at least 1, which small weights may not add up to. Weights and sum times the same power of two give the
-    same quotient, without rounding.
+    TRL divides by at least 1, which small weights may not add up to. Weights and sum times the same power of two give
+    the same quotient, without rounding.
     """
     _, exponent = torch.frexp(total / count.clamp(min=1))
     return torch.where(total > 0, torch.ldexp(torch.ones_like(total), 1 - exponent), 1)
@@ -206,8 +207,8 @@ def losses_by_sample(
         drawn (`torch.Tensor` of shape `(k,)`): The samples.
 
     Returns:
-        `tuple`: for each of the `k` samples the sum of its negative log-likelihood, and how many tokens counted. Summed
-        in a fixed order, without atomic additions: the same on every run.
+        `tuple`: for each of the `k` samples the sum of its negative log-likelihood, and how many tokens counted.
+        Summed in a fixed order, without atomic additions: the same on every run.
     """
     losses, counts = -log_probs.detach(), mask.to(torch.float32)
     if mask.size(-1) != log_probs.size(-1):
