@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ee_trl import EmpathyDataSelector, EmpathySFTTrainer, build_tiny_causal_lm, load_sample
+from ee_trl.online import ranks
 
 
 ROWS = 20
@@ -153,12 +154,14 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=case.get("resume"))
     sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
     result = parameters(trainer)
+    callback = getattr(trainer, "_empathy_callback", None)
+    order = None if callback is None else callback.plan.order.tolist()
+    orders = ranks.every(order)
     if trainer.accelerator.is_main_process:
-        callback = getattr(trainer, "_empathy_callback", None)
-        order = None if callback is None else callback.plan.order.tolist()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         draws = None if callback is None else callback.diary.records.draws.tolist()
         found = {"parameters": result, "order": order, "losses": losses, "draws": draws, "sharded": sharded}
+        found["orders"] = orders
         torch.save(found, case["out"])
 
 

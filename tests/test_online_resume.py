@@ -55,8 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize(("name", "step"), [*((name, 3) for name in CASES), ("losses", 6), ("packing", 6)])
 def test_a_resumed_training_ends_as_one_never_stopped(name: str, step: int, model: str, tmp_path: Path) -> None:
     settings = {**SAVING, **CASES[name]}
     make = settings.pop("policy", lambda: runs.losses_decide)

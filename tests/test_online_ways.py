@@ -102,6 +102,16 @@ def test_packed_rows_are_drawn_by_the_mean_of_their_tokens(model: str) -> None:
     assert len(trainer._empathy_samples) == len(callback.scores) == runs.ROWS
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_drawn_is_what_the_plan_says_however_often_it_changes(workers: int, model: str) -> None:
+    trainer = runs.guided(model, runs.rows(), runs.losses_decide, max_steps=4, dataloader_num_workers=workers)
+    trainer.train()
+    callback = trainer._empathy_callback
+    drawn = np.bincount(callback.plan.order, minlength=runs.ROWS)
+    np.testing.assert_array_equal(callback.diary.records.draws, drawn)
+    assert drawn.max() > 1
+
+
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from . import alignment, ranks, refusals
 from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
 from .loss import check_free, hold
-from .packing import mean_by_tokens
+from .packing import TokenShares
 from .plan import SamplingPlan, install_plan
 from .records import LOSS_SUM, SAMPLE, STEP, TIMES, TOKENS, WEIGHT
 from .state import STATE_FILE, read_state, write_state
@@ -91,6 +91,7 @@ class EmpathyCallback(TrainerCallback):
             )
         self.scores = self._align()
         self.loss = hold(trainer, self) if trainer is not None else None
+        self._shares: TokenShares | None = None
         self.plan: SamplingPlan | None = None
         self.diary = Diary(selector, self.scores)
         self.current = Weights()
@@ -162,7 +163,9 @@ class EmpathyCallback(TrainerCallback):
     def _row_weights(self, sampling: np.ndarray | None) -> np.ndarray | None:
         if sampling is None or self.trainer is None or self.trainer._empathy_samples is None:
             return sampling
-        return mean_by_tokens(self.trainer.train_dataset, sampling)
+        if self._shares is None:
+            self._shares = TokenShares(self.trainer.train_dataset)
+        return self._shares.mean(sampling)
 
     # ---- events ----------------------------------------------------------------------------------------------------
 

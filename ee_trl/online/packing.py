@@ -39,20 +39,28 @@ def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {IDS: [number] * len(row["input_ids"])}
 
 
-def mean_by_tokens(packed: Dataset, weights: np.ndarray, batch_rows: int = 1_000) -> np.ndarray:
+class TokenShares:
     """
-    The sampling weight of each packed row: the mean over its tokens of their samples' weights.
+    How many tokens of each sample each packed row holds.
 
     Args:
-        packed (`Dataset`): With the ids.
-        weights (`np.ndarray` of shape `(n,)`): Of the samples.
+        packed (`Dataset`): With the ids; read once.
         batch_rows (`int`, *optional*, defaults to `1000`): Rows read at a time. Changes no number.
     """
-    means = []
-    for batch in packed.select_columns([IDS]).with_format("arrow").iter(batch_rows):
-        column = batch.column(IDS).combine_chunks()
-        lengths = np.asarray(column.value_lengths())
-        values = weights[np.asarray(column.flatten())]
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        means.append(np.add.reduceat(values, starts) / lengths)
-    return np.concatenate(means)
+
+    def __init__(self, packed: Dataset, batch_rows: int = 1_000) -> None:
+        self.rows, self.samples, self.tokens = (np.empty(0, dtype=np.int64) for _ in range(3))
+        parts, first = [], 0
+        for batch in packed.select_columns([IDS]).with_format("arrow").iter(batch_rows):
+            column = batch.column(IDS).combine_chunks()
+            row = np.repeat(first + np.arange(len(column)), np.asarray(column.value_lengths()))
+            pairs = np.stack([row, np.asarray(column.flatten())])
+            parts.append(np.concatenate(np.unique(pairs, axis=1, return_counts=True)[:2], axis=None).reshape(3, -1))
+            first += len(column)
+        if parts:
+            self.rows, self.samples, self.tokens = np.concatenate(parts, axis=1)
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """The sampling weight of each row: the mean over its tokens of their samples' weights."""
+        total = np.bincount(self.rows, self.tokens * weights[self.samples])
+        return total / np.bincount(self.rows, self.tokens)

@@ -60,9 +60,8 @@ class Records:
         seen = rows[:, TOKENS] > 0
         samples, losses = samples[seen], rows[seen, LOSS_SUM] / rows[seen, TOKENS]
         self.last_loss[samples] = losses  # of several, the last stays
-        first = np.full(len(self.first_loss), np.nan)
-        first[samples[::-1]] = losses[::-1]
-        self.first_loss = np.where(np.isnan(self.first_loss), first, self.first_loss)
+        new = np.isnan(self.first_loss[samples])[::-1]
+        self.first_loss[samples[::-1][new]] = losses[::-1][new]  # of several, the first stays
         np.add.at(self.loss_sum, samples, losses)
         np.add.at(self.loss_count, samples, 1)
 
