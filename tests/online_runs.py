@@ -65,11 +65,21 @@ def config(*, output_dir: str | Path | None = None, **settings: Any) -> SFTConfi
     return SFTConfig(str(output_dir or tempfile.mkdtemp()), **SETTINGS | settings)
 
 
-def stock(model: str, data: Dataset, *, peft: Any = None, **settings: Any) -> SFTTrainer:
+def sharded(model: str) -> Any:
+    """The model, its parameters shared out over the processes by FSDP2. accelerate does so on GPUs alone."""
+    from accelerate import PartialState
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    size = PartialState(cpu=True).num_processes
+    return AutoModelForCausalLM.from_pretrained(model, distributed_config=DistributedConfig(fsdp_size=size))
+
+
+def stock(model: Any, data: Dataset, *, peft: Any = None, **settings: Any) -> SFTTrainer:
     return SFTTrainer(model, args=config(**settings), train_dataset=data, peft_config=peft)
 
 
-def guided(model: str, data: Dataset, policy: Any, *, peft: Any = None, online: Any = None, **settings: Any) -> Any:
+def guided(model: Any, data: Dataset, policy: Any, *, peft: Any = None, online: Any = None, **settings: Any) -> Any:
     """A trainer with a policy: attached, or with packing of its own class."""
     selector = EmpathyDataSelector()
     if settings.get("packing"):
@@ -145,14 +155,15 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))
+    model = sharded(case["model"]) if case.get("sharded") else case["model"]
     if case["policy"] is None:
-        trainer = stock(case["model"], data, **settings)
+        trainer = stock(model, data, **settings)
     else:
-        trainer = guided(case["model"], data, POLICIES[case["policy"]], online=case.get("online"), **settings)
+        trainer = guided(model, data, POLICIES[case["policy"]], online=case.get("online"), **settings)
     if "kill_at" in case:
         trainer.add_callback(Killer(case["kill_at"]))
     trainer.train(resume_from_checkpoint=case.get("resume"))
-    sharded = any(isinstance(p, DTensor) for p in trainer.model.parameters())
+    in_parts = any(isinstance(p, DTensor) for p in trainer.model.parameters())
     result = parameters(trainer)
     callback = getattr(trainer, "_empathy_callback", None)
     order = None if callback is None else callback.plan.order.tolist()
@@ -160,7 +171,7 @@ def main() -> None:
     if trainer.accelerator.is_main_process:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         draws = None if callback is None else callback.diary.records.draws.tolist()
-        found = {"parameters": result, "order": order, "losses": losses, "draws": draws, "sharded": sharded}
+        found = {"parameters": result, "order": order, "losses": losses, "draws": draws, "sharded": in_parts}
         found["orders"] = orders
         torch.save(found, case["out"])
 

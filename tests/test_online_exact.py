@@ -264,12 +264,9 @@ def test_two_processes_share_one_sum_of_weights(tmp_path: Path) -> None:
     assert runs.torchrun(case)["losses"][0] == pytest.approx(expected.item(), rel=1e-6)
 
 
-FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
-
-
 @pytest.mark.slow
 def test_weights_of_one_change_no_bit_in_two_sharded_processes(model: str, tmp_path: Path) -> None:
-    case = {"model": model, "settings": {"max_steps": 5, **FSDP}}
+    case = {"model": model, "sharded": True, "settings": {"max_steps": 5}}
     expected = runs.torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
     found = runs.torchrun({**case, "policy": "ones", "out": str(tmp_path / "ones.pt")})
     assert found["sharded"]

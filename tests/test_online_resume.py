@@ -143,7 +143,6 @@ def test_killed_and_resumed_is_as_never_stopped(
     settings = {
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 8 * (3 - processes) + 2,
         "save_strategy": "steps", "save_steps": 6 - 2 * processes, "dataloader_num_workers": workers,
-        "dataloader_persistent_workers": workers > 0,
     }  # fmt: skip
     case = {"model": model, "policy": "losses_decide", "settings": settings}
     whole, broken = (

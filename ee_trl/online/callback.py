@@ -35,8 +35,8 @@ class EmpathyCallback(TrainerCallback):
     Lets a policy decide, by scores and losses, what an SFTTrainer draws and how much each sample counts.
 
     With `trainer`, everything: `trainer.add_callback(EmpathyCallback(selector, trainer=trainer, policy=...))`, for
-    which [`EmpathyDataSelector.attach`] is short. Without it, in `callbacks=[...]` of a script that stays as it was, the
-    callback never sees the trainer: it can draw by score, and refuses what needs more.
+    which [`EmpathyDataSelector.attach`] is short. Without it, in `callbacks=[...]` of a script that stays as it was,
+    the callback never sees the trainer: it can draw by score, and refuses what needs more.
 
     Args:
         selector ([`EmpathyDataSelector`]):
