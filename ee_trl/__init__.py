@@ -14,7 +14,9 @@ _EXPORTS = {
     "QUADRANTS": "axes",
     "CausalLMScorer": "scoring.causal_lm",
     "Dialogue": "dialogue",
+    "EmpathyCallback": "online.callback",
     "EmpathyDataSelector": "selector",
+    "EmpathySFTTrainer": "online.trainer",
     "LinearScorer": "scoring.linear",
     "Scorer": "scoring.base",
     "Selection": "selection",
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
     from .dialogue import Dialogue
     from .metrics import list_metrics, load_metric
+    from .online.callback import EmpathyCallback
+    from .online.trainer import EmpathySFTTrainer
     from .rubric import load_rubric
     from .sample import load_sample
     from .scoring.base import Scorer

@@ -35,7 +35,7 @@ class CoverageError(EmpathyError):
 
 
 class TrainingError(EmpathyError):
-    """A trainer, or what it is asked to do with scores, is of a kind that is refused."""
+    """A trainer, or what it is given, is of a kind that scores cannot guide; the message names the alternative."""
 
 
 class MissingExtraError(EmpathyError, ImportError):

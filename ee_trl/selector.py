@@ -447,6 +447,26 @@ class EmpathyDataSelector:
         scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
 
+    # ---- train -----------------------------------------------------------------------------------------------------
+
+    def attach(self, trainer: Any, policy: Any = "sensibility", **options: Any) -> Any:
+        """
+        Lets a policy decide, by these scores, what an SFTTrainer draws and how much each sample counts in its loss.
+
+        Args:
+            trainer (`SFTTrainer`): Made already, not trained yet.
+            policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`): See [`EmpathyCallback`].
+            options: Of [`EmpathyCallback`], e.g. `warmup=0.1`, and of the policy.
+
+        Returns:
+            [`EmpathyCallback`], added to the trainer.
+        """
+        from .online.callback import EmpathyCallback
+
+        callback = EmpathyCallback(self, policy, trainer=trainer, **options)
+        trainer.add_callback(callback)
+        return callback
+
     def worker_settings(self) -> dict[str, Any]:
         """What another process needs to score as this selector does: `spec`, `options`, `store`, `retry_failures`."""
         store = self._store

@@ -1,0 +1,195 @@
+"""Scores in the order of the rows that a trainer trains on, one pair a row; NaN where a row is unscored."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from ..axes import AXES, RATIONALITY, SENSIBILITY
+from ..dialogue import recognise
+from ..errors import FormatError, ScoresError, TrainingError
+from ..selection import scores_array
+from . import ranks
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..selector import EmpathyDataSelector
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreSource(Protocol):
+    """Gives scores while training: what has come in since it was last asked."""
+
+    def poll(self) -> list[tuple[int, float, float]]:
+        """New scores as (row, sensibility, rationality), rows in the trainer's order."""
+        ...
+
+
+def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = None) -> np.ndarray:
+    """
+    The scores of rows, from their score columns or else from the selector.
+
+    Args:
+        selector ([`EmpathyDataSelector`]): Scores what has no scores; each process takes its share of the rows.
+        rows (`Dataset`): With `sensibility` and `rationality`, or with a dialogue a row. A conversation of several
+            listener turns counts with the mean of its scored turns.
+        eos (`str`, *optional*): A text that TRL appended to completions, which is left out of the scoring.
+
+    Returns:
+        `np.ndarray` of shape `(n, 2)`.
+    """
+    columns = rows.column_names
+    given = [axis for axis in AXES if axis in columns]
+    if len(given) == 1:
+        raise ScoresError(f"there is a column {given[0]!r}, but not the other of {' and '.join(AXES)}; add it")
+    if given:
+        return given_scores(rows)
+    plain = rows.remove_columns([name for name in ("input_ids", "labels", "seq_lengths") if name in columns])
+    try:
+        fmt = recognise(plain.column_names)
+    except FormatError as error:
+        raise ScoresError(
+            f"the rows (columns: {sorted(columns)}) have neither scores nor a dialogue that could be scored. Give "
+            "them the columns sensibility and rationality, or name the rows they were made from: dataset=..."
+        ) from error
+    if fmt.utterance_rows:
+        raise ScoresError("one utterance a row is not what a trainer trains on; see selector.score")
+    plain = plain.select_columns(list(fmt.columns))
+    part = ranks.share(len(plain))
+    own = _scored(selector, without_eos(plain.select(range(part.start, part.stop)), eos))
+    return np.concatenate(ranks.every(own))
+
+
+def given_scores(rows: Dataset) -> np.ndarray:
+    """The score columns as they are; NaN in both where one is missing or `score_status` says that it is not valid."""
+    names = [*AXES, *(["score_status"] if "score_status" in rows.column_names else [])]
+    table = rows.select_columns(names).with_format(None)[:]
+    scores = np.stack([scores_array(table[axis], axis) for axis in AXES], axis=1)
+    bad = np.isnan(scores).any(axis=1)
+    if "score_status" in table:
+        bad |= np.array([status not in (None, "scored") for status in table["score_status"]], dtype=bool)
+    scores[bad] = np.nan
+    return scores
+
+
+def _scored(selector: EmpathyDataSelector, rows: Dataset) -> np.ndarray:
+    """Scores by the selector: of a row of several samples the mean of those that have scores."""
+    if not len(rows):
+        return np.empty((0, 2))
+    with random_state_kept():
+        scored = selector.score(rows)
+    found = given_scores(scored)
+    if "row_index" not in scored.column_names:
+        return found
+    return mean_by_row(np.asarray(scored["row_index"][:], dtype=np.int64), found, len(rows))
+
+
+def mean_by_row(row_index: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+    """The mean of the scored samples of each of `n` rows, NaN for a row that has none."""
+    valid = ~np.isnan(scores).any(axis=1)
+    counts = np.bincount(row_index[valid], minlength=n)
+    sums = np.stack([np.bincount(row_index[valid], scores[valid, axis], n) for axis in range(2)], axis=1)
+    means = np.full((n, 2), np.nan)
+    means[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
+    return means
+
+
+def without_eos(rows: Dataset, eos: str | None) -> Dataset:
+    """The rows with completions as the user gave them: TRL ends texts (not messages) with the end-of-text token."""
+    if not eos or "completion" not in rows.column_names or not len(rows) or not isinstance(rows[0]["completion"], str):
+        return rows
+    return rows.map(lambda row: {"completion": row["completion"].removesuffix(eos)}, desc="Taking off the EOS token")
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the global random states are afterwards as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+# ---- rows of another data set --------------------------------------------------------------------------------------
+
+
+def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled: bool) -> np.ndarray:
+    """
+    Where in a source data set each of the trainer's rows is.
+
+    Args:
+        rows (`Dataset`): The trainer's.
+        source (`Dataset`): What it was made from.
+        index (`str`, *optional*): A column of both that names each row. Without it, both must be in the same order.
+        shuffled (`bool`): Whether the trainer shuffled its rows.
+
+    Raises:
+        [`TrainingError`]: The rows cannot be matched.
+    """
+    if index is None:
+        return same_order(len(rows), len(source), shuffled)
+    for name, dataset in (("trainer", rows), ("given", source)):
+        if index not in dataset.column_names:
+            raise TrainingError(f"the {name} data set has no column {index!r} (columns: {dataset.column_names})")
+    names = source.with_format(None)[index][:]
+    where = {value: i for i, value in enumerate(names)}
+    if len(where) < len(names):
+        raise TrainingError(f"the column {index!r} names {len(names) - len(where)} rows twice; it must name each once")
+    wanted = rows.with_format(None)[index][:]
+    missing = [value for value in wanted if value not in where]
+    if missing:
+        raise TrainingError(f"{len(missing)} rows of the trainer are not in the given data set, e.g. {missing[0]!r}")
+    return np.array([where[value] for value in wanted], dtype=np.int64)
+
+
+def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
+    """The positions `0 ... n - 1`; raises [`TrainingError`] where the trainer's rows are not the given ones."""
+    fix = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
+    if shuffled:
+        raise TrainingError(
+            f"the trainer shuffled its rows (shuffle_dataset=True), so that theirs is another order; {fix}"
+        )
+    if n != given:
+        why = f"; TRL drops rows in which max_length leaves nothing to learn: {given - n} of them" if n < given else ""
+        raise TrainingError(f"the trainer has {n} rows, the given data set {given}{why}; {fix}")
+    return np.arange(n)
+
+
+def aligned_scores(
+    selector: EmpathyDataSelector, trainer: Any, rows: Dataset, source: Dataset | None, index: str | None
+) -> np.ndarray:
+    """The scores of a trainer's rows, from themselves or from the rows they were made from."""
+    if source is None:
+        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        return scores_of(selector, rows, tokenizer.eos_token)
+    take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
+    return scores_of(selector, source)[take]
+
+
+def dropped_rows(trainer: Any, rows: Dataset) -> int:
+    """How many rows TRL left out because truncation masked all of their tokens."""
+    prepared = not trainer._skip_prepare_dataset and getattr(trainer, "_empathy_samples", None) is None
+    return rows.data.num_rows - len(rows) if prepared and trainer.args.max_length is not None else 0
+
+
+def report(scores: np.ndarray, dropped: int = 0) -> None:
+    """Says how many rows are scored, and how many the trainer left out."""
+    scored = int((~np.isnan(scores).any(axis=1)).sum())
+    left_out = f" (TRL left out {dropped:,} in which max_length leaves nothing to learn)" if dropped else ""
+    means = np.nanmean(scores, axis=0) if scored else np.full(2, np.nan)
+    logger.info(
+        "%s of %s rows%s are scored; mean %s %.2f, %s %.2f",
+        f"{scored:,}", f"{len(scores):,}", left_out, SENSIBILITY, means[0], RATIONALITY, means[1],
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""Asking a policy: when, with what, and what its answer must be.
+
+A policy is `policy(scores, losses, progress)`: a function of the `(n, 2)` scores (NaN where unscored), the `(n,)` mean
+losses per token as last seen (NaN where not seen) and the share of the training done. It returns a pair: sampling
+weights and loss weights, each of shape `(n,)`, or None for equal ones. An object may say `needs_losses` or
+`needs_weights`, and keep a state with `state_dict` and `load_state_dict`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import SelectionError
+
+
+Policy = Callable[[np.ndarray, np.ndarray, float], Any]
+
+
+class Weights(NamedTuple):
+    """
+    What a policy answered.
+
+    Args:
+        sampling (`np.ndarray` of shape `(n,)`, *optional*): None: the stock order.
+        loss (`np.ndarray` of shape `(n,)`, *optional*): None: all 1.
+    """
+
+    sampling: np.ndarray | None = None
+    loss: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """
+    When a policy is asked, and within which bounds its weights are kept.
+
+    Args:
+        warmup (`float` or `int`, *optional*, defaults to `0`):
+            Steps (`int`), or share of the training in [0, 1] (`float`), in which sampling is the stock trainer's and
+            all weights are 1.
+        every_n_steps (`int`, *optional*, defaults to `1`):
+            The policy is asked at the first step after the warm-up, and every so many steps from there.
+        floor (`float`, *optional*): The least weight above 0, of draws and of the loss alike; 0 stays 0: dropped.
+        ceiling (`float`, *optional*): The greatest.
+    """
+
+    warmup: float = 0
+    every_n_steps: int = 1
+    floor: float | None = None
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        share = isinstance(self.warmup, Real) and 0 <= self.warmup <= 1
+        if not share and not (isinstance(self.warmup, Integral) and self.warmup >= 0):
+            raise SelectionError(f"warmup {self.warmup!r} is neither a share in [0.0, 1.0] nor a number of steps")
+        if not isinstance(self.every_n_steps, Integral) or self.every_n_steps < 1:
+            raise SelectionError(f"every_n_steps {self.every_n_steps!r} is not a whole number of at least 1")
+        low, high = self.floor or 0, math.inf if self.ceiling is None else self.ceiling
+        if not 0 <= low <= high or high <= 0 or math.isinf(low):
+            raise SelectionError(f"floor {self.floor!r} and ceiling {self.ceiling!r} are not 0 <= floor <= ceiling")
+
+    def warmup_steps(self, max_steps: int) -> int:
+        """The number of steps before the policy is asked for the first time."""
+        return int(self.warmup) if isinstance(self.warmup, Integral) else math.ceil(self.warmup * max_steps)
+
+    def due(self, step: int, max_steps: int) -> bool:
+        """Whether the policy is asked before the step of this number, counted from 0."""
+        since = step - self.warmup_steps(max_steps)
+        return step < max_steps and since >= 0 and since % self.every_n_steps == 0
+
+    def ask(self, policy: Policy, scores: np.ndarray, losses: np.ndarray, progress: float) -> Weights:
+        """
+        The policy's answer, checked and within the bounds.
+
+        Raises:
+            [`SelectionError`]: It is no pair, or its weights are not `n` finite numbers of at least 0, one above 0.
+        """
+        answer = policy(_read_only(scores), _read_only(losses), progress)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise SelectionError(
+                f"policy {name_of(policy)!r} returned {type(answer).__name__}; expected a pair: sampling weights or "
+                "None, loss weights or None"
+            )
+        kinds = ("sampling weights", "loss weights")
+        checked = [self._checked(w, len(scores), k, policy) for w, k in zip(answer, kinds, strict=True)]
+        return Weights(*checked)
+
+    def _checked(self, weights: Any, n: int, kind: str, policy: Policy) -> np.ndarray | None:
+        if weights is None:
+            return None
+        who = f"the {kind} of policy {name_of(policy)!r}"
+        try:
+            array = np.array(weights, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise SelectionError(f"{who} are not numbers, but {type(weights).__name__}") from None
+        if array.shape != (n,):
+            raise SelectionError(f"{who} have shape {array.shape}; expected ({n},), one for each row in order")
+        wrong = np.flatnonzero(~np.isfinite(array) | (array < 0))
+        if len(wrong):
+            raise SelectionError(
+                f"{len(wrong)} of {who} are not finite numbers of at least 0; the first is {array[wrong[0]]} of row "
+                f"{wrong[0]} (scores are NaN where a row is unscored: say what such rows get)"
+            )
+        if self.floor is not None or self.ceiling is not None:
+            array = np.where(array > 0, np.clip(array, self.floor, self.ceiling), 0.0)
+        if not array.any():
+            raise SelectionError(f"{who} are all 0, so that nothing is left to train on; at least one must be above 0")
+        return array
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def name_of(policy: Any) -> str:
+    """What messages call a policy."""
+    return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
+
+
+def resolve_policy(policy: str | Policy, threshold: Any, ties: str, options: dict[str, Any]) -> Policy:
+    """
+    A policy by its name, or a callable as it is.
+
+    Args:
+        policy (`str` or `Callable`): A name that `ee_trl.online.policies` knows, or a policy.
+        threshold, ties: Of the selector; what a named policy judges by.
+        options (`dict`): Of the named policy.
+    """
+    try:
+        library = importlib.import_module(".policies", __package__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.policies":
+            raise
+    else:
+        return library.load_policy(policy, threshold=threshold, ties=ties, **options)
+    if not callable(policy) or options:
+        raise SelectionError(f"policy {policy!r} with options {options} is not a function of scores, losses, progress")
+    return policy

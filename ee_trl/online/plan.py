@@ -1,0 +1,174 @@
+"""Which sample comes when: one order of indices an epoch, looked up late, so that what is not drawn yet can change.
+
+The order of an epoch is the stock sampler's own until a policy gives sampling weights. Then what no process has drawn
+yet is drawn anew, by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded down or up, so
+that equal weights give a permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+
+from ..errors import TrainingError
+
+
+# ---- pure ----------------------------------------------------------------------------------------------------------
+
+
+def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool = True) -> np.ndarray:
+    """
+    Draws samples with probabilities in proportion to their weights, by systematic sampling.
+
+    Args:
+        weights (`ArrayLike` of shape `(n,)`): Finite, at least 0, not all 0.
+        count (`int`): How many to draw, with repetition where a weight asks for it.
+        seed (`Sequence[int]`): The same numbers give the same draws.
+        shuffled (`bool`, *optional*, defaults to `True`): In random order; otherwise by ascending index.
+
+    Returns:
+        `np.ndarray` of shape `(count,)`: indices. Each is there `floor` or `ceil` of `count * weight / sum` times.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    rng = np.random.default_rng([abs(int(number)) for number in seed])
+    lottery = rng.permutation(len(values))  # neighbours in the data share no fate
+    ends = np.cumsum(values[lottery])
+    ends *= count / ends[-1]
+    marks = np.arange(count) + rng.random()
+    marks = np.minimum(marks, np.nextafter(ends[-1], 0))
+    indices = lottery[np.searchsorted(ends, marks, side="right")]
+    return rng.permutation(indices) if shuffled else np.sort(indices)
+
+
+def redraw_tail(
+    order: np.ndarray, start: int, weights: ArrayLike, seed: Sequence[int], *, shuffled: bool = True
+) -> np.ndarray:
+    """The order with everything from position `start` drawn anew; see [`draw`]."""
+    if start >= len(order):
+        return order
+    return np.concatenate([order[:start], draw(weights, len(order) - start, seed, shuffled=shuffled)])
+
+
+# ---- the sampler ---------------------------------------------------------------------------------------------------
+
+
+class SamplingPlan(Sampler[int]):
+    """
+    A sampler that runs through a materialised order of indices, epoch by epoch.
+
+    It must be iterated alike on every process, as accelerate does with any sampler before it gives each its batches.
+
+    Args:
+        base (`Sampler`): The stock sampler; its length, and its order wherever no sampling weights are set.
+        size (`int`): Rows in the data set.
+        seed (`int`, *optional*, defaults to `0`): Of the draws; the base keeps its own.
+    """
+
+    def __init__(self, base: Sampler[int], size: int, seed: int = 0) -> None:
+        self.base, self.size, self.seed = base, size, seed
+        self.shuffled = not isinstance(base, SequentialSampler)
+        self.epoch = 0
+        self.cursor = 0
+        """Positions of this epoch that this process has drawn."""
+        self.order: np.ndarray | None = None
+        self.weights: np.ndarray | None = None
+        self._draws = 0
+        self._restored: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.base)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration is of; passed on to the base."""
+        self.epoch = epoch
+        if hasattr(self.base, "set_epoch"):
+            self.base.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._begin()
+        for position in range(len(order)):
+            self.cursor = position + 1
+            assert self.order is not None
+            yield int(self.order[position])
+
+    def _begin(self) -> np.ndarray:
+        self.cursor = 0
+        if self._restored == self.epoch and self.order is not None:
+            self._restored = None
+        elif self.weights is None:
+            self.order = np.fromiter(iter(self.base), dtype=np.int64)
+        else:
+            self.order = draw(self.weights, len(self), self._next_seed(), shuffled=self.shuffled)
+        assert self.order is not None
+        return self.order
+
+    def _next_seed(self) -> tuple[int, int, int]:
+        self._draws += 1
+        return self.seed, self.epoch, self._draws
+
+    def update(self, weights: np.ndarray | None, start: int) -> None:
+        """
+        Draws by other weights from now on: what of this epoch lies at or after `start`, and all epochs that follow.
+
+        Args:
+            weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a tail: equal weights).
+            start (`int`): The first position that no process has drawn yet.
+        """
+        if weights is not None and len(weights) != self.size:
+            raise TrainingError(f"{len(weights)} sampling weights for {self.size} rows")
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        if self.order is not None and start < len(self.order):
+            tail = np.ones(self.size) if weights is None else weights
+            self.order = redraw_tail(self.order, start, tail, self._next_seed(), shuffled=self.shuffled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides which samples are still to come."""
+        return {
+            "size": self.size,
+            "length": len(self),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "order": self.order,
+            "weights": self.weights,
+            "draws": self._draws,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where [`~SamplingPlan.state_dict`] was taken; its epoch, if begun anew, runs in the order it had."""
+        if (state["size"], state["length"]) != (self.size, len(self)):
+            raise TrainingError(
+                f"the checkpoint is of a data set of {state['size']} rows and {state['length']} draws an epoch; this "
+                f"one has {self.size} and {len(self)}. Resume with the data set and the batches it was made with."
+            )
+        self.seed, self.epoch = state["seed"], state["epoch"]
+        self.order, self.weights, self._draws = state["order"], state["weights"], state["draws"]
+        self._restored = self.epoch if self.order is not None else None
+
+
+def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
+    """
+    Puts a [`SamplingPlan`] in front of a prepared data loader's own sampler.
+
+    Args:
+        dataloader (`DataLoader`): What the trainer trains from, as `on_train_begin` gets it.
+        seed (`int`, *optional*, defaults to `0`): Of the draws.
+
+    Raises:
+        [`TrainingError`]: It has no sampler: a stream, or a batch sampler of its own.
+    """
+    batches: Any = dataloader.batch_sampler
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    base = getattr(batches, "sampler", None)
+    if base is None or not hasattr(dataloader, "set_sampler"):
+        raise TrainingError(
+            "the training data loader has no sampler to replace: a streaming data set, or a batch sampler of its own; "
+            "train on a datasets.Dataset with the trainer's own loader"
+        )
+    plan = SamplingPlan(base.base if isinstance(base, SamplingPlan) else base, len(dataloader.dataset), seed)  # type: ignore[arg-type]
+    dataloader.set_sampler(plan)
+    return plan

@@ -1,0 +1,120 @@
+"""What happened to each sample: how often it was drawn, at which weight, and what its loss was then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..axes import QUADRANTS, TIE
+
+
+UNSCORED = "unscored"
+GROUPS = (*QUADRANTS, TIE, UNSCORED)
+
+STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
+"""Columns of an observation: a sample in a batch."""
+
+
+def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    Observations of all micro-batches and processes, as one for each sample in each step, in the order of the steps.
+
+    Args:
+        observations (`Sequence[np.ndarray]`, each of shape `(k, 6)`): In any order.
+    """
+    rows = np.concatenate([np.empty((0, 6)), *observations])
+    rows = rows[np.lexsort((rows[:, WEIGHT], rows[:, TOKENS], rows[:, LOSS_SUM], rows[:, SAMPLE], rows[:, STEP]))]
+    if not len(rows):
+        return rows
+    new = np.ones(len(rows), dtype=bool)
+    new[1:] = (rows[1:, STEP] != rows[:-1, STEP]) | (rows[1:, SAMPLE] != rows[:-1, SAMPLE])
+    starts = np.flatnonzero(new)
+    out = rows[starts].copy()
+    for column in (TIMES, LOSS_SUM, TOKENS):
+        out[:, column] = np.add.reduceat(rows[:, column], starts)
+    return out
+
+
+class Records:
+    """
+    Running figures of each of `n` samples.
+
+    Args:
+        n (`int`): Samples in the data set.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.draws = np.zeros(n, dtype=np.int64)
+        self.weight_sum = np.zeros(n)
+        self.first_loss, self.last_loss = np.full(n, np.nan), np.full(n, np.nan)
+        self.loss_sum = np.zeros(n)
+        self.loss_count = np.zeros(n, dtype=np.int64)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Adds [`merged`] observations of steps that are later than those added before."""
+        samples, times = rows[:, SAMPLE].astype(np.int64), rows[:, TIMES].astype(np.int64)
+        np.add.at(self.draws, samples, times)
+        np.add.at(self.weight_sum, samples, rows[:, WEIGHT] * times)
+        seen = rows[:, TOKENS] > 0
+        samples, losses = samples[seen], rows[seen, LOSS_SUM] / rows[seen, TOKENS]
+        self.last_loss[samples] = losses  # of several, the last stays
+        new = np.isnan(self.first_loss[samples])[::-1]
+        self.first_loss[samples[::-1][new]] = losses[::-1][new]  # of several, the first stays
+        np.add.at(self.loss_sum, samples, losses)
+        np.add.at(self.loss_count, samples, 1)
+
+    def mean_weight(self) -> np.ndarray:
+        """The mean loss weight that each sample was trained with, NaN where it was not drawn."""
+        return _ratio(self.weight_sum, self.draws)
+
+    def mean_loss(self) -> np.ndarray:
+        """The mean over the steps of the mean loss per token, NaN where there was none."""
+        return _ratio(self.loss_sum, self.loss_count)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The figures, by name."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from [`~Records.state_dict`]."""
+        vars(self).update(state)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+
+
+def named_groups(quadrants: np.ndarray) -> np.ndarray:
+    """Quadrants with `"unscored"` for `""`."""
+    return np.array([name or UNSCORED for name in quadrants.tolist()], dtype=object)
+
+
+def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """
+    What a logging interval drew.
+
+    Args:
+        rows (`np.ndarray` of shape `(m, 6)`): Merged observations of its steps.
+        groups (`np.ndarray` of shape `(n,)`, of `str`): The quadrant of each sample, or `"unscored"`.
+
+    Returns:
+        `dict`: `draws`; `shares`, of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
+        draws at equal weights that would be as many, `(sum w)^2 / sum w^2`; `quadrant_loss`, per token, by group.
+    """
+    times, weights = rows[:, TIMES], rows[:, WEIGHT]
+    where = groups[rows[:, SAMPLE].astype(np.int64)]
+    draws, total, squares = times.sum(), (times * weights).sum(), (times * weights**2).sum()
+    losses = {}
+    for name in GROUPS:
+        tokens = rows[where == name, TOKENS].sum()
+        if tokens > 0:
+            losses[name] = float(rows[where == name, LOSS_SUM].sum() / tokens)
+    return {
+        "draws": int(draws),
+        "shares": {name: float(times[where == name].sum() / draws) if draws else 0.0 for name in GROUPS},
+        "mean_weight": float(total / draws) if draws else 0.0,
+        "effective_sample_size": float(total**2 / squares) if squares else 0.0,
+        "quadrant_loss": losses,
+    }
