@@ -22,6 +22,10 @@ class SelectionError(EmpathyError):
     """A selection was asked for that the rules do not know or the data cannot give."""
 
 
+class NothingLeftError(SelectionError):
+    """Every weight is 0: nothing is left to draw, or to train on."""
+
+
 class ScorerError(EmpathyError):
     """A scorer cannot be loaded, or broke its contract."""
 

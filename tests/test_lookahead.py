@@ -71,18 +71,18 @@ def check(answers: list[tuple[int, float, float]], rows: Sequence[int]) -> None:
 
 def test_answers_are_the_means_of_the_rows_whatever_the_scorer_prints(ahead: LookAhead) -> None:
     ahead.ask(range(100))
-    check(ahead.take(wait=True), range(100))
+    check(ahead.take(range(1000)), range(100))
     assert ahead.outstanding == 0
     assert ahead.waited > 0
     ahead.ask([3, 100])  # 3 is known
-    check(ahead.take(wait=True), [100])
+    check(ahead.take(range(1000)), [100])
 
 
 def test_scores_are_the_linear_scorer_s_and_need_no_store() -> None:
     selector = EmpathyDataSelector("linear")
     look = LookAhead(selector, dialogues_of)
     look.ask([2, 5])
-    found = {row: (s, r) for row, s, r in look.take(wait=True)}
+    found = {row: (s, r) for row, s, r in look.take(range(1000))}
     look.close()
     for row in (2, 5):
         np.testing.assert_allclose(found[row], selector.scorer.score(dialogues_of([row])[0]).mean(axis=0))
@@ -90,12 +90,12 @@ def test_scores_are_the_linear_scorer_s_and_need_no_store() -> None:
 
 def test_what_is_scored_ahead_is_in_the_store(ahead: LookAhead, tmp_path: Path) -> None:
     ahead.ask([2, 5])
-    ahead.take(wait=True)
+    ahead.take(range(1000))
     assert [(e.fingerprint, e.scored) for e in ScoreStore().scorers()] == [("odd-1", 4)]
     again = Odd(tmp_path, dies=10)  # it would die if it were asked
     look = LookAhead(EmpathyDataSelector(again), dialogues_of)
     look.ask([2, 5])
-    check(look.take(wait=True), [2, 5])
+    check(look.take(range(1000)), [2, 5])
     look.close()
 
 
@@ -116,7 +116,7 @@ def test_without_waiting_nobody_waits(ahead: LookAhead) -> None:
 @pytest.mark.parametrize("ahead", [{"dies": 1}], indirect=True)
 def test_a_scorer_that_fails_is_started_once_more(ahead: LookAhead, caplog: pytest.LogCaptureFixture) -> None:
     ahead.ask(range(10))
-    check(ahead.take(wait=True), range(10))
+    check(ahead.take(range(1000)), range(10))
     assert "started once more: RuntimeError: the scorer is odd" in caplog.text
 
 
@@ -130,7 +130,7 @@ def test_a_killed_scorer_is_started_once_more(ahead: LookAhead, tmp_path: Path) 
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    check(ahead.take(wait=True), range(150))
+    check(ahead.take(range(1000)), range(150))
     assert ahead._restarts == 1
 
 
@@ -138,18 +138,18 @@ def test_a_killed_scorer_is_started_once_more(ahead: LookAhead, tmp_path: Path) 
 def test_a_scorer_that_fails_twice_stops_the_training_with_its_error(ahead: LookAhead) -> None:
     ahead.ask(range(10))
     with pytest.raises(TrainingError, match="(?s)died twice; 10 rows .*the scorer is odd.*on_failure='continue'"):
-        ahead.take(wait=True)
+        ahead.take(range(1000))
 
 
 @pytest.mark.parametrize("ahead", [{"dies": 2, "on_failure": "continue"}], indirect=True)
 def test_or_training_goes_on_and_it_is_said(ahead: LookAhead, caplog: pytest.LogCaptureFixture) -> None:
     ahead.ask(range(10))
-    assert ahead.take(wait=True) == []
+    assert ahead.take(range(1000)) == []
     assert "goes on without new scores" in caplog.text
     assert ahead.failure
     assert "the scorer is odd" in ahead.failure
     ahead.ask([11])
-    assert (ahead.outstanding, ahead.take(wait=True)) == (0, [])
+    assert (ahead.outstanding, ahead.take(range(1000))) == (0, [])
 
 
 def test_what_cannot_be_sent_and_unknown_options_are_refused(tmp_path: Path) -> None:

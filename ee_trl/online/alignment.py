@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..dialogue import recognise
+from ..dialogue import Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
 from ..selection import scores_array
 from . import ranks
@@ -21,6 +21,7 @@ from . import ranks
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..formats import DialogueFormat
     from ..selector import EmpathyDataSelector
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,25 @@ def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = No
     Returns:
         `np.ndarray` of shape `(n, 2)`.
     """
-    columns = rows.column_names
-    given = [axis for axis in AXES if axis in columns]
+    if brings_scores(rows):
+        return given_scores(rows)
+    plain, _ = _dialogue_rows(rows)
+    part = ranks.share(len(plain))
+    own = _scored(selector, without_eos(plain.select(range(part.start, part.stop)), eos))
+    return np.concatenate(ranks.every(own))
+
+
+def brings_scores(rows: Dataset) -> bool:
+    """Whether the rows have score columns; raises [`ScoresError`] where they have one of two."""
+    given = [axis for axis in AXES if axis in rows.column_names]
     if len(given) == 1:
         raise ScoresError(f"there is a column {given[0]!r}, but not the other of {' and '.join(AXES)}; add it")
-    if given:
-        return given_scores(rows)
+    return bool(given)
+
+
+def _dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
+    """The dialogue columns of the rows, and their format; raises [`ScoresError`] where there are none."""
+    columns = rows.column_names
     plain = rows.remove_columns([name for name in ("input_ids", "labels", "seq_lengths") if name in columns])
     try:
         fmt = recognise(plain.column_names)
@@ -63,10 +77,42 @@ def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = No
         ) from error
     if fmt.utterance_rows:
         raise ScoresError("one utterance a row is not what a trainer trains on; see selector.score")
-    plain = plain.select_columns(list(fmt.columns))
-    part = ranks.share(len(plain))
-    own = _scored(selector, without_eos(plain.select(range(part.start, part.stop)), eos))
-    return np.concatenate(ranks.every(own))
+    return plain.select_columns(list(fmt.columns)), fmt
+
+
+class RowDialogues:
+    """
+    The dialogues in rows, by number: what scoring ahead asks for.
+
+    Args:
+        rows (`Dataset`): With a dialogue a row.
+        turns (`"each"` or `"last"`): Which listener turns are samples.
+        eos (`str`, *optional*): A text that TRL appended to completions, which is left out of the scoring.
+        positions (`np.ndarray` of shape `(n,)`, *optional*): Where in `rows` each of the trainer's rows is.
+    """
+
+    def __init__(
+        self, rows: Dataset, turns: Turns, eos: str | None = None, positions: np.ndarray | None = None
+    ) -> None:
+        plain, self._fmt = _dialogue_rows(rows)
+        self._rows, self._turns, self._eos, self._positions = plain.with_format(None), turns, eos, positions
+
+    def __call__(self, numbers: Sequence[int]) -> list[list[Dialogue]]:
+        """The dialogues of each of these rows; none where none can be scored."""
+        where = list(numbers) if self._positions is None else self._positions[list(numbers)].tolist()
+        table = self._rows[where]
+        rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+        found: list[list[Dialogue]] = [[] for _ in rows]
+        for sample in samples_of(self._fmt, [self._without_eos(row) for row in rows], self._turns):
+            if sample.dialogue is not None:
+                found[sample.row].append(sample.dialogue)
+        return found
+
+    def _without_eos(self, row: dict[str, Any]) -> dict[str, Any]:
+        completion = row.get("completion")
+        if not self._eos or not isinstance(completion, str):
+            return row
+        return {**row, "completion": completion.removesuffix(self._eos)}
 
 
 def given_scores(rows: Dataset) -> np.ndarray:
@@ -176,6 +222,17 @@ def aligned_scores(
         return scores_of(selector, rows, tokenizer.eos_token)
     take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
     return scores_of(selector, source)[take]
+
+
+def row_dialogues(
+    selector: EmpathyDataSelector, trainer: Any, rows: Dataset, source: Dataset | None, index: str | None
+) -> RowDialogues | None:
+    """The dialogues of a trainer's rows (or of the given ones, without a trainer); `None` if they bring scores."""
+    if trainer is None or source is None:
+        eos = None if trainer is None else trainer.processing_class.eos_token
+        return None if brings_scores(rows) else RowDialogues(rows, selector.turns, eos)
+    take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
+    return None if brings_scores(source) else RowDialogues(source, selector.turns, None, take)
 
 
 def dropped_rows(trainer: Any, rows: Dataset) -> int:

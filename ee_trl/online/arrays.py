@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SelectionError, unknown
+from ..errors import NothingLeftError, SelectionError, unknown
 
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
             f"of sample {wrong[0]}"
         )
     if not weights.any():
-        raise SelectionError(f"the {what} are all 0: nothing is left to train on; at least one must be above 0")
+        raise NothingLeftError(f"the {what} are all 0: nothing is left to train on; at least one must be above 0")
     return weights
 
 
@@ -123,7 +123,7 @@ def settle(weights: np.ndarray, unscored: str, policy: str, fix: str) -> np.ndar
             if len(scored)
             else f"none of the {len(weights):,} samples is scored; score them first, or set unscored='keep'"
         )
-        raise SelectionError(f"policy {policy!r}: nothing can be drawn: {why}")
+        raise NothingLeftError(f"policy {policy!r}: nothing can be drawn: {why}")
     return settled
 
 

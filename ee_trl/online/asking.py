@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import SelectionError
+from ..errors import NothingLeftError, SelectionError
 
 
 Policy = Callable[[np.ndarray, np.ndarray, float], Any]
@@ -111,7 +111,9 @@ class Schedule:
         if self.floor is not None or self.ceiling is not None:
             array = np.where(array > 0, np.clip(array, self.floor, self.ceiling), 0.0)
         if not array.any():
-            raise SelectionError(f"{who} are all 0, so that nothing is left to train on; at least one must be above 0")
+            raise NothingLeftError(
+                f"{who} are all 0, so that nothing is left to train on; at least one must be above 0"
+            )
         return array
 
 

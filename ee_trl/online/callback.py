@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
-from ..errors import SelectionError, TrainingError
+from ..errors import NothingLeftError, SelectionError, TrainingError
 from . import alignment, ranks, refusals
+from .ahead import ScoringAhead
 from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
+from .lookahead import LookAhead
 from .loss import check_free, hold
 from .packing import TokenShares
-from .plan import SamplingPlan, install_plan
+from .plan import SamplingPlan, draw, install_plan
 from .records import LOSS_SUM, SAMPLE, STEP, TIMES, TOKENS, WEIGHT
 from .state import STATE_FILE, read_state, write_state
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME = "same"
+_ROWS_A_REFRESH = 4_000  # of the data set, for each step between refreshes: drawing anew costs by its rows
 
 
 class EmpathyCallback(TrainerCallback):
@@ -54,6 +57,14 @@ class EmpathyCallback(TrainerCallback):
             some.
         source ([`~ee_trl.online.alignment.ScoreSource`], *optional*):
             Gives scores while training; what it has not given yet is NaN. Then nothing is scored before training.
+        ahead (`bool`, *optional*, defaults to `True`):
+            Whether rows without scores are scored while training, shortly before they are drawn, in a process of its
+            own (not with packing); otherwise all of them are, before it begins.
+        behind (`str`, *optional*, defaults to `"wait"`):
+            What happens where the scorer falls behind: `"wait"` for it, or `"draw"` what is scored first and then what
+            is not. See [`~ee_trl.online.ahead.ScoringAhead`].
+        on_failure (`str`, *optional*, defaults to `"stop"`):
+            What happens where the scorer's process dies twice: `"stop"`, or `"continue"` without new scores.
         warmup, every_n_steps, floor, ceiling:
             See [`~ee_trl.online.asking.Schedule`].
         policy_options:
@@ -72,6 +83,9 @@ class EmpathyCallback(TrainerCallback):
         dataset: Dataset | None = None,
         index: str | None = None,
         source: alignment.ScoreSource | None = None,
+        ahead: bool = True,
+        behind: str = "wait",
+        on_failure: str = "stop",
         warmup: float = 0,
         every_n_steps: int = 1,
         floor: float | None = None,
@@ -89,7 +103,8 @@ class EmpathyCallback(TrainerCallback):
                 "a callback alone needs the rows that the trainer is given: EmpathyCallback(selector, dataset=train); "
                 f"or use {refusals.ATTACH}"
             )
-        self.scores = self._align()
+        self.ahead: ScoringAhead | None = None
+        self.scores = self._align(ahead, behind, on_failure)
         self.loss = hold(trainer, self) if trainer is not None else None
         self._shares: TokenShares | None = None
         self.plan: SamplingPlan | None = None
@@ -106,10 +121,21 @@ class EmpathyCallback(TrainerCallback):
         packed_from = getattr(self.trainer, "_empathy_samples", None)
         return self.trainer.train_dataset if packed_from is None else packed_from
 
-    def _align(self) -> np.ndarray:
+    def _align(self, ahead: bool, behind: str, on_failure: str) -> np.ndarray:
         rows = self.samples
         if self.source is not None:
             return np.full((len(rows), 2), np.nan)
+        packed = self.trainer is not None and getattr(self.trainer, "_empathy_samples", None) is not None
+        dialogues = (
+            alignment.row_dialogues(self.selector, self.trainer, rows, self.dataset, self.index)
+            if ahead and not packed
+            else None
+        )
+        if dialogues is not None:
+            look = LookAhead(self.selector, dialogues, on_failure=on_failure)
+            self.ahead = ScoringAhead(look, np.full((len(rows), 2), np.nan), behind=behind)
+            logger.info("%s rows are scored while training, before they are drawn", f"{len(rows):,}")
+            return self.ahead.scores
         if self.trainer is None:
             scores, dropped = alignment.scores_of(self.selector, rows), 0
         else:
@@ -131,21 +157,67 @@ class EmpathyCallback(TrainerCallback):
 
     def _ask(self, state: Any) -> None:
         """Asks the policy, on the first process, if it is due before the coming step."""
-        if not self.schedule.due(state.global_step, state.max_steps):
-            return
+        if self.ahead is not None and self.ahead.pending.any():
+            self._ask_ahead(self.ahead, state)
+        elif self.schedule.due(state.global_step, state.max_steps):
+            answer = self._answer(state)
+            assert answer is not None
+            if self.ahead is not None:  # which has made an order of its own: a policy without an opinion keeps it
+                answer = _for_all(answer, self.ahead.pending)
+            self._apply(answer)
+
+    def _answer(self, state: Any) -> Weights | None:
+        """What the policy says now; `None` where it leaves nothing, and scores are still on their way."""
         if self.loss is not None and getattr(self.policy, "needs_losses", True):
             self._flush()
         progress = state.global_step / state.max_steps
         answer = ranks.from_the_first(lambda: self._changes(progress))
+        if answer is None:
+            return None
         pairs = zip(self.current, answer, strict=True)
-        self._apply(Weights(*(old if isinstance(new, str) else new for old, new in pairs)))
+        return Weights(*(old if isinstance(new, str) else new for old, new in pairs))
 
-    def _changes(self, progress: float) -> list[Any]:
+    def _changes(self, progress: float) -> list[Any] | None:
         """What the policy answers, with `"same"` for what has not changed."""
-        asked = self.schedule.ask(self.policy, self.scores, self.diary.records.last_loss, progress)
+        try:
+            asked = self.schedule.ask(self.policy, self.scores, self.diary.records.last_loss, progress)
+        except NothingLeftError:
+            if self.ahead is None or not self.ahead.pending.any():
+                raise
+            return None
         return [_SAME if _equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
 
-    def _apply(self, weights: Weights) -> None:
+    def _ask_ahead(self, ahead: ScoringAhead, state: Any) -> None:
+        """The same while scores are on their way: the rows that await one come after the others until they have it."""
+        period = max(self.schedule.every_n_steps, -(-len(self.scores) // _ROWS_A_REFRESH))
+        since = state.global_step - self.schedule.warmup_steps(state.max_steps)
+        if state.global_step >= state.max_steps or since % period:
+            return
+        assert self.plan is not None
+        soon = 2 * period * self._step_rows  # rows that are drawn until the refresh after the next
+        ahead.refresh()
+        start = ranks.greatest(self.plan.cursor)
+        while since >= 0:
+            self.diary.scores_changed()
+            none_yet = np.isnan(self.scores).all() and ahead.pending.any()
+            answer = None if none_yet else self._answer(state)
+            if answer is not None:
+                self._apply(_for_all(answer, ahead.pending), late=ahead.pending.copy())
+            coming = self._coming(start)
+            waiting = _waiting(coming if answer is None else coming[:soon], ahead.pending)
+            if not len(waiting) or (answer is not None and ahead.behind == "draw"):
+                break
+            ahead.need(waiting[:soon])
+        ahead.request(self._coming(start), soon)
+
+    def _coming(self, start: int) -> np.ndarray:
+        """The rows in the order in which they are to be drawn, as far as that is known."""
+        assert self.plan is not None
+        if self.plan.order is not None and start < len(self.plan.order):
+            return self.plan.order[start:]
+        return draw(np.ones(len(self.scores)), len(self.scores), [self.plan.seed])
+
+    def _apply(self, weights: Weights, late: np.ndarray | None = None) -> None:
         """Makes the weights count: of the loss from the coming step, of the draws from what is not drawn yet."""
         if self.loss is None and weights.loss is not None and not (weights.loss == 1).all():
             raise TrainingError(
@@ -153,9 +225,10 @@ class EmpathyCallback(TrainerCallback):
                 f"{refusals.ATTACH}, or a policy of sampling weights"
             )
         assert self.plan is not None
-        if not _equal(weights.sampling, self.current.sampling):
+        if late is not None or not _equal(weights.sampling, self.current.sampling):
             refusals.check_grouping(self._args)
-            self.plan.update(self._row_weights(weights.sampling), ranks.greatest(self.plan.cursor))
+            start = ranks.greatest(self.plan.cursor)
+            self.plan.update(self._row_weights(weights.sampling), start, late=late)
         self.current = weights
         if self.loss is not None:
             self.loss.set(loss_weights(weights))
@@ -220,6 +293,8 @@ class EmpathyCallback(TrainerCallback):
         """Writes down what was drawn, at which weight and loss."""
         self._flush()
         self.diary.close_interval(state.global_step, state.global_step / state.max_steps)
+        if self.ahead is not None:
+            self.ahead.look.close()
         if state.is_world_process_zero:
             self.diary.write(args.output_dir)
 
@@ -244,6 +319,8 @@ class EmpathyCallback(TrainerCallback):
     def _log(self, state: Any) -> None:
         self._flush()
         figures = self.diary.close_interval(state.global_step, state.global_step / state.max_steps)
+        if self.ahead is not None:
+            figures["empathy/scorer_wait"] = self.ahead.waited_since()
         if self.trainer is not None:
             for name, value in figures.items():
                 self.trainer._metrics["train"][name].append(value)
@@ -262,6 +339,7 @@ class EmpathyCallback(TrainerCallback):
             "loss": self.current.loss,
             "scores": self.scores,
             "diary": self.diary.state_dict(),
+            "ahead": None if self.ahead is None else self.ahead.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -277,6 +355,8 @@ class EmpathyCallback(TrainerCallback):
         self.plan.load_state_dict(state["plan"])
         self.scores[:] = np.where(np.isnan(scores), self.scores, scores)
         self.diary.load_state_dict(state["diary"])
+        if self.ahead is not None and state["ahead"] is not None:
+            self.ahead.load_state_dict(state["ahead"])
         self.diary.scores_changed()
         self.current = Weights(state["sampling"], state["loss"])
         if self.loss is not None:
@@ -316,6 +396,16 @@ def loss_weights(weights: Weights) -> np.ndarray | None:
     if not out.any():
         raise SelectionError("every sample that is drawn has loss weight 0, so that nothing is left to train on")
     return out
+
+
+def _for_all(weights: Weights, pending: np.ndarray) -> Weights:
+    """The weights, with the mean of the others for the rows whose scores are awaited."""
+    sampling, loss = (None if w is None else np.where(pending, w[~pending].mean(), w) for w in weights)
+    return Weights(np.ones(len(pending)) if sampling is None else sampling, loss)
+
+
+def _waiting(rows: np.ndarray, pending: np.ndarray) -> np.ndarray:
+    return rows[pending[rows]]
 
 
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:

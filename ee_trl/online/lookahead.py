@@ -90,17 +90,23 @@ class LookAhead:
         self._outstanding |= asked
         self._started().ask(asked)
 
-    def take(self, *, wait: bool = False) -> list[Answer]:
+    def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
         """
-        The answers that have come in; with `wait`, all that are outstanding.
+        The answers that have come in.
+
+        Args:
+            wait_for (`Iterable[int]`, *optional*): Rows, asked for before, that are waited for if need be.
 
         Raises:
             [`TrainingError`]: The worker died twice, and `on_failure` is `"stop"`.
         """
         found: list[Answer] = []
         start = time.perf_counter()
+        wanted = self._outstanding.keys() & set(wait_for)
+        wait = bool(wanted)
         while self._outstanding and self.failure is None:
-            message = self._started().next(wait=wait)
+            wanted &= self._outstanding.keys()
+            message = self._started().next(wait=bool(wanted))
             if message is None:
                 break
             if message[0] == "scores":

@@ -53,6 +53,48 @@ def redraw_tail(
     return np.concatenate([order[:start], draw(weights, len(order) - start, seed, shuffled=shuffled)])
 
 
+def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
+    """
+    Weights for the rest of an epoch that make up for what was drawn already.
+
+    Args:
+        weights (`ArrayLike` of shape `(n,)`): Of the whole epoch.
+        drawn (`np.ndarray`): Indices drawn so far.
+        count (`int`): Draws of the whole epoch.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: how many of its `count * weight / sum` draws each sample still has to come; the
+        weights themselves where none has.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    rest = np.maximum(values * (count / values.sum()) - np.bincount(drawn, minlength=len(values)), 0)
+    rest[rest < 1e-9] = 0
+    return rest if rest.any() else values
+
+
+def put_off(order: np.ndarray, start: int, late: np.ndarray | None) -> np.ndarray:
+    """
+    The order with some of it put off, from position `start` on.
+
+    Args:
+        order (`np.ndarray`): Of one epoch.
+        start (`int`): The first position that is still open.
+        late (`np.ndarray` of shape `(n,)`, of `bool`, *optional*): Samples whose score is awaited; None for none.
+
+    Returns:
+        `np.ndarray`: first what comes for the first time, then what is late, and last what comes again: how often that
+        should be is uncertain as long as few scores are known.
+    """
+    if late is None or start >= len(order):
+        return order
+    tail = order[start:]
+    again = np.ones(len(tail), dtype=bool)
+    again[np.unique(tail, return_index=True)[1]] = False
+    again |= np.isin(tail, order[:start])
+    group = np.where(again, 2, late[tail])
+    return np.concatenate([order[:start], tail[np.argsort(group, kind="stable")]])
+
+
 # ---- the sampler ---------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +118,8 @@ class SamplingPlan(Sampler[int]):
         """Positions of this epoch that this process has drawn."""
         self.order: np.ndarray | None = None
         self.weights: np.ndarray | None = None
+        self.late: np.ndarray | None = None
+        """Rows that come after all others: those that have no score yet, while one is on its way."""
         self._draws = 0
         self._restored: int | None = None
 
@@ -102,28 +146,41 @@ class SamplingPlan(Sampler[int]):
         elif self.weights is None:
             self.order = np.fromiter(iter(self.base), dtype=np.int64)
         else:
-            self.order = draw(self.weights, len(self), self._next_seed(), shuffled=self.shuffled)
+            self.order = self._drawn()
         assert self.order is not None
         return self.order
+
+    def _drawn(self) -> np.ndarray:
+        assert self.weights is not None
+        return put_off(draw(self.weights, len(self), self._next_seed(), shuffled=self.shuffled), 0, self.late)
 
     def _next_seed(self) -> tuple[int, int, int]:
         self._draws += 1
         return self.seed, self.epoch, self._draws
 
-    def update(self, weights: np.ndarray | None, start: int) -> None:
+    def update(self, weights: np.ndarray | None, start: int, *, late: np.ndarray | None = None) -> None:
         """
         Draws by other weights from now on: what of this epoch lies at or after `start`, and all epochs that follow.
 
         Args:
             weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a tail: equal weights).
             start (`int`): The first position that no process has drawn yet.
+            late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*): Rows that are to come after all others,
+                while their scores are awaited. Then what was drawn of this epoch counts too, so that those that were
+                scored first are not drawn again and again.
         """
         if weights is not None and len(weights) != self.size:
             raise TrainingError(f"{len(weights)} sampling weights for {self.size} rows")
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
-        if self.order is not None and start < len(self.order):
+        self.late = late
+        if self.order is None and late is not None:  # of an epoch that has not begun
+            self.order, self._restored = self._drawn(), self.epoch
+        elif self.order is not None and start < len(self.order):
             tail = np.ones(self.size) if weights is None else weights
-            self.order = redraw_tail(self.order, start, tail, self._next_seed(), shuffled=self.shuffled)
+            if late is not None:
+                tail = still_due(tail, self.order[:start], len(self.order))
+            drawn = redraw_tail(self.order, start, tail, self._next_seed(), shuffled=self.shuffled)
+            self.order = put_off(drawn, start, late)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides which samples are still to come."""
@@ -134,6 +191,7 @@ class SamplingPlan(Sampler[int]):
             "epoch": self.epoch,
             "order": self.order,
             "weights": self.weights,
+            "late": self.late,
             "draws": self._draws,
         }
 
@@ -146,6 +204,7 @@ class SamplingPlan(Sampler[int]):
             )
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.order, self.weights, self._draws = state["order"], state["weights"], state["draws"]
+        self.late = state["late"]
         self._restored = self.epoch if self.order is not None else None
 
 

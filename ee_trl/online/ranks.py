@@ -13,6 +13,12 @@ from accelerate.utils import broadcast_object_list, gather, gather_object
 from ..errors import EmpathyError
 
 
+def place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    state = PartialState()
+    return state.process_index, state.num_processes
+
+
 def every(value: Any) -> list[Any]:
     """The value of each process, in the order of the processes, on all of them."""
     return gather_object([value]) if PartialState().num_processes > 1 else [value]

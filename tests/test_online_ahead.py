@@ -1,0 +1,179 @@
+"""Rows without scores are scored while training, before they are drawn; how fast the scorer is changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import online_runs as runs
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, load_sample
+from ee_trl.errors import NothingLeftError, TrainingError
+from ee_trl.online.plan import put_off, still_due
+from ee_trl.scoring.store import ScoreStore
+
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
+
+ROWS = 120
+GOOD = {"max_steps": 12, "logging_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return runs.build_model(tmp_path_factory.mktemp("model"))
+
+
+class Lengths:
+    """Sensibility by length; slow if told so, and failing on some rows or on all."""
+
+    def __init__(self, seconds: float = 0.0, *, dies: bool = False, scores_none: bool = False) -> None:
+        self.fingerprint = f"lengths-{scores_none}"
+        self.seconds, self.dies, self.scores_none = seconds, dies, scores_none
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        if self.dies:
+            raise RuntimeError("out of luck")
+        time.sleep(self.seconds * len(dialogues))
+        rows = [[len(d.response) % 10 + 0.5, 2.0] for d in dialogues]
+        return np.full((len(rows), 2), np.nan) if self.scores_none else np.array(rows)
+
+
+def unscored(n: int = ROWS) -> Any:
+    return load_sample().select(range(n))
+
+
+def attached(model: str, scorer: Any, tmp_path: Path, policy: Any = "sensibility", **options: Any) -> Any:
+    settings = {
+        **GOOD,
+        **{k: options.pop(k) for k in list(options) if k in ("max_steps", "save_strategy", "save_steps")},
+    }
+    trainer = runs.stock(model, unscored(), output_dir=tmp_path, **settings)
+    callback = EmpathyDataSelector(scorer).attach(trainer, policy, **options)
+    return trainer, callback
+
+
+def draws(folder: Path) -> dict[str, list[Any]]:
+    return pq.read_table(folder / "empathy_draws.parquet").to_pydict()
+
+
+# ---- the rules
+
+
+def test_what_was_drawn_is_made_up_for() -> None:
+    rest = still_due([1, 1, 2, 0], np.array([0, 2]), 8)
+    np.testing.assert_allclose(rest, [1, 2, 3, 0])
+    np.testing.assert_allclose(still_due([1, 1], np.array([0, 0, 1, 1]), 4), [1, 1])
+
+
+def test_first_the_new_then_the_late_then_what_comes_again() -> None:
+    late = np.array([False, True, False, False])
+    assert put_off(np.array([3, 1, 0, 3, 2, 0]), 1, late).tolist() == [3, 0, 2, 1, 3, 0]
+    assert put_off(np.array([1, 0]), 0, None).tolist() == [1, 0]
+
+
+# ---- trainings
+
+
+def test_only_what_is_scored_and_good_is_drawn(model: str, tmp_path: Path) -> None:
+    trainer, callback = attached(model, Lengths(), tmp_path)
+    assert np.isnan(callback.scores).all(), "training starts at once"
+    trainer.train()
+    found = draws(tmp_path)
+    drawn = [q for q, n in zip(found["quadrant"], found["draws"], strict=True) for _ in range(n)]
+    assert set(drawn) == {"sensibility"}
+    assert len(drawn) == 12 * 6
+    expected = EmpathyDataSelector(Lengths(), store=False).score(unscored())
+    means: dict[int, list[float]] = {}
+    for row, s in zip(expected["row_index"], expected["sensibility"], strict=True):
+        means.setdefault(row, []).append(s)
+    known = [i for i, s in enumerate(found["sensibility"]) if s is not None]
+    assert len(known) > 60
+    assert [found["sensibility"][i] for i in known] == pytest.approx([np.mean(means[i]) for i in known])
+    assert ScoreStore().scorers()[0].scored == sum(len(means[i]) for i in known)
+    waits = [entry["empathy/scorer_wait"] for entry in trainer.state.log_history if "empathy/scorer_wait" in entry]
+    assert len(waits) == 3
+    assert all(wait >= 0 for wait in waits)
+
+
+def test_a_slow_scorer_is_waited_for_and_changes_nothing(model: str, tmp_path: Path) -> None:
+    results = []
+    for name, seconds in (("fast", 0.0), ("slow", 0.01)):
+        trainer, callback = attached(model, Lengths(seconds), tmp_path / name)
+        callback.selector._store = False
+        results.append(runs.trained(trainer))
+    assert torch.equal(*results)
+    assert draws(tmp_path / "fast") == draws(tmp_path / "slow")
+
+
+def test_what_is_drawn_does_not_depend_on_being_scored_before(model: str, tmp_path: Path) -> None:
+    """A policy without an opinion: the rows come as they would, each once an epoch."""
+    trainer, _ = attached(model, Lengths(), tmp_path, lambda scores, losses, progress: (None, None), max_steps=20)
+    trainer.train()
+    assert set(draws(tmp_path)["draws"]) == {1}  # 120 rows, 6 a step
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_training_goes_the_same_way(model: str, tmp_path: Path, workers: int) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 4}
+
+    def make(folder: Path) -> Any:
+        trainer, _ = attached(model, Lengths(0.002), folder, **saving)
+        trainer.args.dataloader_num_workers = workers
+        return trainer
+
+    whole = runs.trained(make(tmp_path / "whole"))
+    again = make(tmp_path / "again")
+    resumed = runs.trained(again, resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert torch.equal(resumed, whole)
+    assert draws(tmp_path / "again") == draws(tmp_path / "whole")
+
+
+def test_without_waiting_what_is_not_scored_is_drawn_too(model: str, tmp_path: Path) -> None:
+    trainer, callback = attached(model, Lengths(0.02), tmp_path, behind="draw", max_steps=20)
+    callback.selector._store = False
+    trainer.train()
+    found = draws(tmp_path)
+    assert sum(found["draws"]) == 120
+    waits = [entry["empathy/scorer_wait"] for entry in trainer.state.log_history if "empathy/scorer_wait" in entry]
+    assert waits[0] > 0, "the first rows are waited for: there is no draw without a score at all"
+    assert waits[1:] == [0] * 4
+
+
+def test_a_callback_alone_scores_ahead_as_well(model: str, tmp_path: Path) -> None:
+    data = unscored()
+    trainer = runs.stock(model, data, output_dir=tmp_path, **GOOD)
+    trainer.add_callback(EmpathyCallback(EmpathyDataSelector(Lengths()), dataset=data))
+    trainer.train()
+    found = draws(tmp_path)
+    assert {q for q, n in zip(found["quadrant"], found["draws"], strict=True) if n} == {"sensibility"}
+
+
+def test_a_dying_scorer_stops_the_training_or_not_as_asked(model: str, tmp_path: Path, caplog: Any) -> None:
+    trainer, _ = attached(model, Lengths(dies=True), tmp_path / "a")
+    with pytest.raises(TrainingError, match="(?s)died twice.*out of luck"):
+        trainer.train()
+    keep = {"policy": "gate", "keep": "sensibility", "unscored": "keep", "on_failure": "continue"}
+    trainer, callback = attached(model, Lengths(dies=True), tmp_path / "b", **keep)
+    trainer.train()
+    assert "goes on without new scores" in caplog.text
+    assert "out of luck" in callback.ahead.look.failure
+    assert sum(draws(tmp_path / "b")["draws"]) == 12 * 6
+
+
+def test_nothing_scored_at_all_is_an_error_of_the_policy(model: str, tmp_path: Path) -> None:
+    trainer, _ = attached(model, Lengths(scores_none=True), tmp_path)
+    with pytest.raises(NothingLeftError):
+        trainer.train()
+
+
+def test_scores_can_still_be_made_before(model: str, tmp_path: Path) -> None:
+    _, callback = attached(model, Lengths(), tmp_path, ahead=False)
+    assert callback.ahead is None
+    assert not np.isnan(callback.scores).any()
