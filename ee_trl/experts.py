@@ -1,8 +1,6 @@
-"""From a data set to a trained expert: what the recipes share around TRL's SFTTrainer.
+"""From a data set to a trained expert: what is selected for an expert of one set, and the record of why.
 
-A recipe parses its arguments ([`~ee_trl.recipe_args`]), opens an [`ExpertRun`] (which resumes, or refuses what it must
-not overwrite), selects ([`ExpertRun.select`]), trains with a plain SFTTrainer, and saves with the record of what was
-selected and why ([`ExpertRun.save`]).
+[`ExpertRun`] is a run ([`~ee_trl.recipe_run`]) that selects before it trains ([`ExpertRun.select`]).
 """
 
 from __future__ import annotations
@@ -10,162 +8,37 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import EmpathyError, FormatError, SelectionError, unknown
+from .errors import SelectionError
+from .recipe_run import EMBEDDED, RECORD, RecipeRun
 from .reports.rubric import rubric_part, rubric_text
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import ModelConfig, SFTConfig, SFTTrainer
 
     from .recipe_args import ExpertArguments
     from .scoring.coverage import Coverage
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "embedded sample"
-RECORD = "expert_run.json"
 SELECTION_DIR = "selection"
 
-# settings of SFTConfig that do not change what is learnt, so that a rerun may change them
-_FREE_SETTINGS = (
-    "output_dir", "run_name", "project", "report_to", "disable_tqdm", "resume_from_checkpoint", "push_to_hub",
-    "use_cpu", "do_train", "do_eval", "do_predict", "restore_callback_states_from_checkpoint",
-)  # fmt: skip
-_FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the scorer goes by its fingerprint
-_FREE_PREFIXES = ("logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_")
+__all__ = ["EMBEDDED", "RECORD", "SELECTION_DIR", "ExpertRun", "selection_section"]
 
 
-class ExpertRun:
+class ExpertRun(RecipeRun):
     """
-    One training run and its folder.
+    One training run on what a rule selects, and its folder.
 
     Args:
         args (`ExpertArguments`): What to select.
-        training_args (`SFTConfig`): TRL's; `output_dir` is the run's folder.
-        model_args (`ModelConfig`): TRL's; without a model, a tiny one is built in the folder.
-
-    Raises:
-        [`EmpathyError`]: The folder holds something else, or a run with other settings; it is never overwritten.
+        training_args, model_args: See [`~ee_trl.recipe_run.RecipeRun`].
     """
 
-    def __init__(self, args: ExpertArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-        from accelerate import PartialState
-
-        self.args, self.training_args, self.model_args = args, training_args, model_args
-        self.folder = Path(training_args.output_dir or "trainer_output")
-        self.state = PartialState()
-        self.selector = args.make_selector()
-        self.identity = self._identity()
-        self.finished = False
-        self.checkpoint: str | None = None
-        self._open()
-
-    @property
-    def model(self) -> str:
-        """What SFTTrainer loads the model from; the tiny one is built on first use."""
-        if self.model_args.model_name_or_path:
-            return self.model_args.model_name_or_path
-        from .tiny_model import build_tiny_causal_lm
-
-        with self.state.main_process_first():
-            if self.state.is_main_process:
-                build_tiny_causal_lm(self.folder / "tiny_base")
-        return str(self.folder / "tiny_base")
-
-    def model_init_kwargs(self) -> dict[str, Any]:
-        """How SFTTrainer loads the model, as TRL's own script does it."""
-        kwargs: dict[str, Any] = {
-            "revision": self.model_args.model_revision,
-            "attn_implementation": self.model_args.attn_implementation,
-            "dtype": self.model_args.dtype,
-        }
-        given: Any = self.training_args.model_init_kwargs
-        return kwargs | (given or {})
-
-    # -- the folder
-
-    def _open(self) -> None:
-        """Resumes a run with the same settings, refuses anything else that is there."""
-        from transformers.trainer_utils import get_last_checkpoint
-
-        record = self.folder / RECORD
-        if record.exists():
-            there = json.loads(record.read_text(encoding="utf-8"))
-            differences = _differences(there["identity"], self.identity)
-            if differences:
-                raise EmpathyError(
-                    f"{str(self.folder)!r} holds a run with other settings; it is not overwritten:\n"
-                    + "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
-                    + "\nGive another --output_dir, or remove the folder."
-                )
-            self.finished = there["status"] == "finished"
-            self.checkpoint = self.training_args.resume_from_checkpoint or get_last_checkpoint(str(self.folder))
-            if not self.finished:
-                logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise EmpathyError(
-                f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
-                "--output_dir, or remove the folder."
-            )
-        self.state.wait_for_everyone()  # nobody looks any more: the folder may change
-        self._write_record("finished" if self.finished else "running")
-
-    def _write_record(self, status: str) -> None:
-        from .data import write_json
-
-        if self.state.is_main_process:
-            write_json(self.folder / RECORD, {"status": status, "identity": self.identity})
-
-    def _identity(self) -> dict[str, Any]:
-        """Everything that determines what is learnt, as plain types."""
-        settings = {
-            name: value
-            for name, value in self.training_args.to_dict().items()
-            if name not in _FREE_SETTINGS and not name.startswith(_FREE_PREFIXES)
-        }
-        identity = {
-            "processes": self.state.num_processes,
-            "data": _content_of(self.args.dataset),
-            "scorer": "given with the data" if self._scores_given else self.selector.scorer.fingerprint,
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
-            **{f"model.{name}": value for name, value in asdict(self.model_args).items()},
-            **{f"training.{name}": value for name, value in settings.items()},
-        }
-        return json.loads(json.dumps(identity, default=str))
-
-    # -- the data
-
-    @cached_property
-    def source(self) -> Dataset:
-        """The data set to select from."""
-        return self._split(self.args.dataset_train_split)
-
-    def _split(self, name: str) -> Dataset:
-        from .data import open_dataset
-        from .sample import load_sample
-
-        if self.args.dataset is None:
-            return load_sample(name)  # type: ignore[arg-type]
-        dataset: Any = open_dataset(self.args.dataset, config=self.args.dataset_config)
-        if not hasattr(dataset, "keys"):
-            if name != "train":
-                raise FormatError(f"{self.args.dataset!r} is one file and has no split {name!r}")
-            return dataset
-        if name not in dataset:
-            raise FormatError(f"{self.args.dataset!r}: {unknown('split', name, dataset)}")
-        return dataset[name]
-
-    @property
-    def _scores_given(self) -> bool:
-        columns = self.source.column_names
-        return "sensibility" in columns and "rationality" in columns
+    args: ExpertArguments
 
     def select(self) -> tuple[Dataset, Dataset | None]:
         """
@@ -236,61 +109,18 @@ class ExpertRun:
         (folder / "summary.txt").write_text(f"{summary}\n", encoding="utf-8")
         write_json(folder / "selection.json", record)  # last: its presence says that the others are whole
 
-    def _test_set(self) -> Dataset | None:
-        from .subset import all_dialogues
-
-        if self.training_args.eval_strategy == "no":
-            return None
-        if self.args.dataset_test_split is None and self.args.dataset is not None:
-            raise EmpathyError(
-                f"eval_strategy={str(self.training_args.eval_strategy)!r} needs a data set to evaluate on: give "
-                "--dataset_test_split, or --eval_strategy no"
-            )
-        return all_dialogues(self._split(self.args.dataset_test_split or "test"), self.selector.turns)
-
     @property
     def record(self) -> dict[str, Any]:
         """What was selected and why."""
         return json.loads((self.folder / SELECTION_DIR / "selection.json").read_text(encoding="utf-8"))
 
-    # -- the end
+    def data_section(self) -> str:
+        """The model card's section on what was selected, and why."""
+        return selection_section(self.record)
 
-    def save(self, trainer: SFTTrainer) -> None:
-        """Saves the model, with a model card that says what was selected and why, and marks the run as finished."""
-        trainer.save_model(str(self.folder))
-        trainer.save_state()
-        if self.state.is_main_process:
-            dataset = self.args.dataset or EMBEDDED
-            trainer.create_model_card(model_name=self.folder.name, dataset_name=dataset)
-            card = self.folder / "README.md"
-            card.write_text(card.read_text(encoding="utf-8") + selection_section(self.record), encoding="utf-8")
-        self._write_record("finished")
-        if self.training_args.push_to_hub:
-            trainer.push_to_hub(dataset_name=self.args.dataset)
-        if self.state.is_main_process:
-            print(f"Saved {self.folder}: the model, {SELECTION_DIR}/ (what was selected and why), README.md")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = dict.fromkeys([*old, *new])
-    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-
-
-def _content_of(dataset: str | None) -> str:
-    """Names the data set's content: a file's hash, the names and sizes in a folder, a hub data set's name."""
-    if dataset is None:
-        return EMBEDDED
-    path = Path(dataset)
-    if path.is_file():
-        with path.open("rb") as file:
-            digest = sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
-    if path.is_dir():
-        names = sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file())
-        return f"sha256:{sha256(json.dumps(names).encode()).hexdigest()}"
-    return dataset
+    def left_behind(self) -> str:
+        """The folder of the selection."""
+        return f"{SELECTION_DIR}/ (what was selected and why)"
 
 
 def selection_section(record: dict[str, Any]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .errors import EmpathyError
+from .errors import EmpathyError, SelectionError, unknown
 from .scoring.coverage import DEFAULT_MAX_UNSCORED
 
 
@@ -24,17 +25,21 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ExpertArguments:
+class DataArguments:
     """
-    What a recipe is given beside TRL's own arguments; see `--help` for each.
+    What every recipe is given beside TRL's own arguments: dialogues and how they are scored; see `--help` for each.
 
     Scores that the data set brings along (columns `sensibility` and `rationality`) are used as they are.
     """
 
+    demonstration: ClassVar[str] = "configs/tiny_cpu.yaml"
+    """The config that is used where neither a config nor a model is named."""
+    config_for_one_gpu: ClassVar[str] = "configs/qlora_8b.yaml"
+
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "File, folder or hub name of the dialogues to select from. Default: the embedded sample.",
+            "help": "File, folder or hub name of the dialogues. Default: the embedded sample.",
             "aliases": ["--dataset_name"],
         },
     )
@@ -54,16 +59,36 @@ class ExpertArguments:
         default=None,
         metadata={"help": "Where a judge's scores are kept: a file, or none. Default: the usual cache place."},
     )
-    empathy_max_unscored: float = field(
-        default=DEFAULT_MAX_UNSCORED,
-        metadata={"help": "Share of the samples, in [0, 1], that may have no score; more stop the run."},
-    )
     empathy_threshold: list[float] = field(
         default_factory=lambda: [5.0],
         metadata={"help": "T in [0, 10]: one number for both axes, or two (sensibility rationality).", "nargs": "+"},
     )
     empathy_ties: str = field(default="drop", metadata={"help": "What a score equal to T is: drop, high or low."})
     empathy_turns: str = field(default="each", metadata={"help": "Of conversations: each listener turn, or the last."})
+
+    def make_selector(self) -> EmpathyDataSelector:
+        """The selector that the arguments describe."""
+        from .selector import EmpathyDataSelector
+
+        threshold = self.empathy_threshold
+        return EmpathyDataSelector(
+            self.empathy_scorer,
+            threshold=threshold[0] if len(threshold) == 1 else threshold,
+            ties=self.empathy_ties,
+            turns=self.empathy_turns,  # type: ignore[arg-type]
+            store=False if self.empathy_store == "none" else self.empathy_store or True,
+            **{name: value for name in ("quantization", "rubric") if (value := getattr(self, f"empathy_{name}"))},
+        )
+
+
+@dataclass
+class ExpertArguments(DataArguments):
+    """What a recipe that selects is given beside TRL's own arguments; see `--help` for each."""
+
+    empathy_max_unscored: float = field(
+        default=DEFAULT_MAX_UNSCORED,
+        metadata={"help": "Share of the samples, in [0, 1], that may have no score; more stop the run."},
+    )
     empathy_keep: str = field(
         default="sensibility",
         metadata={"help": "Quadrants to keep, joined by commas: sensibility, rationality, balanced, low, tie."},
@@ -82,36 +107,104 @@ class ExpertArguments:
         """The options of [`EmpathyDataSelector.select`]."""
         return {name: getattr(self, f"empathy_{name}") for name in ("keep", "rule", "n", "fraction", "axis", "seed")}
 
-    def make_selector(self) -> EmpathyDataSelector:
-        """The selector that the arguments describe."""
-        from .selector import EmpathyDataSelector
 
-        threshold = self.empathy_threshold
-        return EmpathyDataSelector(
-            self.empathy_scorer,
-            threshold=threshold[0] if len(threshold) == 1 else threshold,
-            ties=self.empathy_ties,
-            turns=self.empathy_turns,  # type: ignore[arg-type]
-            store=False if self.empathy_store == "none" else self.empathy_store or True,
-            **{name: value for name in ("quantization", "rubric") if (value := getattr(self, f"empathy_{name}"))},
-        )
+@dataclass
+class OnlineArguments(DataArguments):
+    """
+    What a recipe that selects while it trains is given beside TRL's own arguments; see `--help` for each.
+
+    Raises:
+        [`SelectionError`]: There is no such policy, option or schedule; the message lists the valid ones.
+    """
+
+    demonstration: ClassVar[str] = "configs/online_tiny_cpu.yaml"
+    config_for_one_gpu: ClassVar[str] = "configs/online_qlora_8b.yaml"
+
+    empathy_policy: str = field(
+        default="sensibility",
+        metadata={
+            "help": "What decides how often a sample is drawn and what it counts: sensibility, rationality, gate, "
+            "soft, curriculum, loss_aware or bandit."
+        },
+    )
+    empathy_policy_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of the policy, a mapping in YAML, or JSON: '{\"tau_start\": 3}'. Default: none."},
+    )
+    empathy_warmup: str = field(
+        default="0",
+        metadata={"help": "Training without the policy first: steps (10), or a share of the training (0.1)."},
+    )
+    empathy_every_n_steps: int = field(default=1, metadata={"help": "How often the policy is asked anew, in steps."})
+    empathy_floor: float | None = field(default=None, metadata={"help": "The least weight above 0; 0 stays 0."})
+    empathy_ceiling: float | None = field(default=None, metadata={"help": "The greatest weight."})
+
+    def __post_init__(self) -> None:
+        from .online.asking import Schedule
+        from .online.policies import load_policy, policy_options
+
+        self.empathy_policy_options = _mapping("empathy_policy_options", self.empathy_policy_options)
+        self.empathy_warmup = str(self.empathy_warmup)  # which YAML gives as a number
+        valid = policy_options(self.empathy_policy)
+        for option in self.empathy_policy_options:
+            if option not in valid:
+                raise SelectionError(unknown(f"option of policy {self.empathy_policy!r}", option, valid))
+        load_policy(self.empathy_policy, **self.empathy_policy_options)
+        Schedule(**self.schedule())
+
+    def schedule(self) -> dict[str, Any]:
+        """The arguments of [`~ee_trl.online.asking.Schedule`]."""
+        names = ("every_n_steps", "floor", "ceiling")
+        warmup = _steps_or_share("empathy_warmup", self.empathy_warmup)
+        return {"warmup": warmup, **{name: getattr(self, f"empathy_{name}") for name in names}}
+
+    def online_options(self) -> dict[str, Any]:
+        """The options of [`EmpathyDataSelector.attach`] beside the policy's name."""
+        options: Any = self.empathy_policy_options
+        return {**self.schedule(), **options}
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """A mapping as YAML gives it, or from JSON; raises [`SelectionError`] for anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise SelectionError(f"{name} {value!r} is not JSON ({error}); e.g. '{{\"tau_start\": 3}}'") from error
+    if value is not None and not (isinstance(value, dict) and all(isinstance(key, str) for key in value)):
+        raise SelectionError(f"{name} {value!r} is not a mapping of names to values; e.g. '{{\"tau_start\": 3}}'")
+    return value or {}
+
+
+def _steps_or_share(name: str, value: str) -> float:
+    """A whole number (of steps) as an `int`, any other (a share) as a `float`."""
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        return float(value)
+    except ValueError:
+        raise SelectionError(f"{name} {value!r} is neither a number of steps (10) nor a share (0.1)") from None
 
 
 def parse_recipe_args(parser: TrlParser, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """
     Parses the command line and the YAML file of `--config`, strictly: an unknown key is an error.
 
-    Where neither a config nor a model is named, the tiny CPU config that comes with the package is used, and said.
+    Where neither a config nor a model is named, the recipe's tiny CPU config (of the package) is used, and said.
     """
     args = [part for arg in (sys.argv[1:] if argv is None else argv) for part in _split_config(arg)]
     named = {arg.split("=")[0] for arg in args}
     if not named & {"--config", "--model_name_or_path", "-h", "--help"}:
+        ours = next(kind for kind in parser.dataclass_types if issubclass(kind, DataArguments))
         logger.warning(
             "No --config and no --model_name_or_path: this is the tiny CPU demonstration, on a model that knows no "
-            "language. For a real run: --config recipes/configs/qlora_8b.yaml --dataset YOUR_DIALOGUES, or "
-            "--model_name_or_path MODEL --dataset YOUR_DIALOGUES."
+            "language. For a real run: --config recipes/%s --dataset YOUR_DIALOGUES, or "
+            "--model_name_or_path MODEL --dataset YOUR_DIALOGUES.",
+            ours.config_for_one_gpu,
         )
-        with as_file(files("ee_trl.recipes").joinpath("configs/tiny_cpu.yaml")) as default:
+        with as_file(files("ee_trl.recipes").joinpath(ours.demonstration)) as default:
             args = ["--config", str(default), *args]
     parser.allow_abbrev = False  # `--learn 1` must not pass for `--learning_rate 1`
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
 from .coded import Coded, Coder, distinct
-from .data import columns_of, features_of, tables_of
+from .data import BATCH_ROWS, columns_of, features_of, tables_of, to_dataset
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .errors import FormatError, ScoresError
 from .rows import label_names, rows_of
@@ -308,10 +309,51 @@ def dropped_tables(scored: Dataset | IterableDataset, chosen: Selection) -> tupl
 
 def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:
     """Every sample of a data set that is a dialogue with a reply, selected or not, as `prompt` and `completion`."""
-    from datasets import Dataset
+    features, tables = dialogue_tables(dataset, turns)
+    return to_dataset(tables, features).select_columns(["prompt", "completion"])
 
-    fmt = recognise(dataset.column_names)
-    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in dataset.column_names]
-    rows = [row for table in tables_of(dataset) for row in rows_of(table, features_of(dataset), wanted)]
-    dialogues = [s.dialogue for s in samples_of(fmt, rows, turns) if s.dialogue is not None]
-    return Dataset.from_list([{"prompt": d.prompt, "completion": d.completion} for d in dialogues])
+
+def dialogue_tables(
+    dataset: Dataset, turns: Turns = "each", left_out: Counter[str] | None = None
+) -> tuple[Features, Iterator[pa.Table]]:
+    """
+    Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
+
+    Args:
+        dataset (`Dataset`): In any format; of one utterance a row, with each conversation's rows together.
+        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.dialogue.samples_of`].
+        left_out (`Counter`, *optional*): Counts the samples left out, by reason.
+
+    Returns:
+        `tuple`: the features (`prompt`, `completion`, and both score columns and `score_status` where the data set has
+        both scores), and the tables as they are made.
+    """
+    from datasets import Features
+
+    features = features_of(dataset)
+    fmt = recognise(list(features))
+    scores = [name for name in (*AXES, "score_status") if name in features and all(axis in features for axis in AXES)]
+    types = training_features(features)
+    out = Features({name: types[name] for name in ("prompt", "completion", *scores)})
+    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in features]
+
+    def tables() -> Iterator[pa.Table]:
+        whole = len(dataset) if fmt.utterance_rows else None  # conversations go on from batch to batch
+        for table in tables_of(dataset, whole or BATCH_ROWS):
+            samples = samples_of(fmt, rows_of(table, features, wanted), turns)
+            if left_out is not None:
+                left_out.update(sample.reason for sample in samples if sample.reason is not None)
+            yield _as_dialogues(table, samples, scores, out)
+
+    return out, tables()
+
+
+def _as_dialogues(table: pa.Table, samples: list[Sample], scores: list[str], features: Features) -> pa.Table:
+    import pyarrow as pa
+
+    found = [(sample.row, sample.dialogue) for sample in samples if sample.dialogue is not None]
+    types = features.arrow_schema
+    columns = {side: [getattr(dialogue, side) for _, dialogue in found] for side in ("prompt", "completion")}
+    arrays = [pa.array(values, types.field(side).type) for side, values in columns.items()]
+    kept = table.select(scores).take(pa.array([row for row, _ in found], pa.int64()))
+    return pa.table([*arrays, *kept.columns], schema=types)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,29 @@ import yaml
 from conftest import ROOT
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, load_sample
-from ee_trl.errors import CoverageError, EmpathyError
+from ee_trl.errors import CoverageError, EmpathyError, FormatError
 from ee_trl.experts import RECORD
-from ee_trl.recipe_args import ExpertArguments, parse_recipe_args
-from ee_trl.recipes import sft_rationality, sft_sensibility
+from ee_trl.online.policies import POLICIES, policy_options
+from ee_trl.recipe_args import ExpertArguments, OnlineArguments, parse_recipe_args
+from ee_trl.recipes import sft_online, sft_rationality, sft_sensibility
+from ee_trl.subset import all_dialogues
 
 
 # of the libraries that a recipe runs, not of this package
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
-RECIPES = {"sft_sensibility": sft_sensibility, "sft_rationality": sft_rationality}
+EXPERTS = {"sft_sensibility": sft_sensibility, "sft_rationality": sft_rationality}
+RECIPES = {**EXPERTS, "sft_online": sft_online}
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+# a config is for the kind of recipe that its launch command names
+PAIRS = [
+    (name, config)
+    for config in CONFIGS
+    for name in RECIPES
+    if (name in EXPERTS) == ("sft_online" not in config.read_text().splitlines()[0])
+]
 QUICK = ["--max_steps", "3", "--logging_steps", "1", "--disable_tqdm", "true"]
+NO_OPTIONS = ["--empathy_policy_options", "{}", "--empathy_warmup", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +55,20 @@ def weights(folder: Path) -> bytes:
     return next(iter(sorted(folder.glob("*.safetensors")))).read_bytes()
 
 
+def draws(folder: Path) -> dict[str, list[Any]]:
+    return pq.read_table(folder / "empathy_draws.parquet").to_pydict()
+
+
 def selection(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "selection" / "selection.json").read_text())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "recipes").glob("*.py")} - {"__init__"} == set(RECIPES)
+    assert {name for name, _ in PAIRS} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
 def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,8 +93,7 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     assert (out / "selection" / "plane.png").exists()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "config"), PAIRS, ids=[f"{name}-{config.stem}" for name, config in PAIRS])
 def test_every_config_runs_with_a_tiny_model_on_cpu(name: str, config: Path, tiny_model: Path, tmp_path: Path) -> None:
     """All settings as they are, quantization and LoRA too; only the model and the number of steps differ."""
     out = tmp_path / "expert"
@@ -95,6 +116,14 @@ def test_the_paper_s_settings_are_the_paper_s() -> None:
     assert {name: settings[name] for name in paper} == paper
 
 
+@pytest.mark.parametrize("name", ["tiny_cpu", "qlora_8b", "lora_8b"])
+def test_the_online_configs_differ_in_the_policy_alone(name: str) -> None:
+    offline, online = (
+        yaml.safe_load((ROOT / f"recipes/configs/{stem}.yaml").read_text()) for stem in (name, f"online_{name}")
+    )
+    assert {key: value for key, value in online.items() if not key.startswith("empathy_")} == offline
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_accelerate_file_is_one(config: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
@@ -108,6 +137,7 @@ def test_each_config_says_its_launch_command_first() -> None:
     for config in CONFIGS:
         first = config.read_text().splitlines()[0]
         assert first.startswith("# accelerate launch ")
+        assert any(f" recipes/{name}.py " in first for name in RECIPES)
         assert f"--config recipes/configs/{config.name}" in first
 
 
@@ -162,17 +192,171 @@ def test_it_evaluates_on_the_held_out_dialogues_when_asked(tmp_path: Path) -> No
     assert any("eval_loss" in entry for entry in history)
 
 
+# ---- selection while training --------------------------------------------------------------------------------------
+
+
+def test_online_without_arguments_it_draws_from_the_whole_sample_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "expert"
+    run(sft_online, "--output_dir", str(out), *QUICK, "--empathy_policy", "sensibility", *NO_OPTIONS)
+    assert "tiny CPU demonstration" in caplog.text
+    assert "recipes/configs/online_qlora_8b.yaml" in caplog.text
+
+    selector = EmpathyDataSelector("linear")
+    scored = selector.score(load_sample("train"))
+    assert (
+        pq.read_table(out / "rows" / "rows.parquet").column("prompt").to_pylist() == all_dialogues(scored)["prompt"][:]
+    )
+    found = draws(out)
+    assert found["sensibility"] == scored["sensibility"][:]
+    assert found["quadrant"] == scored["quadrant"][:]
+    assert sum(found["draws"]) == 3 * 8
+    assert {name for name, n in zip(found["quadrant"], found["draws"], strict=True) if n} == {"sensibility"}
+
+    card = (out / "README.md").read_text()
+    assert "## Training data: what was drawn, and why" in card
+    assert f"all {len(scored)} samples of `embedded sample`" in card
+    assert f"| sensibility | {scored['quadrant'][:].count('sensibility')} | 24 | 100.0% | 1.00 |" in card
+    assert "- policy: `sensibility`" in card
+    assert selector.scorer.fingerprint in card
+    said = capsys.readouterr().out
+    for name in ("empathy_report.md", "empathy_draws.png", "empathy_draws.parquet", "empathy_history.json"):
+        assert name in said
+        assert (out / name).exists()
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["rows", "packed"])
+def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_model: Path, tmp_path: Path) -> None:
+    """A conversation's own scores are those of its last reply; what has no dialogue is left out and counted."""
+    marks = [{"sensibility": 9, "rationality": 1}, {"sensibility": 1, "rationality": 9}, {}]
+    rows = [
+        {"messages": [{"role": r, "content": f"{r} {i} {j}"} for j in range(2) for r in ("user", "assistant")]}
+        | marks[i % 3]
+        for i in range(30)
+    ]
+    rows[0]["messages"] = None
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "expert"
+    args = ["--dataset", str(tmp_path / "own.jsonl"), "--model_name_or_path", str(tiny_model), "--use_cpu", "true"]
+    args += ["--bf16", "false", "--empathy_policy", "gate", "--empathy_policy_options", '{"keep": "rationality"}']
+    run(sft_online, *args, "--packing", str(packing).lower(), "--max_length", "64", "--output_dir", str(out), *QUICK)
+    table = pq.read_table(out / "rows" / "rows.parquet").to_pydict()
+    assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
+    record = json.loads((out / "rows" / "rows.json").read_text())
+    assert record["left_out"] == {"null_dialogue": 1}
+    assert record["scores"] == "given with the data"
+    found = draws(out)
+    assert found["quadrant"] == [
+        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "unscored" for i in range(1, 30)
+    ]
+    weighed = {q for q, n, w in zip(found["quadrant"], found["draws"], found["mean_weight"], strict=True) if n and w}
+    assert weighed == {"rationality"}
+    assert "left out" not in (out / "README.md").read_text()
+    assert "without a dialogue to train on: 1 null_dialogue" in (out / "README.md").read_text()
+
+
+def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
+    """The utterances of a conversation may lie apart; scores of one utterance belong to no reply."""
+    talk = [
+        {"conv_id": f"c{i}", "utterance_idx": j + 1, "speaker_idx": j % 2, "utterance": f"{i} says {j}"}
+        for j in range(4)
+        for i in range(10)
+    ]
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in talk))
+    args = ["--dataset", str(own), "--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--bf16", "false"]
+    args += ["--empathy_policy", "soft", *QUICK]
+    run(sft_online, *args, "--output_dir", str(tmp_path / "expert"))
+    record = json.loads((tmp_path / "expert" / "rows" / "rows.json").read_text())
+    assert (record["samples"], record["left_out"]) == (20, {})
+
+    own.write_text("".join(json.dumps(row | {"sensibility": 1, "rationality": 2}) + "\n" for row in talk))
+    with pytest.raises(FormatError, match="one utterance a row"):
+        run(sft_online, *args, "--output_dir", str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--empathy_policy", "sofft"], "unknown policy 'sofft'; valid: .*Did you mean 'soft'"),
+        (["--empathy_policy_options", '{"tau": 1}'], "unknown option of policy 'soft' 'tau'; valid: .*tau_start"),
+        (["--empathy_policy_options", '{"threshold": 1}'], "unknown option of policy 'soft' 'threshold'"),
+        (["--empathy_policy_options", '{"tau_start": "hot"}'], "tau_start"),
+        (["--empathy_policy_options", "tau_start=3"], "is not JSON"),
+        (["--empathy_policy_options", "[1]"], "is not a mapping"),
+        (["--empathy_warmup", "soon"], "neither a number of steps"),
+        (["--empathy_warmup", "1.5"], r"neither a share in \[0.0, 1.0\] nor"),
+        (["--empathy_every_n_steps", "0"], "at least 1"),
+        (["--empathy_floor", "3", "--empathy_ceiling", "2"], "floor <= ceiling"),
+        (["--empathy_keep", "low"], "unknown option: 'empathy_keep'"),
+    ],
+)
+def test_online_arguments_are_strict(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe_args(sft_online.make_parser(), ["--empathy_policy", "soft", *NO_OPTIONS, *args])
+    assert stop.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_wrong_option_s_error_lists_every_valid_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for policy in POLICIES:
+        args = ["--empathy_policy", policy, "--empathy_policy_options", '{"nothing": 1}']
+        with pytest.raises(SystemExit):
+            parse_recipe_args(sft_online.make_parser(), args)
+        assert f"valid: {', '.join(policy_options(policy))}." in capsys.readouterr().err
+
+
+def test_online_arguments_as_yaml_and_as_options(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "empathy_policy: soft\nempathy_policy_options: {tau_start: 3}\nempathy_warmup: 0.25\n"
+        "use_cpu: true\nbf16: false\n"
+    )
+
+    def options(*extra: str) -> dict[str, Any]:
+        args, _, _ = parse_recipe_args(sft_online.make_parser(), ["--config", str(config), *extra])
+        assert isinstance(args, OnlineArguments)
+        return args.online_options()
+
+    rest = {"every_n_steps": 1, "floor": None, "ceiling": None}
+    assert options() == {"warmup": 0.25, "tau_start": 3, **rest}
+    assert options("--empathy_policy_options", '{"tau_end": 1}') == {"warmup": 0.25, "tau_end": 1, **rest}
+    steps = options("--empathy_warmup", "12", "--empathy_ceiling", "4")["warmup"]
+    assert (steps, type(steps)) == (12, int)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_names_every_argument_of_ours(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = RECIPES[name].make_parser()
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe_args(parser, ["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for field in fields(parser.dataclass_types[0]):
+        assert f"--{field.name}" in shown
+        assert field.metadata["help"]
+
+
 # ---- resuming and refusing -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "written"),
+    [
+        ("sft_sensibility", "tiny_cpu", "selection/selected.parquet"),
+        ("sft_online", "online_tiny_cpu", "rows/rows.parquet"),
+    ],
+    ids=["sft_sensibility", "sft_online"],
+)
 def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, config: str, written: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trl import SFTTrainer
 
-    config = str(ROOT / "recipes/configs/tiny_cpu.yaml")
-    args = ["--config", config, "--model_name_or_path", str(tiny_model), "--max_steps", "10", "--save_steps", "4"]
-    run(sft_sensibility, *args, "--output_dir", str(tmp_path / "whole"))
+    args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
+    args += ["--max_steps", "10", "--save_steps", "4"]
+    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
 
     real_step, taken = SFTTrainer.training_step, []
 
@@ -184,14 +368,17 @@ def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
 
     monkeypatch.setattr(SFTTrainer, "training_step", step)
     with pytest.raises(RuntimeError, match="power"):
-        run(sft_sensibility, *args, "--output_dir", str(tmp_path / "stopped"))
+        run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
     assert json.loads((tmp_path / "stopped" / RECORD).read_text())["status"] == "running"
-    selected = (tmp_path / "stopped" / "selection" / "selected.parquet").stat().st_mtime_ns
+    before = (tmp_path / "stopped" / written).stat().st_mtime_ns
 
     monkeypatch.setattr(SFTTrainer, "training_step", real_step)
-    run(sft_sensibility, *args, "--output_dir", str(tmp_path / "stopped"))
+    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-    assert (tmp_path / "stopped" / "selection" / "selected.parquet").stat().st_mtime_ns == selected
+    assert (tmp_path / "stopped" / written).stat().st_mtime_ns == before
+    if name == "sft_online":
+        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
+            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_a_finished_run_is_left_alone_and_another_in_its_place_is_refused(
@@ -207,6 +394,19 @@ def test_a_finished_run_is_left_alone_and_another_in_its_place_is_refused(
         with pytest.raises(EmpathyError, match=f"{other[0].removeprefix('--')}.* there, .* now"):
             run(sft_sensibility, *out, *QUICK, *other)
     assert weights(tmp_path / "expert") == before
+
+
+def test_another_policy_in_the_place_of_a_finished_run_is_refused(tmp_path: Path) -> None:
+    out = ["--output_dir", str(tmp_path / "expert")]
+    run(sft_online, *out, *QUICK)
+    run(sft_online, *out, *QUICK, "--save_steps", "7")
+    for option, value in (
+        ("--empathy_policy_options", '{"tau_end": 0.5}'),
+        ("--empathy_warmup", "0"),
+        ("--dataloader_num_workers", "1"),  # draws ahead: the policy's answers would act later
+    ):
+        with pytest.raises(EmpathyError, match=f"{option.removeprefix('--')}.* there, .* now"):
+            run(sft_online, *out, *QUICK, option, value)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -251,8 +451,6 @@ def test_too_many_unscored_stop_the_run_and_nothing_is_lost(tiny_model: Path, tm
     ],
 )
 def test_arguments_are_strict(args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import re
-
     bad = tmp_path / "bad.yaml"
     bad.write_text("empathy_treshold: 4\n")
     with pytest.raises(SystemExit) as stop:
@@ -309,6 +507,18 @@ def test_two_processes_select_the_same_and_save_once(tmp_path: Path) -> None:
     assert two.equals(one)
     assert (tmp_path / "two" / "model.safetensors").exists()
     assert json.loads((tmp_path / "two" / RECORD).read_text())["identity"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
+    script = str(ROOT / "recipes" / "sft_online.py")
+    done = launch([*torchrun, script, "--output_dir", "two", "--max_steps", "4"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run(sft_online, "--output_dir", str(tmp_path / "one"), "--max_steps", "8")
+    two, one = (draws(tmp_path / name) for name in ("two", "one"))
+    assert sum(two["draws"]) == 2 * 4 * 8  # processes, steps, rows in a batch
+    assert (two["sensibility"], two["quadrant"]) == (one["sensibility"], one["quadrant"])
 
 
 @pytest.mark.slow
