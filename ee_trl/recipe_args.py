@@ -138,9 +138,21 @@ class OnlineArguments(DataArguments):
     empathy_every_n_steps: int = field(default=1, metadata={"help": "How often the policy is asked anew, in steps."})
     empathy_floor: float | None = field(default=None, metadata={"help": "The least weight above 0; 0 stays 0."})
     empathy_ceiling: float | None = field(default=None, metadata={"help": "The greatest weight."})
+    empathy_ahead: bool = field(
+        default=True,
+        metadata={"help": "Score rows while training, before they are drawn; False: all of them before it begins."},
+    )
+    empathy_behind: str = field(
+        default="wait", metadata={"help": "Where the scorer falls behind: wait for it, or draw what is scored first."}
+    )
+    empathy_on_failure: str = field(
+        default="stop", metadata={"help": "Where the scorer dies twice: stop, or continue without new scores."}
+    )
 
     def __post_init__(self) -> None:
+        from .online.ahead import BEHIND
         from .online.asking import Schedule
+        from .online.lookahead import ON_FAILURE
         from .online.policies import load_policy, policy_options
 
         self.empathy_policy_options = _mapping("empathy_policy_options", self.empathy_policy_options)
@@ -151,6 +163,9 @@ class OnlineArguments(DataArguments):
                 raise SelectionError(unknown(f"option of policy {self.empathy_policy!r}", option, valid))
         load_policy(self.empathy_policy, **self.empathy_policy_options)
         Schedule(**self.schedule())
+        for name, valid_ones in (("behind", BEHIND), ("on_failure", ON_FAILURE)):
+            if getattr(self, f"empathy_{name}") not in valid_ones:
+                raise SelectionError(unknown(f"empathy_{name}", getattr(self, f"empathy_{name}"), valid_ones))
 
     def schedule(self) -> dict[str, Any]:
         """The arguments of [`~ee_trl.online.asking.Schedule`]."""
@@ -161,7 +176,8 @@ class OnlineArguments(DataArguments):
     def online_options(self) -> dict[str, Any]:
         """The options of [`EmpathyDataSelector.attach`] beside the policy's name."""
         options: Any = self.empathy_policy_options
-        return {**self.schedule(), **options}
+        scoring = {name: getattr(self, f"empathy_{name}") for name in ("ahead", "behind", "on_failure")}
+        return {**self.schedule(), **scoring, **options}
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:

@@ -199,7 +199,9 @@ class EmpathyDataSelector:
     def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool) -> Dataset:
         filled = self.fill_store(dataset) if shared or self._ray else None
         features, tables = self.score_tables(dataset, filled=filled)
-        return to_dataset(tables, features)
+        scored = to_dataset(tables, features)
+        logger.info("%s", self.coverage)
+        return scored
 
     def fill_store(self, dataset: Dataset | IterableDataset, total: int | None = None) -> Coverage | None:
         """

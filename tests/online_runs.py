@@ -155,11 +155,14 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))
+    if case.get("unscored"):
+        data = data.remove_columns(["sensibility", "rationality"])
     model = sharded(case["model"]) if case.get("sharded") else case["model"]
     if case["policy"] is None:
         trainer = stock(model, data, **settings)
     else:
-        trainer = guided(model, data, POLICIES[case["policy"]], online=case.get("online"), **settings)
+        policy = POLICIES.get(case["policy"], case["policy"])
+        trainer = guided(model, data, policy, online=case.get("online"), **settings)
     if "kill_at" in case:
         trainer.add_callback(Killer(case["kill_at"]))
     trainer.train(resume_from_checkpoint=case.get("resume"))

@@ -177,3 +177,22 @@ def test_scores_can_still_be_made_before(model: str, tmp_path: Path) -> None:
     _, callback = attached(model, Lengths(), tmp_path, ahead=False)
     assert callback.ahead is None
     assert not np.isnan(callback.scores).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (2, 0), (2, 2)])
+def test_killed_and_resumed_is_as_never_stopped(processes: int, workers: int, model: str, tmp_path: Path) -> None:
+    """Each process scores its share ahead; the plan is that of a training that was never stopped."""
+    settings = {
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 12,
+        "save_strategy": "steps", "save_steps": 4, "dataloader_num_workers": workers,
+    }  # fmt: skip
+    case = {"model": model, "policy": "sensibility", "unscored": True, "rows": ROWS}
+    whole, broken = ({**settings, "output_dir": str(tmp_path / name)} for name in ("whole", "broken"))
+    expected = runs.torchrun({**case, "settings": whole, "out": str(tmp_path / "whole.pt")}, processes)
+    assert all(order == expected["order"] for order in expected["orders"])
+    runs.torchrun({**case, "settings": broken, "kill_at": 6, "out": str(tmp_path / "none.pt")}, processes)
+    found = runs.torchrun({**case, "settings": broken, "resume": True, "out": str(tmp_path / "b.pt")}, processes)
+    assert torch.equal(found["parameters"], expected["parameters"])
+    assert (found["order"], found["draws"]) == (expected["order"], expected["draws"])
+    assert sum(found["draws"]) == 12 * 2 * processes

@@ -205,6 +205,8 @@ class EmpathyCallback(TrainerCallback):
                 self._apply(_for_all(answer, ahead.pending), late=ahead.pending.copy())
             coming = self._coming(start)
             waiting = _waiting(coming if answer is None else coming[:soon], ahead.pending)
+            if answer is None and not len(waiting):  # a draw need not hold every row
+                waiting = np.flatnonzero(ahead.pending)
             if not len(waiting) or (answer is not None and ahead.behind == "draw"):
                 break
             ahead.need(waiting[:soon])

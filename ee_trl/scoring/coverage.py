@@ -120,15 +120,17 @@ class Coverage:
 
     def __str__(self) -> str:
         rate = self.samples / max(self.seconds, 1e-9)
-        lines = [f"{self.scored:,} of {self.samples:,} samples scored in {self.seconds:.1f} s ({rate:,.0f} a second)"]
+        lines = [f"{self.scored:,} of {self.samples:,} samples scored in {self.seconds:.1f} s ({rate:,.0f} samples/s)"]
         lines += [f"  unscored {reason:<20} {n:>8,}  {REASONS.get(reason, '')}" for reason, n in self.unscored.items()]
-        if self.store is not None:
-            lines.append(
-                f"  {self.cache_hits:,} from the store, {self.duplicates:,} duplicates, {self.asked:,} asked "
-                f"of the scorer; store: {self.store}"
-            )
-        if self.kept:
-            lines.append(f"  {self.kept:,} came with a score of this scorer")
-        if self.forward_tokens:
-            lines.append(f"  {self.tokens:,} tokens of dialogue, {self.forward_tokens:,} through the model")
+        lines.append(
+            f"  cache hits {self.cache_hits:,}, duplicates {self.duplicates:,}, asked of the scorer {self.asked:,}"
+            + (f", scored before {self.kept:,}" if self.kept else "")
+            + (f"; store {self.store}" if self.store else "; no store")
+        )
+        counted = self.forward_tokens or not self.asked
+        lines.append(
+            f"  tokens {self.tokens:,}, forward tokens {self.forward_tokens:,}"
+            if counted
+            else "  tokens: this scorer counts none"
+        )
         return "\n".join(lines)
