@@ -125,7 +125,7 @@ def test_rows_without_scores_are_scored_by_the_mean_of_their_turns(model: str, w
     selector = EmpathyDataSelector(word_scorer)
     trainer, _ = attached(model, data)
     before = torch.random.get_rng_state()
-    callback = selector.attach(trainer, runs.ones)
+    callback = selector.attach(trainer, runs.ones, ahead=False)
     assert torch.equal(torch.random.get_rng_state(), before)
     scored = selector.score(data)
     for row in range(len(data)):
@@ -142,8 +142,10 @@ def test_texts_are_scored_without_the_token_that_trl_appends(model: str) -> None
             return np.array([[len(d.response) / 10, 1.0] for d in dialogues])
 
     data = Dataset.from_dict({"prompt": ["How are you?", "Hello."], "completion": ["Fine.", "Hello to you."]})
-    callback = EmpathyDataSelector(Length()).attach(runs.stock(model, data), runs.ones)
+    callback = EmpathyDataSelector(Length()).attach(runs.stock(model, data), runs.ones, ahead=False)
     np.testing.assert_allclose(callback.scores[:, 0], [0.5, 1.3])
+    later = EmpathyDataSelector(Length()).attach(runs.stock(model, data), runs.ones)
+    assert [d.response for [d] in later.ahead.look._dialogues_of([1, 0])] == ["Hello to you.", "Fine."]
 
 
 def test_rows_that_trl_drops_are_counted_and_said(model: str, caplog: pytest.LogCaptureFixture) -> None:

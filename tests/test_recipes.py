@@ -321,6 +321,7 @@ def test_online_arguments_as_yaml_and_as_options(tmp_path: Path) -> None:
         return args.online_options()
 
     rest = {"every_n_steps": 1, "floor": None, "ceiling": None}
+    rest |= {"ahead": True, "behind": "wait", "on_failure": "stop"}
     assert options() == {"warmup": 0.25, "tau_start": 3, **rest}
     assert options("--empathy_policy_options", '{"tau_end": 1}') == {"warmup": 0.25, "tau_end": 1, **rest}
     steps = options("--empathy_warmup", "12", "--empathy_ceiling", "4")["warmup"]
