@@ -74,6 +74,7 @@ class ExpertRun(RecipeRun):
         features, tables = self.selector.score_tables(self.source, filled=filled)
         scored, coverage = to_dataset(tables, features), self.selector.coverage
         assert coverage is not None
+        print(coverage)
         if coverage.unscored_share > self.args.empathy_max_unscored:
             scored.to_parquet(folder / "scored.parquet")
             coverage.check(self.args.empathy_max_unscored, str(folder / "scored.parquet"))

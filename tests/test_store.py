@@ -272,7 +272,7 @@ def test_what_came_before_an_error_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batches", "said"),
+    ("batches", "why"),
     [
         ([([0], 1), ([0], 1)], "twice"),
         ([([0], 1)], "left 1 of 2 dialogues out"),
@@ -280,15 +280,13 @@ def test_what_came_before_an_error_is_kept() -> None:
         ([([0, 1], 1)], "shape"),
     ],
 )
-def test_batches_are_held_to_the_contract(batches: list[tuple[list[int], int]], said: str) -> None:
+def test_batches_are_held_to_the_contract(batches: list[tuple[list[int], int]], why: str) -> None:
     class Wrong(WordScorer):
         def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
             yield from (ScoredBatch(indices, np.ones((n, 2))) for indices, n in batches)
 
-    from test_store import said as dialogue
-
-    with pytest.raises(ScorerError, match=said):
-        ScoringRun(Wrong()).score([dialogue(0), dialogue(1)])
+    with pytest.raises(ScorerError, match=why):
+        ScoringRun(Wrong()).score([said(0), said(1)])
 
 
 def test_an_unknown_reason_is_refused() -> None:

@@ -275,6 +275,8 @@ def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], 
             for (i, _), row, why in zip(part, found.scores, found.statuses, strict=True):
                 scores[i], status[i] = row, why
             bar.update(len(part))
+    run.coverage.count(status)
+    common.note(str(run.coverage))
     rubric = getattr(scorer, "rubric", None)
     return Side(
         spec,

@@ -8,7 +8,6 @@ weights and loss weights, each of shape `(n,)`, or None for equal ones. An objec
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,13 +136,6 @@ def resolve_policy(policy: str | Policy, threshold: Any, ties: str, options: dic
         threshold, ties: Of the selector; what a named policy judges by.
         options (`dict`): Of the named policy.
     """
-    try:
-        library = importlib.import_module(".policies", __package__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.policies":
-            raise
-    else:
-        return library.load_policy(policy, threshold=threshold, ties=ties, **options)
-    if not callable(policy) or options:
-        raise SelectionError(f"policy {policy!r} with options {options} is not a function of scores, losses, progress")
-    return policy
+    from .policies import load_policy
+
+    return load_policy(policy, threshold=threshold, ties=ties, **options)

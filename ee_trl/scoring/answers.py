@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
+from .base import ScoredBatch
 
 
 VALUES = tuple(range(int(MAX_SCORE) + 1))
@@ -36,3 +39,15 @@ def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[s
     for a, axis in enumerate(AXES):
         details |= {f"{axis}_mode": mode[:, a], f"{axis}_std": spread[:, a], f"{axis}_mass": mass[:, a]}
     return np.clip(expected, MIN_SCORE, MAX_SCORE), details
+
+
+def gathered(batches: Iterable[ScoredBatch], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The scores of `n` dialogues, shape `(n, 2)`, and their [`DETAILS`], each of shape `(n,)`, from their batches."""
+    scores = np.full((n, len(AXES)), np.nan)
+    details = {name: np.full(n, np.nan) for name in DETAILS}
+    for batch in batches:
+        where = list(batch.indices)
+        scores[where] = batch.scores
+        for name, values in batch.details.items():
+            details[name][where] = values
+    return scores, details

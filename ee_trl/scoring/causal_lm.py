@@ -21,7 +21,7 @@ from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
-from .answers import DETAILS, VALUES, summarised
+from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
 from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
@@ -137,13 +137,7 @@ class CausalLMScorer:
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`."""
-        scores = np.full((len(dialogues), len(AXES)), np.nan)
-        details = {name: np.full(len(dialogues), np.nan) for name in DETAILS}
-        for batch in self.score_batches(dialogues):
-            scores[batch.indices] = batch.scores
-            for name, values in batch.details.items():
-                details[name][batch.indices] = values
-        return scores, details
+        return gathered(self.score_batches(dialogues), len(dialogues))
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass; the dialogues that do not fit the model come first."""

@@ -19,11 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .._optional import require
-from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric
-from .answers import DETAILS
+from .answers import DETAILS, gathered
 from .background import in_background
 from .base import ScoredBatch
 from .chat import Chat, body_of, is_of_client
@@ -135,14 +134,7 @@ class ServerScorer:
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`, NaN where it is not known."""
-        scores = np.full((len(dialogues), len(AXES)), np.nan)
-        details = {name: np.full(len(dialogues), np.nan) for name in DETAILS}
-        for batch in self.score_batches(dialogues):
-            where = list(batch.indices)
-            scores[where] = batch.scores
-            for name, found in batch.details.items():
-                details[name][where] = found
-        return scores, details
+        return gathered(self.score_batches(dialogues), len(dialogues))
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """
