@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from ee_trl.online import ranks
 
 
 ROWS = 20
+HANGS = 240
+"""Seconds after which a process of a few steps is given up, and says where it stands."""
 SETTINGS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -102,7 +105,7 @@ def torchrun(case: dict[str, Any], processes: int = 2) -> Any:
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, json.dumps(case)]
     folder = Path(__file__).parent
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder.parent}:{folder}"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=2 * HANGS)
     if "kill_at" in case:
         assert "Signal 9" in done.stderr, done.stderr[-4000:]
         return None
@@ -152,6 +155,7 @@ class Killer(TrainerCallback):
 
 def main() -> None:
     """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))

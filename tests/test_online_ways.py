@@ -179,27 +179,6 @@ def test_rows_as_tokens_take_their_scores_from_the_rows_they_were_made_from(mode
         selector.attach(runs.stock(model, tokens, shuffle_dataset=True), runs.ones, dataset=data)
 
 
-def test_scores_may_come_in_while_training(model: str) -> None:
-    class Source:
-        def __init__(self) -> None:
-            self.polls = 0
-
-        def poll(self) -> list[tuple[int, float, float]]:
-            self.polls += 1
-            return [(self.polls, 9.0, 1.0)] if self.polls < 4 else []
-
-    known: list[int] = []
-
-    def policy(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
-        known.append(int((~np.isnan(scores[:, 0])).sum()))
-        return None, None
-
-    trainer = runs.guided(model, runs.rows(), policy, online={"source": Source()})
-    trainer.train()
-    assert known == [1, 2, 3, 3, 3]
-    assert trainer.state.log_history[-2]["empathy/coverage"] == 3 / runs.ROWS
-
-
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from ..selector import EmpathyDataSelector
 
 logger = logging.getLogger(__name__)
-
-
-class ScoreSource(Protocol):
-    """Gives scores while training: what has come in since it was last asked."""
-
-    def poll(self) -> list[tuple[int, float, float]]:
-        """New scores as (row, sensibility, rationality), rows in the trainer's order."""
-        ...
 
 
 def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""[`EmpathyCallback`]: when scores are polled, a policy asked, figures logged, a state saved and restored."""
+"""[`EmpathyCallback`]: when a policy is asked, figures logged, a state saved and restored."""
 
 from __future__ import annotations
 
@@ -55,8 +55,6 @@ class EmpathyCallback(TrainerCallback):
         index (`str`, *optional*):
             A column of `dataset` and of the trainer's rows that says which row is which, where TRL dropped or shuffled
             some.
-        source ([`~ee_trl.online.alignment.ScoreSource`], *optional*):
-            Gives scores while training; what it has not given yet is NaN. Then nothing is scored before training.
         ahead (`bool`, *optional*, defaults to `True`):
             Whether rows without scores are scored while training, shortly before they are drawn, in a process of its
             own (not with packing); otherwise all of them are, before it begins.
@@ -82,7 +80,6 @@ class EmpathyCallback(TrainerCallback):
         trainer: Any = None,
         dataset: Dataset | None = None,
         index: str | None = None,
-        source: alignment.ScoreSource | None = None,
         ahead: bool = True,
         behind: str = "wait",
         on_failure: str = "stop",
@@ -93,7 +90,6 @@ class EmpathyCallback(TrainerCallback):
         **policy_options: Any,
     ) -> None:
         self.selector, self.trainer, self.dataset, self.index = selector, trainer, dataset, index
-        self.source = source
         self.policy = resolve_policy(policy, selector.threshold, selector.ties, policy_options)
         self.schedule = Schedule(warmup, every_n_steps, floor, ceiling)
         if trainer is not None:
@@ -123,8 +119,6 @@ class EmpathyCallback(TrainerCallback):
 
     def _align(self, ahead: bool, behind: str, on_failure: str) -> np.ndarray:
         rows = self.samples
-        if self.source is not None:
-            return np.full((len(rows), 2), np.nan)
         packed = self.trainer is not None and getattr(self.trainer, "_empathy_samples", None) is not None
         dialogues = (
             alignment.row_dialogues(self.selector, self.trainer, rows, self.dataset, self.index)
@@ -143,15 +137,6 @@ class EmpathyCallback(TrainerCallback):
             dropped = alignment.dropped_rows(self.trainer, rows)
         alignment.report(scores, dropped)
         return scores
-
-    def _poll(self) -> None:
-        if self.source is None:
-            return
-        found = [entry for part in ranks.every(self.source.poll()) for entry in part]
-        for row, sensibility, rationality in found:
-            self.scores[row] = sensibility, rationality
-        if found:
-            self.diary.scores_changed()
 
     # ---- weights ---------------------------------------------------------------------------------------------------
 
@@ -261,12 +246,7 @@ class EmpathyCallback(TrainerCallback):
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         self.diary, self.current = Diary(self.selector, self.scores), Weights()
         if not (state.global_step and self._resume(args, state)):
-            self._poll()
             self._ask(state)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes in the scores that have come."""
-        self._poll()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Notes the step, logs what it is time to log, and settles the weights of the next step."""
