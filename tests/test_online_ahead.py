@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, load_sample
+from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load_sample
 from ee_trl.errors import NothingLeftError, TrainingError
 from ee_trl.online.plan import put_off, still_due
 from ee_trl.scoring.store import ScoreStore
@@ -100,6 +100,25 @@ def test_only_what_is_scored_and_good_is_drawn(model: str, tmp_path: Path) -> No
     waits = [entry["empathy/scorer_wait"] for entry in trainer.state.log_history if "empathy/scorer_wait" in entry]
     assert len(waits) == 3
     assert all(wait >= 0 for wait in waits)
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
+def test_packed_rows_are_drawn_when_all_of_their_samples_are_scored(model: str, tmp_path: Path, strategy: str) -> None:
+    def packed(name: str, seconds: float) -> Any:
+        settings = GOOD | {"packing": True, "packing_strategy": strategy, "max_length": 160, "max_steps": 6}
+        args = runs.config(output_dir=tmp_path / name, **settings)
+        selector = EmpathyDataSelector(Lengths(seconds), store=False)
+        return EmpathySFTTrainer(model, args=args, train_dataset=unscored(), selector=selector)
+
+    trainer = packed("fast", 0.0)
+    assert len(trainer.train_dataset) < ROWS
+    assert trainer._empathy_callback.ahead.pending.all()
+    whole = runs.trained(trainer)
+    found = draws(tmp_path / "fast")
+    counted = [q for q, weight in zip(found["quadrant"], found["mean_weight"], strict=True) if weight]
+    assert set(counted) == {"sensibility"}
+    assert "unscored" not in [q for q, n in zip(found["quadrant"], found["draws"], strict=True) if n]
+    assert torch.equal(runs.trained(packed("slow", 0.01)), whole), "however fast the scorer is"
 
 
 def test_a_slow_scorer_is_waited_for_and_changes_nothing(model: str, tmp_path: Path) -> None:
