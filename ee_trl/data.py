@@ -368,16 +368,18 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
         yield pa.concat_tables(held).combine_chunks()
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Raises [`FormatError`] if a file of that name cannot be written or is there already."""
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE
+) -> Path:
+    """Raises [`FormatError`] if a file of that name, with one of the `endings`, cannot be written or is there."""
     path = Path(path)
-    if path.suffix.lower() not in WRITABLE:
+    if path.suffix.lower() not in endings:
         raise FormatError(
-            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(WRITABLE)}. "
-            "A dialogue is a nested value, and a flat file such as csv holds none."
+            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(endings)}."
+            + (" A dialogue is a nested value, and a flat file such as csv holds none." if endings is WRITABLE else "")
         )
     if path.is_dir():
-        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / 'out.parquet')!r}")
+        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
     if path.exists() and not overwrite:
         raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
     return path
