@@ -30,6 +30,7 @@ _EXPORTS = {
     "quadrants": "selection",
     "select_indices": "selection",
     "sweep": "selection",
+    "write_explorer": "reports.explorer",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .metrics import list_metrics, load_metric
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
+    from .reports.explorer import write_explorer
     from .rubric import load_rubric
     from .sample import load_sample
     from .scoring.base import Scorer

@@ -368,9 +368,7 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
         yield pa.concat_tables(held).combine_chunks()
 
 
-def check_output(
-    path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE
-) -> Path:
+def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
     """Raises [`FormatError`] if a file of that name, with one of the `endings`, cannot be written or is there."""
     path = Path(path)
     if path.suffix.lower() not in endings:

@@ -28,6 +28,7 @@ from .axes import (
     TIE,
 )
 from .coded import Coded
+from .display import Displayed, Table
 from .errors import SelectionError, unknown
 
 
@@ -46,9 +47,9 @@ RANKINGS = (*AXES, DIFFERENCE)
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Displayed):
     """
-    What a rule chose.
+    What a rule chose. Prints as a table of what was kept, and dropped for each reason.
 
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
@@ -81,6 +82,48 @@ class Selection:
         """How many samples were kept (`kept`), and dropped for each reason, most frequent first."""
         dropped = {name: n for name, n in self.drops.counts().items() if name}
         return {"kept": len(self.indices), **dropped}
+
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        total = len(self.drops)
+        rows = [(name, f"{n:,}", _share(n, total)) for name, n in self.counts().items()]
+        yield Table(("kept, or dropped because", "samples", "share"), rows, f"{total:,} samples")
+        yield Table(("setting", ""), [(name, str(value)) for name, value in self.settings.items()])
+
+    def __str__(self) -> str:
+        total = len(self.drops)
+        kept, *dropped = self.counts().items()
+        lines = [f"kept {kept[1]:,} of {total:,} ({_share(kept[1], total)})"]
+        return "\n".join([*lines, *(f"  dropped {why:<22} {n:>8,}  {_share(n, total):>6}" for why, n in dropped)])
+
+
+class Sweep(list[dict[str, Any]], Displayed):
+    """What [`sweep`] found: a list of rows, one a threshold, that prints as a table."""
+
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        rows = [(f"{row['threshold']:g}", *(_share_and_count(row, name) for name in KEEPABLE)) for row in self]
+        yield Table(("T", *KEEPABLE), rows, f"{self._scored:,} scored samples; share (count)")
+
+    def __str__(self) -> str:
+        lines = [f"{self._scored:,} scored samples; share (count)"]
+        lines.append(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
+        for row in self:
+            cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)
+            lines.append(f"{row['threshold']:>5g} {cells}")
+        return "\n".join(lines)
+
+    @property
+    def _scored(self) -> int:
+        return self[0]["scored"] if self else 0
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _share_and_count(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[f'{name}_share']:.1%} ({row[name]:,})"
 
 
 # ---- quadrants -----------------------------------------------------------------------------------------------------
@@ -190,15 +233,16 @@ def sweep(
     rationality: ArrayLike,
     grid: Iterable[float] = range(1, 10),
     ties: str = "drop",
-) -> list[dict[str, Any]]:
+) -> Sweep:
     """
     The share of each quadrant at each threshold of a `grid`.
 
     Returns:
-        `list[dict]`: for each T, `{"threshold", "scored", "<quadrant>": count, "<quadrant>_share": of the scored}`.
+        [`Sweep`], a `list[dict]` that prints as a table: for each T `{"threshold", "scored", "<quadrant>": count,
+        "<quadrant>_share": of the scored}`.
     """
     s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
-    rows = []
+    rows = Sweep()
     for t in grid:
         found = coded_quadrants(s, r, t, ties).counts()
         scored = len(s) - found.get("", 0)

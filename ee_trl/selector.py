@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
 from .data import columns_of, conform, features_of, open_dataset, progress, progress_bar, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
+from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
 from .rows import rows_of
@@ -437,7 +439,7 @@ class EmpathyDataSelector:
         """
         scored = _opened(scored)
         if hasattr(scored, "keys"):
-            return {name: self.summary(part) for name, part in scored.items()}
+            return BySplit((name, self.summary(part)) for name, part in scored.items())
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
@@ -445,9 +447,27 @@ class EmpathyDataSelector:
         scored = _opened(scored)
         if hasattr(scored, "keys"):
             grid = list(grid)
-            return {name: self.sweep(part, grid) for name, part in scored.items()}
+            return BySplit((name, self.sweep(part, grid)) for name, part in scored.items())
         scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
+
+    def explore(
+        self, scored: AnyDataset | str | os.PathLike[str], output: str | os.PathLike[str], **options: Any
+    ) -> Path:
+        """
+        Writes a page on which to choose thresholds and read the dialogues, starting at the selector's.
+
+        Args:
+            scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
+            output (`str` or `os.PathLike`): Ends in `.html`.
+            options: Of [`write_explorer`].
+
+        Returns:
+            `Path` of the page.
+        """
+        from .reports.explorer import write_explorer
+
+        return write_explorer(scored, output, threshold=self.threshold, ties=self.ties, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
 

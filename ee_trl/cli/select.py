@@ -55,9 +55,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({"output": str(path), "settings": chosen.settings, "counts": counts})
     else:
-        total = len(chosen.drops)
-        print(f"kept {counts['kept']:,} of {total:,} ({counts['kept'] / total:.1%})")
-        for reason, n in list(counts.items())[1:]:
-            print(f"  dropped {reason:<22} {n:>8,}  {n / total:>6.1%}")
+        print(chosen)
         common.note(f"wrote {path}" + (f" and {dropped_path}" if dropped_path else ""))
     return 0

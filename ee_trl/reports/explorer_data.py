@@ -1,8 +1,8 @@
 """What the explorer's page holds: counts that are exact for every position of its sliders, and texts to look at.
 
 The sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so that 201 bins an
-axis tell on which side of, or exactly at, each threshold k / 10 it is: all that the rules of [`~ee_trl.selection`] ask.
-The page counts in a sparse histogram of these bins, whose size does not grow with the data set.
+axis tell on which side of each threshold k / 10 it is, or that it equals it: all that [`~ee_trl.selection`] asks. The
+page counts in a sparse histogram of these bins, whose size does not grow with the data set.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ function plotShapes() {
   const [s, r] = state.t.map((place) => place / 10);
   const [from, to] = [-0.5, 10.5];
   const tint = (name, x0, x1, y0, y1) => (
-    { type: "rect", layer: "below", x0, x1, y0, y1, fillcolor: colour(name), opacity: 0.14, line: { width: 0 } });
+    { type: "rect", layer: "below", x0, x1, y0, y1, fillcolor: colour(name), opacity: 0.18, line: { width: 0 } });
   const line = (x0, x1, y0, y1) => (
     { type: "line", x0, x1, y0, y1, line: { color: colour("threshold"), width: 1.5, dash: "dash" } });
   const shapes = [
@@ -235,14 +235,24 @@ function plotLayout() {
   };
 }
 
-const drawPlot = () => Plotly.react("plot", plotData(), plotLayout(), { displayModeBar: false, responsive: true });
+const drawPlot = () => Plotly.react("plot", plotData(), plotLayout(), {
+  displayModeBar: false, responsive: true, doubleClickDelay: 1,
+});
+
+const inside = (i) => Math.max(0, Math.min(CELLS - 1, i));
+
+/** The cell at a place of the window; plotly's own answer is that of the last hover, which may be a moment old. */
+function cellAt(x, y) {
+  const box = document.querySelector("#plot .nsewdrag").getBoundingClientRect();
+  const shares = [(x - box.left) / box.width, (box.bottom - y) / box.height];
+  return shares.map((share) => inside(Math.floor((11 * share - 0.5 - EDGE) / STEP)));
+}
 
 function moveCell(event) {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (!step) return;
   event.preventDefault();
   const now = state.shown.cell || state.t.map((place) => cellOf(2 * place));
-  const inside = (i) => Math.max(0, Math.min(CELLS - 1, i));
   show({ cell: state.shown.cell ? now.map((place, i) => inside(place + step[i])) : now });
 }
 
@@ -375,10 +385,7 @@ function listen() {
   byId("next").addEventListener("click", () => { state.page++; showDialogues(); });
   byId("copy").addEventListener("click", copyCommand);
   byId("plot").addEventListener("keydown", moveCell);
-  byId("plot").on("plotly_click", (event) => {
-    const point = event.points[0];
-    show({ cell: [point.x, point.y].map((at) => Math.round((at - EDGE) / STEP - 0.5)) });
-  });
+  byId("plot").on("plotly_click", ({ event }) => show({ cell: cellAt(event.clientX, event.clientY) }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlot);
 }
 
