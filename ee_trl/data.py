@@ -378,6 +378,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tupl
         )
     if path.is_dir():
         raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
+    return check_free(path, overwrite=overwrite)
+
+
+def check_free(path: Path, *, overwrite: bool) -> Path:
+    """Raises [`FormatError`] if a file is there already that may not be replaced."""
     if path.exists() and not overwrite:
         raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
     return path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .dialogue import recognise
 from .errors import SelectionError
 from .recipe_run import EMBEDDED, RecipeRun
+from .reports.cards import agreement_lines
 from .reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
 from .reports.rubric import rubric_part, rubric_text
 
@@ -133,6 +134,8 @@ def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, flo
             f"| {'n/a' if row['weight'] != row['weight'] else format(row['weight'], '.2f')} |"
             for name, row in rows.items()
         ),
+        "",
+        *agreement_lines([record["scores"]]),
         "",
         *rubric_part(record["rubric"]),
         "Drawn with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
+    from huggingface_hub import DatasetCard
 
     from .data import AnyDataset
     from .scoring.ray_data import RayOptions
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QUADRANT = "quadrant"
+RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed")
 
 
 class EmpathyDataSelector:
@@ -468,6 +470,26 @@ class EmpathyDataSelector:
         from .reports.explorer import write_explorer
 
         return write_explorer(scored, output, threshold=self.threshold, ties=self.ties, **options)
+
+    def card(self, scored: AnyDataset | str | os.PathLike[str], **options: Any) -> DatasetCard:
+        """
+        The dataset card of what [`~EmpathyDataSelector.select`] keeps: thresholds, shares, scorer, what was dropped.
+
+        Args:
+            scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
+            options:
+                Those of `select`, and of the card: `name`, `license` (of the source, by its name on the hub; otherwise
+                as the source's own card says, or unknown), `agreement` (the `agreement.json` of `ee-trl agreement`).
+
+        Returns:
+            `DatasetCard` of huggingface_hub: `save(path)`, `push_to_hub(repo_id)`.
+        """
+        from .reports.cards import card_of
+
+        rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
+        source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
+        dataset = _opened(scored)
+        return card_of(self, dataset, self.choose(dataset, **rule), source=source, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
 
