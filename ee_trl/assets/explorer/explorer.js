@@ -81,14 +81,19 @@ function command() {
   };
 }
 
+/** Text that breaks between its words, and not after the hyphens of an option. */
+function showWords(id, text) {
+  byId(id).replaceChildren(...text.split(" ").flatMap((word, i) => [i ? " " : "", element("span", word)]));
+}
+
 function showCommand(counts) {
   const { keep, shell, python } = command();
   const kept = keep.reduce((sum, name) => sum + counts[name], 0);
   byId("kept").textContent = keep.length
     ? `Keeps ${number(kept)} of ${number(DATA.rows)} (${percent(kept, DATA.rows)}): ${keep.join(", ")}.`
     : "Tick what to keep.";
-  byId("command").textContent = keep.length ? shell : "";
-  byId("python").textContent = keep.length ? python : "";
+  showWords("command", keep.length ? shell : "");
+  showWords("python", keep.length ? python : "");
   byId("copy").disabled = !keep.length;
 }
 
