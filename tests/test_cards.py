@@ -241,6 +241,9 @@ def test_select_writes_a_folder_that_can_be_uploaded(tmp_path: Path, capsys: pyt
     assert main(args) == 3
     assert "README.md' is there already" in capsys.readouterr().err
     assert not (out / "kept.parquet").exists()
+    (out / "README.md").write_text("# My project\n")
+    assert main([*args, "--overwrite"]) == 3  # which was said of the data, not of another's README
+    assert (out / "README.md").read_text() == "# My project\n"
 
 
 def test_options_of_the_card_go_with_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,19 +97,19 @@ def test_half_precision_and_missing_scores_are_binned_as_they_are_compared() -> 
     assert float(scores[0]) < 5.1
 
 
-def test_histogram_holds_every_scored_sample_once_with_its_emotion() -> None:
+def test_histogram_holds_every_sample_once_with_its_emotion() -> None:
     rows = scored_rows(500)
     rows[7]["sensibility"] = None
     data = explorer.explorer_data(Dataset.from_list(rows), 5.0, "drop")
     found = data["histogram"]
-    assert sum(found["count"]) == data["scored"] == 499
-    expected = [0] * 5
-    for i, row in enumerate(rows):
-        expected[i % 5] += row["sensibility"] is not None
+    assert sum(found["count"]) == data["rows"] == data["scored"] + 1 == 500
+    [unscored] = [i for i, s in enumerate(found["s"]) if s < 0]
+    assert (found["r"][unscored], found["count"][unscored]) == (-1, 1)
+    assert data["emotions"][found["emotion"][unscored]] == "emotion 2"
     by_name = dict.fromkeys(data["emotions"], 0)
     for code, n in zip(found["emotion"], found["count"], strict=True):
         by_name[data["emotions"][code]] += n
-    assert by_name == {f"emotion {i}": n for i, n in enumerate(expected)}
+    assert by_name == {f"emotion {i}": 100 for i in range(5)}
 
 
 def test_the_rarest_of_too_many_emotions_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +168,27 @@ def test_long_texts_are_cut_and_fewer_are_held(monkeypatch: pytest.MonkeyPatch) 
     assert 10 < len(fewer["dialogues"]["row"]) < 100
     assert sum(len("".join(turns)) for turns in fewer["dialogues"]["turns"]) <= 500
     assert fewer["histogram"] == data["histogram"]
+
+
+def test_of_long_dialogues_the_last_turns_are_shown() -> None:
+    rows = scored_rows(1)
+    rows[0]["context"] = [f"turn {i}" for i in range(40)]
+    dialogues = explorer.explorer_data(Dataset.from_list(rows), 5.0, "drop")["dialogues"]
+    assert dialogues["turns"][0] == ["(17 turns)", *(f"turn {i}" for i in range(17, 40)), "reply 0"]
+    assert dialogues["roles"][0][:3] + dialogues["roles"][0][-2:] == ".slsl"
+
+
+def test_a_score_next_to_a_threshold_is_not_rounded_onto_it() -> None:
+    rows = [{**scored_rows(1)[0], "sensibility": s} for s in (np.nextafter(5.0, 0), 4.123456789, 5.0)]
+    found = explorer.explorer_data(Dataset.from_list(rows), 5.0, "drop")["dialogues"]
+    assert found["sensibility"] == [np.nextafter(5.0, 0), 4.123457, 5.0]
+    assert found["s"] == [99, 83, 100]
+
+
+def test_nothing_to_show_is_shown(tmp_path: Path) -> None:
+    for i, rows in enumerate((Dataset.from_list(scored_rows(2)).select([]), Dataset.from_list(scored_rows(2)))):
+        data = page_data(write_explorer(rows, tmp_path / f"{i}.html", limit=0).read_text(encoding="utf-8"))
+        assert (data["rows"], data["dialogues"]["row"]) == (len(rows), [])
 
 
 def test_unscored_rows_are_counted_and_shown_with_their_reason(word_scorer: Any) -> None:

@@ -253,7 +253,25 @@ def test_unscored_rows_are_shown_with_their_reason(open_page: Open, path: Path) 
     page.get_by_role("button", name="unscored").click()
     settle(page)
     assert page.locator("#chosen").inner_text() == "unscored: 3 dialogues"
+    page.locator("#emotion").select_option("emotion 1")
+    assert page.locator("#chosen").inner_text() == "unscored: 1 dialogue"
+    page.locator("#emotion").select_option("")
     assert [cells[1:4] for cells in texts_of(page)] == [["–", "–", "scorer_gave_none"]] * 3
+
+
+@pytest.mark.parametrize("scores", [None, (), (8.0,)])
+def test_pages_with_next_to_nothing_work(scores: Any, open_page: Open, tmp_path: Path) -> None:
+    """All unscored; no row at all; one row."""
+    values = [None, None] if scores is None else scores
+    rows = [{**scored_rows(1)[0], "sensibility": s, "rationality": 2.0} for s in values]
+    data = Dataset.from_list([*rows, scored_rows(1)[0]]).select(range(len(rows)))
+    page = open_page(write_explorer(data, tmp_path / "page.html"))
+    move(page, 3, 3)
+    table = quadrant_table(page)
+    assert table["sensibility"] == ((1, "100.0%") if scores else (0, "none"))
+    assert "unscored" not in table or table["unscored"] == (2, "–")
+    click_cell(page, 5, 5)
+    assert page.locator("#chosen").inner_text().endswith(": 0 dialogues")
 
 
 def test_a_sample_of_texts_is_said_to_be_one(open_page: Open, rows: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
 
 def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
     from ..data import check_free
+    from ..reports.cards import is_own_card
 
     if not args.card:
         given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
         if given:
             raise EmpathyError(f"{given[0]} goes with --card")
         return None
-    return check_free(output.parent / "README.md", overwrite=args.overwrite)
+    path = output.parent / "README.md"
+    return check_free(path, overwrite=args.overwrite and is_own_card(path))
 
 
 def run(args: argparse.Namespace) -> int:

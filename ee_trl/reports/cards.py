@@ -33,7 +33,8 @@ CITATION = """\
   journal = {arXiv preprint arXiv:2407.01937},
   year    = {2024}
 }"""
-TAGS = ("empathy", "empathetic-dialogue", "data-selection", "ee-trl", "arxiv:2407.01937")
+OWN_TAG = "ee-trl"
+TAGS = ("empathy", "empathetic-dialogue", "data-selection", OWN_TAG, "arxiv:2407.01937")
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 
 
@@ -179,6 +180,16 @@ def _use(file: str | None) -> str:
         "The scores say how a reply reads to the scorer. They are no measure of what it does for a person, and no "
         "clinical judgement."
     )
+
+
+def is_own_card(path: Path) -> bool:
+    """Whether a file is such a card, and not somebody's own README."""
+    from huggingface_hub import DatasetCard
+
+    try:
+        return OWN_TAG in (DatasetCard.load(path).data.get("tags") or ())
+    except Exception:  # no file, no head, no YAML: all the same
+        return False
 
 
 # ---- emotions ------------------------------------------------------------------------------------------------------

@@ -163,33 +163,37 @@ def _emotions(scores: Scores) -> tuple[list[str] | None, np.ndarray]:
     if column is None:
         return None, np.zeros(len(scores.sensibility), np.int64)
     order = sorted(column.counts().items(), key=lambda item: (-item[1], item[0]))
-    names = [name for name, _ in order]
-    shown = names[:MOST_EMOTIONS]
-    codes = np.array([min(names.index(name), len(shown)) if name in names else 0 for name in column.names], np.int64)
-    labels = [name or "(none)" for name in shown]
-    if len(names) > len(shown):
-        labels.append(f"(the {len(names) - len(shown):,} rarest)")
+    places = {name: min(place, MOST_EMOTIONS) for place, (name, _) in enumerate(order)}
+    codes = np.array([places.get(name, 0) for name in column.names], np.int64)
+    labels = [name or "(none)" for name, _ in order[:MOST_EMOTIONS]]
+    if len(order) > len(labels):
+        labels.append(f"(the {len(order) - len(labels):,} rarest)")
     return labels, codes[column.codes] if len(codes) else np.zeros(0, np.int64)
 
 
 def _histogram(s: np.ndarray, r: np.ndarray, emotions: np.ndarray) -> dict[str, list[int]]:
-    """How many scored samples there are of each pair of bins and emotion."""
+    """How many samples there are of each pair of bins, -1 for the unscored, and emotion."""
     import numpy as np
 
-    scored = s >= 0
-    keys = (emotions[scored] * BINS + s[scored]) * BINS + r[scored]
-    found, count = np.unique(keys, return_counts=True)
-    pairs = found // BINS
+    width = BINS + 1
+    found, count = np.unique((emotions * width + s + 1) * width + r + 1, return_counts=True)
+    pairs = found // width
     return {
-        "s": (pairs % BINS).tolist(),
-        "r": (found % BINS).tolist(),
-        "emotion": (pairs // BINS).tolist(),
+        "s": (pairs % width - 1).tolist(),
+        "r": (found % width - 1).tolist(),
+        "emotion": (pairs // width).tolist(),
         "count": count.tolist(),
     }
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if value != value else round(value, 6) for value in values.tolist()]
+    return [None if value != value else _short(value) for value in values.tolist()]
+
+
+def _short(value: float) -> float:
+    """Six digits, unless they would move it onto a threshold that it is not equal to."""
+    short = round(value, 6)
+    return value if short != value and round(short, 1) == short else short
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------------
@@ -213,7 +217,7 @@ def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray) -> list[tuple[str, list[str]]]:
-    """For each row chosen a letter a turn (s: speaker, l: listener, ?: no dialogue) and what is said."""
+    """For each row chosen a letter a turn (s: speaker, l: listener, .: left out, ?: no dialogue) and what is said."""
     import numpy as np
     import pyarrow as pa
 
@@ -235,9 +239,11 @@ def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray) -> list[tuple[
 def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
     if sample.dialogue is None:
         return "?", [_cut(json.dumps(row, ensure_ascii=False, default=str))]
-    turns = [*sample.dialogue.context, sample.dialogue.response][-MOST_TURNS:]
-    roles = [*sample.dialogue.roles, "assistant"][-MOST_TURNS:]
-    return "".join("s" if role == "user" else "l" for role in roles), [_cut(turn) for turn in turns]
+    turns = [_cut(turn) for turn in (*sample.dialogue.context, sample.dialogue.response)]
+    roles = "".join("s" if role == "user" else "l" for role in (*sample.dialogue.roles, "assistant"))
+    if len(turns) <= MOST_TURNS:
+        return roles, turns
+    return "." + roles[-MOST_TURNS:], [f"({len(turns) - MOST_TURNS:,} turns)", *turns[-MOST_TURNS:]]
 
 
 def _cut(text: str) -> str:

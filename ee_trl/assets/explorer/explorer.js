@@ -36,9 +36,9 @@ function quadrant(s, r, t = state.t, ties = state.ties) {
   return sHigh && rHigh ? "balanced" : sLow && rLow ? "low" : "tie";
 }
 
-/** How many scored samples each quadrant has, and each by emotion: { sensibility: n, ... } and a list of such. */
+/** How many samples each quadrant has, and each by emotion: { sensibility: n, ..., unscored: n } and a list of such. */
 function countsAt(t, ties) {
-  const zero = () => Object.fromEntries(QUADRANTS.map((name) => [name, 0]));
+  const zero = () => Object.fromEntries([...QUADRANTS, UNSCORED].map((name) => [name, 0]));
   const all = zero();
   const emotions = (DATA.emotions || []).map(zero);
   const { s, r, emotion, count } = HISTOGRAM;
@@ -57,9 +57,8 @@ function isShown(s, r) {
   return cell ? s >= 0 && r >= 0 && cellOf(s) === cell[0] && cellOf(r) === cell[1] : quadrant(s, r) === name;
 }
 
-/** How many samples of the data set are in what is shown; of the unscored, emotions are not counted. */
+/** How many samples of the data set are in what is shown. */
 function shownCount() {
-  if (state.shown.quadrant === UNSCORED) return DATA.rows - DATA.scored;
   const { s, r, emotion, count } = HISTOGRAM;
   let total = 0;
   for (let i = 0; i < s.length; i++) {
@@ -190,7 +189,9 @@ const cellName = (i) => (DATA.whole ? String(i) : `${(i * STEP).toFixed(1)} to $
 function plotData() {
   const places = Array.from({ length: CELLS }, (_, i) => i);
   const counts = places.map(() => places.map(() => 0));
-  HISTOGRAM.s.forEach((s, i) => { counts[cellOf(HISTOGRAM.r[i])][cellOf(s)] += HISTOGRAM.count[i]; });
+  HISTOGRAM.s.forEach((s, i) => {
+    if (s >= 0) counts[cellOf(HISTOGRAM.r[i])][cellOf(s)] += HISTOGRAM.count[i];
+  });
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const most = Math.max(1, ...counts.flat());
   const ticks = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].filter((n) => n <= most);
@@ -283,7 +284,7 @@ function matching() {
 function score(value, bin) {
   if (value === null) return "–";
   const short = String(Math.round(value * 100) / 100);
-  return bin % 2 && Number(short) * 10 % 1 === 0 ? String(value) : short;
+  return bin % 2 && Math.abs(short * 10 - Math.round(short * 10)) < 1e-9 ? String(value) : short;
 }
 
 function dialogueRow(i) {
@@ -300,7 +301,7 @@ function dialogueRow(i) {
   if (DATA.emotions) row.append(element("td", DATA.emotions[DIALOGUES.emotion[i]]));
   const text = element("td");
   const turns = DIALOGUES.turns[i];
-  const roles = { s: "speaker", l: "listener", "?": "not a dialogue" };
+  const roles = { s: "speaker", l: "listener", ".": "earlier", "?": "not a dialogue" };
   turns.forEach((turn, j) => {
     const last = j === turns.length - 1 && DIALOGUES.roles[i] !== "?";
     text.append(element("p", turn, { class: last ? "turn reply" : "turn", "data-role": roles[DIALOGUES.roles[i][j]] }));
@@ -314,7 +315,7 @@ function showDialogues() {
   const pages = Math.max(1, Math.ceil(found.length / ROWS));
   state.page = Math.min(state.page, pages - 1);
   const { cell, quadrant: name } = state.shown;
-  const total = state.emotion >= 0 && name === UNSCORED ? embedded : shownCount();
+  const total = shownCount();
   const where = cell ? `S ${cellName(cell[0])}, R ${cellName(cell[1])}` : name;
   const parts = [`${where}: ${number(total)} dialogue${total === 1 ? "" : "s"}`];
   if (embedded < total) parts.push(`the text of ${number(embedded)} is in this page`);
