@@ -89,6 +89,12 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     assert "## Training data: what was selected, and why" in card
     assert f"| kept | {len(expected)} |" in card
     assert selector.scorer.fingerprint in card
+    lonely = expected["emotion"][:].count("lonely")
+    assert re.search(rf"^\| lonely \| \d+ \| {lonely} \|", card, flags=re.MULTILINE)
+    assert "cross-validated Spearman" in card
+    head = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---"))
+    assert "ee-trl" in head["tags"]
+    assert not {"licence", "datasets"} & set(head)  # no placeholder; the embedded sample is not on the hub
     assert (out / "model.safetensors").exists()
     assert (out / "selection" / "plane.png").exists()
 
