@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_make_targets_in_the_first_screen_of_the_readme_exist() -> None:
     for target in ("quickstart", "test"):
         assert f"make {target}" in first_screen
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_online_page_changes_two_lines_of_a_plain_script() -> None:
+    plain, guided = (block.splitlines() for block in blocks(ROOT / "docs/online.md", "python")[:2])
+    assert "EmpathyDataSelector" not in "".join(plain)
+    changed = [line[0] for line in difflib.ndiff(plain, guided) if line[0] in "+-"]
+    assert sorted(changed) == ["+", "+", "-"], "an import more, and a line more"
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
