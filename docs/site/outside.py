@@ -1,4 +1,4 @@
-"""Pages that live outside docs/ (recipes, benchmarks, metrics, the changelog) become pages of the site, and links follow."""
+"""Pages that live outside docs/ (recipes, benchmarks, metrics, changelog) become pages of the site, and links follow."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"[{text}]({posixpath.relpath(found, posixpath.dirname(uri) or '.')}{anchor})"
 
     return _LINK.sub(follow, markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Takes the markup out of what docstrings say in markup: names as [`~module.Name`], types as `str`, *optional*."""
+    html = re.sub(r"\[<code>~?(?:ee_trl\.(?:\w+\.)*)?([\w.~]+)</code>\]", r"<code>\1</code>", html)
+    return re.sub(r"<code>([^<]*`[^<]*)</code>", _without_markup, html)
+
+
+def _without_markup(match: re.Match[str]) -> str:
+    return f"<code>{re.sub('[`*]|(?<=`)]|[[](?=`)', '', match[1])}</code>"
 
 
 def _without_front_matter(text: str) -> str:
