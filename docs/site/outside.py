@@ -1,4 +1,4 @@
-"""Pages that live outside docs/ (recipes, benchmarks, metrics, changelog) become pages of the site, and links follow."""
+"""Pages from outside docs/ (recipes, benchmarks, metrics, changelog) become pages of the site, and links follow."""
 
 from __future__ import annotations
 
