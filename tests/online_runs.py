@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -156,6 +157,8 @@ class Killer(TrainerCallback):
 def main() -> None:
     """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
+    # gloo's threads take a lock of the interpreter's, and a child forked meanwhile never gets it (CPython 3.11)
+    multiprocessing.set_start_method("forkserver")
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_only_what_is_scored_and_good_is_drawn(model: str, tmp_path: Path) -> No
     waits = [entry["empathy/scorer_wait"] for entry in trainer.state.log_history if "empathy/scorer_wait" in entry]
     assert len(waits) == 3
     assert all(wait >= 0 for wait in waits)
+
+
+def test_what_is_drawn_during_the_warm_up_is_scored_and_told_too(model: str, tmp_path: Path) -> None:
+    trainer, _ = attached(model, Lengths(), tmp_path, max_steps=18, warmup=16)
+    trainer.train()
+    coverage = [entry["empathy/coverage"] for entry in trainer.state.log_history if "empathy/coverage" in entry]
+    assert coverage == sorted(coverage)
+    assert coverage[1] > 0, "at step 8, long before the policy is asked"
+    history = json.loads((tmp_path / "empathy_history.json").read_text())
+    assert history[-2]["shares"]["unscored"] == 0
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])

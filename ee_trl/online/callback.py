@@ -177,9 +177,9 @@ class EmpathyCallback(TrainerCallback):
         assert self.plan is not None
         rows = 2 * period * self._step_rows  # that are drawn until the refresh after the next
         ahead.refresh()
+        self.diary.scores_changed()
         start = ranks.greatest(self.plan.cursor)
         while since >= 0:
-            self.diary.scores_changed()
             none_yet = np.isnan(self.scores).all() and ahead.pending.any()
             answer = None if none_yet else self._answer(state)
             if answer is not None:
@@ -191,6 +191,7 @@ class EmpathyCallback(TrainerCallback):
             if not len(waiting) or (answer is not None and ahead.behind == "draw"):
                 break
             ahead.need(waiting[: len(near)])
+            self.diary.scores_changed()
         ahead.request(self._coming(start), len(self._coming(start, rows)))
 
     def _coming(self, start: int, rows: int | None = None) -> np.ndarray:
