@@ -20,7 +20,7 @@ def chromium() -> Iterator[Any]:
         found = found or playwright.chromium.executable_path
         if not Path(found).exists():
             pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
         try:
             yield browser
         finally:

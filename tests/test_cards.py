@@ -17,9 +17,10 @@ from ee_trl.data import open_dataset, write_json
 from ee_trl.errors import EmpathyError
 from ee_trl.reports.agreement import agree
 from ee_trl.reports.agreement_page import Side, report_dict
-from ee_trl.reports.cards import CITATION, emotion_audit
+from ee_trl.reports.cards import CITATION, dataset_card, emotion_audit
 from ee_trl.reports.licence import UNKNOWN, find_licence
 from ee_trl.reports.model_card import hub_name, with_section
+from ee_trl.subset import read_scores
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -68,6 +69,18 @@ def test_size_category(kept: int, size: str, selector: EmpathyDataSelector) -> N
     assert head(selector.card(data))["size_categories"] == [size]
 
 
+def test_a_source_on_the_hub_is_named_in_full_and_a_file_by_its_name_alone(tmp_path: Path) -> None:
+    scores, summary = read_scores(rows()), EmpathyDataSelector().summary(rows())
+    chosen = EmpathyDataSelector().choose(rows())
+    card = dataset_card(scores, chosen, summary, source="org/dialogues")
+    assert head(card)["source_datasets"] == ["org/dialogues"]
+    assert "samples of `org/dialogues`" in str(card)
+    card = dataset_card(scores, chosen, summary, source=str(tmp_path / "mine.parquet"))
+    assert "source_datasets" not in head(card)
+    assert "samples of `mine.parquet`" in str(card)
+    assert str(tmp_path) not in str(card)
+
+
 def test_numbers_by_hand(selector: EmpathyDataSelector) -> None:
     text = str(selector.card(rows(), name="x"))
     assert "**2 of 6 samples (33.3%)**" in text
@@ -86,8 +99,6 @@ def test_numbers_by_hand(selector: EmpathyDataSelector) -> None:
 
 
 def test_audit_counts_every_sample_of_every_emotion_once(selector: EmpathyDataSelector) -> None:
-    from ee_trl.subset import read_scores
-
     data = selector.score(load_sample())
     for options in ({"keep": "rationality"}, {"rule": "random", "n": 100}):
         chosen = selector.choose(data, **options)

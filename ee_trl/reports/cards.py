@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..coded import Coded, counts
 from ..errors import EmpathyError
 from .licence import Licence, find_licence, given_licence
+from .model_card import hub_name
 from .rubric import rubric_part
 from .run import _cell as _flat
 from .run import _table
@@ -77,6 +78,8 @@ def dataset_card(
     kept = len(chosen)
     name = " ".join((name or "").split()) or f"{' and '.join(chosen.settings['keep'])} samples"
     head: dict[str, Any] = licence.metadata()
+    if hub_name(source):
+        head["source_datasets"] = [source]
     if file:
         head["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": file}]}]
     data = DatasetCardData(
@@ -140,7 +143,7 @@ def card_of(
 
 def _what(chosen: Selection, source: str | None) -> str:
     kept, total = len(chosen), len(chosen.drops)
-    of = f" of `{_code(Path(source).name)}`" if source else ""
+    of = f" of `{_code(hub_name(source) or Path(source).name)}`" if source else ""
     return (
         f"**{kept:,} of {total:,} samples{of} ({kept / max(total, 1):.1%})**, selected by two scores of each "
         "listener's reply, from 0 to 10: *sensibility* (it shares, names or soothes the feeling) and *rationality* "
