@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SelectionError
 from .recipe_run import EMBEDDED, RECORD, RecipeRun
-from .reports.cards import agreement_lines, audit_text, emotion_audit
+from .reports.card_parts import agreement_lines, audit_text, emotion_audit
 from .reports.rubric import rubric_part, rubric_text
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .dialogue import recognise
 from .errors import SelectionError
 from .recipe_run import EMBEDDED, RecipeRun
-from .reports.cards import agreement_lines
+from .reports.card_parts import agreement_lines
 from .reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
 from .reports.rubric import rubric_part, rubric_text
 

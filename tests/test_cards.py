@@ -17,7 +17,8 @@ from ee_trl.data import open_dataset, write_json
 from ee_trl.errors import EmpathyError
 from ee_trl.reports.agreement import agree
 from ee_trl.reports.agreement_page import Side, report_dict
-from ee_trl.reports.cards import CITATION, dataset_card, emotion_audit
+from ee_trl.reports.card_parts import audit_text, emotion_audit
+from ee_trl.reports.cards import CITATION, dataset_card
 from ee_trl.reports.licence import UNKNOWN, find_licence
 from ee_trl.reports.model_card import hub_name, with_section
 from ee_trl.subset import read_scores
@@ -106,6 +107,15 @@ def test_audit_counts_every_sample_of_every_emotion_once(selector: EmpathyDataSe
         kept = selector.select(data, **options)["emotion"][:]
         assert {name: row["kept"] for name, row in audit.items()} == {name: kept.count(name) for name in audit}
         assert sum(sum(row.values()) for row in audit.values()) == len(data)
+
+
+def test_of_very_many_emotions_the_most_frequent_are_listed() -> None:
+    audit = {f"e{i}": {"kept": 1, "tie": 200 - i} for i in range(130)}
+    text = audit_text(audit)
+    assert sum(line.startswith("| e") and "| emotion" not in line for line in text.splitlines()) == 100
+    assert text.endswith("30 more, rarer ones are left out of the table.")
+    assert "(e0) to" in text  # the extremes are of all of them
+    assert "(e129)" in text
 
 
 def test_without_emotions_there_is_no_audit(selector: EmpathyDataSelector) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..coded import Coded, counts
-from ..errors import EmpathyError
+from .card_parts import agreement_lines, audit_text, cell, code, emotion_audit
 from .licence import Licence, find_licence, given_licence
 from .model_card import hub_name
 from .rubric import rubric_part
-from .run import _cell as _flat
 from .run import _table
 from .summary import summarise
 
@@ -91,7 +88,7 @@ def dataset_card(
     )
     audit = emotion_audit(scores.emotions, chosen.drops)
     parts = [
-        f"# {_cell(name)}",
+        f"# {cell(name)}",
         _what(chosen, source),
         _how(chosen, summary),
         *([f"## What was dropped, by emotion\n\n{audit_text(audit)}"] if audit else []),
@@ -143,7 +140,7 @@ def card_of(
 
 def _what(chosen: Selection, source: str | None) -> str:
     kept, total = len(chosen), len(chosen.drops)
-    of = f" of `{_code(hub_name(source) or Path(source).name)}`" if source else ""
+    of = f" of `{code(hub_name(source) or Path(source).name)}`" if source else ""
     return (
         f"**{kept:,} of {total:,} samples{of} ({kept / max(total, 1):.1%})**, selected by two scores of each "
         "listener's reply, from 0 to 10: *sensibility* (it shares, names or soothes the feeling) and *rationality* "
@@ -153,7 +150,7 @@ def _what(chosen: Selection, source: str | None) -> str:
 
 
 def _how(chosen: Selection, summary: Summary) -> str:
-    settings = [(name, f"`{_code(str(value))}`") for name, value in chosen.settings.items() if name != "scorer"]
+    settings = [(name, f"`{code(str(value))}`") for name, value in chosen.settings.items() if name != "scorer"]
     total = len(chosen.drops)
     reasons = [(f"`{name}`", f"{n:,}", f"{n / max(total, 1):.1%}") for name, n in chosen.counts().items()]
     shares = [(name, f"{q['count']:,}", f"{q['share']:.1%}") for name, q in summary.quadrants.items()]
@@ -195,128 +192,10 @@ def is_own_card(path: Path) -> bool:
         return False
 
 
-# ---- emotions ------------------------------------------------------------------------------------------------------
-
-
-def emotion_audit(emotions: Coded | None, drops: Coded) -> dict[str, dict[str, int]]:
-    """
-    What became of the samples of each emotion.
-
-    Returns:
-        `dict`: emotion -> `{"kept": n, "<reason>": n}`, the most frequent emotion first; empty without emotions.
-    """
-    if emotions is None:
-        return {}
-    width = len(drops.names)
-    pairs = counts(emotions.codes, len(emotions.names), drops.codes, width)
-    found = {}
-    for i, emotion in enumerate(emotions.names):
-        row = {name or "kept": n for name, n in zip(drops.names, pairs[i * width : (i + 1) * width], strict=True)}
-        if sum(row.values()):
-            found[emotion or "(none)"] = row
-    return dict(sorted(found.items(), key=lambda item: (-sum(item[1].values()), item[0])))
-
-
-def audit_text(audit: Mapping[str, Mapping[str, int]]) -> str:
-    """The audit as a Markdown table, with what stands out before it."""
-    total = {emotion: sum(row.values()) for emotion, row in audit.items()}
-    kept = {emotion: row["kept"] / total[emotion] for emotion, row in audit.items()}
-    all_kept = sum(row["kept"] for row in audit.values()) / sum(total.values())
-    least, most = min(kept, key=lambda emotion: kept[emotion]), max(kept, key=lambda emotion: kept[emotion])
-    reasons = [name for name in dict.fromkeys(name for row in audit.values() for name in row) if name != "kept"]
-    reasons = [name for name in reasons if any(row.get(name) for row in audit.values())]
-    rows = [
-        (
-            _cell(emotion),
-            f"{total[emotion]:,}",
-            f"{row['kept']:,}",
-            f"{kept[emotion]:.1%}",
-            *(f"{row.get(name, 0):,}" for name in reasons),
-        )
-        for emotion, row in audit.items()
-    ]
-    return (
-        f"Of all samples {all_kept:.1%} are kept; by emotion from {kept[least]:.1%} ({_cell(least)}) to "
-        f"{kept[most]:.1%} ({_cell(most)}). A share unlike the others is a skew that a model will "
-        "learn. Columns after the share kept count the samples dropped, by reason.\n\n"
-        + _table(("emotion", "samples", "kept", "share kept", *(f"`{name}`" for name in reasons)), rows)
-    )
-
-
-# ---- scorer --------------------------------------------------------------------------------------------------------
-
-
 def _scored_by(scorers: Sequence[str], rubric: str | None, agreement: str | os.PathLike[str] | None) -> str:
-    names = ", ".join(f"`{_code(name)}`" for name in scorers) or "nothing"
+    names = ", ".join(f"`{code(name)}`" for name in scorers) or "nothing"
     lines = ["## Scores", "", f"Made by {names}."]
     if list(scorers) == ["given"]:
         lines[-1] = "They came with the data; what made them is not recorded."
     lines += ["", *agreement_lines(scorers, agreement), "", *rubric_part(rubric)]
     return "\n".join(lines).rstrip()
-
-
-def agreement_lines(scorers: Sequence[str], report: str | os.PathLike[str] | None = None) -> list[str]:
-    """
-    How far the scorer is known to agree with another, as lines of Markdown.
-
-    Args:
-        scorers (`Sequence[str]`): Fingerprints of what made the scores.
-        report (`str` or `os.PathLike`, *optional*): The `agreement.json` of `ee-trl agreement`.
-
-    Raises:
-        [`EmpathyError`]: There is no such report, or it is about other scorers.
-    """
-    if report is not None:
-        return _measured(scorers, Path(report))
-    bundled = _bundled_metrics()
-    if bundled["fingerprint"] not in scorers:
-        return ["How far these scores agree with a judge's, or a person's, is not known here."]
-    rho, kappa = bundled["spearman_mean_over_folds"], bundled["by_threshold_pooled"]["5"]["kappa"]
-    return [
-        f"The scorer imitates an LLM judge on EmpatheticDialogues, moderately well: cross-validated Spearman "
-        f"{rho['sensibility']:.2f} for sensibility and {rho['rationality']:.2f} for rationality, Cohen's kappa "
-        f"{kappa:.2f} on the three-way selection at T = 5. Its weights are learnt from CC BY-NC 4.0 data."
-    ]
-
-
-def _measured(scorers: Sequence[str], path: Path) -> list[str]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        a, b, found = report["a"], report["b"], report["agreement"]
-        sides, rho, three = {a["fingerprint"]: b, b["fingerprint"]: a}, found["axes"], found["three_way"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EmpathyError(
-            f"{str(path)!r} is not the agreement.json that `ee-trl agreement -o` writes: {error}"
-        ) from error
-    other = next((sides[name] for name in scorers if name in sides), None)
-    if other is None:
-        raise EmpathyError(
-            f"{str(path)!r} compares {' with '.join(sides)}, neither of which made these scores ({', '.join(scorers)})"
-        )
-    from .agreement import number
-
-    return [
-        f"Compared with `{_code(other['fingerprint'])}` ({_cell(other['name'])}) on {found['compared']:,} samples of "
-        f"{_cell(report['dataset'])}: Spearman {number(rho['sensibility']['spearman'])} for sensibility and "
-        f"{number(rho['rationality']['spearman'])} for rationality, Cohen's kappa {number(three['kappa'])} on the "
-        "three-way selection."
-    ]
-
-
-def _bundled_metrics() -> dict[str, Any]:
-    from importlib.resources import files
-
-    return json.loads(files("ee_trl").joinpath("assets/linear/metrics.json").read_text(encoding="utf-8"))
-
-
-# ---- text of others ------------------------------------------------------------------------------------------------
-
-
-def _cell(text: str) -> str:
-    """Text of the data for Markdown: one line, without markup, links or pictures."""
-    return _flat(text).replace("[", "\\[").replace("_", "\\_").replace("#", "\\#")
-
-
-def _code(text: str) -> str:
-    """Text of the data between backticks."""
-    return " ".join(text.split()).replace("`", "'").replace("|", "/").replace("<", "&lt;")
