@@ -43,8 +43,8 @@ class OnlineRun(RecipeRun):
         """
         Writes every sample that is a dialogue with a reply, and reads it.
 
-        Scores that the data set brings along go with the samples; otherwise they are scored when the trainer is
-        attached to.
+        Scores that the data set brings along go with the samples; samples without are scored while training, or when
+        the trainer is attached to.
 
         Returns:
             `tuple`: what to train on and, with an evaluation strategy, all of the test split to evaluate on.
@@ -56,6 +56,11 @@ class OnlineRun(RecipeRun):
             self._write_rows()
         self.state.wait_for_everyone()
         return Dataset.from_parquet(str(folder / "rows.parquet")), self._test_set()
+
+    def _scores_by(self) -> str:
+        """Whose the scores are; those that a row does not bring are the scorer's."""
+        own = self.selector.scorer.fingerprint
+        return f"given with the data, where missing by {own}" if self._scores_given else own
 
     def _write_rows(self) -> None:
         from .data import write_file, write_json

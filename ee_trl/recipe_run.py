@@ -135,12 +135,16 @@ class RecipeRun(ABC):
         identity = {
             "processes": self.state.num_processes,
             "data": _content_of(self.args.dataset),
-            "scorer": "given with the data" if self._scores_given else self.selector.scorer.fingerprint,
+            "scorer": self._scores_by(),
             **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
             **{f"model.{name}": value for name, value in asdict(self.model_args).items()},
             **{f"training.{name}": value for name, value in settings.items()},
         }
         return json.loads(json.dumps(identity, default=str))
+
+    def _scores_by(self) -> str:
+        """Whose the scores are."""
+        return "given with the data" if self._scores_given else self.selector.scorer.fingerprint
 
     # -- the data
 

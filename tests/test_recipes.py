@@ -252,11 +252,11 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
     record = json.loads((out / "rows" / "rows.json").read_text())
     assert record["left_out"] == {"null_dialogue": 1}
-    assert record["scores"] == "given with the data"
+    assert record["scores"].startswith("given with the data, where missing by linear")
     found = draws(out)
     assert found["quadrant"] == [
-        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "unscored" for i in range(1, 30)
-    ]
+        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "low" for i in range(1, 30)
+    ], "what brings no score has one of the bundled scorer's"
     weighed = {q for q, n, w in zip(found["quadrant"], found["draws"], found["mean_weight"], strict=True) if n and w}
     assert weighed == {"rationality"}
     assert "left out" not in (out / "README.md").read_text()
