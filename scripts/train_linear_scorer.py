@@ -22,16 +22,17 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from linear_scorer_card import render
 from scipy.linalg import cho_factor, cho_solve
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl.axes import AXES
 from ee_trl.dialogue import Dialogue
+from ee_trl.distillation.judged import folds_of, targets
 from ee_trl.scoring import features as ft
-from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, calibrate, fingerprint_of
+from ee_trl.scoring.calibration import THRESHOLDS, calibrate, knots_of
+from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, fingerprint_of
 
 
-THRESHOLDS = (3, 4, 5, 6, 7)
 RIDGE = 3.0
 # How much each block may say: the prior variance of its part of the prediction, relative to the others. The optimum
 # is flat; halving or doubling any of them moves Spearman by less than 0.01.
@@ -67,12 +68,6 @@ def conversations(dialogues: Sequence[Dialogue]) -> np.ndarray:
     return np.array(numbers)
 
 
-def folds_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """`(n,)` fold numbers such that no conversation is split."""
-    unique, inverse = np.unique(groups, return_inverse=True)
-    return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
-
-
 def rule(scores: np.ndarray, threshold: float) -> np.ndarray:
     """The released rule: 0 sensibility set, 1 rationality set, 2 discarded."""
     s, r = scores[:, 0], scores[:, 1]
@@ -103,13 +98,6 @@ def designs(features: ft.Features) -> dict[str, sp.csr_matrix]:
     return blocks
 
 
-def targets(scores: np.ndarray) -> np.ndarray:
-    """What is regressed on: the judge's scores as ranks and as they are, half and half in standard deviations."""
-    ranks = np.stack([rankdata(column) for column in scores.T], axis=1)
-    parts = [(part - part.mean(axis=0)) / part.std(axis=0) for part in (ranks, scores)]
-    return (parts[0] + parts[1]) / 2
-
-
 def fit(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarray]:
     """Ridge regression in its dual form; all arrays of a weights file but `knots`."""
     features = ft.extract(dialogues)
@@ -137,32 +125,6 @@ def fit(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarr
     arrays["bias"] = (wanted.mean(axis=0) - centre @ arrays["surface"]).round(DECIMALS)
     arrays["feature_version"] = np.array(ft.FEATURE_VERSION, np.int64)
     return arrays
-
-
-def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """
-    The calibration: which raw predictions become the scores 0 to 10, from out-of-fold predictions.
-
-    Each axis is cut at a quantile, so that the judge's shares below and above come out. The judge gives whole numbers,
-    so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same relative
-    place on both axes, where the share of the sensibility set is nearest to the judge's.
-    """
-
-    def cuts(t: int, place: float) -> list[float]:
-        below, at = (scores < t).mean(axis=0), (scores == t).mean(axis=0)
-        return [float(np.quantile(raw[:, axis], below[axis] + place * at[axis])) for axis in range(len(AXES))]
-
-    def error(t: int, place: float) -> float:
-        s, r = cuts(t, place)
-        return abs(np.mean((raw[:, 0] > s) & (raw[:, 1] < r)) - np.mean(rule(scores, t) == 0))
-
-    # below the range of the thresholds the cut is at the lower end, above it at the upper end
-    place = {t: min(np.linspace(0, 1, 11), key=lambda p, t=t: error(t, p)) for t in THRESHOLDS}
-    inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
-    margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
-    knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
-    steps = np.maximum(np.diff(knots, axis=1), 1e-4)  # strictly increasing also where the judge never used a number
-    return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)
 
 
 def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ import numpy as np
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..errors import ScorerError
 from . import features as ft
+from .calibration import calibrate
 
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ Weights = Mapping[str, np.ndarray]
 
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
 _KNOWN_TOKENS = 1 << 16
-_DECIMALS = 4  # hides differences in the last bits between platforms
 
 logger = logging.getLogger("ee_trl")
 _notice_given = False
@@ -110,27 +110,6 @@ def fingerprint_of(weights: Weights) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return f"linear-1/sha256:{digest.hexdigest()[:12]}"
-
-
-def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """
-    Brings raw predictions to the judge's scale: piecewise linear and increasing on each axis, limited to [0, 10].
-
-    Args:
-        raw (`np.ndarray`):
-            `(n, 2)` raw predictions.
-        knots (`np.ndarray`):
-            `(2, 11)`, the raw predictions that become the scores 0 to 10.
-
-    Returns:
-        `np.ndarray` of shape `(n, 2)`, rounded to 4 decimals.
-    """
-    scores = np.empty_like(raw)
-    for axis, knot in enumerate(knots):
-        x = np.clip(raw[:, axis], knot[0], knot[-1])
-        low = np.clip(np.searchsorted(knot, x, side="right") - 1, 0, len(knot) - 2)
-        scores[:, axis] = MIN_SCORE + low + (x - knot[low]) / (knot[low + 1] - knot[low])
-    return np.round(scores, _DECIMALS)
 
 
 class LinearScorer:

@@ -1,0 +1,243 @@
+"""Fitting an encoder with a head of two outputs to judged samples, by transformers' Trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..axes import AXES
+from ..dialogue import Dialogue
+from ..errors import TrainingError, unknown
+from ..scoring.encoder import computes_in_bfloat16, heads_of, raw_outputs
+from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded
+from .judged import check_spread, targets
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
+"""What is trained (all weights; low-rank updates; the head alone), and the learning rate that goes with it."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """
+    How an encoder is fitted.
+
+    Args:
+        method (`str`, *optional*, defaults to `"full"`):
+            `"full"` (all weights but the word embeddings), `"lora"` (low-rank updates of all linear layers, merged at
+            the end, and the head), or `"frozen"` (the head alone, with the pooler if there is one).
+        epochs (`float`, *optional*, defaults to `3.0`): Passes over the samples; the learning rate falls to 0.
+        learning_rate (`float`, *optional*): By default the one of the method in [`LEARNING_RATES`].
+        batch_size (`int`, *optional*, defaults to `32`): Samples in one step.
+        inputs ([`EncoderInputs`], *optional*): How a dialogue is read.
+        lora_rank (`int`, *optional*, defaults to `16`): Of `"lora"`.
+        bf16 (`bool`, *optional*): bfloat16 where it helps; by default on GPUs and on CPUs that compute in it.
+        seed (`int`, *optional*, defaults to `0`): Of the head, the order and dropout.
+    """
+
+    method: str = "full"
+    epochs: float = 3.0
+    learning_rate: float | None = None
+    batch_size: int = 32
+    inputs: EncoderInputs = EncoderInputs()
+    lora_rank: int = 16
+    bf16: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in LEARNING_RATES:
+            raise TrainingError(unknown("method", self.method, LEARNING_RATES))
+        for name in ("epochs", "batch_size", "lora_rank"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{name} {getattr(self, name)!r} is not above 0")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise TrainingError(f"learning_rate {self.learning_rate!r} is not above 0")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.learning_rate or LEARNING_RATES[self.method]
+
+    @property
+    def precision(self) -> bool:
+        """Whether it trains in bfloat16."""
+        if self.bf16 is not None:
+            return self.bf16
+        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else computes_in_bfloat16()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model with its tokenizer, how it reads a dialogue, and the seconds that it took."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    options: FitOptions
+    seconds: float
+
+    def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
+        """The outputs for dialogues, before any calibration, shape `(n, 2)`."""
+        texts = self.options.inputs.encode(self.tokenizer, dialogues)
+        self.model.eval()
+        device = self.model.device
+
+        @torch.inference_mode()
+        def forward(batch: dict[str, torch.Tensor]) -> np.ndarray:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision):
+                logits = self.model(**{k: v.to(device) for k, v in batch.items()}).logits
+            return logits.double().cpu().numpy()
+
+        return raw_outputs(forward, self.tokenizer, texts, token_budget, self.options.inputs.max_length)
+
+
+def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """An encoder with a fresh head of two outputs, and its tokenizer; raises [`TrainingError`] where that fails."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    set_seed(seed)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            num_labels=len(AXES),
+            problem_type="regression",
+            id2label=dict(enumerate(AXES)),
+            label2id={axis: i for i, axis in enumerate(AXES)},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise TrainingError(
+            f"the encoder {os.fspath(name)!r} cannot be loaded: {error}. Give a folder or hub id of an encoder, e.g. "
+            "microsoft/deberta-v3-small"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def fit(
+    dialogues: Sequence[Dialogue],
+    scores: np.ndarray,
+    encoder: str | os.PathLike[str],
+    options: FitOptions,
+    trust_remote_code: bool = False,
+) -> Fitted:
+    """
+    Fits an encoder to a judge's scores.
+
+    Args:
+        dialogues (`Sequence[Dialogue]`): `n` samples.
+        scores (`np.ndarray` of shape `(n, 2)`): The judge's.
+        encoder (`str` or `os.PathLike`): A hub id or folder.
+        options ([`FitOptions`]): How.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with it may run.
+
+    Returns:
+        [`Fitted`], with low-rank updates merged.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback, Trainer
+
+    check_spread(scores)
+    start = time.perf_counter()
+    model, tokenizer = load_encoder(encoder, options.seed, trust_remote_code)
+    longest = getattr(model.config, "max_position_embeddings", None) or options.inputs.max_length
+    if options.inputs.max_length > longest:
+        raise TrainingError(f"max_length {options.inputs.max_length} is more than this encoder's {longest}")
+    model = _prepared(model, options)
+    texts = options.inputs.encode(tokenizer, dialogues)
+    wanted = targets(scores).tolist()
+    rows = [{**text, "labels": wanted[i], "length": len(text["input_ids"])} for i, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(folder, options),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=_Collator(tokenizer),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if options.method == "lora":
+        model = trainer.model.merge_and_unload()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return Fitted(model.eval(), tokenizer, options, time.perf_counter() - start)
+
+
+def _prepared(model: Any, options: FitOptions) -> Any:
+    """The model with what is not to be learnt frozen."""
+    if options.method == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        config = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=options.lora_rank,
+            lora_alpha=2 * options.lora_rank,
+            lora_dropout=0.05,
+            target_modules="all-linear",
+            modules_to_save=list(heads_of(model)),
+        )
+        return get_peft_model(model, config)
+    if options.method == "frozen":
+        heads = heads_of(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("pooler" in name or name.split(".")[0] in heads)
+        return model
+    embeddings = model.get_input_embeddings()  # a third to a half of a small encoder, and no better for being trained
+    for parameter in embeddings.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        bf16=options.precision,
+        use_cpu=not torch.cuda.is_available(),
+        seed=options.seed,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="no",
+        report_to=[],
+        logging_strategy="no",
+        disable_tqdm=not logger.isEnabledFor(logging.DEBUG),
+    )
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Pads a batch to its longest text."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        texts: list[Encoded] = [{k: v for k, v in row.items() if k not in ("labels", "length")} for row in rows]
+        batch = padded(self.tokenizer, texts, len(texts), max(row["length"] for row in rows))
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
