@@ -174,7 +174,7 @@ def fit(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     if options.method == "lora":
-        model = trainer.model.merge_and_unload()
+        model = model.merge_and_unload()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return Fitted(model.eval(), tokenizer, options, time.perf_counter() - start)

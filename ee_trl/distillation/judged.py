@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import numpy as np
 from .._optional import require
 from ..axes import AXES
 from ..dialogue import Dialogue
-from ..errors import ScoresError
+from ..errors import FormatError, ScoresError
+from ..scoring.store import dialogue_key
 
 
 if TYPE_CHECKING:
@@ -89,6 +91,24 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     return Judged(
         dialogues, scores[good], conversation_numbers(dialogues), judges, int((~good).sum()), np.flatnonzero(good)
     )
+
+
+def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
+    """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
+    from ..selector import open_rows
+
+    dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    if hasattr(dataset, "keys"):
+        raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
+    return read_judged(dataset, at_least)
+
+
+def calibration_of(scored: AnyDataset | str | os.PathLike[str]) -> tuple[list[Dialogue], np.ndarray]:
+    """Judged samples as a [`CascadeScorer`] takes them, each content once."""
+    judged = open_judged(scored)
+    first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
+    kept = sorted(first.values())
+    return [judged.dialogues[i] for i in kept], judged.scores[kept]
 
 
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:

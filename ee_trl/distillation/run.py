@@ -20,7 +20,7 @@ from ..scoring.calibration import calibrate, knots_of
 from ..scoring.encoder import SETTINGS_FILE, EncoderSettings
 from ..selection import Threshold, thresholds
 from .fit import FitOptions, Fitted, fit
-from .judged import Judged, folds_of, held_out_of, read_judged
+from .judged import Judged, folds_of, held_out_of, open_judged
 
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def distill(
     folder = _output_folder(output, overwrite)
     sizes = _sizes(curve)
     _check_split(held_out, folds)
-    judged = _judged(scored)
+    judged = open_judged(scored)
     run = _Run(judged, encoder, options, trust_remote_code)
     measured = run.cross_validated(folds) if folds else run.held_out(held_out)
     points = run.curve(sizes, measured)
@@ -281,7 +281,7 @@ def moved(knots: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
 
     Args:
         knots (`np.ndarray` of shape `(2, 11)`): Of the first fit.
-        first, last (`np.ndarray` of shape `(k, 2)`): Raw predictions of both fits for samples that both were fitted to.
+        first, last (`np.ndarray` of shape `(k, 2)`): Raw predictions of both fits for samples that both have seen.
     """
     spread = [np.maximum(found.std(axis=0), 1e-9)[:, None] for found in (first, last)]
     centre = [found.mean(axis=0)[:, None] for found in (first, last)]
@@ -301,15 +301,6 @@ def summary_of(scores: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 
 # ---- in and out ----------------------------------------------------------------------------------------------------
-
-
-def _judged(scored: Any) -> Judged:
-    from ..selector import open_rows
-
-    dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
-    if hasattr(dataset, "keys"):
-        raise FormatError(f"there are several splits: {', '.join(dataset)}; distil from one of them")
-    return read_judged(dataset)
 
 
 def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:

@@ -190,8 +190,8 @@ scored = selector.score("dialogues.parquet")
 
 The model's raw outputs are no scores: `empathy_scorer.json` says how a dialogue is read and how outputs become scores.
 It knows what its judge's scores of these samples taught it, and shares that judge's mistakes; on other kinds of
-dialogue measure it first: `ee-trl agreement judged.parquet given THIS_FOLDER`. Rights in the encoder, the dialogues and
-the judge's scores bind this model too.
+dialogue measure it first: `ee-trl agreement judged.parquet given THIS_FOLDER`. Rights in the encoder, the dialogues
+and the judge's scores bind this model too.
 
 {body}
 """

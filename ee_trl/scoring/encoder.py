@@ -176,11 +176,6 @@ def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Any], token_budget
     return found
 
 
-def is_encoder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a distilled scorer."""
-    return (Path(folder) / SETTINGS_FILE).is_file()
-
-
 def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """A folder as it is; a hub id as it is downloaded."""
     if Path(path).is_dir():
