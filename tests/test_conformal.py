@@ -69,7 +69,8 @@ def test_limits_by_hand() -> None:
 def test_the_binomial_bound_is_scipys() -> None:
     for n, risk, chance in ((50, 0.05, 0.1), (300, 0.05, 0.05), (200, 0.2, 0.5)):
         k = _most_wrong(n, risk, chance)
-        assert (k < 0 or binom.cdf(k, n, risk) <= chance) and binom.cdf(k + 1, n, risk) > chance
+        assert k < 0 or binom.cdf(k, n, risk) <= chance
+        assert binom.cdf(k + 1, n, risk) > chance
 
 
 # ---- the budget ----------------------------------------------------------------------------------------------------

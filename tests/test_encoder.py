@@ -1,4 +1,4 @@
-"""The distilled scorer: a score to the last bit, whoever a dialogue's batch mates are; text that cannot become control."""
+"""The distilled scorer: a score to the last bit, whoever its batch mates are; text that cannot become control."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_batch_mates_move_no_bit(folder: Path, dialogues: list[Dialogue], option
     shuffled[order] = scorer.raw([dialogues[i] for i in order])
     np.testing.assert_array_equal(shuffled, together)
     np.testing.assert_array_equal(np.concatenate([scorer.raw([d]) for d in dialogues[::7]]), together[::7])
-    np.testing.assert_array_equal(scorer.score(dialogues)[::7], np.stack([scorer.score([d])[0] for d in dialogues[::7]]))
+    np.testing.assert_array_equal(
+        scorer.score(dialogues)[::7], np.stack([scorer.score([d])[0] for d in dialogues[::7]])
+    )
 
 
 def test_scores_are_those_of_the_plain_model(folder: Path, dialogues: list[Dialogue]) -> None:

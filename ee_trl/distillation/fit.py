@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import tempfile
@@ -16,7 +17,7 @@ import torch
 from ..axes import AXES
 from ..dialogue import Dialogue
 from ..errors import TrainingError, unknown
-from ..scoring.encoder import computes_in_bfloat16, heads_of, raw_outputs
+from ..scoring.encoder import computes_in_bfloat16, heads_of, raw_outputs, with_head_in_float32
 from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded
 from .judged import check_spread, targets
 
@@ -89,16 +90,15 @@ class Fitted:
     seconds: float
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
-        """The outputs for dialogues, before any calibration, shape `(n, 2)`."""
+        """The outputs for dialogues, before any calibration, shape `(n, 2)`, computed as the scorer will."""
         texts = self.options.inputs.encode(self.tokenizer, dialogues)
-        self.model.eval()
-        device = self.model.device
+        precision = torch.bfloat16 if self.options.precision else torch.float32
+        model: Any = with_head_in_float32(copy.deepcopy(self.model).eval(), precision)
+        device = model.device
 
         @torch.inference_mode()
         def forward(batch: dict[str, torch.Tensor]) -> np.ndarray:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision):
-                logits = self.model(**{k: v.to(device) for k, v in batch.items()}).logits
-            return logits.double().cpu().numpy()
+            return model(**{k: v.to(device) for k, v in batch.items()}).logits.double().cpu().numpy()
 
         return raw_outputs(forward, self.tokenizer, texts, token_budget, self.options.inputs.max_length)
 

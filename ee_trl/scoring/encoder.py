@@ -207,7 +207,7 @@ def _loaded(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if quantization == "int8":
@@ -217,11 +217,16 @@ def _loaded(
         model = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
     except (OSError, ValueError, ImportError) as error:
         raise ScorerError(f"the distilled scorer {str(folder)!r} cannot be loaded: {error}") from error
+    return with_head_in_float32(model if quantization == "int8" else model.to(device), dtype, quantization), tokenizer
+
+
+def with_head_in_float32(model: Any, dtype: torch.dtype, quantization: str = "none") -> Any:
+    """The model with its encoder in `dtype` (unless it is quantized) and its head in float32, which costs nothing."""
     if quantization == "none":
-        model.to(device)
+        model.base_model.to(dtype)
     for head in heads_of(model).values():
         head.float().register_forward_pre_hook(_in_float32)
-    return model, tokenizer
+    return model
 
 
 def heads_of(model: Any) -> dict[str, torch.nn.Module]:
