@@ -122,10 +122,12 @@ def part_finetuned(run: Run) -> dict[str, Any]:
     inside = run.judged.part(~outside)
     options = FitOptions(epochs=run.args.epochs)
     fitted = fit(inside.dialogues, inside.scores, run.args.encoder, options)
-    raw, seconds = timed(lambda: fitted.raw(run.judged.part(outside).dialogues))
+    dialogues, scores = run.judged.part(outside).dialogues, run.judged.scores[outside]
+    raw, seconds = timed(lambda: fitted.raw(dialogues))
     halves = folds_of(run.judged.conversations[outside], 2, SEED)
-    predicted = cross_calibrated(raw, run.judged.scores[outside], halves)
-    run.keep("finetuned", predicted, raw=raw)
+    predicted = cross_calibrated(raw, scores, halves)
+    run.keep("finetuned", predicted)
+    run.keep("with_words", cross_calibrated(fitted.mixed(raw, dialogues), scores, halves))
     return {
         **run.agreement(predicted, outside),
         "split": "80/20",
@@ -136,14 +138,10 @@ def part_finetuned(run: Run) -> dict[str, Any]:
     }
 
 
-def part_stacked(run: Run) -> dict[str, Any]:
-    """The mean of the fine-tuned encoder's and the linear scorer's predictions: what more there is to be had."""
+def part_with_words(run: Run) -> dict[str, Any]:
+    """The same encoder with a linear model over words, fitted to the same samples: what `ee-trl distill` makes."""
     outside = run.fold == 0
-    parts = [run.kept("finetuned")["raw"], run.kept("linear")["predicted"][outside]]
-    raw = sum((part - part.mean(axis=0)) / part.std(axis=0) for part in parts)
-    halves = folds_of(run.judged.conversations[outside], 2, SEED)
-    predicted = cross_calibrated(raw, run.judged.scores[outside], halves)
-    run.keep("stacked", predicted)
+    predicted = run.kept("with_words")["predicted"]
     return {**run.agreement(predicted, outside), "split": "80/20", "samples": int(outside.sum())}
 
 
@@ -159,7 +157,7 @@ def part_cascade(run: Run) -> dict[str, Any]:
     random halves for calibration and measurement.
     """
     found = {}
-    for name in ("linear", "frozen", "finetuned", "stacked"):
+    for name in ("linear", "frozen", "finetuned", "with_words"):
         if run.has(name):
             predicted = run.kept(name)["predicted"]
             scores = run.judged.scores if len(predicted) == len(run.judged) else run.judged.scores[run.fold == 0]
@@ -250,6 +248,7 @@ def part_chain(run: Run) -> dict[str, Any]:
             "fit_seconds": made.report["cost"]["fit_seconds"],
             "parameters": made.report["parameters"],
             "held_out": made.report["split"],
+            "encoder_alone": made.report["encoder_alone"],
             "spearman": {axis: row["spearman"] for axis, row in agreement["axes"].items()},
             "three_way": agreement["three_way"],
             "shares": made.report["shares"],
@@ -371,7 +370,7 @@ PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "linear": part_linear,
     "frozen": part_frozen,
     "finetuned": part_finetuned,
-    "stacked": part_stacked,
+    "with_words": part_with_words,
     "cascade": part_cascade,
     "labels": part_labels,
     "chain": part_chain,
@@ -383,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of real data")
     parser.add_argument("--encoder", required=True, help="folder or hub id of the encoder to fine-tune")
-    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--work", help="where predictions and scorers are kept (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="write results/distillation.json")

@@ -49,7 +49,7 @@ def _add_fit(group: Any) -> None:
         default="full",
         help="what is trained: all weights, low-rank updates, or the head alone (default: full)",
     )
-    group.add_argument("--epochs", type=float, default=3.0, help="passes over the samples (default: 3)")
+    group.add_argument("--epochs", type=float, default=4.0, help="passes over the samples (default: 4)")
     group.add_argument("--learning-rate", type=float, metavar="X", help="(default: by method)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in one step (default: 32)")
     group.add_argument("--lora-rank", type=int, default=16, metavar="N", help="of --method lora (default: 16)")
@@ -61,6 +61,13 @@ def _add_fit(group: Any) -> None:
         help="English in one form (lower case, contractions written out), or text as it stands (default: canonical)",
     )
     group.add_argument("--no-bf16", dest="bf16", action="store_const", const=False, help="train in float32")
+    group.add_argument(
+        "--words",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of a linear model over words in the prediction; 0 for the encoder alone (default: 0.4)",
+    )
     group.add_argument("--seed", type=int, default=0, help="(default: 0)")
     group.add_argument("--trust-remote-code", action="store_true", help="let code of a hub model run")
 
@@ -74,7 +81,18 @@ def run(args: argparse.Namespace) -> int:
 
         disable_progress_bar()
     names = (
-        *("method", "epochs", "learning_rate", "batch_size", "lora_rank", "max_length", "text", "bf16", "held_out"),
+        *(
+            "method",
+            "epochs",
+            "learning_rate",
+            "batch_size",
+            "lora_rank",
+            "words",
+            "max_length",
+            "text",
+            "bf16",
+            "held_out",
+        ),
         *("folds", "curve", "ties", "price_per_hour", "seed", "trust_remote_code", "overwrite"),
     )
     made = distill(

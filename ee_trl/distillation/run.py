@@ -17,7 +17,7 @@ from ..errors import FormatError, TrainingError
 from ..reports.agreement import agree, check_libraries
 from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
 from ..scoring.calibration import calibrate, knots_of
-from ..scoring.encoder import SETTINGS_FILE, EncoderSettings
+from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
 from ..selection import Threshold, thresholds
 from .fit import FitOptions, Fitted, fit
 from .judged import Judged, folds_of, held_out_of, open_judged
@@ -54,7 +54,7 @@ def distill(
     output: str | os.PathLike[str],
     *,
     method: str = "full",
-    epochs: float = 3.0,
+    epochs: float = 4.0,
     learning_rate: float | None = None,
     batch_size: int = 32,
     max_length: int = 128,
@@ -67,6 +67,7 @@ def distill(
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
     price_per_hour: float | None = None,
+    words: float = 0.4,
     seed: int = 0,
     trust_remote_code: bool = False,
     overwrite: bool = False,
@@ -85,7 +86,7 @@ def distill(
             Hub id or folder of an encoder that `AutoModelForSequenceClassification` loads.
         output (`str` or `os.PathLike`):
             The folder to write.
-        method, epochs, learning_rate, batch_size, lora_rank, bf16, seed:
+        method, epochs, learning_rate, batch_size, lora_rank, bf16, words, seed:
             See [`~ee_trl.distillation.fit.FitOptions`].
         max_length, text:
             See [`~ee_trl.scoring.encoder_inputs.EncoderInputs`].
@@ -125,7 +126,7 @@ def distill(
 
     check_libraries()
     inputs = EncoderInputs(max_length, text)
-    options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed)
+    options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
     pair = thresholds(threshold)
     folder = _output_folder(output, overwrite)
     sizes = _sizes(curve)
@@ -136,7 +137,7 @@ def distill(
     points = run.curve(sizes, measured)
     final = run.fit(np.ones(len(judged), bool), "all samples")
     knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of_seen(final))
-    settings = EncoderSettings(inputs, knots)
+    settings = EncoderSettings(inputs, knots, words)
     _save(final, settings, folder)
     report = {
         "encoder": _name(encoder),
@@ -147,6 +148,7 @@ def distill(
         "options": {**asdict(options), "learning_rate": options.rate, "bf16": options.precision},
         "split": measured.split,
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
+        "encoder_alone": measured.alone,
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,
@@ -171,6 +173,7 @@ class Measured:
         by_fold (`list[dict]`): Of a cross-validation, each fold's Spearman and kappa.
         seconds (`float`): That predicting them took.
         seen (`np.ndarray` of shape `(k, 2)`): Raw predictions of the fit for some of the samples that it saw.
+        alone (`dict`): Agreement of the encoder without the words.
     """
 
     where: np.ndarray
@@ -181,6 +184,7 @@ class Measured:
     by_fold: list[dict[str, Any]]
     seconds: float
     seen: np.ndarray
+    alone: dict[str, Any]
 
 
 class _Run:
@@ -204,21 +208,26 @@ class _Run:
         fitted = self.fit(~where, "all but the held-out slice")
         outside = self.judged.part(where)
         start = time.perf_counter()
-        raw = fitted.raw(outside.dialogues)
+        alone = fitted.raw(outside.dialogues)
+        raw = fitted.mixed(alone, outside.dialogues)
         seconds = time.perf_counter() - start
         halves = folds_of(outside.conversations, 2, self.options.seed)
         split = {"kind": "held out", "share": share, "samples": len(outside)}
         predicted = cross_calibrated(raw, outside.scores, halves)
         self.chosen = _some(np.flatnonzero(~where))
-        return Measured(where, raw, predicted, outside.scores, split, [], seconds, self.raw_of_seen(fitted))
+        seen = self.raw_of_seen(fitted)
+        by_encoder = summary_of(outside.scores, cross_calibrated(alone, outside.scores, halves))
+        return Measured(where, raw, predicted, outside.scores, split, [], seconds, seen, by_encoder)
 
     def cross_validated(self, folds: int) -> Measured:
         fold = folds_of(self.judged.conversations, folds, self.options.seed)
-        raw, seconds = np.empty((len(self.judged), len(AXES))), 0.0
+        raw, alone, seconds = *np.empty((2, len(self.judged), len(AXES))), 0.0
         for number in range(folds):
             fitted = self.fit(fold != number, f"all but fold {number + 1} of {folds}")
             start = time.perf_counter()
-            raw[fold == number] = fitted.raw(self.judged.part(fold == number).dialogues)
+            outside = self.judged.part(fold == number).dialogues
+            alone[fold == number] = fitted.raw(outside)
+            raw[fold == number] = fitted.mixed(alone[fold == number], outside)
             seconds += time.perf_counter() - start
             if number == 0:
                 self.chosen = _some(np.flatnonzero(fold != 0))
@@ -227,7 +236,9 @@ class _Run:
         predicted = cross_calibrated(raw, scores, fold)
         by_fold = [summary_of(scores[fold == n], predicted[fold == n]) for n in range(folds)]
         split = {"kind": "cross-validation", "folds": folds, "samples": len(self.judged)}
-        return Measured(np.ones(len(self.judged), bool), raw, predicted, scores, split, by_fold, seconds, seen)
+        by_encoder = summary_of(scores, cross_calibrated(alone, scores, fold))
+        everyone = np.ones(len(self.judged), bool)
+        return Measured(everyone, raw, predicted, scores, split, by_fold, seconds, seen, by_encoder)
 
     def curve(self, sizes: list[int], measured: Measured) -> list[dict[str, Any]]:
         """Agreement by number of judged samples: each size holds the smaller ones, and no held-out conversation."""
@@ -246,13 +257,15 @@ class _Run:
         points = []
         for size in sizes:
             fitted = self.fit(np.isin(np.arange(len(self.judged)), order[:size]), f"{size} for the curve")
-            predicted = cross_calibrated(fitted.raw(outside.dialogues), outside.scores, halves)
+            raw = fitted.mixed(fitted.raw(outside.dialogues), outside.dialogues)
+            predicted = cross_calibrated(raw, outside.scores, halves)
             points.append({"labels": size, **summary_of(outside.scores, predicted)})
         return points
 
     def raw_of_seen(self, fitted: Fitted) -> np.ndarray:
         """Raw predictions for some samples that were fitted to."""
-        return fitted.raw([self.judged.dialogues[i] for i in self.chosen])
+        dialogues = [self.judged.dialogues[i] for i in self.chosen]
+        return fitted.mixed(fitted.raw(dialogues), dialogues)
 
     def cost(self, price_per_hour: float | None, measured: Measured, final: Fitted) -> dict[str, Any]:
         total = sum(self.seconds.values()) + measured.seconds
@@ -338,4 +351,6 @@ def _save(final: Fitted, settings: EncoderSettings, folder: Path) -> None:
         old.unlink()
     final.model.save_pretrained(folder)
     final.tokenizer.save_pretrained(folder)
+    if final.words is not None:
+        np.savez_compressed(folder / WORDS_FILE, **{**final.words, "knots": settings.knots})  # type: ignore[arg-type]
     settings.save(folder)

@@ -66,6 +66,8 @@ def report_text(report: Mapping[str, Any]) -> str:
             f"  Spearman        {axes}",
             f"  three-way       agreement {percent(three['agreement'])}, kappa {number(three['kappa'])} "
             f"{interval(three['kappa_interval'])}, at T = {' and '.join(f'{t:g}' for t in found['threshold'])}",
+            f"  encoder alone   Spearman {' / '.join(number(report['encoder_alone']['spearman'][a]) for a in AXES)}, "
+            f"kappa {number(report['encoder_alone']['kappa'])}",
             *(
                 f"  {p['labels']:>6,} labels   Spearman {' / '.join(number(p['spearman'][a]) for a in AXES)}, "
                 f"kappa {number(p['kappa'])}"
@@ -117,6 +119,14 @@ def _agreement_part(report: Mapping[str, Any]) -> str:
         (f"same of three classes ({', '.join(CLASSES)})", percent(three["agreement"])),
         ("Cohen's kappa on these", f"{number(three['kappa'])} {interval(three['kappa_interval'])}".strip()),
     ]
+    alone = report["encoder_alone"]
+    if report["options"]["words"]:
+        rows.append(
+            (
+                "the encoder without the words: Spearman, kappa",
+                f"{' / '.join(number(alone['spearman'][a]) for a in AXES)}, {number(alone['kappa'])}",
+            )
+        )
     folds = [
         f"Fold {n}: Spearman {' / '.join(number(row['spearman'][a]) for a in AXES)}, kappa {number(row['kappa'])}."
         for n, row in enumerate(report["by_fold"], start=1)

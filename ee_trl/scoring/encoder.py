@@ -23,12 +23,15 @@ from ..errors import ScorerError, unknown
 from .base import ScoredBatch
 from .calibration import calibrate
 from .encoder_inputs import EncoderInputs, fixed_batches, padded
+from .features import extract
 from .judge_model import DTYPES, content_of
+from .linear import RawModel, fingerprint_of, load_weights
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
 """Beside the model: how dialogues are read and raw outputs become scores. What has none is no distilled scorer."""
 
@@ -44,17 +47,19 @@ class EncoderSettings:
     Args:
         inputs ([`EncoderInputs`]): How a dialogue is read.
         knots (`np.ndarray` of shape `(2, 11)`): See [`~ee_trl.scoring.calibration.calibrate`].
+        words (`float`, *optional*, defaults to `0.0`): Share of a linear model over words in the raw prediction.
     """
 
     inputs: EncoderInputs
     knots: np.ndarray
+    words: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
         from ..data import write_json
 
-        found = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "knots": self.knots.tolist()}
-        write_json(folder / SETTINGS_FILE, found)
+        made = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
+        write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})
 
     @classmethod
     def load(cls, folder: Path) -> EncoderSettings:
@@ -63,7 +68,7 @@ class EncoderSettings:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             knots = np.array(found["knots"], np.float64)
-            inputs, layout = EncoderInputs(**found["inputs"]), found["layout"]
+            inputs, layout, words = EncoderInputs(**found["inputs"]), found["layout"], float(found["words"])
         except FileNotFoundError:
             raise ScorerError(
                 f"no {SETTINGS_FILE} in {str(folder)!r}; give a folder that `ee-trl distill` wrote"
@@ -74,7 +79,7 @@ class EncoderSettings:
             raise ScorerError(f"{str(path)!r} is of layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
         if knots.shape != (len(AXES), 11) or not (np.diff(knots, axis=1) > 0).all():
             raise ScorerError(f"{str(path)!r}: the knots are no increasing (2, 11); run `ee-trl distill` again")
-        return cls(inputs, knots)
+        return cls(inputs, knots, words)
 
 
 class EncoderScorer:
@@ -131,6 +136,11 @@ class EncoderScorer:
         self.model, self.tokenizer = _loaded(folder, precision, quantization, where, trust_remote_code)
         self.token_budget = token_budget or (16_384 if where.type == "cuda" else 1_024)
         self._content = content_of(os.fspath(folder), self.model)
+        self._words: RawModel | None = None
+        if self.settings.words:
+            weights = load_weights(folder, WORDS_FILE)
+            self._words = RawModel(weights)
+            self._content += f"+{fingerprint_of(weights)}"
         self._precision = quantization if quantization != "none" else str(precision).removeprefix("torch.")
 
     @cached_property
@@ -152,19 +162,30 @@ class EncoderScorer:
         lengths = [len(text["input_ids"]) for text in texts]
         for rows, width, members in fixed_batches(lengths, self.token_budget, inputs.max_length):
             raw = self._forward(padded(self.tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
+            raw = self._with_words(raw, [dialogues[i] for i in members])
             scores = calibrate(raw, self.settings.knots)
             tokens = sum(lengths[i] for i in members)
             yield ScoredBatch(members, scores, None, {}, tokens, rows * width)
 
     def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """The model's outputs before calibration, shape `(n, 2)`."""
+        """Predictions before calibration, shape `(n, 2)`."""
         texts = self.settings.inputs.encode(self.tokenizer, dialogues)
-        return raw_outputs(self._forward, self.tokenizer, texts, self.token_budget, self.settings.inputs.max_length)
+        limit = self.settings.inputs.max_length
+        raw = raw_outputs(self._forward, self.tokenizer, texts, self.token_budget, limit)
+        return self._with_words(raw, dialogues)
+
+    def _with_words(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        return raw if self._words is None else mixed(raw, self._words.predict(extract(dialogues)), self.settings.words)
 
     @torch.inference_mode()
     def _forward(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
         device = self.model.device
         return self.model(**{k: v.to(device) for k, v in batch.items()}).logits.double().cpu().numpy()
+
+
+def mixed(raw: np.ndarray, by_words: np.ndarray, share: float) -> np.ndarray:
+    """The encoder's predictions and those of the words, `share` of the latter."""
+    return (1 - share) * raw + share * by_words
 
 
 def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Any], token_budget: int, max_length: int) -> np.ndarray:
