@@ -15,6 +15,7 @@ from tiny_encoder import sample_dialogues
 from ee_trl import CascadeScorer, Dialogue, EmpathyDataSelector, load_sample, load_scorer
 from ee_trl.cli.main import main
 from ee_trl.errors import ScorerError
+from ee_trl.online.lookahead import LookAhead
 from ee_trl.scoring.cascade import AUDIT, DOUBT, JUDGED
 from ee_trl.scoring.conformal import classes_of
 from ee_trl.scoring.run import ScoringRun
@@ -224,6 +225,28 @@ def test_it_goes_to_another_process() -> None:
     assert copy.fingerprint == scorer.fingerprint
     dialogues = sample_dialogues(20)
     np.testing.assert_array_equal(copy.score(dialogues), scorer.score(dialogues))
+
+
+def test_while_training_it_scores_as_before_and_its_report_is_in_the_store(tmp_path: Path) -> None:
+    dialogues = made_up(150)
+    scorer = cascade(budget=0.4)
+    scorer.plan(dialogues)
+    selector = EmpathyDataSelector(scorer, store=tmp_path / "s.sqlite")
+    look = LookAhead(selector, lambda rows: [[dialogues[row]] for row in rows])
+    try:
+        look.ask(range(150))
+        answers = {row: scores for row, *scores in look.take(range(150))}
+    finally:
+        look.close()
+    np.testing.assert_array_equal([answers[row] for row in range(150)], cascade_like(scorer).score(dialogues))
+    report = scorer.report(ScoreStore(tmp_path / "s.sqlite"))
+    assert report.samples == 150
+    assert report.needed <= 60
+    assert scorer.report().samples == 0, "the work was done in another process"
+
+
+def cascade_like(scorer: CascadeScorer) -> CascadeScorer:
+    return pickle.loads(pickle.dumps(scorer))
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
