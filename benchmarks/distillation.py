@@ -37,7 +37,7 @@ from ee_trl import CascadeScorer, EmpathyDataSelector, EncoderScorer, LinearScor
 from ee_trl.distillation.features import encoder_features
 from ee_trl.distillation.fit import FitOptions, fit
 from ee_trl.distillation.judged import Judged, folds_of, open_judged, targets
-from ee_trl.distillation.labels import diverse
+from ee_trl.distillation.labels import informative, nearness, reduced  # noqa: E402
 from ee_trl.distillation.run import cross_calibrated, summary_of
 from ee_trl.scoring.conformal import LearntDoubt, classes_of, distance_doubt
 
@@ -204,7 +204,7 @@ def part_labels(run: Run) -> dict[str, Any]:
         first = order[: SIZES[0]]
         for strategy, points in curves.items():
             for n in SIZES:
-                chosen = first if n == SIZES[0] else chosen_of(run, features, strategy, order, n, seed)
+                chosen = first if n == SIZES[0] else chosen_of(run, features, strategy, order, n)
                 points[n].append(run.student(features, chosen, outside))
     return {
         name: {
@@ -214,18 +214,20 @@ def part_labels(run: Run) -> dict[str, Any]:
     }
 
 
-def chosen_of(run: Run, x: np.ndarray, strategy: str, order: np.ndarray, n: int, seed: int) -> np.ndarray:
+def chosen_of(run: Run, x: np.ndarray, strategy: str, order: np.ndarray, n: int) -> np.ndarray:
     first, rest = order[: SIZES[0]], order[SIZES[0] :]
     if strategy == "random":
         return order[:n]
-    doubt = np.zeros(len(rest))
+    weights = np.ones(len(rest))
     if strategy == "mixed":
-        raw = ridge(x[first], run.judged.scores[first], np.concatenate([x[first], x[rest]]))
-        scores = cross_calibrated(
-            raw, np.resize(run.judged.scores[first], raw.shape), np.arange(len(raw)) >= len(first)
-        )
-        doubt = distance_doubt(scores[len(first) :], T)
-    return np.concatenate([first, rest[diverse(x[rest], n - len(first), doubt, seed=seed)]])
+        judged = run.judged.scores[first]
+        raw = ridge(x[first], judged, x[order])
+        middle = np.stack([np.quantile(raw[:, i], np.mean(judged[:, i] < T)) for i in range(2)])
+        weights = nearness(1 - np.abs((raw[SIZES[0] :] - middle) / raw.std(axis=0)).min(axis=1) / 10)
+    vectors = reduced(x[order])
+    return np.concatenate(
+        [first, rest[informative(vectors[SIZES[0] :], n - len(first), weights, vectors[: SIZES[0]])]]
+    )
 
 
 # ---- the whole chain -----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ee_trl.distillation.judged import (
     open_judged,
     targets,
 )
-from ee_trl.distillation.labels import diverse
+from ee_trl.distillation.labels import informative
 from ee_trl.distillation.run import cross_calibrated, moved
 from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
 from ee_trl.scoring.calibration import calibrate, knots_of
@@ -303,19 +303,46 @@ def test_uncertain_ones_are_near_the_threshold() -> None:
     chosen = choose_to_label(dialogues, 60, strategy="uncertain")
     assert near[chosen].max() <= np.delete(near, chosen).min()
     mixed = choose_to_label(dialogues, 60, strategy="mixed")
-    assert near[mixed].max() <= np.sort(near)[179], "of the 180 most uncertain"
+    assert set(mixed.tolist()) not in (set(chosen.tolist()), set(choose_to_label(dialogues, 60, strategy="diverse")))
 
 
-def test_diverse_ones_cover_what_random_ones_miss() -> None:
+def unsure(x: np.ndarray, labelled: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean variance of a ridge regression's predictions, from the inverse of its matrix."""
+    x, labelled = (np.concatenate([part, np.ones((len(part), 1))], axis=1) for part in (x, labelled))
+    covariance = np.linalg.inv(10 * np.eye(x.shape[1]) + labelled.T @ labelled)
+    return float(weights @ ((x @ covariance) * x).sum(axis=1) / weights.sum())
+
+
+@pytest.mark.parametrize("known", [0, 3])
+def test_each_choice_is_the_one_that_leaves_least_unsure(known: int) -> None:
+    draw = np.random.default_rng(1)
+    x = draw.normal(size=(40, 5)) * [3.0, 1.0, 1.0, 0.3, 0.3]
+    x /= np.sqrt((x**2).mean())
+    weights = draw.random(40)
+    labelled, pool = x[:known], np.arange(known, 40)
+    found = informative(x[known:], 6, weights[known:], labelled if known else None) + known
+    if known:  # all vectors are scaled together
+        assert len(found) == 6
+    for i, chosen in enumerate(found):
+        had = np.concatenate([labelled, x[found[:i]]])
+        left = [j for j in pool if j not in found[:i]]
+        best = min(left, key=lambda j: unsure(x[pool], np.concatenate([had, x[[j]]]), weights[pool]))
+        assert chosen == best
+
+
+def test_chosen_ones_teach_more_than_random_ones() -> None:
     draw = np.random.default_rng(0)
-    centres = draw.normal(size=(30, 8)) * 10
-    sizes = np.array([400] + [5] * 29)  # one crowd, and 29 rare kinds
-    vectors = np.repeat(centres, sizes, axis=0) + draw.normal(size=(sizes.sum(), 8))
-    kind = np.repeat(np.arange(30), sizes)
-    chosen = diverse(vectors, 60, np.zeros(len(vectors)))
-    random = draw.permutation(len(vectors))[:60]
-    assert len(set(kind[chosen])) == 30
-    assert len(set(kind[random])) < 20
+    crowd = draw.normal(size=(900, 20)) * 0.3
+    rare = draw.normal(size=(100, 20)) * 3
+    x = draw.permutation(np.concatenate([crowd, rare]))
+    y = x @ draw.normal(size=20) + draw.normal(size=1_000)
+
+    def error(chosen: np.ndarray) -> float:
+        fitted = np.linalg.solve(x[chosen].T @ x[chosen] + 0.1 * np.eye(20), x[chosen].T @ y[chosen])
+        return float(np.mean((x @ fitted - y) ** 2))
+
+    at_random = np.mean([error(np.random.default_rng(s).permutation(1_000)[:40]) for s in range(20)])
+    assert error(informative(x, 40, np.ones(1_000))) < 0.8 * at_random
 
 
 def test_an_encoder_tells_what_is_alike(encoder: Path) -> None:

@@ -26,8 +26,8 @@ def add_parser(commands: Any) -> None:
         "--strategy",
         choices=STRATEGIES,
         default=STRATEGIES[0],
-        help="diverse: one of each of N clusters; uncertain: nearest to T by --scorer; mixed: diverse ones of the "
-        "more uncertain; random: the baseline (default: %(default)s)",
+        help="diverse: whose labels tell most about all the others; mixed: about those near T by --scorer; uncertain: "
+        "the nearest to T; random: the baseline (default: %(default)s)",
     )
     parser.add_argument(
         "--scorer",
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         scorer=args.scorer,
         encoder=args.encoder,
+        labelled=pool.labelled,
         threshold=args.threshold[0] if len(args.threshold) == 1 else args.threshold,
         seed=args.seed,
     )

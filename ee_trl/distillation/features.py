@@ -18,7 +18,8 @@ _PURPOSE = "choosing what to label"
 
 def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: int = 0) -> np.ndarray:
     """
-    Words and pairs of words of the reply and of the turn before it, reduced by a truncated SVD.
+    Words of the reply and of the turn before it, reduced by a truncated SVD, and what is seen at a glance (lengths,
+    punctuation).
 
     Args:
         dialogues (`Sequence[Dialogue]`): `n` of them.
@@ -26,7 +27,7 @@ def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: i
         seed (`int`, *optional*, defaults to `0`): Of the SVD.
 
     Returns:
-        `np.ndarray` of shape `(n, d)`, each row of length 1 (or 0).
+        `np.ndarray` of shape `(n, d)`.
     """
     decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
     sparse = require("scipy.sparse", extra="report", purpose=_PURPOSE)
@@ -42,8 +43,12 @@ def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: i
     joined = sparse.hstack(parts).tocsr()
     joined = joined[:, np.flatnonzero(np.bincount(joined.indices, minlength=joined.shape[1]))]
     if min(joined.shape) <= dimensions + 1:
-        return _unit(joined.toarray())
-    return _unit(decomposition.TruncatedSVD(dimensions, random_state=seed).fit_transform(joined))
+        words = _unit(joined.toarray())
+    else:
+        words = _unit(decomposition.TruncatedSVD(dimensions, random_state=seed).fit_transform(joined))
+    glance = found.surface - found.surface.mean(axis=0)
+    glance /= np.maximum(found.surface.std(axis=0), 1e-9)
+    return np.concatenate([words * np.sqrt(words.shape[1]), glance], axis=1)
 
 
 def encoder_features(

@@ -33,12 +33,14 @@ class Pool:
         fmt (`DialogueFormat`): Of its rows.
         found (`list[Sample]`): Distinct samples with a reply, their `row` counted over the whole source.
         samples (`int`): All samples, with repetitions and those that cannot be scored.
+        labelled (`list[Dialogue]`): Those left out, since they have labels.
     """
 
     dataset: Any
     fmt: DialogueFormat
     found: list[Sample]
     samples: int
+    labelled: list[Dialogue]
 
     @property
     def dialogues(self) -> list[Dialogue]:
@@ -54,7 +56,8 @@ def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> P
         dataset (`Dataset` or `IterableDataset`): One split, in any format but that of one utterance a row.
         labelled (`str` or `os.PathLike`, *optional*): Dialogues to leave out, since they have labels.
     """
-    seen = set() if labelled is None else _keys(labelled)
+    known = [] if labelled is None else _dialogues(labelled)
+    seen = set(map(dialogue_key, known))
     fmt = _format(dataset)
     found: list[Sample] = []
     count = 0
@@ -63,7 +66,7 @@ def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> P
         if sample.dialogue is not None and (key := dialogue_key(sample.dialogue)) not in seen:
             seen.add(key)
             found.append(sample)
-    return Pool(dataset, fmt, found, count)
+    return Pool(dataset, fmt, found, count, known)
 
 
 def pool_tables(pool: Pool, chosen: np.ndarray) -> tuple[Features, Iterator[pa.Table]]:
@@ -130,8 +133,8 @@ def _samples(dataset: Any, fmt: DialogueFormat) -> Iterator[Sample]:
         first += table.num_rows
 
 
-def _keys(labelled: str | os.PathLike[str]) -> set[bytes]:
+def _dialogues(labelled: str | os.PathLike[str]) -> list[Dialogue]:
     from ..selector import open_rows
 
     dataset = open_rows(labelled)
-    return {dialogue_key(sample.dialogue) for sample in _samples(dataset, _format(dataset)) if sample.dialogue}
+    return [sample.dialogue for sample in _samples(dataset, _format(dataset)) if sample.dialogue]
