@@ -37,7 +37,7 @@ from ee_trl import CascadeScorer, EmpathyDataSelector, EncoderScorer, LinearScor
 from ee_trl.distillation.features import encoder_features
 from ee_trl.distillation.fit import FitOptions, fit
 from ee_trl.distillation.judged import Judged, folds_of, open_judged, targets
-from ee_trl.distillation.labels import informative, nearness, reduced  # noqa: E402
+from ee_trl.distillation.labels import informative, nearness, reduced
 from ee_trl.distillation.run import cross_calibrated, summary_of
 from ee_trl.scoring.conformal import LearntDoubt, classes_of, distance_doubt
 
