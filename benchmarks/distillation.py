@@ -236,7 +236,9 @@ def chosen_of(run: Run, x: np.ndarray, strategy: str, order: np.ndarray, n: int)
 def part_chain(run: Run) -> dict[str, Any]:
     """Distil from all of validation, score all of train, select; counts per emotion."""
     folder = run.work / "distilled"
+    start = time.process_time()
     made = distill(run.args.data / JUDGED, run.args.encoder, folder, epochs=run.args.epochs, overwrite=True)
+    cpu_seconds = round(time.process_time() - start, 1)
     selector = EmpathyDataSelector(folder, store=False, show_progress=False)
     scored, seconds = timed(lambda: selector.score(run.args.data / TRAIN))
     kept = selector.select(scored, keep="sensibility")
@@ -247,6 +249,7 @@ def part_chain(run: Run) -> dict[str, Any]:
     return {
         "distill": {
             "seconds": made.report["cost"]["seconds"],
+            "cpu_seconds": cpu_seconds,
             "fit_seconds": made.report["cost"]["fit_seconds"],
             "parameters": made.report["parameters"],
             "held_out": made.report["split"],
@@ -384,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of real data")
     parser.add_argument("--encoder", required=True, help="folder or hub id of the encoder to fine-tune")
-    parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--work", help="where predictions and scorers are kept (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="write results/distillation.json")

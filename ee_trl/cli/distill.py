@@ -49,7 +49,7 @@ def _add_fit(group: Any) -> None:
         default="full",
         help="what is trained: all weights, low-rank updates, or the head alone (default: full)",
     )
-    group.add_argument("--epochs", type=float, default=4.0, help="passes over the samples (default: 4)")
+    group.add_argument("--epochs", type=float, default=3.0, help="passes over the samples (default: 3)")
     group.add_argument("--learning-rate", type=float, metavar="X", help="(default: by method)")
     group.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in one step (default: 32)")
     group.add_argument("--lora-rank", type=int, default=16, metavar="N", help="of --method lora (default: 16)")

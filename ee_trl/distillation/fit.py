@@ -35,6 +35,10 @@ LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
 """What is trained (all weights; low-rank updates; the head alone), and the learning rate that goes with it."""
 
 
+# Off while fitting: drawing a number for every pair of tokens keeps a CPU from its fused attention.
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """
@@ -44,7 +48,7 @@ class FitOptions:
         method (`str`, *optional*, defaults to `"full"`):
             `"full"` (all weights but the word embeddings), `"lora"` (low-rank updates of all linear layers, merged at
             the end, and the head), or `"frozen"` (the head alone, with the pooler if there is one).
-        epochs (`float`, *optional*, defaults to `4.0`): Passes over the samples; the learning rate falls to 0.
+        epochs (`float`, *optional*, defaults to `3.0`): Passes over the samples; the learning rate falls to 0.
         learning_rate (`float`, *optional*): By default the one of the method in [`LEARNING_RATES`].
         batch_size (`int`, *optional*, defaults to `32`): Samples in one step.
         inputs ([`EncoderInputs`], *optional*): How a dialogue is read.
@@ -57,7 +61,7 @@ class FitOptions:
     """
 
     method: str = "full"
-    epochs: float = 4.0
+    epochs: float = 3.0
     learning_rate: float | None = None
     batch_size: int = 32
     inputs: EncoderInputs = EncoderInputs()
@@ -133,17 +137,25 @@ class Fitted:
 
 def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """An encoder with a fresh head of two outputs, and its tokenizer; raises [`TrainingError`] where that fails."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     set_seed(seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = AutoModelForSequenceClassification.from_pretrained(
+        config = AutoConfig.from_pretrained(
             name,
             num_labels=len(AXES),
             problem_type="regression",
             id2label=dict(enumerate(AXES)),
             label2id={axis: i for i, axis in enumerate(AXES)},
+            trust_remote_code=trust_remote_code,
+        )
+        for dropout in _ATTENTION_DROPOUT:
+            if hasattr(config, dropout):
+                setattr(config, dropout, 0.0)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,

@@ -54,7 +54,7 @@ def distill(
     output: str | os.PathLike[str],
     *,
     method: str = "full",
-    epochs: float = 4.0,
+    epochs: float = 3.0,
     learning_rate: float | None = None,
     batch_size: int = 32,
     max_length: int = 128,
