@@ -12,16 +12,20 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AXES": "axes",
     "QUADRANTS": "axes",
+    "CascadeScorer": "scoring.cascade",
     "CausalLMScorer": "scoring.causal_lm",
     "Dialogue": "dialogue",
     "EmpathyCallback": "online.callback",
     "EmpathyDataSelector": "selector",
     "EmpathySFTTrainer": "online.trainer",
+    "EncoderScorer": "scoring.encoder",
     "LinearScorer": "scoring.linear",
     "Scorer": "scoring.base",
     "Selection": "selection",
     "ServerScorer": "scoring.server",
     "build_tiny_causal_lm": "tiny_model",
+    "choose_to_label": "distillation.labels",
+    "distill": "distillation.run",
     "list_metrics": "metrics",
     "load_metric": "metrics",
     "load_rubric": "rubric",
@@ -38,6 +42,8 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
     from .dialogue import Dialogue
+    from .distillation.labels import choose_to_label
+    from .distillation.run import distill
     from .metrics import list_metrics, load_metric
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
@@ -45,7 +51,9 @@ if TYPE_CHECKING:
     from .rubric import load_rubric
     from .sample import load_sample
     from .scoring.base import Scorer
+    from .scoring.cascade import CascadeScorer
     from .scoring.causal_lm import CausalLMScorer
+    from .scoring.encoder import EncoderScorer
     from .scoring.linear import LinearScorer
     from .scoring.load import load_scorer
     from .scoring.server import ServerScorer

@@ -123,6 +123,8 @@ class EmpathyDataSelector:
         self.show_progress = show_progress
         self._spec = scorer
         self._options = scorer_options
+        if scorer == "cascade":  # what its two scorers are to agree on
+            self._options = {"threshold": self.threshold, "ties": ties, **scorer_options}
         self._store = store
         self._ray = ray
         self._run: ScoringRun | None = None
@@ -220,6 +222,7 @@ class EmpathyDataSelector:
             return None
         features = features_of(dataset)
         layout = engine.layout_of(list(features), self.detail_columns)
+        self._plan(dataset, features, layout)
         launch = Launch() if self._ray else Launch.from_environment()
         bar = progress_bar(
             total=total if _is_stream(dataset) else len(dataset),
@@ -235,6 +238,15 @@ class EmpathyDataSelector:
         from .scoring.ray_data import fill_with_ray
 
         return fill_with_ray(run, dialogues, self._ray)
+
+    def _plan(self, dataset: Any, features: Features, layout: engine.Layout) -> None:
+        """Shows all dialogues to a scorer that must see them before it scores any (a cascade with a budget)."""
+        scorer: Any = self.scorer
+        if not getattr(scorer, "needs_plan", False):
+            return
+        scorer.use_store(self.store, self.retry_failures)
+        tables = tables_of(self._in_order(dataset, layout), self.batch_rows)
+        scorer.plan(engine.every_dialogue(tables, features, layout, self.turns))
 
     def _in_order(self, dataset: Any, layout: engine.Layout) -> Any:
         """The data set with the utterances of each conversation together."""
@@ -265,6 +277,7 @@ class EmpathyDataSelector:
             order = _conversation_order(dataset)
             dataset = dataset.select(order)
         total = total if _is_stream(dataset) else len(dataset)
+        self._plan(dataset, features, layout)
         bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
         run = self.new_run(filled)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")

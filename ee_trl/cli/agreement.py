@@ -149,10 +149,10 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
 
 
 def _may_be_judge(spec: str) -> bool:
-    """Whether a side is a scorer other than the linear one, which has no rubric."""
-    from ..scoring.linear import WEIGHTS_FILE
+    """Whether a side is a scorer other than a linear or a distilled one, which have no rubric."""
+    from ..scoring.load import kind_of_folder
 
-    return spec not in (GIVEN, "linear") and not _is_file(spec) and not (Path(spec) / WEIGHTS_FILE).exists()
+    return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
-from . import agreement, cache, explore, quickstart, recipes, rubric, score, select, summary, sweep
+from . import agreement, cache, distill, explore, label, quickstart, recipes, rubric, score, select, summary, sweep
 
 
 EXIT_CODES = """\
@@ -24,7 +24,9 @@ exit codes:
   130  interrupted
 """
 
-COMMANDS = (score, select, sweep, summary, explore, agreement, rubric, cache, recipes, quickstart)
+COMMANDS = (
+    score, select, sweep, summary, explore, agreement, label, distill, rubric, cache, recipes, quickstart
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
