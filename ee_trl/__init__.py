@@ -22,6 +22,7 @@ _EXPORTS = {
     "Selection": "selection",
     "ServerScorer": "scoring.server",
     "build_tiny_causal_lm": "tiny_model",
+    "compose_moe": "moe.compose",
     "list_metrics": "metrics",
     "load_metric": "metrics",
     "load_rubric": "rubric",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
     from .dialogue import Dialogue
     from .metrics import list_metrics, load_metric
+    from .moe.compose import compose_moe
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
     from .rubric import load_rubric
