@@ -1,4 +1,4 @@
-"""The composed model computes what its experts compute, for every family; what cannot be composed is refused by name."""
+"""The composed model computes what its experts compute, for every family; what cannot be composed is refused."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_shards_are_small_and_make_no_difference(llama: dict[str, Path], tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_stays_well_under_the_models_size(tmp_path: Path) -> None:
+def test_memory_stays_well_under_the_models_size(llama: dict[str, Path], tmp_path: Path) -> None:
     """What compose adds to the process is less than a third of the base, and a sixth of what it writes."""
     from transformers import LlamaConfig
 
@@ -236,16 +236,17 @@ def test_memory_stays_well_under_the_models_size(tmp_path: Path) -> None:
         "import re, sys, threading, time, torch, transformers, peft, safetensors.torch\n"
         "from ee_trl import compose_moe\n"
         "read = lambda k: int(re.search(k + r':\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
-        "root = sys.argv[1]\n"
-        "experts = {n: f'{root}/{n}' for n in ('sensibility', 'rationality')}\n"
+        "def run(root, to):\n"
+        "    experts = {n: f'{root}/{n}' for n in ('sensibility', 'rationality')}\n"
+        "    compose_moe(f'{root}/base', experts, to, max_shard_size='10MB')\n"
+        "run(sys.argv[2], sys.argv[1] + '/first')  # which imports what is imported late\n"
         "start = read('VmRSS')\n"
         "open('/proc/self/clear_refs', 'w').write('5')\n"
-        "compose_moe(f'{root}/base', experts, f'{root}/moe', max_shard_size='20MB')\n"
+        "run(sys.argv[1], sys.argv[1] + '/moe')\n"
         "print(start, read('VmHWM'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(llama["base"].parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     start, peak = map(float, done.stdout.split())
     size = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 2**20
     assert size > 100

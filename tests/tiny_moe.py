@@ -1,4 +1,4 @@
-"""Tiny models of every family that can be composed, and experts trained from them (in name: their weights are random)."""
+"""Tiny models of every family that can be composed, and experts trained from them."""
 
 from __future__ import annotations
 
