@@ -109,6 +109,22 @@ class ExpertArguments(DataArguments):
 
 
 @dataclass
+class MoEArguments(ExpertArguments):
+    """What the recipe that trains a mixture's router is given beside TRL's own arguments; see `--help` for each."""
+
+    demonstration: ClassVar[str] = "configs/moe_tiny_cpu.yaml"
+    config_for_one_gpu: ClassVar[str] = "configs/moe_8b.yaml"
+
+    empathy_keep: str = field(
+        default="sensibility,rationality,balanced,low,tie",
+        metadata={"help": "Quadrants to train on, joined by commas. Default: all that is scored."},
+    )
+    empathy_report_rows: int = field(
+        default=200, metadata={"help": "Dialogues that the router report looks at, of all quadrants alike."}
+    )
+
+
+@dataclass
 class OnlineArguments(DataArguments):
     """
     What a recipe that selects while it trains is given beside TRL's own arguments; see `--help` for each.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CompositionError
-from .router import layer_list, router_classes
+from .router import layer_list, pad, router_of
 
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ L2 = 1e-3
 
 def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    Each expert's mean input, from their common centre, over the spread within the sets.
+    The direction from the sets' common centre to each one's mean, scaled so that the logits spread by 1.
+
+    A gate has no intercept, so the centre's own direction is taken out: at the centre all experts count alike.
 
     Args:
         inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
@@ -44,8 +46,11 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     import torch
 
     means = torch.stack([part.double().mean(0) for part in inputs])
-    spread = torch.stack([part.double().var(0, unbiased=False) for part in inputs]).mean().clamp(min=1e-12)
-    return ((means - means.mean(0)) / (spread * inputs[0].shape[1])).float()
+    centre = means.mean(0)
+    away = means - centre
+    away -= torch.outer(away @ centre, centre) / centre.pow(2).sum().clamp(min=1e-12)
+    spread = (torch.cat([part.double() for part in inputs]) @ away.T).std(0).mean().clamp(min=1e-12)
+    return (away / spread).float()
 
 
 def probe(inputs: Sequence[torch.Tensor], l2: float = L2, steps: int = 100) -> torch.Tensor:
@@ -126,7 +131,7 @@ def gate_batches(
         token_ids = sorted((ids[:max_length] for ids in tokenize(rows, tokenizer) if ids), key=len)
         if not token_ids:
             raise CompositionError(f"gate_data of expert {name!r} holds no sample to make a gate from")
-        batches += [_padded(i, token_ids[at : at + BATCH_SIZE]) for at in range(0, len(token_ids), BATCH_SIZE)]
+        batches += [GateBatch(i, *pad(token_ids[at : at + BATCH_SIZE])) for at in range(0, len(token_ids), BATCH_SIZE)]
     return batches
 
 
@@ -150,15 +155,6 @@ def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
         return [encoder(text)["input_ids"] for text in texts]
     talks = [list(row["prompt"]) + list(row["completion"]) for row in rows]
     return [encoder.apply_chat_template(talk, return_dict=True)["input_ids"] for talk in talks]
-
-
-def _padded(expert: int, rows: Sequence[Sequence[int]]) -> GateBatch:
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return GateBatch(expert, ids, mask)
 
 
 # ---- layer by layer -------------------------------------------------------------------------------------------------
@@ -202,7 +198,7 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
         states, arguments = _first_inputs(model, batches)
         layers: list[Any] = list(layer_list(model))
         for number, layer in enumerate(layers):
-            router: Any = next(module for module in layer.modules() if isinstance(module, router_classes()))
+            router = router_of(layer)
             inputs = _gate_inputs(layer, router, states, [own[number] for own in arguments], batches)
             with torch.inference_mode(False):
                 weight = RULES[how](inputs)

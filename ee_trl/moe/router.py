@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CompositionError
@@ -68,3 +68,17 @@ def routing_weights(logits: torch.Tensor, top_k: int) -> torch.Tensor:
 def layer_list(model: Any) -> Iterator[Any]:
     """The decoder layers, in order."""
     yield from model.get_decoder().layers
+
+
+def router_of(layer: Any) -> Any:
+    """The router of one decoder layer."""
+    return next(module for module in layer.modules() if isinstance(module, router_classes()))
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right with 0, and their mask, both of shape `(rows, length)`."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
