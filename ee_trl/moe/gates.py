@@ -33,7 +33,9 @@ L2 = 1e-3
 
 def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    The direction from the sets' common centre to each one's mean, scaled so that the logits spread by 1.
+    The direction from the sets' common centre to each one's mean, each feature over its variance within the sets.
+
+    Scaled so that the logits spread by 1.
 
     A gate has no intercept, so the centre's own direction is taken out: at the centre all experts count alike.
 
@@ -47,7 +49,8 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
 
     means = torch.stack([part.double().mean(0) for part in inputs])
     centre = means.mean(0)
-    away = means - centre
+    within = torch.stack([part.double().var(0, unbiased=False) for part in inputs]).mean(0)
+    away = (means - centre) / within.clamp(min=1e-12)
     away -= torch.outer(away @ centre, centre) / centre.pow(2).sum().clamp(min=1e-12)
     spread = (torch.cat([part.double() for part in inputs]) @ away.T).std(0).mean().clamp(min=1e-12)
     return (away / spread).float()
