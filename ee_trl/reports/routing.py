@@ -104,12 +104,13 @@ def _group_table(before: Mapping[str, Any], after: Mapping[str, Any], grouping: 
     head = [grouping, "dialogues", *(f"{e}, before" for e in experts), *(f"{e}, after" for e in experts)]
     rows = []
     for name, group in after["by"][grouping].items():
-        values = [*_over_layers(before["by"][grouping][name]["load"]), *_over_layers(group["load"])]
+        values = [*over_layers(before["by"][grouping][name]["load"]), *over_layers(group["load"])]
         rows.append([name, f"{group['rows']:,}", *(f"{value:.3f}" for value in values)])
     return _table(head, rows)
 
 
-def _over_layers(load: Sequence[Sequence[float]]) -> list[float]:
+def over_layers(load: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each expert's weight over the layers."""
     return [sum(column) / len(load) for column in zip(*load, strict=True)]
 
 
