@@ -142,6 +142,8 @@ class EfficientEmpathy:
     ) -> Stage:
         """Runs a recipe as a stage, on all of a file; the recipe resumes by itself."""
         own = {field.name: getattr(self.args, field.name) for field in dataclasses.fields(ExpertArguments)}
+        if name == BASE:  # all rows, whatever the threshold
+            own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
         own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
         arguments = kind(**own | {"empathy_keep": EVERYTHING})
@@ -151,7 +153,7 @@ class EfficientEmpathy:
             "data": content,
             "model": model.digest if model else "tiny",
             "processes": self.state.num_processes,
-            "threshold": self.selector.threshold,
+            "threshold": arguments.empathy_threshold,
             "versions": _versions(),
             **identity_of(training, models),
         }

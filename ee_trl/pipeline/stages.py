@@ -21,7 +21,7 @@ from ..data import write_json
 KEPT = ("*.safetensors", "*.parquet", "*.json", "*.jinja")
 """What a stage's digest is of: weights, data, records, tokenizers."""
 
-_LEFT_OUT = ("checkpoint-", "expert_run.json", "trainer_state.json", "composition.json")
+_LEFT_OUT = ("expert_run.json", "trainer_state.json", "composition.json")  # times, paths, versions
 _WHOLE = 1 << 28  # larger files are known by their size, head and tail
 _RECORDS = ".stages"
 
@@ -58,11 +58,10 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 def digest_files(folder: Path) -> str:
     """`sha256:` and 16 digits over the files of a folder that matter; see [`KEPT`]."""
     found = sha256()
-    for path in sorted({path for pattern in KEPT for path in folder.rglob(pattern)}):
-        name = path.relative_to(folder).as_posix()
-        if any(part.startswith(_LEFT_OUT) for part in name.split("/")):
+    for path in sorted({path for pattern in KEPT for path in folder.glob(pattern)}):
+        if path.name in _LEFT_OUT:
             continue
-        found.update(f"{name} {path.stat().st_size} ".encode())
+        found.update(f"{path.name} {path.stat().st_size} ".encode())
         with path.open("rb") as file:
             if path.stat().st_size > _WHOLE:
                 found.update(file.read(1 << 20))
