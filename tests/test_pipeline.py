@@ -149,9 +149,7 @@ def run(folder: Path, *args: str) -> None:
 
 def said_of(text: str) -> dict[str, str]:
     """Stage -> what it did."""
-    return {
-        name: what for name, what in re.findall(r"^\[(\w+)\] (reused|runs|was interrupted)", text, flags=re.MULTILINE)
-    }
+    return dict(re.findall(r"^\[(\w+)\] (reused|runs|was interrupted)", text, flags=re.MULTILINE))
 
 
 @pytest.mark.slow
