@@ -18,6 +18,7 @@ _EXPORTS = {
     "EmpathyDataSelector": "selector",
     "EmpathySFTTrainer": "online.trainer",
     "LinearScorer": "scoring.linear",
+    "RequestRouter": "moe.request_router",
     "Scorer": "scoring.base",
     "Selection": "selection",
     "ServerScorer": "scoring.server",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .dialogue import Dialogue
     from .metrics import list_metrics, load_metric
     from .moe.compose import compose_moe
+    from .moe.request_router import RequestRouter
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
     from .rubric import load_rubric
