@@ -7,8 +7,8 @@ Each language is a Markov chain over the same tokens with other transitions, so 
 and only the context tells which one it is. A small Llama learns a third language; two LoRA of it learn one language
 each; `ee_trl.compose_moe` composes them, and the routers (in one variant a LoRA on the attention as well) are trained
 on both languages, for half as many steps as an expert. Beside the mixture stand each expert, the mean of both, and one
-LoRA trained on both languages at once, with as many steps as one expert and as many as both. The number is the held-out
-loss in nats per token over both languages.
+LoRA trained on both languages at once, with as many steps as one expert and as many as both. The number is the loss on
+held-out text of both languages, in nats per token.
 """
 
 from __future__ import annotations
