@@ -3,8 +3,9 @@ The whole method on EmpatheticDialogues with a small model: experts, baselines a
 
     python benchmarks/efficient_empathy.py "$EE_TRL_DATA" -o benchmarks/results/efficient_empathy_ed.json
 
-A Llama of some three million weights, with a tokenizer of its own, is first trained on dialogues of the training split; that is the base. Then `recipes/efficient_empathy.py` runs on the same dialogues with the bundled scorer, and
-evaluates on the test split. The folder of the run is kept, so that a rerun goes on where one was cut off.
+A Llama of some three million weights, with a tokenizer of its own, is first trained on dialogues of the training split;
+that is the base. Then `recipes/efficient_empathy.py` runs on the same dialogues with the bundled scorer, and evaluates
+on the test split. The folder of the run is kept, so that a rerun goes on where one was cut off.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", default="benchmarks/results/efficient_empathy_ed.json", help="JSON to write")
     parser.add_argument("--work", default="runs/benchmark_efficient_empathy", help="folder of the run, kept")
     parser.add_argument("--base-steps", type=int, default=700)
+    parser.add_argument("--rows", type=int, default=12_000, help="of the training split, drawn at random")
     parser.add_argument(
-        "--expert-steps", type=int, default=200, help="of each expert; the union LoRA gets twice as many"
+        "--expert-steps", type=int, default=200, help="of each expert; twice as many of the union LoRA"
     )
     parser.add_argument("--router-steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=16)
