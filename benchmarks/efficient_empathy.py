@@ -3,9 +3,9 @@ The whole method on EmpatheticDialogues with a small model: experts, baselines a
 
     python benchmarks/efficient_empathy.py "$EE_TRL_DATA" -o benchmarks/results/efficient_empathy_ed.json
 
-A Llama of some three million weights, with a tokenizer of its own, is first trained on dialogues of the training split;
-that is the base. Then `recipes/efficient_empathy.py` runs on the same dialogues with the bundled scorer, and evaluates
-on the test split. The folder of the run is kept, so that a rerun goes on where one was cut off.
+A Llama of some three million weights, with a tokenizer of its own, is first trained on dialogues of the training
+split; that is the base. Then `recipes/efficient_empathy.py` runs on the same dialogues with the bundled scorer, and
+evaluates on the test split. The folder of the run is kept, so that a rerun goes on where one was cut off.
 """
 
 from __future__ import annotations

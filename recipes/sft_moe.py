@@ -52,7 +52,7 @@ def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: Model
         peft_config=run.peft_config(),
     )
     run.measure(trainer)
-    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.train(trainer)
     trainer.merge()
     run.measure(trainer)
     run.save(trainer)
