@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
@@ -192,6 +195,11 @@ class RecipeRun(ABC):
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 
+    def end(self, trainer: SFTTrainer) -> None:
+        """Ends trackers and, unless the run is one of several ([`several_runs`]), the launch's process group."""
+        if not _several.get():
+            trainer.end()
+
     @abstractmethod
     def data_section(self) -> str:
         """The model card's section on the data."""
@@ -199,6 +207,19 @@ class RecipeRun(ABC):
     @abstractmethod
     def left_behind(self) -> str:
         """What the folder holds beside the model and its card, in words."""
+
+
+_several: ContextVar[bool] = ContextVar("several", default=False)
+
+
+@contextmanager
+def several_runs() -> Iterator[None]:
+    """Recipes run inside leave the launch's process group as it is, for those that come after them."""
+    token = _several.set(True)
+    try:
+        yield
+    finally:
+        _several.reset(token)
 
 
 def identity_of(

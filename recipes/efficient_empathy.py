@@ -40,6 +40,7 @@ def main(empathy_args: PipelineArguments, training_args: SFTConfig, model_args: 
     report = run.run()
     if run.state.is_main_process:
         print(f"Report: {report}")
+    run.state.destroy_process_group()
 
 
 def make_parser() -> TrlParser:

@@ -56,7 +56,7 @@ def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: Model
     trainer.merge()
     run.measure(trainer)
     run.save(trainer)
-    trainer.end()
+    run.end(trainer)
 
 
 def make_parser() -> TrlParser:

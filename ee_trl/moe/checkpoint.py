@@ -31,7 +31,9 @@ def resolve_folder(source: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+        return Path(
+            snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
+        )
     except (OSError, ValueError) as error:
         raise CompositionError(f"{str(source)!r} is no folder, and the hub does not give it: {error}") from error
 

@@ -17,7 +17,7 @@ from .. import __version__
 from ..axes import RATIONALITY, SENSIBILITY
 from ..moe.checkpoint import digest
 from ..recipe_args import ExpertArguments, MoEArguments
-from ..recipe_run import _content_of, identity_of
+from ..recipe_run import _content_of, identity_of, several_runs
 from .data import EVERYTHING, held_out, read_rows, write_scored, write_sets
 from .stages import Stage, Stages
 
@@ -160,7 +160,8 @@ class EfficientEmpathy:
         inputs.pop("model.model_name_or_path")
 
         def work(folder: Path) -> None:
-            recipe.main(arguments, dataclasses.replace(training, output_dir=str(folder)), models)
+            with several_runs():
+                recipe.main(arguments, dataclasses.replace(training, output_dir=str(folder)), models)
             gc.collect()
 
         return self.stages.run(name, inputs, work, together=True)
@@ -217,7 +218,7 @@ class EfficientEmpathy:
         return held_out(path, self.selector, self.args.empathy_eval_samples, self.args.empathy_seed)
 
     def _evaluate(self, models: Mapping[str, Stage], score: Stage, select: Stage, router: Stage) -> Path:
-        """Evaluates each model (shared out over the processes), and writes the report."""
+        """Evaluates each model, and writes the report."""
         from ..data import write_json
         from .report import write_side_by_side
         from .side_by_side import evaluate_folder
