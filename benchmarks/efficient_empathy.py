@@ -20,8 +20,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ee_trl import build_tiny_causal_lm
-from ee_trl.pipeline.data import EVERYTHING
+from ee_trl import EmpathyDataSelector, RequestRouter, build_tiny_causal_lm
+from ee_trl.pipeline.data import EVERYTHING, read_rows
 from ee_trl.recipe_args import parse_recipe_args
 from ee_trl.recipes import efficient_empathy, sft_sensibility
 
@@ -58,6 +58,16 @@ def base_of(folder: Path, train: Path, steps: int, batch: int) -> Path:
         warmup_steps=50, per_device_train_batch_size=batch, max_length=128, save_steps=200, logging_steps=50,
     )  # fmt: skip
     return folder / "base"
+
+
+def request_router_of(run: Path, stages: dict[str, str]) -> dict[str, Any]:
+    """How often the prompt alone tells which set the reply is of, on the test split."""
+    names = ("sensibility", "rationality")
+    sets = {name: read_rows(run / stages["select"] / f"{name}.parquet") for name in names}
+    test = read_rows(run / stages["score"] / "test.parquet")
+    held_out = {name: EmpathyDataSelector("linear").select(test, keep=name) for name in names}
+    found = RequestRouter.fit(sets).accuracy(held_out)
+    return {"accuracy": found, "held_out": {name: len(rows) for name, rows in held_out.items()}}
 
 
 def main() -> None:
@@ -105,6 +115,7 @@ def main() -> None:
         "sets": report["selection"]["sets"],
         "models": report["models"],
         "routing": routing,
+        "request_router": request_router_of(work / "run", report["stages"]),
     }
     Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for name, found in report["models"].items():
