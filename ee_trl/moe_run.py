@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES
+from .data import write_json
 from .errors import CompositionError
 from .experts import SELECTION_DIR, ExpertRun
 from .recipe_run import EMBEDDED
 from .reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
+from .rows import label_names
 
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class MoERun(ExpertRun):
             record = self._summary(trainer)
             self.state.wait_for_everyone()
             if self.state.is_main_process:
-                _write(path, record)
+                write_json(path, record)
             self.state.wait_for_everyone()
             return
         record = self._summary(trainer)
@@ -128,19 +130,21 @@ def report_rows(path: Path, number: int, run: ExpertRun) -> tuple[list[dict[str,
         group of each.
     """
     import numpy as np
-    import pyarrow.parquet as pq
+    from datasets import ClassLabel, Dataset
 
     from .selection import quadrants
 
-    table = pq.read_table(path)
-    scores = [table.column(axis).to_numpy() for axis in AXES]
+    table = Dataset.from_parquet(str(path))
+    scores = [np.asarray(table[axis], float) for axis in AXES]
     names = quadrants(scores[0], scores[1], threshold=run.selector.threshold, ties=run.selector.ties)
     kinds = list(dict.fromkeys(names.tolist()))
     chosen = np.sort(np.concatenate([np.flatnonzero(names == kind)[: max(number // len(kinds), 1)] for kind in kinds]))
-    rows = table.take(chosen.tolist()).to_pylist()
+    rows = table.select(chosen.tolist()).to_list()
     groups = {"quadrant": [str(names[i]) for i in chosen]}
     if "emotion" in table.column_names:
-        groups["emotion"] = [str(row["emotion"] or "") for row in rows]
+        kind, emotions = table.features["emotion"], [row["emotion"] for row in rows]
+        names_of = label_names(kind, emotions) if isinstance(kind, ClassLabel) else emotions
+        groups["emotion"] = [str(emotion or "") for emotion in names_of]
     return rows, groups
 
 
@@ -155,9 +159,3 @@ def compose_tiny(folder: Path) -> None:
     names = ("sensibility", "rationality")
     experts = {name: build_tiny_causal_lm(folder / f"tiny_{name}", seed=i) for i, name in enumerate(names, start=1)}
     compose_moe(experts["sensibility"], experts, folder / "tiny_moe")
-
-
-def _write(path: Path, value: Any) -> None:
-    from .data import write_json
-
-    write_json(path, value)

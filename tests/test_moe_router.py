@@ -205,7 +205,7 @@ def test_training_leaves_every_other_tensor_bit_equal(moe: Path, tmp_path: Path)
     assert differing(before, tensors(tmp_path)) == {f"{name}.weight" for name in trainer.routers}
     assert len(trainer.routers) == 2
     written, composed = (json.loads((f / "config.json").read_text()) for f in (tmp_path, moe))
-    for name in ("rope_theta", "rope_scaling", "architectures", "ee_trl_experts", "dtype"):
+    for name in ("rope_theta", "rope_scaling", "architectures", "ee_trl_experts", "dtype", "use_cache"):
         assert written.get(name) == composed.get(name), name
 
 
@@ -221,6 +221,9 @@ def test_a_lora_on_the_attention_learns_beside_them_and_is_folded_in(llama: Path
     from peft import LoraConfig
 
     lora = LoraConfig(r=2, target_modules=ATTENTION, task_type="CAUSAL_LM")
+    unmerged = RouterSFTTrainer(str(llama), settings(tmp_path), train_dataset=rows(), peft_config=lora)
+    with pytest.raises(CompositionError, match=r"call trainer.merge\(\) before"):
+        unmerged.save_model()
     trainer = train(llama, tmp_path, peft_config=lora)
     changed = differing(tensors(llama), tensors(tmp_path))
     attention = {f"model.layers.{i}.self_attn.{name}.weight" for i in (0, 1) for name in ATTENTION}

@@ -28,7 +28,7 @@ SHARED_WIDTH = 64
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-    "use_cache", "tie_word_embeddings", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id", "dtype",
+    "tie_word_embeddings", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id", "dtype",
 )  # fmt: skip
 _MLP = re.compile(r"model\.layers\.(\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
 

@@ -159,6 +159,7 @@ class RouterSFTTrainer(SFTTrainer):
         if kwargs.get("quantization_config") is not None or getattr(model, "is_quantized", False):
             raise CompositionError("the router of a quantized model is not trained; quantize after training")
         check_arguments(args, config, None if peft_config is None else peft_config.target_modules)
+        self._use_cache = config.use_cache
         super().__init__(model=str(model) if isinstance(model, os.PathLike) else model, args=args,
                          peft_config=peft_config, **kwargs)  # fmt: skip
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -183,8 +184,12 @@ class RouterSFTTrainer(SFTTrainer):
 
         folder = Path(output_dir or str(self.args.output_dir))
         if not self._in_checkpoint:
+            if isinstance(self.model, PeftModel):
+                raise CompositionError(
+                    "call trainer.merge() before save_model(): the LoRA alone would be saved, no router"
+                )
             super()._save(output_dir, state_dict)
-            if self.args.should_save and not isinstance(self.model, PeftModel):
+            if self.args.should_save:
                 settled: Any = self.model
                 write_config(folder, settled.config, str(self._dtype).removeprefix("torch."))
             return
@@ -208,6 +213,7 @@ class RouterSFTTrainer(SFTTrainer):
         if isinstance(trained, PeftModel):
             self.model = trained = trained.merge_and_unload()
         settle_routers(trained, self._dtype)
+        trained.config.use_cache = self._use_cache  # which activation checkpointing turns off
 
 
 def save_routers(found: dict[str, Any], folder: Path) -> None:
