@@ -223,6 +223,7 @@ def test_shards_are_small_and_make_no_difference(llama: dict[str, Path], tmp_pat
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_well_under_the_models_size(llama: dict[str, Path], tmp_path: Path) -> None:
     """What compose adds to the process is less than a third of the base, and a sixth of what it writes."""
