@@ -203,3 +203,18 @@ def test_killed_it_resumes_and_a_change_redoes_what_depends_on_it(
 
     run(tmp_path, *options[:-4], "--max_steps", "3", "--empathy_threshold", "6")
     assert {name for name, what in said_of(capsys.readouterr().out).items() if what == "reused"} == {"score", "base"}
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_whole_chain_together(tmp_path: Path) -> None:
+    """Experts and router are trained by both; the rest is the main process's, and the other waits for it."""
+    script = str(ROOT / "recipes" / "efficient_empathy.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29677"]
+    done = subprocess.run(
+        [*command, script, *SMALL, "--output_dir", str(tmp_path)], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert said_of(done.stdout) == dict.fromkeys(STAGES, "runs")  # each is said once
+    assert list(json.loads((tmp_path / "report.json").read_text())["models"]) == MODELS
+    [record] = (tmp_path / ".stages").glob("router-*.json")
+    assert json.loads(record.read_text())["inputs"]["processes"] == 2
