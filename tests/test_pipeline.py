@@ -195,6 +195,14 @@ def test_killed_it_resumes_and_a_change_redoes_what_depends_on_it(
     run(tmp_path, *options)
     assert said_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "reused")
 
+    for name in ("average", "compose", "router"):  # killed when they were whole, but before they were recorded
+        [record] = (tmp_path / ".stages").glob(f"{name}-*.json")
+        record.unlink()
+    run(tmp_path, *options)
+    said = said_of(capsys.readouterr().out)
+    assert {name for name, what in said.items() if what == "was interrupted"} == {"average", "compose", "router"}
+    assert list(said.values()).count("reused") == len(STAGES) - 3
+
     run(tmp_path, *options, "--empathy_router_training", '{"max_steps": 4}')
     text = capsys.readouterr().out
     assert {name for name, what in said_of(text).items() if what == "runs"} == {"router", "evaluate_moe"}

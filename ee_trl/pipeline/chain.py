@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import gc
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
@@ -50,6 +52,7 @@ class EfficientEmpathy:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stages = Stages(self.folder, self.state)
         self.selector = args.make_selector()
+        self.base_name: str | None = None  # what the experts call their base; by default its folder
 
     def run(self) -> Path:
         """Does what is not there yet; gives the report."""
@@ -77,7 +80,15 @@ class EfficientEmpathy:
             "turns": self.selector.turns,
             "ee-trl": __version__,
         }
-        return self.stages.run("score", inputs, lambda folder: write_scored(folder, self.selector, self.args))
+        one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == self.state.num_processes
+        shared = self.state.num_processes > 1 and one_machine
+
+        def work(folder: Path) -> None:
+            write_scored(folder, self.selector, self.args, shared=shared, write=self.state.is_main_process)
+
+        done = self.stages.run("score", inputs, work, together=shared)
+        self.selector = self.args.make_selector()  # a judge's weights are not needed any more
+        return done
 
     def _select(self, score: Stage) -> Stage:
         """Writes the set of each expert, their union, and why the rest was left out."""
@@ -103,6 +114,7 @@ class EfficientEmpathy:
             from ..moe.checkpoint import resolve_folder
 
             folder = resolve_folder(given).resolve()
+            self.base_name = str(folder) if Path(given).is_dir() else given
             return Stage(BASE, folder, digest(folder, ("*.safetensors", "config.json")), reused=True)
         from ..recipes import sft_sensibility
 
@@ -153,7 +165,7 @@ class EfficientEmpathy:
             "data": content,
             "model": model.digest if model else "tiny",
             "processes": self.state.num_processes,
-            "threshold": arguments.empathy_threshold,
+            "threshold": [arguments.empathy_threshold, arguments.empathy_ties],
             "versions": _versions(),
             **identity_of(training, models),
         }
@@ -171,6 +183,8 @@ class EfficientEmpathy:
 
         models = copy.deepcopy(self.model_args)
         models.model_name_or_path = str(model.folder) if model else None
+        if model is not None and model.name == BASE:
+            models.model_name_or_path = self.base_name or str(model.folder)
         if name == BASE:
             models.use_peft = False
         elif name == "router":
@@ -185,8 +199,12 @@ class EfficientEmpathy:
         from ..moe.compose import average_experts
 
         inputs = {"base": base.digest, **_digests(experts), "ee-trl": __version__}
-        folders = {name: stage.folder for name, stage in experts.items()}
-        return self.stages.run("average", inputs, lambda folder: average_experts(base.folder, folders, folder))
+
+        def work(folder: Path) -> None:
+            shutil.rmtree(folder, ignore_errors=True)  # whole, but of a run that was cut off before it said so
+            average_experts(self.base_name or base.folder, {n: stage.folder for n, stage in experts.items()}, folder)
+
+        return self.stages.run("average", inputs, work)
 
     def _compose(self, experts: Mapping[str, Stage], base: Stage, select: Stage) -> Stage:
         from ..moe.compose import compose_moe
@@ -205,7 +223,8 @@ class EfficientEmpathy:
             if options.get("gate_init") != "zeros":
                 data = {name: read_rows(select.folder / f"{name}.parquet") for name in experts}
             folders = {name: stage.folder for name, stage in experts.items()}
-            compose_moe(base.folder, folders, folder, gate_data=data, **options)
+            shutil.rmtree(folder, ignore_errors=True)
+            compose_moe(self.base_name or base.folder, folders, folder, gate_data=data, **options)
 
         return self.stages.run("compose", inputs, work)
 

@@ -53,18 +53,32 @@ def sources(args: PipelineArguments) -> dict[str, Dataset]:
     return {"train": parts["train"], "test": parts["test"]}
 
 
-def write_scored(folder: Path, selector: EmpathyDataSelector, args: PipelineArguments) -> None:
-    """Scores what [`sources`] gives into `train.parquet` and `test.parquet`; given scores are used as they are."""
+def write_scored(
+    folder: Path, selector: EmpathyDataSelector, args: PipelineArguments, *, shared: bool = False, write: bool = True
+) -> None:
+    """
+    Scores what [`sources`] gives into `train.parquet` and `test.parquet`; given scores are used as they are.
+
+    Args:
+        folder (`Path`): Where to.
+        selector (`EmpathyDataSelector`): With the scorer.
+        args (`PipelineArguments`): The data.
+        shared (`bool`, *optional*, defaults to `False`): Whether all processes call this, and share the work.
+        write (`bool`, *optional*, defaults to `True`): Whether this process writes, and says what was scored.
+    """
     from ..data import tables_of, write_file
 
     for name, dataset in sources(args).items():
         if all(axis in dataset.column_names for axis in AXES):
             logger.warning("%s: the data set brings its own scores; they are used as they are", name)
         else:
-            dataset = selector.score(dataset)
+            dataset = selector.score(dataset, shared=shared)
             assert selector.coverage is not None
-            print(selector.coverage)
+            if write:
+                print(selector.coverage)
             selector.coverage.check(args.empathy_max_unscored)
+        if not write:
+            continue
         write_file(tables_of(dataset), dataset.features, folder / f"{name}.parquet", metadata={"part": name})
 
 
