@@ -1,5 +1,6 @@
 # Everything happens in .venv/ of this folder, installed from pyproject.toml with the versions of constraints.txt.
 #   make quickstart   set up and run the main job on the embedded sample (CPU, no network), ending in a report
+#   make efficient-empathy   the whole method: both experts, their mixture and its baselines, side by side (CPU)
 #   make docs         the documentation site, into build/site
 #   make test         set up and run the tests (those marked slow are left to make test-all)
 
@@ -10,7 +11,7 @@ ifneq ($(DATA),)
 export EE_TRL_DATA ?= $(DATA)
 endif
 
-.PHONY: quickstart test test-all lint types format docs wheel clean
+.PHONY: quickstart efficient-empathy test test-all lint types format docs wheel clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +23,9 @@ endif
 
 quickstart: .venv/installed
 	$(BIN)/ee-trl quickstart --output runs/quickstart
+
+efficient-empathy: .venv/installed
+	$(BIN)/python recipes/efficient_empathy.py --output_dir runs/efficient_empathy
 
 test: .venv/installed
 	$(BIN)/pytest -m "not slow"

@@ -20,12 +20,14 @@ _EXPORTS = {
     "EmpathySFTTrainer": "online.trainer",
     "EncoderScorer": "scoring.encoder",
     "LinearScorer": "scoring.linear",
+    "RequestRouter": "moe.request_router",
     "Scorer": "scoring.base",
     "Selection": "selection",
     "ServerScorer": "scoring.server",
     "build_tiny_causal_lm": "tiny_model",
     "choose_to_label": "distillation.labels",
     "distill": "distillation.run",
+    "compose_moe": "moe.compose",
     "list_metrics": "metrics",
     "load_metric": "metrics",
     "load_rubric": "rubric",
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from .distillation.labels import choose_to_label
     from .distillation.run import distill
     from .metrics import list_metrics, load_metric
+    from .moe.compose import compose_moe
+    from .moe.request_router import RequestRouter
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
     from .reports.explorer import write_explorer

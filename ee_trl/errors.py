@@ -42,6 +42,10 @@ class TrainingError(EmpathyError):
     """A trainer, or what it is given, is of a kind that scores cannot guide; the message names the alternative."""
 
 
+class CompositionError(EmpathyError):
+    """Experts that cannot become one model, or a router that cannot be trained; the message says why."""
+
+
 class MissingExtraError(EmpathyError, ImportError):
     """An optional dependency is not installed; the message gives the pip line."""
 

@@ -109,6 +109,88 @@ class ExpertArguments(DataArguments):
 
 
 @dataclass
+class MoEArguments(ExpertArguments):
+    """What the recipe that trains a mixture's router is given beside TRL's own arguments; see `--help` for each."""
+
+    demonstration: ClassVar[str] = "configs/moe_tiny_cpu.yaml"
+    config_for_one_gpu: ClassVar[str] = "configs/moe_8b.yaml"
+
+    empathy_keep: str = field(
+        default="sensibility,rationality,balanced,low,tie",
+        metadata={"help": "Quadrants to train on, joined by commas. Default: all that is scored."},
+    )
+    empathy_report_rows: int = field(
+        default=200, metadata={"help": "Dialogues that the router report looks at, of all quadrants alike."}
+    )
+
+
+@dataclass
+class PipelineArguments(ExpertArguments):
+    """
+    What the recipe of the whole method is given beside TRL's own arguments, which are the experts'; see `--help`.
+
+    Raises:
+        [`EmpathyError`]: A mapping has a key that its stage does not know; the message lists the valid ones.
+    """
+
+    demonstration: ClassVar[str] = "configs/efficient_empathy_tiny_cpu.yaml"
+    config_for_one_gpu: ClassVar[str] = "configs/efficient_empathy_8b.yaml"
+
+    empathy_dataset_test: str | None = field(
+        default=None, metadata={"help": "Held-out dialogues: a file, folder or hub name of their own."}
+    )
+    empathy_holdout: float = field(
+        default=0.1,
+        metadata={"help": "Share held out where no held-out file or split is named."},
+    )
+    empathy_base_training: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "TRL settings that differ where a tiny base is trained first, a mapping in YAML, or JSON."},
+    )
+    empathy_router_training: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "What differs for the router, a mapping in YAML, or JSON: '{\"max_steps\": 9}'."},
+    )
+    empathy_attention_lora_r: int | None = field(
+        default=None, metadata={"help": "Rank of a LoRA on the attention beside the routers. Default: none."}
+    )
+    empathy_moe: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of compose_moe: shared, top_k, gate_init, gate_samples, seed, dtype."}
+    )
+    empathy_eval_samples: int = field(default=1000, metadata={"help": "Held-out samples for the perplexities."})
+    empathy_eval_replies: int = field(default=200, metadata={"help": "Replies generated with each model."})
+    empathy_max_new_tokens: int = field(default=64, metadata={"help": "Where a reply is cut off."})
+
+    def __post_init__(self) -> None:
+        from dataclasses import fields
+
+        from trl import SFTConfig
+
+        known = {option.name for option in fields(SFTConfig)} - {"output_dir"}
+        for name, valid in (
+            ("empathy_base_training", known),
+            ("empathy_router_training", known),
+            ("empathy_moe", {"shared", "top_k", "gate_init", "gate_samples", "seed", "dtype", "max_shard_size"}),
+        ):
+            given = _mapping(name, getattr(self, name))
+            setattr(self, name, given)
+            for option in given:
+                if option not in valid:
+                    raise EmpathyError(unknown(f"option in {name}", option, sorted(valid)))
+        if not 0 < self.empathy_holdout < 1:
+            raise EmpathyError(f"empathy_holdout {self.empathy_holdout!r} is not a share between 0 and 1")
+
+    def training(self, stage: str) -> dict[str, Any]:
+        """The settings in which a stage differs from the experts'."""
+        return dict(getattr(self, f"empathy_{stage}_training"))
+
+    def compose_options(self) -> dict[str, Any]:
+        """The options of [`~ee_trl.compose_moe`]."""
+        options: Any = self.empathy_moe
+        return dict(options)
+
+
+@dataclass
 class OnlineArguments(DataArguments):
     """
     What a recipe that selects while it trains is given beside TRL's own arguments; see `--help` for each.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
@@ -36,6 +39,9 @@ _FREE_SETTINGS = (
     "output_dir", "run_name", "project", "report_to", "disable_tqdm", "resume_from_checkpoint", "push_to_hub",
     "use_cpu", "do_train", "do_eval", "do_predict", "restore_callback_states_from_checkpoint",
 )  # fmt: skip
+_FREE_PREFIXES = (
+    "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
+)  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the scorer goes by its fingerprint
 
 
@@ -52,9 +58,7 @@ class RecipeRun(ABC):
         [`EmpathyError`]: The folder holds something else, or a run with other settings; it is never overwritten.
     """
 
-    free_prefixes: tuple[str, ...] = (
-        "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
-    )  # fmt: skip
+    free_prefixes: tuple[str, ...] = _FREE_PREFIXES
     """How the names of more such settings begin."""
 
     def __init__(self, args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -127,18 +131,12 @@ class RecipeRun(ABC):
 
     def _identity(self) -> dict[str, Any]:
         """Everything that determines what is learnt, as plain types."""
-        settings = {
-            name: value
-            for name, value in self.training_args.to_dict().items()
-            if name not in _FREE_SETTINGS and not name.startswith(self.free_prefixes)
-        }
         identity = {
             "processes": self.state.num_processes,
             "data": _content_of(self.args.dataset),
             "scorer": self._scores_by(),
             **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
-            **{f"model.{name}": value for name, value in asdict(self.model_args).items()},
-            **{f"training.{name}": value for name, value in settings.items()},
+            **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
 
@@ -201,6 +199,11 @@ class RecipeRun(ABC):
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 
+    def end(self, trainer: SFTTrainer) -> None:
+        """Ends trackers and, unless the run is one of several ([`several_runs`]), the launch's process group."""
+        if not _several.get():
+            trainer.end()
+
     @abstractmethod
     def data_section(self) -> str:
         """The model card's section on the data."""
@@ -208,6 +211,34 @@ class RecipeRun(ABC):
     @abstractmethod
     def left_behind(self) -> str:
         """What the folder holds beside the model and its card, in words."""
+
+
+_several: ContextVar[bool] = ContextVar("several", default=False)
+
+
+@contextmanager
+def several_runs() -> Iterator[None]:
+    """Recipes run inside leave the launch's process group as it is, for those that come after them."""
+    token = _several.set(True)
+    try:
+        yield
+    finally:
+        _several.reset(token)
+
+
+def identity_of(
+    training_args: SFTConfig, model_args: ModelConfig, free_prefixes: tuple[str, ...] = _FREE_PREFIXES
+) -> dict[str, Any]:
+    """Of TRL's settings those that determine what is learnt."""
+    settings = {
+        name: value
+        for name, value in training_args.to_dict().items()
+        if name not in _FREE_SETTINGS and not name.startswith(free_prefixes)
+    }
+    return {
+        **{f"model.{name}": value for name, value in asdict(model_args).items()},
+        **{f"training.{name}": value for name, value in settings.items()},
+    }
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:

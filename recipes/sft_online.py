@@ -60,7 +60,7 @@ def main(empathy_args: OnlineArguments, training_args: SFTConfig, model_args: Mo
         run.selector.attach(trainer, policy, **online)
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.save(trainer)
-    trainer.end()
+    run.end(trainer)
 
 
 def make_parser() -> TrlParser:

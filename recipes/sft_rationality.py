@@ -53,7 +53,7 @@ def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: Mo
     )
     trainer.train(resume_from_checkpoint=run.checkpoint)
     run.save(trainer)
-    trainer.end()
+    run.end(trainer)
 
 
 def make_parser() -> TrlParser:

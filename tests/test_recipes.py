@@ -16,12 +16,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, load_sample
+from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, compose_moe, load_sample
 from ee_trl.errors import CoverageError, EmpathyError, FormatError
 from ee_trl.experts import RECORD
 from ee_trl.online.policies import POLICIES, policy_options
 from ee_trl.recipe_args import ExpertArguments, OnlineArguments, parse_recipe_args
-from ee_trl.recipes import sft_online, sft_rationality, sft_sensibility
+from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
 from ee_trl.subset import all_dialogues
 
 
@@ -29,14 +29,20 @@ from ee_trl.subset import all_dialogues
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
 EXPERTS = {"sft_sensibility": sft_sensibility, "sft_rationality": sft_rationality}
-RECIPES = {**EXPERTS, "sft_online": sft_online}
+RECIPES = {**EXPERTS, "sft_online": sft_online, "sft_moe": sft_moe, "efficient_empathy": efficient_empathy}
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-# a config is for the kind of recipe that its launch command names
+
+
+def recipes_of(config: Path) -> list[str]:
+    """A config is for the recipe that its launch command names; one of an expert's is for every expert's."""
+    [named] = [name for name in RECIPES if f" recipes/{name}.py " in config.read_text().splitlines()[0]]
+    return list(EXPERTS) if named in EXPERTS else [named]
+
+
 PAIRS = [
-    (name, config)
+    pytest.param(name, config, marks=[pytest.mark.slow] if name == "efficient_empathy" else [])
     for config in CONFIGS
-    for name in RECIPES
-    if (name in EXPERTS) == ("sft_online" not in config.read_text().splitlines()[0])
+    for name in recipes_of(config)
 ]
 QUICK = ["--max_steps", "3", "--logging_steps", "1", "--disable_tqdm", "true"]
 NO_OPTIONS = ["--empathy_policy_options", "{}", "--empathy_warmup", "0"]
@@ -65,7 +71,7 @@ def selection(folder: Path) -> dict[str, Any]:
 
 def test_every_recipe_is_tested() -> None:
     assert {path.stem for path in (ROOT / "recipes").glob("*.py")} - {"__init__"} == set(RECIPES)
-    assert {name for name, _ in PAIRS} == set(RECIPES)
+    assert {name for config in CONFIGS for name in recipes_of(config)} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -99,14 +105,26 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     assert (out / "selection" / "plane.png").exists()
 
 
-@pytest.mark.parametrize(("name", "config"), PAIRS, ids=[f"{name}-{config.stem}" for name, config in PAIRS])
+@pytest.mark.parametrize(("name", "config"), PAIRS, ids=lambda value: getattr(value, "stem", value))
 def test_every_config_runs_with_a_tiny_model_on_cpu(name: str, config: Path, tiny_model: Path, tmp_path: Path) -> None:
     """All settings as they are, quantization and LoRA too; only the model and the number of steps differ."""
     out = tmp_path / "expert"
-    args = ["--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--output_dir", str(out)]
+    model = (
+        compose_moe(tiny_model, dict.fromkeys("ab", tiny_model), tmp_path / "moe") if name == "sft_moe" else tiny_model
+    )
+    args = ["--model_name_or_path", str(model), "--use_cpu", "true", "--output_dir", str(out)]
+    if name == "efficient_empathy":
+        args += ["--empathy_eval_samples", "8", "--empathy_eval_replies", "4"]
+        args += ["--empathy_router_training", '{"max_steps": 3, "logging_steps": 1}']
     run(RECIPES[name], "--config", str(config), *args, *QUICK)
     settings = yaml.safe_load(config.read_text())
-    if settings.get("use_peft"):
+    if name == "efficient_empathy":
+        assert (out / "report.md").exists()
+        [out] = out.glob("sensibility-*")
+    if name == "sft_moe":
+        assert not (out / "adapter_config.json").exists()
+        assert (out / "router_report.md").exists()
+    elif settings.get("use_peft"):
         adapter = json.loads((out / "adapter_config.json").read_text())
         assert adapter["r"] == settings["lora_r"] == 8
         assert set(adapter["target_modules"]) == set(settings["lora_target_modules"])
@@ -136,7 +154,7 @@ def test_every_accelerate_file_is_one(config: Path) -> None:
 
     loaded = load_config_from_file(str(config))
     assert loaded.num_processes == 8
-    assert str(loaded.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED")
+    assert str(loaded.distributed_type).split(".")[-1] in ("FSDP", "DEEPSPEED", "MULTI_GPU")
 
 
 def test_each_config_says_its_launch_command_first() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
-from . import agreement, cache, distill, explore, label, quickstart, recipes, rubric, score, select, summary, sweep
+from . import (
+    agreement, cache, compose, distill, explore, label, quickstart, recipes, rubric, score, select, summary, sweep
+)  # fmt: skip
 
 
 EXIT_CODES = """\
@@ -25,7 +27,7 @@ exit codes:
 """
 
 COMMANDS = (
-    score, select, sweep, summary, explore, agreement, label, distill, rubric, cache, recipes, quickstart
+    score, select, sweep, summary, explore, agreement, label, distill, compose, rubric, cache, recipes, quickstart
 )  # fmt: skip
 
 

@@ -1,0 +1,87 @@
+"""`ee-trl compose`: a base and its experts into one mixture."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import CompositionError
+from . import common
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    parser = common.new_command(
+        commands,
+        "compose",
+        help="compose a base and its experts into one mixture that from_pretrained loads",
+        description="Writes a native mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE or GraniteMoE, by the base), "
+        "shard by shard, with LoRA folded in on the way. With --gate-data, what each expert was trained on, the gates "
+        "start from a probe that tells the sets apart; without it at zero. What cannot be composed is refused.",
+        example="ee-trl compose meta-llama/Meta-Llama-3-8B-Instruct -o runs/moe "
+        "-e sensibility=runs/sft_sensibility -e rationality=runs/sft_rationality",
+    )
+    parser.add_argument("base", help="the dense model that the experts were trained from: a folder or hub name")
+    parser.add_argument(
+        "-e", "--expert", action="append", required=True, metavar="NAME=PATH", help="a LoRA or a full model; repeat it"
+    )
+    parser.add_argument("-o", "--output", required=True, help="folder to write; must not be there")
+    parser.add_argument(
+        "--average", action="store_true", help="write the dense mean of the experts instead: a baseline"
+    )
+    parser.add_argument(
+        "--shared", default="average", help="other weights: average, base or an expert (default: average)"
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="experts active for each token (default: all)")
+    parser.add_argument("--gate-init", help="zeros, prototype or probe (default: probe with --gate-data, else zeros)")
+    parser.add_argument(
+        "--gate-data", action="append", metavar="NAME=FILE", help="an expert's dialogues; repeat it for each expert"
+    )
+    parser.add_argument("--gate-samples", type=int, default=256, metavar="N", help="dialogues of each (default: 256)")
+    parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as they are)")
+    parser.add_argument("--max-shard-size", default="1GB", metavar="SIZE", help="bytes in a file (default: 1GB)")
+    parser.add_argument("--trust-base", action="store_true", help="accept experts that name another base")
+    parser.add_argument("--seed", type=int, default=0, help="of the dialogues drawn for the gates (default: 0)")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from ..moe.compose import average_experts, compose_moe
+
+    experts = _pairs("--expert", args.expert)
+    same = {name: getattr(args, name) for name in ("dtype", "max_shard_size", "trust_base")}
+    if args.average:
+        path = average_experts(args.base, experts, args.output, **same)
+    else:
+        gates = {name: getattr(args, name) for name in ("gate_init", "gate_samples", "seed")}
+        gates["gate_data"] = _datasets(args.gate_data)
+        path = compose_moe(args.base, experts, args.output, top_k=args.top_k, shared=args.shared, **gates, **same)
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    if args.json:
+        common.print_json({"output": str(path), "experts": list(experts), "bytes": size})
+    else:
+        print(f"{path}: {', '.join(experts)}; {size / 2**30:,.2f} GiB")
+    return 0
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise CompositionError(f"{option} {pair!r} is not valid; valid: NAME=PATH, e.g. sensibility=runs/expert")
+        if name in found:
+            raise CompositionError(f"{option} names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def _datasets(given: list[str] | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    from ..data import open_dataset
+
+    opened = {name: open_dataset(path) for name, path in _pairs("--gate-data", given).items()}
+    return {name: data["train"] if hasattr(data, "keys") else data for name, data in opened.items()}

@@ -1,0 +1,264 @@
+"""How the gates start: zeros, or made from what each expert was trained on, layer by layer on the gate's own input.
+
+The rules ([`prototype`], [`probe`]) are functions of arrays; [`init_gates`] walks through the layers, so that each
+gate is made from what reaches it once the gates before it are in place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CompositionError
+from .router import layer_list, pad, router_of
+
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 8
+MAX_LENGTH = 512
+MAX_TOKENS = 20_000
+L2 = 1e-3
+
+
+# ---- the rules ------------------------------------------------------------------------------------------------------
+
+
+def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    The direction from the sets' common centre to each one's mean, each feature over its variance within the sets.
+
+    Scaled so that the logits spread by 1.
+
+    A gate has no intercept, so the centre's own direction is taken out: at the centre all experts count alike.
+
+    Args:
+        inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
+
+    Returns:
+        `torch.Tensor` of shape `(experts, hidden)`.
+    """
+    import torch
+
+    means = torch.stack([part.double().mean(0) for part in inputs])
+    centre = means.mean(0)
+    within = torch.stack([part.double().var(0, unbiased=False) for part in inputs]).mean(0)
+    away = (means - centre) / within.clamp(min=1e-12)
+    away -= torch.outer(away @ centre, centre) / centre.pow(2).sum().clamp(min=1e-12)
+    spread = (torch.cat([part.double() for part in inputs]) @ away.T).std(0).mean().clamp(min=1e-12)
+    return (away / spread).float()
+
+
+def probe(inputs: Sequence[torch.Tensor], l2: float = L2, steps: int = 100) -> torch.Tensor:
+    """
+    The weights of a logistic regression without intercept that tells whose set an input is from; all sets count alike.
+
+    Args:
+        inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
+        l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights, of inputs scaled to unit size.
+        steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
+
+    Returns:
+        `torch.Tensor` of shape `(experts, hidden)`, whose rows sum to zero.
+    """
+    import torch
+
+    x = torch.cat([part.float() for part in inputs])
+    scale = x.pow(2).mean().sqrt().clamp(min=1e-12)
+    x = x / scale
+    labels = torch.cat([torch.full((len(part),), i, device=x.device) for i, part in enumerate(inputs)])
+    counts = torch.cat([torch.full((len(part),), 1.0 / len(part), device=x.device) for part in inputs]) / len(inputs)
+    weights = torch.zeros(len(inputs), x.shape[1], device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        losses = torch.nn.functional.cross_entropy(x @ weights.T, labels, reduction="none")
+        loss = (losses * counts).sum() + l2 * weights.pow(2).sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    found = weights.detach() / scale
+    return found - found.mean(0)
+
+
+RULES: dict[str, Callable[[Sequence[Any]], Any]] = {"prototype": prototype, "probe": probe}
+
+
+# ---- the data -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GateBatch:
+    """
+    Samples of one expert's set.
+
+    Args:
+        expert (`int`): Whose.
+        input_ids (`torch.Tensor` of shape `(batch, length)`): Padded on the right.
+        mask (`torch.Tensor` of shape `(batch, length)`): 1 for a token, 0 for padding.
+    """
+
+    expert: int
+    input_ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def gate_batches(
+    data: Mapping[str, Dataset], tokenizer: Path | None, samples: int, seed: int = 0, max_length: int = MAX_LENGTH
+) -> list[GateBatch]:
+    """
+    Rows drawn from each expert's set, as padded batches.
+
+    Args:
+        data (`Mapping[str, Dataset]`): Expert's name -> its set, in order.
+        tokenizer (`Path`, *optional*): The folder of the tokenizer; not needed for a column `input_ids`.
+        samples (`int`): Rows of each set at most.
+        seed (`int`, *optional*, defaults to `0`): Of the draw.
+        max_length (`int`, *optional*, defaults to `512`): Tokens kept of a row, from its start.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise CompositionError(f"gate_samples={samples!r} is not valid; valid: a whole number of at least 1")
+    batches = []
+    for i, (name, dataset) in enumerate(data.items()):
+        rows = dataset.shuffle(seed=seed).select(range(min(samples, len(dataset)))) if len(dataset) else dataset
+        token_ids = sorted((ids[:max_length] for ids in tokenize(rows, tokenizer) if ids), key=len)
+        if not token_ids:
+            raise CompositionError(f"gate_data of expert {name!r} holds no sample to make a gate from")
+        batches += [GateBatch(i, *pad(token_ids[at : at + BATCH_SIZE])) for at in range(0, len(token_ids), BATCH_SIZE)]
+    return batches
+
+
+def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
+    """The token ids of each row: its column `input_ids`, or its dialogue by the chat template."""
+    if "input_ids" in dataset.column_names:
+        return [list(ids) for ids in dataset["input_ids"]]
+    if tokenizer is None:
+        raise CompositionError(
+            "gate_data holds dialogues, and there is no tokenizer to read them with; save one beside the base, or "
+            "give a column input_ids"
+        )
+    from transformers import AutoTokenizer
+
+    from ..subset import all_dialogues
+
+    encoder: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    rows = all_dialogues(dataset)
+    if encoder.chat_template is None:
+        texts = ["\n".join(turn["content"] for turn in row["prompt"] + row["completion"]) for row in rows]
+        return [encoder(text)["input_ids"] for text in texts]
+    talks = [list(row["prompt"]) + list(row["completion"]) for row in rows]
+    return [encoder.apply_chat_template(talk, return_dict=True)["input_ids"] for talk in talks]
+
+
+# ---- layer by layer -------------------------------------------------------------------------------------------------
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the layers' inputs are known."""
+
+
+def load_for_gates(folder: Path) -> Any:
+    """A composed model, ready to be walked through; on a GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    return model.to(device).eval()
+
+
+def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, torch.Tensor]:
+    """
+    Makes the gate of each layer from what reaches it, and sets it.
+
+    The hidden states of all batches are carried from layer to layer, so that each layer runs twice in all: once up to
+    its gate, and once behind it.
+
+    Args:
+        model (`PreTrainedModel`): A composed mixture; its gates are overwritten.
+        batches (`Sequence[GateBatch]`): Of all experts.
+        how (`str`): `"prototype"` or `"probe"`.
+
+    Returns:
+        `dict`: the gates' tensors by their names in the checkpoint.
+    """
+    import torch
+
+    from .families import TARGETS
+
+    family, found = TARGETS[model.config.model_type], {}
+    with torch.inference_mode():
+        states, arguments = _first_inputs(model, batches)
+        layers: list[Any] = list(layer_list(model))
+        for number, layer in enumerate(layers):
+            router = router_of(layer)
+            inputs = _gate_inputs(layer, router, states, [own[number] for own in arguments], batches)
+            with torch.inference_mode(False):
+                weight = RULES[how](inputs)
+            router.weight.data.copy_(weight)
+            found[family.gate_name(number)] = router.weight.detach().cpu().clone()
+            states = [layer(h, **own[number]) for h, own in zip(states, arguments, strict=True)]
+    return found
+
+
+def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], list[list[dict[str, Any]]]]:
+    """For each batch what goes into the first layer, and the arguments (mask, positions) of every layer."""
+    states, arguments = [], []
+    for batch in batches:
+        seen: list[tuple[Any, dict[str, Any]]] = []
+
+        def note(module: Any, args: Any, kwargs: Any, seen: list[tuple[Any, dict[str, Any]]] = seen) -> Any:
+            seen.append((args[0], kwargs))
+            return (args[0], *args[1:]), kwargs
+
+        handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layer_list(model)]
+        try:
+            model.get_decoder()(
+                input_ids=batch.input_ids.to(model.device), attention_mask=batch.mask.to(model.device), use_cache=False
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+        states.append(seen[0][0])
+        arguments.append([kwargs for _, kwargs in seen])
+    return states, arguments
+
+
+def _gate_inputs(
+    layer: Any, router: Any, states: Sequence[Any], arguments: Sequence[dict[str, Any]], batches: Sequence[GateBatch]
+) -> list[torch.Tensor]:
+    """What reaches a layer's gate, without padding: for each expert's set a tensor of shape `(tokens, hidden)`."""
+    import torch
+
+    inputs: list[list[torch.Tensor]] = [[] for _ in range(1 + max(batch.expert for batch in batches))]
+
+    def stop(module: Any, args: Any) -> None:
+        raise _Stop(args[0])
+
+    handle = router.register_forward_pre_hook(stop)
+    try:
+        for batch, state, own in zip(batches, states, arguments, strict=True):
+            try:
+                layer(state, **own)
+            except _Stop as found:
+                [reached] = found.args
+                kept = batch.mask.bool().reshape(-1).to(reached.device)
+                inputs[batch.expert].append(reached.reshape(-1, reached.shape[-1])[kept])
+    finally:
+        handle.remove()
+    return [_thinned(torch.cat(parts)).clone() for parts in inputs]
+
+
+def _thinned(rows: torch.Tensor, most: int = MAX_TOKENS) -> torch.Tensor:
+    """Evenly spaced rows, where there are too many."""
+    return rows if len(rows) <= most else rows[:: -(-len(rows) // most)]

@@ -1,0 +1,180 @@
+"""The cheap way to serve: the base with LoRA experts, and one routing decision a request, from the prompt alone.
+
+[`RequestRouter`] is a small linear classifier over hashed words of the prompt; it costs nothing beside the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CompositionError
+from ..scoring.features import tokenise
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+
+Prompt = str | Sequence[Mapping[str, str]]
+
+BITS = 16
+FILE, WEIGHTS = "request_router.json", "request_router.safetensors"
+FEATURE_VERSION = 1
+_LAST, _EARLIER = "last", "earlier"
+
+
+def prompt_buckets(prompt: Prompt) -> list[int]:
+    """
+    The hashed words of a prompt: single ones and pairs of the last message, single ones of those before.
+
+    Args:
+        prompt (`str` or `Sequence[Mapping[str, str]]`): A text, or messages.
+    """
+    texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt if turn["role"] != "system"]
+    if not texts:
+        raise CompositionError("a prompt without a message of a user cannot be routed")
+    words = tokenise(texts[-1])
+    grams = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
+    found = [f"{_LAST} {gram}" for gram in grams]
+    found += [f"{_EARLIER} {word}" for text in texts[:-1] for word in tokenise(text)]
+    return [zlib.crc32(gram.encode("utf-8")) >> (32 - BITS) for gram in found]
+
+
+class RequestRouter:
+    """
+    Which expert answers a request: a logistic regression on the prompt, learnt from what each expert was trained on.
+
+    Args:
+        experts (`Sequence[str]`): The experts' names.
+        weights (`torch.Tensor` of shape `(2 ** 16 + 1, experts)`): Of the hashed words; the last row is the intercept.
+
+    Example:
+        ```python
+        router = RequestRouter.fit({"sensibility": sensibility_set, "rationality": rationality_set})
+        [expert] = router.route(["I lost my job today."])  # "sensibility" or "rationality"
+        ```
+    """
+
+    def __init__(self, experts: Sequence[str], weights: torch.Tensor) -> None:
+        if tuple(weights.shape) != (2**BITS + 1, len(experts)) or len(experts) < 2:
+            raise CompositionError(
+                f"weights of shape {tuple(weights.shape)} do not fit {len(experts)} experts; "
+                f"expected {(2**BITS + 1, len(experts))}, two experts or more"
+            )
+        self.experts, self.weights = tuple(experts), weights.float()
+
+    @classmethod
+    def fit(cls, data: Mapping[str, Dataset], *, l2: float = 1e-3, steps: int = 100) -> RequestRouter:
+        """
+        Learns from the prompts of each expert's set; all sets count alike, whatever their size.
+
+        Args:
+            data (`Mapping[str, Dataset]`): Expert's name -> what it was trained on, in any dialogue format.
+            l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights.
+            steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
+        """
+        import torch
+
+        prompts = {name: prompts_of(dataset) for name, dataset in data.items()}
+        for name, found in prompts.items():
+            if not found:
+                raise CompositionError(f"the set of expert {name!r} holds no prompt to learn from")
+        bags = _bags([prompt for found in prompts.values() for prompt in found])
+        labels = torch.cat([torch.full((len(found),), i) for i, found in enumerate(prompts.values())])
+        counts = torch.cat([torch.full((len(found),), 1 / len(found)) for found in prompts.values()]) / len(prompts)
+        weights = torch.zeros(2**BITS + 1, len(prompts), requires_grad=True)
+        optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            losses = torch.nn.functional.cross_entropy(_scores(weights, bags), labels, reduction="none")
+            loss = (losses * counts).sum() + l2 * weights[:-1].pow(2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return cls(tuple(prompts), weights.detach())
+
+    def probabilities(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """How likely each prompt is of each expert's set: `(prompts, experts)`, rows sum to 1."""
+        import numpy as np
+
+        if not prompts:
+            return np.zeros((0, len(self.experts)))
+        return _scores(self.weights, _bags(prompts)).softmax(-1).numpy()
+
+    def route(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The name of the expert for each prompt."""
+        return [self.experts[i] for i in self.probabilities(prompts).argmax(-1)]
+
+    def accuracy(self, data: Mapping[str, Dataset]) -> dict[str, float]:
+        """
+        The share of each expert's prompts that are routed to it, and their mean (`"balanced"`; by chance 1 / experts).
+
+        Args:
+            data (`Mapping[str, Dataset]`): As for `fit`; held out, or the figure means nothing.
+        """
+        found = {}
+        for name, dataset in data.items():
+            routed = self.route(prompts_of(dataset))
+            found[name] = sum(expert == name for expert in routed) / len(routed)
+        return found | {"balanced": sum(found.values()) / len(found)}
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes it to a folder."""
+        from safetensors.torch import save_file
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({"weights": self.weights.contiguous()}, path / WEIGHTS)
+        record = {"experts": list(self.experts), "feature_version": FEATURE_VERSION, "bits": BITS}
+        (path / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> RequestRouter:
+        """Reads what `save` wrote."""
+        from safetensors.torch import load_file
+
+        path = Path(folder)
+        if not (path / FILE).is_file() or not (path / WEIGHTS).is_file():
+            raise CompositionError(f"{str(path)!r} holds no request router ({FILE} and {WEIGHTS}); fit and save one")
+        record = json.loads((path / FILE).read_text(encoding="utf-8"))
+        if (record["feature_version"], record["bits"]) != (FEATURE_VERSION, BITS):
+            raise CompositionError(f"{str(path)!r} was made by another version of ee-trl; fit it anew")
+        return cls(record["experts"], load_file(path / WEIGHTS)["weights"])
+
+
+def prompts_of(dataset: Dataset) -> list[Prompt]:
+    """The prompt of each dialogue with a reply."""
+    from ..subset import all_dialogues
+
+    return [list(prompt) for prompt in all_dialogues(dataset)["prompt"]]
+
+
+def _bags(prompts: Iterable[Prompt]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Buckets of all prompts one after another, where each begins, and the weight of each bucket in its prompt."""
+    import torch
+
+    buckets: list[int] = []
+    starts: list[int] = []
+    shares: list[float] = []
+    for prompt in prompts:
+        own = sorted(set(prompt_buckets(prompt)))
+        starts.append(len(buckets))
+        buckets += [*own, 2**BITS]
+        shares += [*([len(own) ** -0.5] * len(own)), 1.0]  # of unit length, so that long prompts count no more
+    return torch.tensor(buckets), torch.tensor(starts), torch.tensor(shares)
+
+
+def _scores(weights: torch.Tensor, bags: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    buckets, starts, shares = bags
+    return torch.nn.functional.embedding_bag(buckets, weights, starts, mode="sum", per_sample_weights=shares)
