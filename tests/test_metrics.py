@@ -138,8 +138,9 @@ def test_stands_alone(name) -> None:
         assert not re.search(r"^\s*(from|import)\s+ee_trl", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
-def test_copies_of_the_shared_file_are_the_same() -> None:
-    assert len({path.read_bytes() for path in ROOT.glob("evaluation/*/texts.py")}) == 1
+@pytest.mark.parametrize("name", ["texts.py", "bootstrap.py"])
+def test_copies_of_the_shared_files_are_the_same(name) -> None:
+    assert len({path.read_bytes() for path in ROOT.glob(f"evaluation/*/{name}")}) == 1
 
 
 def test_loads_without_network(tmp_path) -> None:
@@ -211,6 +212,92 @@ def test_refuses_what_it_cannot_measure(name, load, tiny) -> None:
     with pytest.raises(TypeError, match=re.escape(f"{first}[4]")):
         metric.add_batch(**{**columns, first: [5, "b", "c", "d"]})
     assert metric.compute(**options)["n"] == 4
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_intervals_on_request(name, load, tiny) -> None:
+    metric, options = load(name), options_of(name, tiny)
+    columns = columns_of(metric)
+    whole = metric.compute(**columns, **options)
+    assert not [key for key in whole if key.endswith("_interval")]
+    found = metric.compute(**columns, **options, resamples=200)
+    ends = {key: value for key, value in found.items() if key.endswith("_interval")}
+    assert ends
+    for key, (low, high) in ends.items():
+        assert math.isnan(low) or low - 1e-9 <= whole[key.removesuffix("_interval")] <= high + 1e-9
+    wider = metric.compute(**columns, **options, resamples=200, confidence=0.999)
+    other = metric.compute(**columns, **options, resamples=200, seed=1)
+    for i in range(4):
+        metric.add_batch(**{key: values[i : i + 1] for key, values in columns.items()})
+    again = metric.compute(**options, resamples=200)
+    backwards = metric.compute(**{key: values[::-1] for key, values in columns.items()}, **options, resamples=200)
+    for key, (low, high) in ends.items():
+        for same in (again[key], backwards[key]):
+            assert same == pytest.approx([low, high], nan_ok=True)
+        assert math.isnan(low) or (wider[key][0] <= low and high <= wider[key][1])
+    assert any(other[key] != pair for key, pair in ends.items()) or all(low == high for low, high in ends.values())
+    for bad in ({"resamples": -1}, {"resamples": 1.5}, {"resamples": 10, "confidence": 1}):
+        with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be"):
+            metric.compute(**columns, **options, **bad)
+
+
+def resamplers(tiny: dict) -> dict:
+    """Metric -> its resampler over the samples, and its plain function of the columns."""
+    from evaluation import completion_perplexity, dialogue_bleu, dialogue_rouge, distinct, word_f1
+
+    tokens = {name: [text.split() for text in SAMPLES[name]] for name in ("predictions", "references")}
+    pairs = (tokens["predictions"], tokens["references"])
+    texts = ("predictions", "references")
+    tokenized = [
+        completion_perplexity.tokenize_sample(p, c, tiny["tokenizer"])
+        for p, c in zip(SAMPLES["prompts"], SAMPLES["completions"], strict=True)
+    ]
+    nlls = completion_perplexity.sample_nlls(tokenized, tiny["model"])
+    scored = [sample.scored for sample in tokenized]
+    return {
+        "distinct": (
+            distinct.DistinctResampler(pairs[0]),
+            lambda predictions: distinct.distinct_scores(predictions, "whitespace"),
+            ("predictions",),
+        ),
+        "dialogue_bleu": (
+            dialogue_bleu.bleu_resampler(pairs[0], [[ref] for ref in pairs[1]]), dialogue_bleu.bleu_scores, texts
+        ),
+        "word_f1": (word_f1.word_f1_resampler(*pairs), word_f1.word_f1_scores, texts),
+        "dialogue_rouge": (
+            dialogue_rouge.rouge_resampler(
+                dialogue_rouge.sample_scores(SAMPLES["predictions"], SAMPLES["references"])
+            ),
+            dialogue_rouge.rouge_scores,
+            texts,
+        ),
+        "completion_perplexity": (
+            completion_perplexity.perplexity_resampler(nlls, scored),
+            lambda p, c: completion_perplexity.perplexity_scores(p, c, **tiny),
+            ("prompts", "completions"),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 0, 1, 1], [0, 0, 4, 0], [0, 1, 0, 3]])
+@pytest.mark.parametrize("name", ["distinct", "dialogue_bleu", "word_f1", "dialogue_rouge", "completion_perplexity"])
+def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    resampler, function, names = resamplers(tiny)[name]
+    found = resampler.values(np.array([counts], float))
+    drawn = [[SAMPLES[key][i] for i, times in enumerate(counts) for _ in range(times)] for key in names]
+    direct = function(*drawn)
+    assert found
+    for key, values in found.items():
+        assert values[0] == pytest.approx(direct[key], rel=1e-4, abs=1e-9)
+
+
+def test_the_interval_of_a_mean_is_the_textbooks(arithmetic) -> None:
+    bootstrap = importlib.import_module(f"{arithmetic('distinct').__name__}.bootstrap")
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap.intervals(bootstrap.means({"mean": values}), 4000)["mean"]
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
 
 
 # ---------------------------------------------------------------------------------------------- each metric

@@ -8,7 +8,7 @@ compares them). It imports neither `evaluate` nor, until it is asked for, nltk.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -124,32 +124,47 @@ class CheckedInputs(Metric):
     Mixin for an `evaluate.Metric` on texts: refuses what `evaluate` would store as something else (a number or None
     becomes its string), an empty corpus, and unknown options, each with a message that says so.
 
-    The features of the metric say which columns there are; `several_references = True` says that each sample may
-    have a list of them.
+    The features of the metric say which columns there are. `several_references = True` says that each sample may have
+    a list of references; `checks` names columns that hold something else than texts, each with its check
+    `(name, values, start) -> list`, and `stored` turns what such a check gives into the text that is kept.
     """
 
     several_references = False
+    checks: Mapping[str, Callable[..., list[Any]]] = {}
+
+    def _check(self, name: str) -> Callable[..., list[Any]]:
+        if name == "references" and self.several_references:
+            return check_references
+        return self.checks.get(name, check_texts)
+
+    def stored(self, name: str, values: list[Any]) -> list[Any]:
+        """What `evaluate` keeps of a checked column."""
+        return values
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Adds samples: `predictions` (`list[str]`) and, where the metric has them, `references`."""
-        columns: dict[str, list[Any]] = {"predictions": check_texts("predictions", predictions, len(self))}
-        if "references" in self._feature_names():
-            check: Callable[..., list[Any]] = check_references if self.several_references else check_texts
-            columns["references"] = check("references", references, len(self))
-            check_same_length(**columns)
-        super().add_batch(**columns, **kwargs)
+        """Adds samples: `predictions` and the metric's other columns, each a list with one entry a sample."""
+        given = {"predictions": predictions, "references": references, **kwargs}
+        names = self._feature_names()
+        columns = {name: self._check(name)(name, given.get(name), len(self)) for name in names}
+        check_same_length(**columns)
+        others = {name: value for name, value in kwargs.items() if name not in names}  # which the library refuses
+        super().add_batch(**{name: self.stored(name, values) for name, values in columns.items()}, **others)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Adds one sample: `prediction` (`str`) and, where the metric has them, `reference`."""
-        references = [reference] if "references" in self._feature_names() else None
-        self.add_batch(predictions=[prediction], references=references, **kwargs)
+        """Adds one sample: `prediction`, `reference` where the metric has them, and its other columns by name."""
+        given = {"predictions": prediction, "references": reference, **kwargs}
+        self.add_batch(**{name: [given[name]] for name in self._feature_names() if name in given})
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any] | None:
         """Computes the metric over the samples added so far and those given here."""
-        if predictions is None and references is None and len(self) == 0:
+        names = self._feature_names()
+        given = {"predictions": predictions, "references": references, **kwargs}
+        columns = {name: given.get(name) for name in names}
+        if all(column is None for column in columns.values()) and len(self) == 0:
             raise ValueError("no samples: 0 were added, and none were given to compute.")
-        options = [name for name in inspect.signature(self._compute).parameters if name not in self._feature_names()]
-        for name in kwargs:
+        options = [name for name in inspect.signature(self._compute).parameters if name not in names]
+        chosen = {name: value for name, value in kwargs.items() if name not in names}
+        for name in chosen:
             if name not in options:
                 raise TypeError(f"unknown option {name!r}; valid: {', '.join(options) or 'none'}.")
-        return super().compute(predictions=predictions, references=references, **kwargs)
+        return super().compute(**columns, **chosen)
