@@ -40,9 +40,53 @@ SAMPLES = {
     "references": ["i am sorry to hear that", "that is so great !", "oh no , why ?", "get well soon , my friend"],
     "prompts": ["i am sad", "i won", "it is cold", "we are here"],
     "completions": [" so sorry", " great news", " put a coat on", " hello there friend"],
+    "contexts": [
+        ["my dog died"],
+        ["i won !", "what ?", "the cup"],
+        [{"role": "user", "content": "it broke"}],
+        "i am ill",
+    ],
 }
+# of metrics whose columns hold something else under these names
+OWN_SAMPLES = {
+    "emotion_accuracy": {
+        "predictions": ["sad", "proud", "angry", "sad"],
+        "references": ["sad", "joyful", "furious", "sad"],
+    },
+}
+ABOUT_SCORES = ("empathy_axes", "judge")
+"""Metrics that import `ee_trl`: they are about its scores, or run on its engines."""
 VOCABULARY = sorted({word for texts in SAMPLES.values() for text in texts for word in text.split()})
-OPTIONS = {"completion_perplexity": ("model", "tokenizer")}
+OPTIONS = {
+    "completion_perplexity": ("model", "tokenizer"),
+    "bertscore": ("encoder",),
+    "epitome": ("classifier",),
+    "judge": ("judge",),
+}
+
+
+class Words:
+    """An EPITOME classifier that goes by words."""
+
+    def predict(self, seekers, responses) -> np.ndarray:
+        return np.array([["sorry" in text, "hope" in text, 2 * ("?" in text)] for text in responses], int)
+
+
+class LongestReply:
+    """A judge that likes length, and a little more what comes first."""
+
+    fingerprint = "longest"
+
+    def choose(self, questions, options) -> np.ndarray:
+        if tuple(options) == ("A", "B", "C"):
+            lengths = np.array([[len(text) for _, text in question.candidates] for question in questions], float)
+            return np.stack([lengths[:, 0] + 2, lengths[:, 1], lengths[:, 0] * 0 + 1], axis=1) / (
+                lengths.sum(axis=1, keepdims=True) + 3
+            )
+        share = np.array([min(len(question.candidates[0][1]) / 40, 1) for question in questions])
+        return np.stack([(1 - share) / 2, (1 - share) / 2, share], axis=1)
+
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
@@ -50,7 +94,7 @@ CHAT_TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def tiny() -> dict:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A causal language model of random weights, and its tokenizer of whole words: made here, not downloaded."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -66,7 +110,26 @@ def tiny() -> dict:
     config = LlamaConfig(vocab_size=len(words), **size, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return {"model": LlamaForCausalLM(config).eval(), "tokenizer": tokenizer}
+        causal = {"model": LlamaForCausalLM(config).eval(), "tokenizer": tokenizer}
+        encoder = build_encoder(tmp_path_factory.mktemp("encoder"), words)
+    return {**causal, "encoder": encoder, "classifier": Words(), "judge": LongestReply()}
+
+
+def build_encoder(folder: Path, words: list[str]) -> str:
+    """A BERT of random weights, and its tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, initializer_range=0.5, **size)
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +146,12 @@ def arithmetic(monkeypatch: pytest.MonkeyPatch):
 
 
 def columns_of(metric: evaluate.EvaluationModule) -> dict[str, list]:
-    return {name: SAMPLES[name] for name in metric.features}
+    return {name: OWN_SAMPLES.get(metric.name, SAMPLES)[name] for name in metric.features}
 
 
 def options_of(name: str, tiny: dict) -> dict:
+    if name == "bertscore":
+        return {"model": tiny["encoder"]}
     return {key: tiny[key] for key in OPTIONS.get(name, ())}
 
 
@@ -132,7 +197,7 @@ def test_doctests_of_the_arithmetic(name, arithmetic) -> None:
             assert doctest.testmod(importlib.import_module(f"evaluation.{name}.{path.stem}")).failed == 0
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ABOUT_SCORES])
 def test_stands_alone(name) -> None:
     for path in (ROOT / "evaluation" / name).glob("*.py"):
         assert not re.search(r"^\s*(from|import)\s+ee_trl", path.read_text(encoding="utf-8"), re.MULTILINE), path
@@ -200,10 +265,10 @@ def test_refuses_what_it_cannot_measure(name, load, tiny) -> None:
             metric.compute(**{**columns, first: ["a", bad, "c", "d"]}, **options)
     with pytest.raises(TypeError, match="must be a list"):
         metric.compute(**{**columns, first: "a"}, **options)
-    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*tokenizer"):
+    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*resamples, confidence, seed"):
         metric.compute(**columns, **options, tokeniser="nltk")
     for last in list(columns)[1:]:
-        with pytest.raises(ValueError, match=f"4 {first} and 3 {last}"):
+        with pytest.raises(ValueError, match=f"4 {first} and .*3 {last}"):
             metric.compute(**{**columns, last: columns[last][:3]}, **options)
         with pytest.raises(ValueError, match=f"{last}: none given"):
             metric.compute(**{**columns, last: None}, **options)

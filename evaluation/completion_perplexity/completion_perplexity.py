@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import evaluate
 
-from .bootstrap import CONFIDENCE
 from .likelihood import perplexity_scores
 from .samples import check_samples
 

@@ -29,12 +29,13 @@ class Resampler(ABC):
 
     Attributes:
         n (`int`): Samples.
-        centred (`bool`): Whether intervals are moved so that their resamples' mean lies on the number itself. For
-            metrics that repeated samples shift in one direction.
+        halves (`bool`): Whether it is resampled by halves, drawn without replacement, rather than by as many samples
+            as there are, drawn with it. For metrics that a sample drawn twice would bias; the spread of halves is that
+            of the whole (Politis and Romano 1994, with m = n/2), and is laid around the number itself.
     """
 
     n: int
-    centred: bool = False
+    halves: bool = False
 
     @abstractmethod
     def values(self, counts: np.ndarray) -> Values:
@@ -110,30 +111,44 @@ def divided(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> n
     return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole != 0)
 
 
-def drawn(n: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each of `n` samples is drawn, with replacement, in each resample: chunks of shape `(r, n)`."""
+def drawn(n: int, resamples: int, seed: int = 0, halves: bool = False) -> Iterator[np.ndarray]:
+    """
+    How often each of `n` samples is drawn in each resample, in chunks of shape `(r, n)`.
+
+    Args:
+        n (`int`): Samples.
+        resamples (`int`): How many times they are drawn.
+        seed (`int`, *optional*, defaults to `0`): Of the draws.
+        halves (`bool`, *optional*, defaults to `False`): Whether half of the samples are drawn, each once at most,
+            rather than `n` with replacement.
+    """
     draw = np.random.default_rng(seed)
+    half = (np.arange(n) < max(n // 2, 1)).astype(float)
     for start in range(0, resamples, CHUNK):
-        yield draw.multinomial(n, np.full(n, 1 / n), size=min(CHUNK, resamples - start)).astype(float)
+        rows = min(CHUNK, resamples - start)
+        if halves:
+            yield draw.permuted(np.tile(half, (rows, 1)), axis=1)
+        else:
+            yield draw.multinomial(n, np.full(n, 1 / n), size=rows).astype(float)
 
 
 def intervals(
     resampler: Resampler, resamples: int = 1000, confidence: float = CONFIDENCE, seed: int = 0
 ) -> dict[str, list[float]]:
     """
-    The percentile bootstrap interval of each of a metric's numbers.
+    The interval of each of a metric's numbers: percentiles over resamples (see [`Resampler`] for how they are drawn).
 
     Args:
         resampler ([`Resampler`]): The metric.
-        resamples (`int`, *optional*, defaults to `1000`): How many times `n` samples are drawn with replacement.
+        resamples (`int`, *optional*, defaults to `1000`): How many times samples are drawn.
         confidence (`float`, *optional*, defaults to `0.95`): Share of the resamples inside, in (0, 1).
         seed (`int`, *optional*, defaults to `0`): Of the draws.
 
     Returns:
         `dict`: name -> `[low, high]`, NaN where no resample has the number.
     """
-    chunks = [resampler.values(counts) for counts in drawn(resampler.n, resamples, seed)]
-    point = resampler.point() if resampler.centred else {}
+    chunks = [resampler.values(counts) for counts in drawn(resampler.n, resamples, seed, resampler.halves)]
+    point = resampler.point() if resampler.halves else {}
     found = {}
     for name in chunks[0]:
         values = np.concatenate([np.asarray(chunk[name], float) for chunk in chunks])
@@ -141,7 +156,7 @@ def intervals(
         if not len(values):
             found[name] = [float("nan")] * 2
             continue
-        shift = point[name] - values.mean() if resampler.centred else 0.0
+        shift = point[name] - values.mean() if resampler.halves else 0.0
         ends = np.percentile(values, [50 * (1 - confidence), 50 * (1 + confidence)])
         found[name] = [float(end + shift) for end in ends]
     return found

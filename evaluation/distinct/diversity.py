@@ -58,15 +58,15 @@ class DistinctResampler(Resampler):
     """
     Dist-1 and Dist-2 of resamples of a corpus.
 
-    A reply that is drawn twice adds its n-grams twice, and no new one: resamples are less varied than the corpus that
-    they are drawn from. So intervals are moved to have it in the middle of its resamples.
+    A reply that is drawn twice adds its n-grams twice, and no new one, which would make resamples less varied than the
+    corpus that they are drawn from and their spread too large. So halves are drawn, without replacement.
 
     Args:
         corpus (`Sequence[Sequence[str]]`): One list of tokens per text.
     """
 
     corpus: Sequence[Sequence[str]]
-    centred = True
+    halves = True
 
     @property
     def n(self) -> int:  # type: ignore[override]

@@ -8,6 +8,7 @@ compares them). It imports neither `evaluate` nor, until it is asked for, nltk.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,29 @@ def check_references(name: str, references: Any, start: int = 0) -> list[list[st
     ]
 
 
+def check_contexts(name: str, contexts: Any, start: int = 0) -> list[list[Any]]:
+    """
+    What came before each reply, as a list of turns, oldest first: texts, or messages with `role` and `content`.
+
+    Args, errors: as [`check_texts`]; a plain string stands for a dialogue of that one turn, and one without any turn
+    raises a `ValueError`.
+    """
+    if contexts is None or isinstance(contexts, str) or not isinstance(contexts, Iterable):
+        return [check_texts(name, contexts, start)]  # raises
+    contexts = [[context] if isinstance(context, str) else context for context in contexts]
+    if not contexts:
+        raise ValueError(f"{name}: 0 texts given, at least 1 needed.")
+    for i, context in enumerate(contexts, start=start):
+        if not isinstance(context, list | tuple):
+            raise TypeError(f"{name}[{i}] must be a list of turns, got {type(context).__name__}: {context!r}.")
+        if not context:
+            raise ValueError(f"{name}[{i}]: 0 turns given, at least 1 needed.")
+        for turn in context:
+            if not isinstance(turn, str) and not (isinstance(turn, Mapping) and {"role", "content"} <= set(turn)):
+                raise TypeError(f"{name}[{i}] must hold texts, or messages with 'role' and 'content', got {turn!r}.")
+    return [[turn if isinstance(turn, str) else dict(turn) for turn in context] for context in contexts]
+
+
 def check_same_length(**columns: Sequence[Any]) -> None:
     """
     Raises:
@@ -119,36 +143,37 @@ def check_same_length(**columns: Sequence[Any]) -> None:
         raise ValueError(f"every prediction needs its reference: got {counts}.")
 
 
+def from_json(contexts: Iterable[str]) -> list[list[Any]]:
+    """Contexts as they were given, from the column that [`CheckedInputs`] keeps."""
+    return [json.loads(context) for context in contexts]
+
+
 class CheckedInputs(Metric):
     """
     Mixin for an `evaluate.Metric` on texts: refuses what `evaluate` would store as something else (a number or None
     becomes its string), an empty corpus, and unknown options, each with a message that says so.
 
     The features of the metric say which columns there are. `several_references = True` says that each sample may have
-    a list of references; `checks` names columns that hold something else than texts, each with its check
-    `(name, values, start) -> list`, and `stored` turns what such a check gives into the text that is kept.
+    a list of references. A column `contexts` holds what came before each reply, and is kept as JSON ([`from_json`]).
     """
 
     several_references = False
-    checks: Mapping[str, Callable[..., list[Any]]] = {}
 
-    def _check(self, name: str) -> Callable[..., list[Any]]:
+    def _checked(self, name: str, values: Any) -> list[Any]:
+        if name == "contexts":
+            return [json.dumps(context) for context in check_contexts(name, values, len(self))]
         if name == "references" and self.several_references:
-            return check_references
-        return self.checks.get(name, check_texts)
-
-    def stored(self, name: str, values: list[Any]) -> list[Any]:
-        """What `evaluate` keeps of a checked column."""
-        return values
+            return check_references(name, values, len(self))
+        return check_texts(name, values, len(self))
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Adds samples: `predictions` and the metric's other columns, each a list with one entry a sample."""
         given = {"predictions": predictions, "references": references, **kwargs}
         names = self._feature_names()
-        columns = {name: self._check(name)(name, given.get(name), len(self)) for name in names}
+        columns = {name: self._checked(name, given.get(name)) for name in names}
         check_same_length(**columns)
         others = {name: value for name, value in kwargs.items() if name not in names}  # which the library refuses
-        super().add_batch(**{name: self.stored(name, values) for name, values in columns.items()}, **others)
+        super().add_batch(**columns, **others)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Adds one sample: `prediction`, `reference` where the metric has them, and its other columns by name."""
