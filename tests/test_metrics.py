@@ -56,7 +56,9 @@ OWN_SAMPLES = {
 }
 ABOUT_SCORES = ("empathy_axes", "judge")
 """Metrics that import `ee_trl`: they are about its scores, or run on its engines."""
-VOCABULARY = sorted({word for texts in SAMPLES.values() for text in texts for word in text.split()})
+VOCABULARY = sorted(
+    {word for name, texts in SAMPLES.items() if name != "contexts" for text in texts for word in text.split()}
+)
 OPTIONS = {
     "completion_perplexity": ("model", "tokenizer"),
     "bertscore": ("encoder",),

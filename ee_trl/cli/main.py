@@ -10,7 +10,20 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
-from . import agreement, cache, evaluate, quickstart, recipes, rubric, score, select, summary, sweep
+from . import (
+    agreement,
+    cache,
+    evaluate,
+    human,
+    quickstart,
+    recipes,
+    rubric,
+    score,
+    select,
+    summary,
+    sweep,
+    train_epitome,
+)
 
 
 EXIT_CODES = """\
@@ -24,7 +37,20 @@ exit codes:
   130  interrupted
 """
 
-COMMANDS = (score, select, sweep, summary, agreement, evaluate, rubric, cache, recipes, quickstart)
+COMMANDS = (
+    score,
+    select,
+    sweep,
+    summary,
+    agreement,
+    evaluate,
+    human,
+    train_epitome,
+    rubric,
+    cache,
+    recipes,
+    quickstart,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

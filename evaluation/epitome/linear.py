@@ -1,4 +1,4 @@
-"""The linear classifier: TF-IDF of the reply's words and letters and of the seeker's words, logistic regression."""
+"""The linear classifier: TF-IDF of the reply's words and letters, logistic regression. It does not read the seeker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LinearClassifier:
 
     @classmethod
     def fit(
-        cls, seekers: Sequence[str], responses: Sequence[str], levels: np.ndarray, *, c: float = 3.0
+        cls, seekers: Sequence[str], responses: Sequence[str], levels: np.ndarray, *, c: float = 0.3
     ) -> LinearClassifier:
         """
         Trains on EPITOME-format data; the classes of each mechanism count alike, however rare.
@@ -42,12 +42,12 @@ class LinearClassifier:
         Args:
             seekers, responses (`Sequence[str]`): The posts.
             levels (`np.ndarray` of shape `(n, 3)`): 0 to 2 for each of [`MECHANISMS`].
-            c (`float`, *optional*, defaults to `3.0`): Inverse of the regularisation.
+            c (`float`, *optional*, defaults to `0.3`): Inverse of the regularisation.
         """
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
 
-        counts = _counts(seekers, responses)
+        counts = _counts(responses)
         idf = np.concatenate([TfidfTransformer().fit(block).idf_ for block in counts])
         features = _features(counts, idf)
         weights = np.zeros((features.shape[1], len(MECHANISMS) * len(LEVELS)))
@@ -68,7 +68,7 @@ class LinearClassifier:
 
     def predict(self, seekers: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Levels of shape `(n, 3)`."""
-        found = _features(_counts(seekers, responses), self.idf) @ self.weights.astype(np.float64) + self.bias
+        found = _features(_counts(responses), self.idf) @ self.weights.astype(np.float64) + self.bias
         return found.reshape(len(responses), len(MECHANISMS), len(LEVELS)).argmax(axis=2)
 
     def save(self, folder: str | os.PathLike[str], record: dict[str, Any]) -> None:
@@ -84,8 +84,8 @@ class LinearClassifier:
             return cls(stored["idf"], stored["weights"], stored["bias"])
 
 
-def _counts(seekers: Sequence[str], responses: Sequence[str]) -> list[Any]:
-    """Counts of hashed n-grams: words of the replies, letters within them, words of the seekers."""
+def _counts(responses: Sequence[str]) -> list[Any]:
+    """Counts of hashed n-grams: words of the replies, and letters within them."""
     try:
         from sklearn.feature_extraction.text import HashingVectorizer
     except ImportError as error:
@@ -96,8 +96,7 @@ def _counts(seekers: Sequence[str], responses: Sequence[str]) -> list[Any]:
     plain: dict[str, Any] = {"norm": None, "alternate_sign": False}
     words = HashingVectorizer(n_features=1 << 15, ngram_range=(1, 2), token_pattern=TOKEN, **plain)
     letters = HashingVectorizer(n_features=1 << 15, ngram_range=(2, 5), analyzer="char_wb", **plain)
-    asked = HashingVectorizer(n_features=1 << 13, token_pattern=TOKEN, **plain)
-    return [words.transform(responses), letters.transform(responses), asked.transform(seekers)]
+    return [words.transform(responses), letters.transform(responses)]
 
 
 def _features(counts: Sequence[Any], idf: np.ndarray) -> Any:
