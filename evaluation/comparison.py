@@ -320,7 +320,7 @@ def _numbers(measures: Mapping[str, Measure], bootstrap: tuple[int, float, int])
     numbers: dict[str, float] = {}
     ends: dict[str, list[float]] = {}
     for name, found in measures.items():
-        resamplers = [found.resampler]
+        resamplers: list[Any] = [found.resampler]
         if name == "distinct":
             resamplers.append(means({"words": found.samples["words"]}))
         for resampler in resamplers:

@@ -11,7 +11,7 @@ import numpy as np
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, unknown
 
-from .distinct.bootstrap import Resampler
+from .paired import AnyResampler
 
 
 if TYPE_CHECKING:
@@ -95,12 +95,13 @@ class Measure:
     One metric of one candidate.
 
     Args:
-        resampler (`Resampler`): Its numbers as a function of how often each sample counts, in the set's order.
+        resampler ([`~ee_trl.evaluation.paired.AnyResampler`]): Its numbers as a function of how often each sample
+            counts, in the set's order.
         details (`dict`, *optional*): What else belongs to it: counts, fingerprints.
         samples (`dict[str, np.ndarray]`, *optional*): Numbers of each sample, of shape `(n,)`.
     """
 
-    resampler: Resampler
+    resampler: AnyResampler
     details: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -191,7 +192,7 @@ def _axes(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools
     return _axes_measure(axes_resampler(scores, references, tools.threshold, tools.ties), scores, tools)
 
 
-def _axes_measure(resampler: Resampler, scores: np.ndarray, tools: Tools) -> Measure:
+def _axes_measure(resampler: AnyResampler, scores: np.ndarray, tools: Tools) -> Measure:
     details = {"scorer": tools.run.scorer.fingerprint, "unscored": int(np.isnan(scores).any(axis=1).sum())}
     return Measure(resampler, details, {axis: scores[:, i] for i, axis in enumerate(AXES)})
 

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .distinct.bootstrap import Resampler, drawn
+from .distinct.bootstrap import drawn
 
 
-def compare(a: Resampler, b: Resampler, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict:
+class AnyResampler(Protocol):
+    """A resampler of any metric: each metric's folder has a class of its own."""
+
+    halves: bool
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        ...
+
+    def values(self, counts: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The metric's numbers for each row of `counts`, of shape `(r, n)`."""
+        ...
+
+    def point(self) -> dict[str, float]:
+        """The numbers with each sample counted once."""
+        ...
+
+
+def compare(
+    a: AnyResampler, b: AnyResampler, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, dict[str, Any]]:
     """
     How B's numbers differ from A's.
 
@@ -34,10 +55,8 @@ def compare(a: Resampler, b: Resampler, resamples: int = 1000, confidence: float
     if a.n != b.n:
         raise ValueError(f"paired samples are needed: A has {a.n}, B {b.n}.")
     points = a.point(), b.point()
-    chunks = [
-        (a.values(counts), b.values(counts)) for counts in drawn(a.n, resamples, seed, getattr(a, "halves", False))
-    ]
-    found = {}
+    chunks = [(a.values(counts), b.values(counts)) for counts in drawn(a.n, resamples, seed, a.halves)]
+    found: dict[str, dict[str, Any]] = {}
     for name in (name for name in points[0] if name in points[1]):
         difference = points[1][name] - points[0][name]
         values = np.concatenate([np.asarray(of_b[name]) - np.asarray(of_a[name]) for of_a, of_b in chunks])
@@ -45,7 +64,7 @@ def compare(a: Resampler, b: Resampler, resamples: int = 1000, confidence: float
         if not np.isfinite(difference) or not len(values):
             found[name] = {"difference": None, "interval": None, "p": None}
             continue
-        if getattr(a, "halves", False):
+        if a.halves:
             values = values - values.mean() + difference
         ends = np.percentile(values, [50 * (1 - confidence), 50 * (1 + confidence)])
         found[name] = {

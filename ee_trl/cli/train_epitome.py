@@ -37,6 +37,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from ..data import open_dataset
     from ..epitome_training import read_posts, train_epitome
     from ..evaluation.epitome.classifier import CONFIG
 
@@ -47,7 +48,12 @@ def run(args: argparse.Namespace) -> int:
         raise FormatError(f"{str(folder / CONFIG)!r} is there already; give another folder, or --overwrite")
     if args.folds < 0 or args.folds == 1:
         raise EmpathyError(f"folds {args.folds} is not valid; valid: 2 or more, or 0 for none")
-    posts = read_posts(common.open_input(args.dataset, args))
+    dataset: Any = open_dataset(args.dataset, config=args.config, split=args.split)
+    if hasattr(dataset, "keys"):
+        if len(dataset) > 1:
+            raise FormatError(f"{args.dataset!r} has several splits: {', '.join(dataset)}; name one with --split")
+        dataset = next(iter(dataset.values()))
+    posts = read_posts(dataset)
     options = {name: getattr(args, name) for name in ("epochs", "learning_rate", "batch_size")} if args.encoder else {}
     record = train_epitome(posts, folder, encoder=args.encoder, folds=args.folds, seed=args.seed, **options)
     if args.json:

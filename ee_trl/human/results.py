@@ -88,8 +88,10 @@ def unblinded(key: Key, answers: Sequence[Answers], aspect: str) -> Table:
             if aspect not in said:
                 continue
             entry = key.sheets[rater.sheet][item]
+            place: str = ""
+            value: Any
             if key.kind == AB:
-                place, value = "", _verdict(said[aspect], entry["shown"], key.candidates[0])
+                value = _verdict(said[aspect], entry["shown"], key.candidates[0])
             else:
                 place, value = entry["shown"][0], int(said[aspect])
             table.setdefault((entry["dialogue"], place), {})[rater.sheet] = value
@@ -213,7 +215,7 @@ def agreement(table: Table, sheets: Sequence[str], level: str) -> dict[str, Any]
     krippendorff = require("krippendorff", extra="human", purpose=_PURPOSE)
     kinds = sorted({value for said in table.values() for value in said.values()}, key=_rank)
     code = {value: i for i, value in enumerate(kinds)}
-    rows = np.array([[code.get(said.get(sheet), np.nan) for sheet in sheets] for said in table.values()], float)  # type: ignore[arg-type]
+    rows = np.array([[code.get(said.get(sheet), np.nan) for sheet in sheets] for said in table.values()], float)
     found: dict[str, Any] = {
         "fleiss_kappa": None, "items": 0, "krippendorff_alpha": None, "level": level, "raters": len(sheets)
     }  # fmt: skip

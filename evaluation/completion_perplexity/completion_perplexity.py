@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import evaluate
 
+from .bootstrap import CONFIDENCE
 from .likelihood import perplexity_scores
 from .samples import check_samples
 
@@ -124,7 +125,16 @@ class CompletionPerplexity(evaluate.Metric):
             raise TypeError("model is needed: pass model=..., a loaded model or where to load one from.")
         return super().compute(prompts=prompts, completions=completions, **kwargs)
 
-    def _compute(self, prompts: list[str], completions: list[str], **options: Any) -> dict[str, Any]:
+    def _compute(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Any]:
+        options |= {"resamples": resamples, "confidence": confidence, "seed": seed}
         return perplexity_scores(
             [json.loads(text) for text in prompts], [json.loads(text) for text in completions], **options
         )

@@ -75,7 +75,7 @@ class DistinctResampler(Resampler):
 
     def ordered(self) -> DistinctResampler:
         """The texts sorted."""
-        return DistinctResampler(sorted(self.corpus))
+        return DistinctResampler(sorted(self.corpus, key=list))
 
     def values(self, counts: np.ndarray) -> Values:
         """`dist1` and `dist2` of each resample, shape `(r,)`."""
