@@ -16,6 +16,7 @@ _EXPORTS = {
     "Dialogue": "dialogue",
     "EmpathyCallback": "online.callback",
     "EmpathyDataSelector": "selector",
+    "EmpathyEvalCallback": "eval_callback",
     "EmpathySFTTrainer": "online.trainer",
     "LinearScorer": "scoring.linear",
     "Scorer": "scoring.base",
@@ -37,6 +38,7 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
     from .dialogue import Dialogue
+    from .eval_callback import EmpathyEvalCallback
     from .metrics import list_metrics, load_metric
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
