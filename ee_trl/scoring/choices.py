@@ -185,7 +185,7 @@ class CausalLMChooser:
         return chances
 
     def _ids_of(self, question: Question, options: Sequence[str]) -> tuple[list[int], tuple[int, ...]] | None:
-        """The ids up to the answer slot, and the first id of each option; `None` where the text is too long."""
+        """The ids up to the answer slot, and the id of each option; `None` where the text is too long."""
         from .prompt import around_dialogue, turn_line
 
         before, after = around_dialogue(self.tokenizer, question.instruction.strip())
@@ -201,17 +201,18 @@ class CausalLMChooser:
         return [*head, *(i for turn in turns for i in turn), *judged, *tail], firsts
 
     def _slot(self, slot: str, options: tuple[str, ...]) -> tuple[list[int], tuple[int, ...]]:
-        answers = [self._trusted(f"{slot} {option}") for option in options]
-        shared = 0
-        while all(len(ids) > shared for ids in answers) and len({ids[shared] for ids in answers}) == 1:
-            shared += 1
-        firsts = tuple(ids[shared] for ids in answers if len(ids) > shared)
-        if len(set(firsts)) != len(options):
-            raise ScorerError(
-                f"this tokenizer does not tell the options {', '.join(options)} apart by their first token after "
-                f"{slot!r}; give another judge"
-            )
-        return answers[0][:shared], firsts
+        """The ids of the slot, and the one id of each option after it."""
+        joined = [self._trusted(f"{slot} {option}") for option in options]
+        # where a space and an option are one token for some options alone, the space goes to the slot
+        apart = [[*self._trusted(f"{slot} "), *self._trusted(option)] for option in options]
+        for answers in (joined, apart):
+            heads, lasts = {tuple(ids[:-1]) for ids in answers}, tuple(ids[-1] for ids in answers)
+            if len(heads) == 1 and len(set(lasts)) == len(options):
+                return list(heads.pop()), lasts
+        raise ScorerError(
+            f"this tokenizer does not write each of the options {', '.join(options)} as one token after {slot!r}; "
+            "give another judge"
+        )
 
     def _trusted(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
