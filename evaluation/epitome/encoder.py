@@ -53,6 +53,7 @@ class EncoderClassifier:
         """
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+        from transformers.trainer_callback import PrinterCallback
         from transformers.trainer_utils import set_seed
 
         tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -94,6 +95,7 @@ class EncoderClassifier:
             trainer = Trainer(
                 model, args, train_dataset=rows, data_collator=_collator(tokenizer), compute_loss_func=loss
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
         return cls(model, tokenizer)
 
