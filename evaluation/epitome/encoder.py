@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,32 +54,15 @@ class EncoderClassifier:
             epochs, learning_rate, batch_size, seed (*optional*): Of the training.
         """
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
-        from transformers.trainer_callback import PrinterCallback
-        from transformers.trainer_utils import set_seed
+        from transformers import AutoTokenizer, TrainingArguments
 
         tokenizer = AutoTokenizer.from_pretrained(encoder)
-        set_seed(seed)  # the heads are drawn
-        labels = len(MECHANISMS) * len(LEVELS)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            encoder, num_labels=labels, problem_type="multi_label_classification"
-        )
         rows = [
             {**encoded, "labels": row}
             for encoded, row in zip(_encoded(tokenizer, seekers, responses), levels.tolist(), strict=True)
         ]
         weights = torch.tensor(_class_weights(levels), dtype=torch.float32)
-
-        def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-            logits = outputs.logits.float().view(-1, len(MECHANISMS), len(LEVELS))
-            wanted = labels.long()
-            parts = [
-                torch.nn.functional.cross_entropy(logits[:, i], wanted[:, i], weight=weights[i].to(logits.device))
-                for i in range(len(MECHANISMS))
-            ]
-            return torch.stack(parts).mean()
-
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _own_randomness():
             args = TrainingArguments(
                 folder,
                 num_train_epochs=epochs,
@@ -92,11 +77,7 @@ class EncoderClassifier:
                 disable_tqdm=True,
                 logging_strategy="no",
             )
-            trainer = Trainer(
-                model, args, train_dataset=rows, data_collator=_collator(tokenizer), compute_loss_func=loss
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            model = _trained(encoder, args, rows, tokenizer, weights)
         return cls(model, tokenizer)
 
     def predict(self, seekers: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -130,6 +111,47 @@ class EncoderClassifier:
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, AutoTokenizer.from_pretrained(folder))
+
+
+def _trained(encoder: Any, args: Any, rows: list[dict[str, Any]], tokenizer: Any, weights: Any) -> Any:
+    """An encoder with new heads, fine-tuned on the rows; `weights` are those of the levels, shape `(3, 3)`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, Trainer
+    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_utils import set_seed
+
+    set_seed(args.seed)  # the heads are drawn
+    labels = len(MECHANISMS) * len(LEVELS)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, num_labels=labels, problem_type="multi_label_classification"
+    )
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        logits, wanted = outputs.logits.float().view(-1, len(MECHANISMS), len(LEVELS)), labels.long()
+        parts = [
+            torch.nn.functional.cross_entropy(logits[:, i], wanted[:, i], weight=weights[i].to(logits.device))
+            for i in range(len(MECHANISMS))
+        ]
+        return torch.stack(parts).mean()
+
+    trainer = Trainer(model, args, train_dataset=rows, data_collator=_collator(tokenizer), compute_loss_func=loss)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return model
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Training sets the seeds of all generators: they are as before afterwards."""
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _encoded(tokenizer: Any, seekers: Sequence[str], responses: Sequence[str]) -> list[dict[str, Any]]:
