@@ -40,7 +40,7 @@ class Comparison:
         models (`dict[str, dict]`): Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`.
         references (`dict`): `numbers`, `intervals` and `details` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
-            `p_holm`, corrected for the number of numbers.
+            `p_holm`, corrected for the number of numbers; with `judge_pairs`, what the judge says, as `judge`.
         emotions (`dict[str, dict]`): Emotion -> `n`, and model -> mean of each number that samples have.
         examples (`list[dict]`): The dialogues where the models differ most.
         replies (`dict[str, list[str]]`): Of each model, in the order of the set.
@@ -94,6 +94,7 @@ def evaluate_models(
     bertscore_layers: int | None = None,
     judge: Any = None,
     judge_options: Mapping[str, Any] | None = None,
+    judge_pairs: bool = False,
     decoding: Decoding | None = None,
     batch_size: int = 16,
     dtype: str = "auto",
@@ -131,6 +132,8 @@ def evaluate_models(
             Of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
         epitome, bertscore_model, bertscore_layers, judge, judge_options (*optional*):
             What the metrics of these names need.
+        judge_pairs (`bool`, *optional*, defaults to `False`):
+            Whether the judge also compares the candidates two by two, in both orders.
         decoding ([`~ee_trl.evaluation.generation.Decoding`], *optional*):
             How replies are generated; by default greedily, 64 tokens at most.
         batch_size (`int`, *optional*, defaults to `16`):
@@ -160,6 +163,8 @@ def evaluate_models(
     names = [candidate.name for candidate in candidates]
     if baseline is not None and baseline not in names:
         raise EmpathyError(unknown("baseline", baseline, names))
+    if judge_pairs and judge is None:
+        raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
     decoding = decoding or Decoding()
     eval_set = (
@@ -198,9 +203,31 @@ def evaluate_models(
     found = _comparison(
         candidates, eval_set, replies, measures, tools, wanted, decoding, (resamples, confidence, seed), baseline
     )
+    if judge_pairs:
+        _add_verdicts(found, eval_set, tools)
     if folder is not None:
         found.write(folder)
     return found
+
+
+def _add_verdicts(found: Comparison, eval_set: EvalSet, tools: Tools) -> None:
+    """What the judge says of every pair, as `judge` beside its differences; wins are B's."""
+    from .judge import judge_pairs
+
+    settings = found.settings
+    names = pairs_of(list(found.replies), settings["baseline"])
+    if not found.paired:
+        found.paired.extend({"a": a, "b": b, "numbers": {}} for a, b in names)
+    for pair in found.paired:
+        pair["judge"] = judge_pairs(
+            found.replies[pair["b"]],
+            found.replies[pair["a"]],
+            eval_set.prompts,
+            tools.judge,
+            resamples=settings["resamples"],
+            confidence=settings["confidence"],
+            seed=settings["seed"],
+        )
 
 
 def make_tools(

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,12 @@ def left_out(comparison: Comparison) -> dict[str, str]:
     """The metrics that no candidate has -> what they need."""
     there = {name for entry in comparison.models.values() for name in entry["details"]}
     return {name: NEEDS[name] for name in comparison.settings["metrics"] if name not in there and name in NEEDS}
+
+
+def unscored(comparison: Comparison) -> dict[str, int]:
+    """Candidate -> how many of its replies have no scores, of those where there are any."""
+    found = {name: entry["details"].get("empathy_axes", {}) for name, entry in comparison.models.items()}
+    return {name: details["unscored"] for name, details in found.items() if details.get("unscored")}
 
 
 def number(value: float | None) -> str:
@@ -153,6 +159,11 @@ def _numbers_part(comparison: Comparison) -> str:
             f"of the dialogues, seed {settings['seed']}). Turns of one conversation are not independent, so they are "
             "somewhat too narrow."
         )
+    without = unscored(comparison)
+    if without:
+        text += "\n\nUnscored replies (blank, or the scorer gave none): " + ", ".join(
+            f"{_cell(name)} {n:,}" for name, n in without.items()
+        ) + ". They are left out of the means of the axes."  # fmt: skip
     missing = left_out(comparison)
     if missing:
         text += "\n\nNot measured: " + "; ".join(f"{name} needs {need}" for name, need in missing.items()) + "."
@@ -174,7 +185,29 @@ def _paired_parts(comparison: Comparison) -> list[str]:
         ]
         head = ("number", f"{_cell(pair['b'])} minus {_cell(pair['a'])}", "p", "p (Holm)")
         parts.append(_table(head, rows))
+        verdicts = verdict_rows(pair)
+        if verdicts:
+            head = ("judge", f"{_cell(pair['b'])} wins", "tie", f"{_cell(pair['a'])} wins", *VERDICT_HEAD)
+            parts.append(_table(head, verdicts))
     return parts
+
+
+VERDICT_HEAD = ("preference", "position bias", "consistency")
+"""Columns of the judge's verdicts beside wins and ties."""
+
+
+def verdict_rows(pair: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What the judge says of a pair, a row an aspect; none where it was not asked."""
+    found: Mapping[str, Any] = pair.get("judge") or {}
+    aspects = [name.removesuffix("_win") for name in found if name.endswith("_win")]
+    keys = ("win", "tie", "lose", "preference", "position_bias", "consistency")
+    return [
+        (
+            aspect,
+            *(with_interval(found[f"{aspect}_{key}"], found.get(f"{aspect}_{key}_interval")) for key in keys),
+        )
+        for aspect in aspects
+    ]
 
 
 def _emotions_part(comparison: Comparison) -> str:
@@ -248,6 +281,7 @@ def html_page(comparison: Comparison) -> str:
         "p_value": p_value,
         "role": _role,
         "scores": _scores,
+        "verdict_rows": verdict_rows,
     }
     return render(
         "evaluation.html",
@@ -259,6 +293,8 @@ def html_page(comparison: Comparison) -> str:
         set_in_words=set_in_words(comparison),
         decoding_in_words=decoding_in_words(comparison),
         missing=left_out(comparison),
+        unscored=unscored(comparison),
+        verdict_head=VERDICT_HEAD,
         **helpers,
     )
 

@@ -433,6 +433,34 @@ def test_names_of_candidates() -> None:
     assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
 
 
+def test_the_judge_compares_candidates_on_request(tmp_path) -> None:
+    eval_set = read_eval_set(limit=3)
+    (tmp_path / "long.txt").write_text("a long reply\n" * 3, encoding="utf-8")
+    (tmp_path / "short.txt").write_text("a\n\nb\n", encoding="utf-8")
+
+    class Longest:
+        fingerprint = "longest"
+
+        def choose(self, questions, options):
+            if len(questions[0].candidates) == 1:
+                return np.full((len(questions), 3), 1 / 3)
+            lengths = [[len(text) for _, text in question.candidates] for question in questions]
+            return np.array([[float(a > b), float(b > a), float(a == b)] for a, b in lengths])
+
+    files = {name: tmp_path / f"{name}.txt" for name in ("long", "short")}
+    options = {"predictions": files, "dataset": eval_set, "store": False, "metrics": ["judge", "empathy_axes"]}
+    found = evaluate_models(**options, judge=Longest(), judge_pairs=True, resamples=20, output=tmp_path / "out")
+    [pair] = found.paired
+    assert (pair["judge"]["empathy_lose"], pair["judge"]["empathy_position_bias"]) == (1.0, 0.0)
+    assert "short 1" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")  # the blank reply is unscored
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "position bias" in text
+        assert "long wins" in text
+    with pytest.raises(EmpathyError, match="judge_pairs needs a judge"):
+        evaluate_models(**options, judge_pairs=True)
+
+
 def test_any_scorer_gives_the_axes(tmp_path) -> None:
     eval_set = read_eval_set(limit=3)
     (tmp_path / "r.txt").write_text("one\none two ?\none two three\n", encoding="utf-8")

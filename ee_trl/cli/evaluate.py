@@ -72,6 +72,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--judge", metavar="FOLDER", help="an LLM judge's folder or hub id, or `server`")
     group.add_argument("--judge-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    group.add_argument("--judge-pairs", action="store_true", help="the judge also compares the candidates two by two")
     group.add_argument("--baseline", metavar="NAME", help="compare all with this one (default: every two)")
     group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap; 0: no intervals")
     group.add_argument("--seed", type=int, default=0, help="of the bootstrap and of sampling (default: 0)")
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         bertscore_layers=args.bertscore_layers,
         judge=args.judge,
         judge_options=parse_options(args.judge_option),
+        judge_pairs=args.judge_pairs,
         decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed),
         batch_size=args.batch_size,
         dtype=args.dtype,
