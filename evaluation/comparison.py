@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,23 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ee_trl.axes import AXES, DEFAULT_THRESHOLD
+from ee_trl.axes import DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, unknown
 
 from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, load_candidate, read_replies
 from .eval_set import EvalSet, read_eval_set
+from .findings import Bootstrap, by_emotion, differences, examples_of, numbers_of, samples_of
 from .generation import Decoding, generate_replies
 from .measures import Measure, Tools, check_metrics, measure, measure_references
-from .paired import compare, holm, pairs_of, plain
+from .paired import pairs_of, plain
 from .stored_replies import StoredReplies
 
 
 logger = logging.getLogger("ee_trl")
 
 REPLIES_FOLDER = "replies"
-EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,8 @@ def evaluate_models(
             made = given[candidate.name]
         replies[candidate.name] = made
         measures[candidate.name] = measure(eval_set, made, loaded, tools, wanted)
-        del loaded  # before the next is loaded
+        del loaded
+        _make_room()  # before the next is loaded
     found = _comparison(
         candidates, eval_set, replies, measures, tools, wanted, decoding, (resamples, confidence, seed), baseline
     )
@@ -208,6 +206,17 @@ def evaluate_models(
     if folder is not None:
         found.write(folder)
     return found
+
+
+def _make_room() -> None:
+    """Gives back the memory of a model that nobody holds any more."""
+    import gc
+    import sys
+
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _add_verdicts(found: Comparison, eval_set: EvalSet, tools: Tools) -> None:
@@ -296,11 +305,11 @@ def _comparison(
     tools: Tools,
     wanted: Sequence[str],
     decoding: Decoding,
-    bootstrap: tuple[int, float, int],
+    bootstrap: Bootstrap,
     baseline: str | None,
 ) -> Comparison:
     names = [candidate.name for candidate in candidates]
-    samples = {name: _samples(measures[name]) for name in names}
+    samples = {name: samples_of(measures[name]) for name in names}
     return Comparison(
         dataset={
             "name": eval_set.name,
@@ -324,111 +333,13 @@ def _comparison(
                 "kind": c.kind,
                 "description": replies[c.name].description,
                 "fingerprint": replies[c.name].fingerprint,
-                **_numbers(measures[c.name], bootstrap),
+                **numbers_of(measures[c.name], bootstrap),
             }
             for c in candidates
         },
-        references=_numbers(measure_references(eval_set, tools, wanted), bootstrap),
-        paired=_paired(pairs_of(names, baseline), measures, bootstrap),
-        emotions=_by_emotion(eval_set, samples),
-        examples=_examples(eval_set, replies, samples),
+        references=numbers_of(measure_references(eval_set, tools, wanted), bootstrap),
+        paired=differences(pairs_of(names, baseline), measures, bootstrap),
+        emotions=by_emotion(eval_set, samples),
+        examples=examples_of(eval_set, replies, samples),
         replies={name: list(made.texts) for name, made in replies.items()},
     )
-
-
-def _samples(measures: Mapping[str, Measure]) -> dict[str, np.ndarray]:
-    """All numbers that single samples have."""
-    return {name: values for measure in measures.values() for name, values in measure.samples.items()}
-
-
-def _numbers(measures: Mapping[str, Measure], bootstrap: tuple[int, float, int]) -> dict[str, Any]:
-    from .distinct.bootstrap import intervals, means
-
-    numbers: dict[str, float] = {}
-    ends: dict[str, list[float]] = {}
-    for name, found in measures.items():
-        resamplers: list[Any] = [found.resampler]
-        if name == "distinct":
-            resamplers.append(means({"words": found.samples["words"]}))
-        for resampler in resamplers:
-            numbers |= resampler.point()
-            ends |= intervals(resampler, *bootstrap) if bootstrap[0] else {}
-    return {"numbers": numbers, "intervals": ends, "details": {name: m.details for name, m in measures.items()}}
-
-
-def _paired(
-    pairs: Sequence[tuple[str, str]],
-    measures: Mapping[str, Mapping[str, Measure]],
-    bootstrap: tuple[int, float, int],
-) -> list[dict[str, Any]]:
-    if not bootstrap[0]:
-        return []
-    found = []
-    for a, b in pairs:
-        numbers: dict[str, dict[str, Any]] = {}
-        for name in (name for name in measures[a] if name in measures[b]):
-            parts = compare(measures[a][name].resampler, measures[b][name].resampler, *bootstrap)
-            numbers |= {k: v for k, v in parts.items() if not k.startswith("reference_")}
-        corrected = holm({name: row["p"] for name, row in numbers.items()})
-        found.append({"a": a, "b": b, "numbers": {k: {**row, "p_holm": corrected[k]} for k, row in numbers.items()}})
-    return found
-
-
-def _by_emotion(eval_set: EvalSet, samples: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    if eval_set.emotions is None:
-        return {}
-    labels = np.array([emotion or "(none)" for emotion in eval_set.emotions])
-    found: dict[str, dict[str, Any]] = {}
-    for emotion in sorted(set(labels.tolist())):
-        inside = labels == emotion
-        means = {
-            name: {key: _mean(values[inside]) for key, values in columns.items()} for name, columns in samples.items()
-        }
-        found[emotion] = {"n": int(inside.sum()), "models": means}
-    return found
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _examples(
-    eval_set: EvalSet, replies: Mapping[str, Replies], samples: Mapping[str, Mapping[str, np.ndarray]]
-) -> list[dict[str, Any]]:
-    """The dialogues where the models' scores lie furthest apart, summed over the axes; where texts differ at all."""
-    names = list(replies)
-    apart = np.zeros(len(eval_set))
-    for axis in AXES:
-        scored = [samples[name][axis] for name in names if axis in samples[name]]
-        if scored:
-            table = np.nan_to_num(np.stack(scored))  # an unscored reply stands as low as one can
-            apart += table.max(axis=0) - table.min(axis=0)
-    texts = [{replies[name].texts[i] for name in names} for i in range(len(eval_set))]
-    order = sorted(range(len(eval_set)), key=lambda i: (-apart[i], i))
-    chosen = [i for i in order if len(texts[i]) > 1 or len(names) == 1]
-    return [_example(i, eval_set, replies, samples, apart[i]) for i in itertools.islice(chosen, EXAMPLES)]
-
-
-def _example(
-    i: int,
-    eval_set: EvalSet,
-    replies: Mapping[str, Replies],
-    samples: Mapping[str, Mapping[str, np.ndarray]],
-    apart: float,
-) -> dict[str, Any]:
-    dialogue = eval_set.dialogues[i]
-    return {
-        "index": i,
-        "emotion": eval_set.emotions[i] if eval_set.emotions else None,
-        "context": [{"role": r, "text": t} for r, t in zip(dialogue.roles, dialogue.context, strict=True)],
-        "reference": dialogue.response,
-        "apart": float(apart),
-        "replies": {
-            name: {
-                "text": made.texts[i],
-                **{axis: float(samples[name][axis][i]) for axis in AXES if axis in samples[name]},
-            }
-            for name, made in replies.items()
-        },
-    }

@@ -187,8 +187,8 @@ def _paired_parts(comparison: Comparison) -> list[str]:
         parts.append(_table(head, rows))
         verdicts = verdict_rows(pair)
         if verdicts:
-            head = ("judge", f"{_cell(pair['b'])} wins", "tie", f"{_cell(pair['a'])} wins", *VERDICT_HEAD)
-            parts.append(_table(head, verdicts))
+            wins = ("judge", f"{_cell(pair['b'])} wins", "tie", f"{_cell(pair['a'])} wins")
+            parts.append(_table((*wins, *VERDICT_HEAD), verdicts))
     return parts
 
 
@@ -275,7 +275,7 @@ def html_page(comparison: Comparison) -> str:
         }
     if keys:
         pictures["emotions"] = picture(plots.emotions_figure(comparison, keys[0]))
-    helpers: dict[str, Callable[..., str]] = {
+    helpers: dict[str, Callable[..., Any]] = {
         "number": number,
         "with_interval": with_interval,
         "p_value": p_value,

@@ -15,7 +15,9 @@ from ee_trl.dialogue import dialogue_of
 from ee_trl.errors import ScorerError
 from ee_trl.evaluation.judge import judge_pairs, judge_replies
 from ee_trl.evaluation.judge.questions import ASPECTS, LEVELS, VERDICTS, absolute_question, pair_question
-from ee_trl.scoring.choices import CausalLMChooser, ServerChooser, checked_choices, load_chooser, question_text
+from ee_trl.scoring.choice_model import CausalLMChooser
+from ee_trl.scoring.choice_server import ServerChooser, read_choice
+from ee_trl.scoring.choices import checked_choices, load_chooser, question_text
 
 
 REPLIES = ["I am so sorry.", "Oh.", "What was he like? " * 30, "I hope that you feel better soon"]
@@ -201,11 +203,9 @@ CERTAIN = [("- Better:", {"- Better:": 1.0}), (" ", {" ": 1.0})]
     ],
 )
 def test_a_server_is_read_strictly(body, expected) -> None:
-    from ee_trl.scoring.choices import _read
-
-    found = _read(json.loads(json.dumps(body)), PAIR.slot, VERDICTS)
+    found = read_choice(json.loads(json.dumps(body)), PAIR.slot, VERDICTS)
     assert np.isnan(found).all() if expected is None else found == pytest.approx(expected)
-    assert np.isnan(_read(None, PAIR.slot, VERDICTS)).all()
+    assert np.isnan(read_choice(None, PAIR.slot, VERDICTS)).all()
 
 
 def answering(top_allowed: int):

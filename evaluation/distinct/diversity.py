@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,18 +82,27 @@ class DistinctResampler(Resampler):
         """`dist1` and `dist2` of each resample, shape `(r,)`."""
         return {f"dist{order}": self._ratios(order, counts) for order in (1, 2)}
 
+    @cached_property
+    def _ngrams(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Order -> of each n-gram of the corpus its text, and which of the different n-grams it is."""
+        found = {}
+        for order in (1, 2):
+            kinds: dict[tuple[str, ...], int] = {}
+            pairs = [
+                (i, kinds.setdefault(tuple(tokens[at : at + order]), len(kinds)))
+                for i, tokens in enumerate(self.corpus)
+                for at in range(len(tokens) - order + 1)
+            ]
+            texts, which = np.array(pairs, int).reshape(-1, 2).T
+            found[order] = (texts, which)
+        return found
+
     def _ratios(self, order: int, counts: np.ndarray) -> np.ndarray:
-        kinds: dict[tuple[str, ...], int] = {}
-        pairs = [
-            (i, kinds.setdefault(tuple(tokens[at : at + order]), len(kinds)))
-            for i, tokens in enumerate(self.corpus)
-            for at in range(len(tokens) - order + 1)
-        ]
-        texts, found = np.array(pairs, int).reshape(-1, 2).T
+        texts, found = self._ngrams[order]
         ratios = np.zeros(len(counts))
         for row, times in enumerate(counts):
             drawn = times[texts]
-            total, seen = drawn.sum(), np.zeros(len(kinds), bool)
+            total, seen = drawn.sum(), np.zeros(found.max(initial=-1) + 1, bool)
             seen[found[drawn > 0]] = True
             ratios[row] = 100.0 * seen.sum() / total if total else 0.0
         return ratios
