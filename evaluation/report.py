@@ -17,6 +17,7 @@ from ee_trl.errors import MissingExtraError
 from ee_trl.reports.run import _cell, _table
 
 from . import plots
+from .candidates import MODEL
 from .measures import NEEDS, NOTES
 
 
@@ -73,6 +74,14 @@ def left_out(comparison: Comparison) -> dict[str, str]:
     return {name: NEEDS[name] for name in comparison.settings["metrics"] if name not in there and name in NEEDS}
 
 
+def of_references(comparison: Comparison, name: str) -> str:
+    """The references' number for a table, `""` where they have none."""
+    for prefix, entry in (("", comparison.references), *(("reference_", m) for m in comparison.models.values())):
+        if prefix + name in entry["numbers"]:
+            return with_interval(entry["numbers"][prefix + name], entry["intervals"].get(prefix + name))
+    return ""
+
+
 def unscored(comparison: Comparison) -> dict[str, int]:
     """Candidate -> how many of its replies have no scores, of those where there are any."""
     found = {name: entry["details"].get("empathy_axes", {}) for name, entry in comparison.models.items()}
@@ -105,11 +114,13 @@ def set_in_words(comparison: Comparison) -> str:
 
 
 def decoding_in_words(comparison: Comparison) -> str:
-    """How replies were generated."""
+    """How models replied, as a sentence; `""` where there are files of replies alone."""
+    if not any(entry["kind"] == MODEL for entry in comparison.models.values()):
+        return ""
     decoding = comparison.settings["decoding"]
     if not decoding["temperature"]:
-        return f"greedily, {decoding['max_new_tokens']} tokens at most"
-    return ", ".join(f"{name} {value}" for name, value in decoding.items())
+        return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most."
+    return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}."
 
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
@@ -136,8 +147,8 @@ def _head_part(comparison: Comparison) -> str:
     ]
     return "\n\n".join(
         [
-            f"**{set_in_words(comparison)}** from {_cell(comparison.dataset['name'])}. Models reply "
-            f"{decoding_in_words(comparison)}. Axes by `{_cell(settings['scorer'])}`; {settings['tokenizer']} tokens.",
+            f"**{set_in_words(comparison)}** from {_cell(comparison.dataset['name'])}."
+            f"{decoding_in_words(comparison)} Axes by `{_cell(settings['scorer'])}`; {settings['tokenizer']} tokens.",
             _table(("candidate", "what it is", "content"), rows),
         ]
     )
@@ -148,9 +159,10 @@ def _numbers_part(comparison: Comparison) -> str:
     head = ("number", *(_cell(name) for name in comparison.models), "references", "")
     rows = []
     for name in names:
-        entries = [*comparison.models.values(), comparison.references]
+        entries = comparison.models.values()
         cells = [with_interval(e["numbers"].get(name), e["intervals"].get(name)) for e in entries]
-        rows.append((name, *(("" if cell == "n/a" else cell) for cell in cells), NOTES[name]))
+        shown = ("" if cell == "n/a" else cell for cell in cells)
+        rows.append((name, *shown, of_references(comparison, name), NOTES[name]))
     settings = comparison.settings
     text = "## Numbers\n\n" + _table(head, rows)
     if settings["resamples"]:
@@ -282,6 +294,7 @@ def html_page(comparison: Comparison) -> str:
         "role": _role,
         "scores": _scores,
         "verdict_rows": verdict_rows,
+        "of_references": of_references,
     }
     return render(
         "evaluation.html",
