@@ -1,7 +1,7 @@
 """
 The experts of the recipes side by side on EmpatheticDialogues' test set, by `ee-trl evaluate`.
 
-    python benchmarks/experts.py DATA_DIR [--limit 500] [--steps 600] [--output benchmarks/results/experts.json]
+    python benchmarks/experts.py DATA_DIR [--limit 500] [--steps 160] [--output benchmarks/results/experts.json]
 
 DATA_DIR holds `ed_train.parquet`, which the recipes select from, `ed_test.parquet`, and `epitome_reddit.parquet`, from
 which a linear classifier is trained for the EPITOME levels; none of them is kept. Each expert is the tiny CPU model of
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--limit", type=int, default=500, help="dialogues of the test set (default: 500)")
-    parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
+    parser.add_argument("--steps", type=int, default=160, help="of training (default: 160, the config's)")
     parser.add_argument("--folder", type=Path, help="where experts and report are kept (default: nowhere)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "experts.json")
     args = parser.parse_args()

@@ -212,3 +212,16 @@ def test_nothing_trained_is_shipped() -> None:
 
     assets = Path(str(files("ee_trl"))) / "assets"
     assert not [path for path in assets.rglob("*") if "epitome" in path.name]
+
+
+def test_the_page_quotes_the_recorded_cross_validation() -> None:
+    root = Path(__file__).parents[1]
+    page = (root / "docs/evaluation.md").read_text(encoding="utf-8")
+    found = json.loads((root / "benchmarks/results/epitome.json").read_text())["classifiers"]["linear"]
+    for name in MECHANISMS:
+        row, majority = found[name], found[name]["majority"]
+        recalls = ", ".join(f"{row['recall'][level]:.2f}" for level in "012")
+        assert (
+            f"| {name.replace('_', ' ')} | {row['macro_f1']:.2f} | {row['accuracy']:.0%} | {recalls} | "
+            f"{majority['macro_f1']:.2f}, {majority['accuracy']:.0%} |"
+        ).replace("%", " %") in page
