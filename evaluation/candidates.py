@@ -183,7 +183,7 @@ def _kind_of(config: Any) -> str:
 # ---- files of replies ----------------------------------------------------------------------------------------------
 
 
-def read_replies(path: str | os.PathLike[str], eval_set: EvalSet) -> Replies:
+def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = "") -> Replies:
     """
     Reads a file of replies, one for each dialogue of the evaluation set, in its order; where a limit chose some of the
     dialogues, the file may hold replies to all of them.
@@ -194,19 +194,20 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet) -> Replies:
             line. A column `reference` (or `response`) is held against the set's references; `predicted_emotion`
             gives the emotion that the model recognised.
         eval_set ([`EvalSet`]): What they are replies to.
+        name (`str`, *optional*): The candidate's, which may be the column's: `replies.jsonl` of a report has a column
+            for each.
 
     Raises:
         [`FormatError`]: The file has other columns, another number of replies, or other references.
     """
     columns = _columns_of(Path(path))
-    name = next((column for column in REPLY_COLUMNS if column in columns), None)
-    if name is None:
-        raise FormatError(
-            f"{str(path)!r} has no column {' or '.join(map(repr, REPLY_COLUMNS))}; it has {', '.join(columns)}"
-        )
-    if len(columns[name]) == eval_set.available != len(eval_set):
+    wanted = (*REPLY_COLUMNS, *([name] if name else []))
+    column = next((column for column in wanted if column in columns), None)
+    if column is None:
+        raise FormatError(f"{str(path)!r} has no column {' or '.join(map(repr, wanted))}; it has {', '.join(columns)}")
+    if len(columns[column]) == eval_set.available != len(eval_set):
         columns = {key: [values[i] for i in eval_set.rows] for key, values in columns.items()}
-    texts = columns[name]
+    texts = columns[column]
     if len(texts) != len(eval_set):
         some = f" (of {eval_set.available:,})" if eval_set.available != len(eval_set) else ""
         raise FormatError(
@@ -215,10 +216,10 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet) -> Replies:
         )
     for i, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
-            raise FormatError(f"{str(path)!r}: {name} {i} is no text but {text!r}")
-    wanted = next((columns[column] for column in REFERENCE_COLUMNS if column in columns), None)
-    if wanted is not None:
-        _check_references(path, wanted, eval_set)
+            raise FormatError(f"{str(path)!r}: {column} {i} is no text but {text!r}")
+    references = next((columns[column] for column in REFERENCE_COLUMNS if column in columns), None)
+    if references is not None:
+        _check_references(path, references, eval_set)
     return Replies(
         [text or "" for text in texts],
         f"replies from {Path(path).name}",

@@ -169,7 +169,9 @@ def evaluate_models(
         if isinstance(dataset, EvalSet)
         else read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
     )
-    given = {c.name: read_replies(c.source, eval_set) for c in candidates if c.kind != MODEL}  # files fail early
+    given = {
+        c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL
+    }  # files fail early
     tools = make_tools(
         scorer=scorer,
         threshold=threshold,

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +287,7 @@ def html_page(comparison: Comparison) -> str:
         }
     if keys:
         pictures["emotions"] = picture(plots.emotions_figure(comparison, keys[0]))
-    helpers: dict[str, Callable[..., Any]] = {
+    helpers: dict[str, Any] = {
         "number": number,
         "with_interval": with_interval,
         "p_value": p_value,
@@ -312,11 +312,11 @@ def html_page(comparison: Comparison) -> str:
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """A template of `ee_trl/assets/templates`, filled in; every value is escaped."""
+def render(template: str, extra: str = "report", **values: Any) -> str:
+    """A template of `ee_trl/assets/templates`, filled in; every value is escaped. `extra` brings the library."""
     from importlib.resources import files
 
-    jinja2 = require("jinja2", extra="report", purpose="an HTML page")
+    jinja2 = require("jinja2", extra=extra, purpose="an HTML page")
     source = files("ee_trl").joinpath(f"assets/templates/{template}").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

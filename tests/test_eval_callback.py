@@ -146,6 +146,14 @@ def test_it_leaves_generators_and_modes_as_they_were(with_callback) -> None:
     assert trainer.processing_class.padding_side == side
 
 
+def test_a_trainer_without_running_means_logs_at_once(with_callback, monkeypatch) -> None:
+    _, callback = with_callback
+    said: list[dict] = []
+    monkeypatch.setattr(callback, "trainer", types.SimpleNamespace(log=said.append))
+    callback._log({"dist1": 5.0})
+    assert said == [{"empathy_eval/dist1": 5.0}]
+
+
 def test_a_wrong_interval_is_refused(with_callback) -> None:
     for bad in (0, -1, 1.5, True):
         with pytest.raises(TrainingError, match="every_n_steps"):

@@ -396,7 +396,10 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
         ({"models": [base], "judge": 5}, "is not a judge"),
         ({"models": [base], "limit": 0}, "limit 0"),
         ({"models": [base], "predictions": [str(tmp_path / "few.txt")]}, "holds 2 replies, the evaluation set 3"),
-        ({"models": [base], "predictions": [str(tmp_path / "other.parquet")]}, "no column 'prediction' or 'reply'"),
+        (
+            {"models": [base], "predictions": [str(tmp_path / "other.parquet")]},
+            "no column 'prediction' or 'reply' or 'other'",
+        ),
         ({"models": [base], "predictions": [str(tmp_path / "wrong.parquet")]}, "other references"),
         ({"predictions": [str(tmp_path / "none.txt")]}, "no such file"),
     ):
@@ -427,6 +430,14 @@ def test_eval_sets_come_from_any_format(tmp_path) -> None:
     assert (spoken.references, spoken.emotions) == (["oh", "great"], ("joyful", "joyful"))
     with pytest.raises(FormatError, match="no dialogue with a reply"):
         read_eval_set(Dataset.from_list(rows[1:]))
+
+
+def test_replies_of_a_report_are_read_again(compared) -> None:
+    found, folder, eval_set = compared
+    for name in ("base", "adapter"):
+        assert read_replies(folder / "replies.jsonl", eval_set, name).texts == found.replies[name]
+    with pytest.raises(FormatError, match="no column 'prediction' or 'reply' or 'other'; it has index, base, adapter"):
+        read_replies(folder / "replies.jsonl", eval_set, "other")
 
 
 def test_names_of_candidates() -> None:

@@ -43,6 +43,9 @@ def _add_export(actions: Any) -> None:
     export.add_argument("--overwrite", action="store_true", help="replace a study that is there already")
     export.add_argument("--kind", choices=KINDS, default="ab", help="two side by side, or one at a time (default: ab)")
     export.add_argument("--n", type=int, default=50, help="how many dialogues, drawn at random (default: 50)")
+    export.add_argument(
+        "--limit", type=int, metavar="N", help="N dialogues only, evenly spaced, as `evaluate` takes them"
+    )
     export.add_argument("--raters", type=int, default=3, help="how many sheets (default: 3)")
     export.add_argument(
         "--aspects",
@@ -83,6 +86,7 @@ def run_export(args: argparse.Namespace) -> int:
         aspects=args.aspects.split(","),
         n=args.n,
         raters=args.raters,
+        limit=args.limit,
         turns=args.turns,
         split=args.split,
         config=args.config,

@@ -27,6 +27,7 @@ def export_study(
     aspects: Sequence[str],
     n: int = 50,
     raters: int = 3,
+    limit: int | None = None,
     turns: Turns = "each",
     split: str | None = None,
     config: str | None = None,
@@ -43,6 +44,7 @@ def export_study(
         kind, aspects, raters: See [`~ee_trl.human.sheets.make_sheets`].
         n (`int`, *optional*, defaults to `50`): How many dialogues are drawn. For A/B, of those to which the two
             candidates do not reply the same.
+        limit (`int`, *optional*): So many dialogues alone, evenly spaced, as an evaluation with this limit takes them.
         turns, split, config: Of the data set.
         seed (`int`, *optional*, defaults to `0`): Of the draw, of sides and orders.
 
@@ -55,11 +57,11 @@ def export_study(
     from ..evaluation.candidates import candidates_of, read_replies
     from ..evaluation.eval_set import read_eval_set
 
-    eval_set = read_eval_set(dataset, split=split, config=config, turns=turns)
+    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
     replies = {}
     if predictions or not references:
         for candidate in candidates_of(predictions=predictions):
-            replies[candidate.name] = read_replies(candidate.source, eval_set).texts
+            replies[candidate.name] = read_replies(candidate.source, eval_set, candidate.name).texts
     if references:
         replies[REFERENCES] = eval_set.references
     there = list(range(len(eval_set)))

@@ -92,6 +92,7 @@ def sheet_html(sheet: Sheet) -> str:
     asked = ASPECTS if sheet.kind == AB else RATED
     return render(
         "human.html",
+        extra="human",
         sheet=sheet,
         questions={aspect: asked[aspect] for aspect in sheet.aspects},
         choices=CHOICES[sheet.kind],
