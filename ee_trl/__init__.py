@@ -17,6 +17,7 @@ _EXPORTS = {
     "Dialogue": "dialogue",
     "EmpathyCallback": "online.callback",
     "EmpathyDataSelector": "selector",
+    "EmpathyEvalCallback": "eval_callback",
     "EmpathySFTTrainer": "online.trainer",
     "EncoderScorer": "scoring.encoder",
     "LinearScorer": "scoring.linear",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .dialogue import Dialogue
     from .distillation.labels import choose_to_label
     from .distillation.run import distill
+    from .eval_callback import EmpathyEvalCallback
     from .metrics import list_metrics, load_metric
     from .moe.compose import compose_moe
     from .moe.request_router import RequestRouter

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .dialogue import has_lone_surrogates
-from .errors import FormatError, unknown
+from .errors import EmpathyError, FormatError, unknown
 from .formats import FORMATS
 from .json_lines import COMPRESSED, read_json
 from .rows import rows_of
@@ -314,6 +314,15 @@ def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
     for row in dataset.with_format(None):
         return list(row)
     raise FormatError("the stream has no rows")
+
+
+def spread(n: int, limit: int | None) -> list[int]:
+    """Indices of `limit` of `n` samples, evenly spaced; of all of them without a limit."""
+    if limit is None or limit >= n:
+        return list(range(n))
+    if limit < 1:
+        raise EmpathyError(f"limit {limit} is not a whole number of at least 1")
+    return [i * n // limit for i in range(limit)]
 
 
 def progress_bar(*, total: int | None, label: str, show: bool | None, unit: str = "rows") -> tqdm[Any]:

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import numpy as np
 
+    from ..data import spread
     from ..reports.agreement import agree, check_libraries
     from ..reports.agreement_page import report_dict, report_text, write_agreement
     from ..selection import thresholds
@@ -170,15 +171,6 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             value = text
         options[key] = value if isinstance(value, (int, float, bool, type(None))) else text
     return options
-
-
-def spread(n: int, limit: int | None) -> list[int]:
-    """Indices of `limit` of `n` samples, evenly spaced; of all of them without a limit."""
-    if limit is None or limit >= n:
-        return list(range(n))
-    if limit < 1:
-        raise EmpathyError(f"limit {limit} is not a whole number of at least 1")
-    return [i * n // limit for i in range(limit)]
 
 
 # ---- the dialogues and their scores --------------------------------------------------------------------------------

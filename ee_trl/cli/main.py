@@ -11,8 +11,23 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
 from . import (
-    agreement, cache, compose, distill, explore, label, quickstart, recipes, rubric, score, select, summary, sweep
-)  # fmt: skip
+    agreement,
+    cache,
+    compose,
+    distill,
+    evaluate,
+    explore,
+    human,
+    label,
+    quickstart,
+    recipes,
+    rubric,
+    score,
+    select,
+    summary,
+    sweep,
+    train_epitome,
+)
 
 
 EXIT_CODES = """\
@@ -27,8 +42,23 @@ exit codes:
 """
 
 COMMANDS = (
-    score, select, sweep, summary, explore, agreement, label, distill, compose, rubric, cache, recipes, quickstart
-)  # fmt: skip
+    score,
+    select,
+    sweep,
+    summary,
+    explore,
+    agreement,
+    label,
+    distill,
+    compose,
+    evaluate,
+    human,
+    train_epitome,
+    rubric,
+    cache,
+    recipes,
+    quickstart,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
