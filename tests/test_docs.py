@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import ee_trl
 from ee_trl.cli.main import main
 from ee_trl.dialogue import FORMATS, REASONS
 from ee_trl.sample import load_sample
@@ -56,7 +57,13 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path, monkeypatch: pyt
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     text = NOT_RUN.sub("", page.read_text(encoding="utf-8"))
     kinds = set(re.findall(r"^```(\w+)\n", text, flags=re.MULTILINE))
-    assert kinds <= {"python", "bash"}, "other code says why it is not run, in a comment before it"
+    assert kinds <= {"python", "bash", "text"}, "other code says why it is not run, in a comment before it"
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE))
+    public = {name for name in ee_trl.__all__ if callable(getattr(ee_trl, name))}
+    assert public <= listed, public - listed
 
 
 def test_the_list_of_errors_is_up_to_date() -> None:
