@@ -1,6 +1,7 @@
 # Everything happens in .venv/ of this folder, installed from pyproject.toml with the versions of constraints.txt.
 #   make quickstart   set up and run the main job on the embedded sample (CPU, no network), ending in a report
 #   make efficient-empathy   the whole method: both experts, their mixture and its baselines, side by side (CPU)
+#   make docs         the documentation site, into build/site
 #   make test         set up and run the tests (those marked slow are left to make test-all)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ifneq ($(DATA),)
 export EE_TRL_DATA ?= $(DATA)
 endif
 
-.PHONY: quickstart efficient-empathy test test-all lint types format wheel clean
+.PHONY: quickstart efficient-empathy test test-all lint types format docs wheel clean
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,6 +43,9 @@ types: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: .venv/installed
 	rm -rf dist

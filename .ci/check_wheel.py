@@ -21,6 +21,7 @@ def main() -> None:
     import ee_trl
     import ee_trl.evaluation.distinct
     import ee_trl.recipes.sft_sensibility
+    import ee_trl.reports.explorer
 
     for name in ee_trl.__all__:
         getattr(ee_trl, name)
@@ -34,6 +35,15 @@ def main() -> None:
     except ImportError as error:
         said = str(error)
     assert "pip install 'ee-trl[metrics]'" in said, f"the extra `metrics` is absent, and load_metric said {said}"
+    try:
+        ee_trl.write_explorer(scored, "explorer.html")
+        said = "nothing"
+    except ImportError as error:
+        said = str(error)
+    assert "pip install 'ee-trl[explorer]'" in said, f"the extra `explorer` is absent, and write_explorer said {said}"
+    page = ee_trl.reports.explorer.explorer_page({}, "")
+    assert "countsAt" in page, "the explorer's page is in the wheel"
+    assert "license: unknown" in str(selector.card(scored))
     print(f"wheel: one package, imported in {seconds:.2f} s, {len(scored)} samples scored")
 
 

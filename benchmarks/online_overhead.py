@@ -11,7 +11,8 @@ to the stock trainer's step at the same place, with a bootstrap interval (95 %, 
 stock trainer: what lies within its interval is noise. Where noise hides a per cent, `in plugin` does not: the time in
 the plugin's own hooks (callback, collator, the sum of the weights, their look-up, the losses' record), wrapped and
 measured in the same steps, as a share of the stock step; what the plugin calls of TRL is not counted. On a GPU that is
-the host's time.
+the host's time. `CPU time over stock` compares the CPU time of this process, which waiting for other programs does not
+count in; it tells most with `--threads 1`, as threads that wait for each other spin. The worker's own is not in it.
 
 All rows have the same number of tokens, whichever are drawn. The policy is asked before every step, by what was lost,
 and all of its weights change each time: as costly as it gets. Memory is that of a few steps, and of the report at the
@@ -211,6 +212,7 @@ def timed_steps(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder:
         way: {
             "attach_seconds": attach_seconds[way],
             "seconds": turn.seconds[args.warmup :],
+            "cpu_seconds": turn.cpu_seconds[args.warmup :],
             "plugin_seconds": turn.plugin[args.warmup :],
         }
         for way, turn in turns.items()
@@ -219,17 +221,22 @@ def timed_steps(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder:
 
 def compared(found: dict[str, Any], stock: dict[str, Any], block: int) -> dict[str, Any]:
     """A way against the stock trainer: medians of paired steps, with an interval by resampling the rounds."""
-    seconds, base = np.array(found["seconds"]), np.array(stock["seconds"])
-    ratios = (seconds / base).reshape(-1, block)
-    drawn = np.random.default_rng(0).integers(len(ratios), size=(10_000, len(ratios)))
-    low, high = np.quantile(np.median(ratios[drawn].reshape(len(drawn), -1), axis=1), [0.025, 0.975])
     return {
-        "step_seconds": median(seconds.tolist()),
-        "over_stock": {"median": float(np.median(ratios)), "low": float(low), "high": float(high)},
+        "step_seconds": median(found["seconds"]),
+        "over_stock": paired(found["seconds"], stock["seconds"], block),
+        "cpu_over_stock": paired(found["cpu_seconds"], stock["cpu_seconds"], block),
         "plugin_ms_a_step": 1_000 * mean(found["plugin_seconds"]),
-        "plugin_share": mean(found["plugin_seconds"]) / median(base.tolist()),
+        "plugin_share": mean(found["plugin_seconds"]) / median(stock["seconds"]),
         "attach_seconds": found["attach_seconds"],
     }
+
+
+def paired(found: Sequence[float], stock: Sequence[float], block: int) -> dict[str, float]:
+    """The median ratio of steps at the same place, and its interval."""
+    ratios = (np.array(found) / np.array(stock)).reshape(-1, block)
+    drawn = np.random.default_rng(0).integers(len(ratios), size=(10_000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[drawn].reshape(len(drawn), -1), axis=1), [0.025, 0.975])
+    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------
@@ -285,15 +292,17 @@ def table(results: dict[str, Any]) -> str:
     cuda = "peak_cuda_mib" in results["stock"]["memory"]
     kind = "peak_cuda_mib" if cuda else "peak_anonymous_mib"
     lines = [
-        f"| way | step, s | over stock (95 %) | in plugin, ms a step | share | attach, s | peak {kind[5:-4]}, MiB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| way | step, s | over stock (95 %) | CPU time over stock (95 %) | in plugin, ms a step | share | attach, s "
+        f"| peak {kind[5:-4]}, MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for way, r in results.items():
-        over, peak = r["over_stock"], r["memory"][kind]
+        ratios = [r["over_stock"], r["cpu_over_stock"]]
+        peak = r["memory"][kind]
         cells = [
             WAYS[way][0],
             f"{r['step_seconds']:.3f}",
-            f"{over['median']:.3f} ({over['low']:.3f}-{over['high']:.3f})",
+            *(f"{ratio['median']:.3f} ({ratio['low']:.3f}-{ratio['high']:.3f})" for ratio in ratios),
             f"{r['plugin_ms_a_step']:.2f}",
             f"{r['plugin_share']:.2%}",
             f"{r['attach_seconds']:.1f}",

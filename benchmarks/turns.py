@@ -45,10 +45,11 @@ class Meter:
 
 
 class Turn(TrainerCallback):
-    """Lets a trainer take so many steps whenever it is its turn, and times each from end to end."""
+    """Lets a trainer take so many steps whenever it is its turn, and times each from end to end, by clock and CPU."""
 
     def __init__(self, trainer: Any, meter: Meter) -> None:
-        self.meter, self.seconds, self.plugin = meter, list[float](), list[float]()
+        self.meter = meter
+        self.seconds, self.cpu_seconds, self.plugin = list[float](), list[float](), list[float]()
         self._left, self._go, self._done = 0, threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._workers: set[int] = set()
@@ -68,6 +69,7 @@ class Turn(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         synchronise()
         self.seconds.append(time.perf_counter() - self._started)
+        self.cpu_seconds.append(time.process_time() - self._cpu_started)
         self.plugin.append(self.meter.seconds)
         self._left -= 1
         if not self._left:
@@ -77,7 +79,7 @@ class Turn(TrainerCallback):
         self._start()
 
     def _start(self) -> None:
-        self.meter.seconds, self._started = 0.0, time.perf_counter()
+        self.meter.seconds, self._cpu_started, self._started = 0.0, time.process_time(), time.perf_counter()
 
     def take(self, steps: int) -> None:
         """Takes steps; the others wait meanwhile, and its workers do afterwards."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .dialogue import has_lone_surrogates
-from .errors import FormatError, unknown
+from .errors import EmpathyError, FormatError, unknown
 from .formats import FORMATS
 from .json_lines import COMPRESSED, read_json
 from .rows import rows_of
@@ -316,6 +316,15 @@ def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
     raise FormatError("the stream has no rows")
 
 
+def spread(n: int, limit: int | None) -> list[int]:
+    """Indices of `limit` of `n` samples, evenly spaced; of all of them without a limit."""
+    if limit is None or limit >= n:
+        return list(range(n))
+    if limit < 1:
+        raise EmpathyError(f"limit {limit} is not a whole number of at least 1")
+    return [i * n // limit for i in range(limit)]
+
+
 def progress_bar(*, total: int | None, label: str, show: bool | None, unit: str = "rows") -> tqdm[Any]:
     """A progress bar on standard error; `show=None` is where that is a terminal."""
     from tqdm.auto import tqdm
@@ -368,16 +377,21 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
         yield pa.concat_tables(held).combine_chunks()
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Raises [`FormatError`] if a file of that name cannot be written or is there already."""
+def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
+    """Raises [`FormatError`] if a file of that name, with one of the `endings`, cannot be written or is there."""
     path = Path(path)
-    if path.suffix.lower() not in WRITABLE:
+    if path.suffix.lower() not in endings:
         raise FormatError(
-            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(WRITABLE)}. "
-            "A dialogue is a nested value, and a flat file such as csv holds none."
+            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(endings)}."
+            + (" A dialogue is a nested value, and a flat file such as csv holds none." if endings is WRITABLE else "")
         )
     if path.is_dir():
-        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / 'out.parquet')!r}")
+        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
+    return check_free(path, overwrite=overwrite)
+
+
+def check_free(path: Path, *, overwrite: bool) -> Path:
+    """Raises [`FormatError`] if a file is there already that may not be replaced."""
     if path.exists() and not overwrite:
         raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
     return path

@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "Turns",
     "check_turns",
+    "dialogue_of",
     "has_lone_surrogates",
     "recognise",
     "samples_of",
@@ -125,6 +126,29 @@ def check_turns(turns: str) -> None:
     """Raises [`FormatError`] unless `turns` is `"each"` or `"last"`."""
     if turns not in get_args(Turns):
         raise FormatError(unknown("turns", turns, get_args(Turns)))
+
+
+def dialogue_of(context: Sequence[Any], response: str) -> Dialogue:
+    """
+    A reply and what came before it as a [`Dialogue`], where neither is a row of a data set.
+
+    Args:
+        context (`Sequence`): Utterances, of which the last is the speaker's, or messages with `role` and `content`.
+        response (`str`): The reply.
+
+    Raises:
+        [`FormatError`]: The context holds something that is no turn of a dialogue.
+    """
+    try:
+        *before, _ = FORMATS["context_response"].parse({"context": list(context), "response": response})
+    except BadRow as bad:
+        raise FormatError(f"the context {context!r} is not a dialogue: {REASONS[str(bad)]}") from None
+    for message in before:
+        if message.problem:
+            raise FormatError(f"the context {context!r} is not a dialogue: {REASONS[message.problem]}")
+    spoken = [message for message in before if message.role != "system"]
+    system = "\n".join(message.text for message in before if message.role == "system")
+    return Dialogue(tuple(m.text for m in spoken), response, tuple(m.role for m in spoken), system or None)
 
 
 # ---- samples -------------------------------------------------------------------------------------------------------

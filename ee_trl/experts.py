@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import SelectionError
 from .recipe_run import EMBEDDED, RECORD, RecipeRun
+from .reports.card_parts import agreement_lines, audit_text, emotion_audit
 from .reports.rubric import rubric_part, rubric_text
 
 
@@ -97,12 +98,13 @@ class ExpertRun(RecipeRun):
             "coverage": selector.coverage.to_dict() if selector.coverage else None,
             "rubric": None if self._scores_given else rubric_text(selector.scorer),
         }
-        features, tables = selector.select_tables(scored, chosen)
-        write_file(tables, features, folder / "selected.parquet", metadata=record)
         from .reports.plane import plot_plane
         from .subset import read_scores
 
-        scores = read_scores(scored)
+        scores = read_scores(scored, emotion=True)
+        record["emotions"] = emotion_audit(scores.emotions, chosen.drops)
+        features, tables = selector.select_tables(scored, chosen)
+        write_file(tables, features, folder / "selected.parquet", metadata=record)
         try:
             plot_plane(scores.sensibility, scores.rationality, selector.threshold, folder / "plane.png")
         except ImportError as error:
@@ -127,7 +129,7 @@ class ExpertRun(RecipeRun):
 def selection_section(record: dict[str, Any]) -> str:
     """The model card's section on the data: what was selected, by what, and why the rest was not."""
     settings, counts, summary = record["settings"], record["counts"], record["summary"]
-    total = sum(counts.values())
+    total, audit = sum(counts.values()), record.get("emotions")
     lines = [
         "",
         "",
@@ -145,6 +147,9 @@ def selection_section(record: dict[str, Any]) -> str:
         "| quadrant | samples | share of the scored |",
         "|---|---:|---:|",
         *(f"| {name} | {q['count']:,} | {q['share']:.1%} |" for name, q in summary["quadrants"].items()),
+        "",
+        *(["By emotion:", "", audit_text(audit), ""] if audit else []),
+        *agreement_lines(settings["scorer"]),
         "",
         *rubric_part(record.get("rubric")),
         "Selected with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 LIBRARIES = {
+    "bertscore": ("bert_score",),
     "dialogue_bleu": ("nltk",),
     "dialogue_rouge": ("rouge_score",),
     "distinct": ("nltk",),
     "word_f1": ("nltk",),
 }
 """What metrics import when they compute, beyond the core dependencies: checked when they are loaded."""
+
+EXTRAS = {"bertscore": "bertscore"}
+"""The extra of this package that brings a metric's libraries, where it is not `metrics`."""
 
 
 def metrics_dir() -> Path:
@@ -58,7 +62,8 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
         name (`str`):
             Its name, one of [`list_metrics`].
         **kwargs:
-            Passed on to `evaluate.load`, such as `experiment_id`, `num_process` and `process_id`, or `cache_dir`.
+            Passed on to `evaluate.load`, such as `config_name` (of `judge`: `"absolute"` or `"pairwise"`),
+            `experiment_id`, `num_process` and `process_id`, or `cache_dir`.
 
     Returns:
         [`~evaluate.EvaluationModule`]: with `add`, `add_batch` and `compute`.
@@ -77,7 +82,7 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     if name not in names:
         raise EmpathyError(unknown("metric", name, names))
     for library in LIBRARIES.get(name, ()):
-        require(library, extra="metrics", purpose=f"metric {name!r}")
+        require(library, extra=EXTRAS.get(name, "metrics"), purpose=f"metric {name!r}")
     import evaluate  # takes seconds, and nothing else here needs it
 
     try:
@@ -85,5 +90,5 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     except ImportError as error:
         raise MissingExtraError(
             f"metric {name!r} needs libraries that are not installed ({error}). "
-            "Install them with: pip install 'ee-trl[metrics]'"
+            f"Install them with: pip install 'ee-trl[{EXTRAS.get(name, 'metrics')}]'"
         ) from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .dialogue import recognise
 from .errors import SelectionError
 from .recipe_run import EMBEDDED, RecipeRun
+from .reports.card_parts import agreement_lines
 from .reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
 from .reports.rubric import rubric_part, rubric_text
 
@@ -42,8 +43,8 @@ class OnlineRun(RecipeRun):
         """
         Writes every sample that is a dialogue with a reply, and reads it.
 
-        Scores that the data set brings along go with the samples; otherwise they are scored when the trainer is
-        attached to.
+        Scores that the data set brings along go with the samples; samples without are scored while training, or when
+        the trainer is attached to.
 
         Returns:
             `tuple`: what to train on and, with an evaluation strategy, all of the test split to evaluate on.
@@ -55,6 +56,11 @@ class OnlineRun(RecipeRun):
             self._write_rows()
         self.state.wait_for_everyone()
         return Dataset.from_parquet(str(folder / "rows.parquet")), self._test_set()
+
+    def _scores_by(self) -> str:
+        """Whose the scores are; those that a row does not bring are the scorer's."""
+        own = self.selector.scorer.fingerprint
+        return f"given with the data, where missing by {own}" if self._scores_given else own
 
     def _write_rows(self) -> None:
         from .data import write_file, write_json
@@ -133,6 +139,8 @@ def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, flo
             f"| {'n/a' if row['weight'] != row['weight'] else format(row['weight'], '.2f')} |"
             for name, row in rows.items()
         ),
+        "",
+        *agreement_lines([record["scores"]]),
         "",
         *rubric_part(record["rubric"]),
         "Drawn with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",

@@ -218,8 +218,10 @@ class OnlineArguments(DataArguments):
         metadata={"help": "Training without the policy first: steps (10), or a share of the training (0.1)."},
     )
     empathy_every_n_steps: int = field(default=1, metadata={"help": "How often the policy is asked anew, in steps."})
-    empathy_floor: float | None = field(default=None, metadata={"help": "The least weight above 0; 0 stays 0."})
-    empathy_ceiling: float | None = field(default=None, metadata={"help": "The greatest weight."})
+    empathy_floor: float | None = field(
+        default=None, metadata={"help": "The least weight above 0, in [0, 1], where the mean is 1; 0 stays 0."}
+    )
+    empathy_ceiling: float | None = field(default=None, metadata={"help": "The greatest weight, at least 1."})
     empathy_ahead: bool = field(
         default=True,
         metadata={"help": "Score rows while training, before they are drawn; False: all of them before it begins."},

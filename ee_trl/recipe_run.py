@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import EmpathyError, FormatError, unknown
+from .reports.model_card import hub_name, with_section
 
 
 if TYPE_CHECKING:
@@ -133,11 +134,15 @@ class RecipeRun(ABC):
         identity = {
             "processes": self.state.num_processes,
             "data": _content_of(self.args.dataset),
-            "scorer": "given with the data" if self._scores_given else self.selector.scorer.fingerprint,
+            "scorer": self._scores_by(),
             **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
+
+    def _scores_by(self) -> str:
+        """Whose the scores are."""
+        return "given with the data" if self._scores_given else self.selector.scorer.fingerprint
 
     # -- the data
 
@@ -185,13 +190,12 @@ class RecipeRun(ABC):
         trainer.save_model(str(self.folder))
         trainer.save_state()
         if self.state.is_main_process:
-            dataset = self.args.dataset or EMBEDDED
-            trainer.create_model_card(model_name=self.folder.name, dataset_name=dataset)
-            card = self.folder / "README.md"
-            card.write_text(card.read_text(encoding="utf-8") + self.data_section(), encoding="utf-8")
+            create = with_section(trainer.create_model_card, self.folder / "README.md", self.data_section)
+            trainer.create_model_card = create  # type: ignore[method-assign]  # a push writes the card anew
+            trainer.create_model_card(model_name=self.folder.name, dataset_name=hub_name(self.args.dataset))
         self._write_record("finished")
         if self.training_args.push_to_hub:
-            trainer.push_to_hub(dataset_name=self.args.dataset)
+            trainer.push_to_hub(dataset_name=hub_name(self.args.dataset))
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 

@@ -10,35 +10,47 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from .axes import (
     AXES,
-    BALANCED,
     DEFAULT_THRESHOLD,
-    LOW,
-    MAX_SCORE,
-    MIN_SCORE,
     QUADRANTS,
     RATIONALITY,
     SENSIBILITY,
     TIE,
 )
 from .coded import Coded
+from .display import Displayed, Table
 from .errors import SelectionError, unknown
+from .score_plane import TIES, Threshold, coded_quadrants, quadrants, scores_array, thresholds
 
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
-Threshold = float | Sequence[float] | Mapping[str, float]
+__all__ = [
+    "DIFFERENCE",
+    "KEEPABLE",
+    "RANKINGS",
+    "RULES",
+    "TIES",
+    "Selection",
+    "Threshold",
+    "coded_quadrants",
+    "keep_set",
+    "quadrants",
+    "scores_array",
+    "select_indices",
+    "sweep",
+    "thresholds",
+]
 
 RULES = ("threshold", "top", "random", "longest")
-TIES = ("drop", "high", "low")
 KEEPABLE = (*QUADRANTS, TIE)
 DIFFERENCE = "difference"
 RANKINGS = (*AXES, DIFFERENCE)
@@ -46,9 +58,9 @@ RANKINGS = (*AXES, DIFFERENCE)
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Displayed):
     """
-    What a rule chose.
+    What a rule chose. Prints as a table of what was kept, and dropped for each reason.
 
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
@@ -82,107 +94,50 @@ class Selection:
         dropped = {name: n for name, n in self.drops.counts().items() if name}
         return {"kept": len(self.indices), **dropped}
 
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        total = len(self.drops)
+        rows = [(name, f"{n:,}", _share(n, total)) for name, n in self.counts().items()]
+        yield Table(("kept, or dropped because", "samples", "share"), rows, f"{total:,} samples")
+        yield Table(("setting", ""), [(name, str(value)) for name, value in self.settings.items()])
 
-# ---- quadrants -----------------------------------------------------------------------------------------------------
-
-
-def thresholds(threshold: Threshold = DEFAULT_THRESHOLD) -> tuple[float, float]:
-    """
-    T per axis, `(sensibility, rationality)`, from one number, a pair, or a mapping of axis to number.
-
-    Raises:
-        [`SelectionError`]: Not a number in [0, 10], or an axis of that name does not exist.
-    """
-    if isinstance(threshold, Mapping):
-        for name in threshold:
-            if name not in AXES:
-                raise SelectionError(unknown("axis", name, AXES))
-        pair: Sequence[Any] = [threshold.get(axis, DEFAULT_THRESHOLD) for axis in AXES]
-    elif isinstance(threshold, (list, tuple)):
-        pair = threshold
-    else:
-        pair = [threshold, threshold]
-    try:
-        values = tuple(float(t) for t in pair)
-    except (TypeError, ValueError):
-        values = ()
-    if len(values) != 2 or not all(MIN_SCORE <= t <= MAX_SCORE for t in values):
-        raise SelectionError(
-            f"threshold {threshold!r} is not valid: one number in [0, 10] for both axes, a pair (sensibility, "
-            "rationality), or a mapping of axis to number"
-        )
-    return values[0], values[1]
+    def __str__(self) -> str:
+        total = len(self.drops)
+        kept, *dropped = self.counts().items()
+        lines = [f"kept {kept[1]:,} of {total:,} ({_share(kept[1], total)})"]
+        return "\n".join([*lines, *(f"  dropped {why:<22} {n:>8,}  {_share(n, total):>6}" for why, n in dropped)])
 
 
-def scores_array(values: ArrayLike, name: str) -> np.ndarray:
-    """Scores as float64, NaN where unscored; raises [`SelectionError`] where one is not a number in [0, 10]."""
-    import numpy as np
+class Sweep(list[dict[str, Any]], Displayed):
+    """What [`sweep`] found: a list of rows, one a threshold, that prints as a table."""
 
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "iuf":  # NumPy would take truths and digits for numbers
-            if any(isinstance(value, (str, bytes, bool, np.bool_)) for value in array.flat):
-                raise TypeError
-            array = array.astype(object)
-        array = array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise SelectionError(f"the {name} scores are not numbers") from None
-    if array.ndim != 1:
-        raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")
-    wrong = np.flatnonzero((array < MIN_SCORE) | (array > MAX_SCORE))
-    if len(wrong):
-        raise SelectionError(
-            f"{len(wrong)} {name} scores are outside [0, 10], the first is {array[wrong[0]]} at index {wrong[0]}; "
-            "rescale them, e.g. by 10 / their maximum"
-        )
-    return array
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        rows = [(f"{row['threshold']:g}", *(_share_and_count(row, name) for name in KEEPABLE)) for row in self]
+        yield Table(("T", *KEEPABLE), rows, f"{self._scored:,} scored samples; share (count)")
+
+    def __str__(self) -> str:
+        lines = [f"{self._scored:,} scored samples; share (count)"]
+        lines.append(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
+        for row in self:
+            cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)
+            lines.append(f"{row['threshold']:>5g} {cells}")
+        return "\n".join(lines)
+
+    @property
+    def _scored(self) -> int:
+        return self[0]["scored"] if self else 0
 
 
-def quadrants(
-    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
-) -> np.ndarray:
-    """
-    The quadrant of each sample.
-
-    Args:
-        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
-        rationality (`ArrayLike` of shape `(n,)`): Likewise.
-        threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
-        ties (`str`, *optional*, defaults to `"drop"`):
-            What a score equal to T is: of no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, of `str`: `"sensibility"` (S high, R low), `"rationality"` (R high, S low),
-        `"balanced"` (both high), `"low"` (both low), `"tie"`, or `""` where either score is missing.
-    """
-    return coded_quadrants(sensibility, rationality, threshold, ties).to_array()
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
 
 
-def coded_quadrants(
-    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
-) -> Coded:
-    """The same in one byte a sample; `""`, which is unscored, has the code 0."""
-    import numpy as np
+def _share_and_count(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[f'{name}_share']:.1%} ({row[name]:,})"
 
-    if ties not in TIES:
-        raise SelectionError(unknown("ties", ties, TIES))
-    s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
-    if len(s) != len(r):
-        raise SelectionError(f"{len(s)} sensibility scores, but {len(r)} rationality scores")
-    t_s, t_r = thresholds(threshold)
-    s_high, r_high = (s >= t_s, r >= t_r) if ties == "high" else (s > t_s, r > t_r)
-    s_low, r_low = (s <= t_s, r <= t_r) if ties == "low" else (s < t_s, r < t_r)
-    names = ("", SENSIBILITY, RATIONALITY, BALANCED, LOW, TIE)
-    codes = np.full(len(s), names.index(TIE), np.uint8)
-    for name, where in (
-        (LOW, s_low & r_low),
-        (BALANCED, s_high & r_high),
-        (RATIONALITY, r_high & s_low),
-        (SENSIBILITY, s_high & r_low),
-        ("", np.isnan(s) | np.isnan(r)),
-    ):
-        codes[where] = names.index(name)
-    return Coded(codes, names)
+
+# ---- sweep ---------------------------------------------------------------------------------------------------------
 
 
 def sweep(
@@ -190,15 +145,16 @@ def sweep(
     rationality: ArrayLike,
     grid: Iterable[float] = range(1, 10),
     ties: str = "drop",
-) -> list[dict[str, Any]]:
+) -> Sweep:
     """
     The share of each quadrant at each threshold of a `grid`.
 
     Returns:
-        `list[dict]`: for each T, `{"threshold", "scored", "<quadrant>": count, "<quadrant>_share": of the scored}`.
+        [`Sweep`], a `list[dict]` that prints as a table: for each T `{"threshold", "scored", "<quadrant>": count,
+        "<quadrant>_share": of the scored}`.
     """
     s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
-    rows = []
+    rows = Sweep()
     for t in grid:
         found = coded_quadrants(s, r, t, ties).counts()
         scored = len(s) - found.get("", 0)

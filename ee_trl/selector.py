@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
 from .data import columns_of, conform, features_of, open_dataset, progress, progress_bar, tables_of, to_dataset
 from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
+from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
 from .rows import rows_of
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
+    from huggingface_hub import DatasetCard
 
     from .data import AnyDataset
     from .scoring.ray_data import RayOptions
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QUADRANT = "quadrant"
+RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed")
 
 
 class EmpathyDataSelector:
@@ -119,6 +123,8 @@ class EmpathyDataSelector:
         self.show_progress = show_progress
         self._spec = scorer
         self._options = scorer_options
+        if scorer == "cascade":  # what its two scorers are to agree on
+            self._options = {"threshold": self.threshold, "ties": ties, **scorer_options}
         self._store = store
         self._ray = ray
         self._run: ScoringRun | None = None
@@ -216,6 +222,7 @@ class EmpathyDataSelector:
             return None
         features = features_of(dataset)
         layout = engine.layout_of(list(features), self.detail_columns)
+        self._plan(dataset, features, layout)
         launch = Launch() if self._ray else Launch.from_environment()
         bar = progress_bar(
             total=total if _is_stream(dataset) else len(dataset),
@@ -231,6 +238,15 @@ class EmpathyDataSelector:
         from .scoring.ray_data import fill_with_ray
 
         return fill_with_ray(run, dialogues, self._ray)
+
+    def _plan(self, dataset: Any, features: Features, layout: engine.Layout) -> None:
+        """Shows all dialogues to a scorer that must see them before it scores any (a cascade with a budget)."""
+        scorer: Any = self.scorer
+        if not getattr(scorer, "needs_plan", False):
+            return
+        scorer.use_store(self.store, self.retry_failures)
+        tables = tables_of(self._in_order(dataset, layout), self.batch_rows)
+        scorer.plan(engine.every_dialogue(tables, features, layout, self.turns))
 
     def _in_order(self, dataset: Any, layout: engine.Layout) -> Any:
         """The data set with the utterances of each conversation together."""
@@ -261,6 +277,7 @@ class EmpathyDataSelector:
             order = _conversation_order(dataset)
             dataset = dataset.select(order)
         total = total if _is_stream(dataset) else len(dataset)
+        self._plan(dataset, features, layout)
         bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
         run = self.new_run(filled)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
@@ -437,7 +454,7 @@ class EmpathyDataSelector:
         """
         scored = _opened(scored)
         if hasattr(scored, "keys"):
-            return {name: self.summary(part) for name, part in scored.items()}
+            return BySplit((name, self.summary(part)) for name, part in scored.items())
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
@@ -445,9 +462,47 @@ class EmpathyDataSelector:
         scored = _opened(scored)
         if hasattr(scored, "keys"):
             grid = list(grid)
-            return {name: self.sweep(part, grid) for name, part in scored.items()}
+            return BySplit((name, self.sweep(part, grid)) for name, part in scored.items())
         scores = read_scores(scored)
         return rules.sweep(scores.sensibility, scores.rationality, grid, self.ties)
+
+    def explore(
+        self, scored: AnyDataset | str | os.PathLike[str], output: str | os.PathLike[str], **options: Any
+    ) -> Path:
+        """
+        Writes a page on which to choose thresholds and read the dialogues, starting at the selector's.
+
+        Args:
+            scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
+            output (`str` or `os.PathLike`): Ends in `.html`.
+            options: Of [`write_explorer`].
+
+        Returns:
+            `Path` of the page.
+        """
+        from .reports.explorer import write_explorer
+
+        return write_explorer(scored, output, threshold=self.threshold, ties=self.ties, **options)
+
+    def card(self, scored: AnyDataset | str | os.PathLike[str], **options: Any) -> DatasetCard:
+        """
+        The dataset card of what [`~EmpathyDataSelector.select`] keeps: thresholds, shares, scorer, what was dropped.
+
+        Args:
+            scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
+            options:
+                Those of `select`, and of the card: `name`, `license` (of the source, by its name on the hub; otherwise
+                as the source's own card says, or unknown), `agreement` (the `agreement.json` of `ee-trl agreement`).
+
+        Returns:
+            `DatasetCard` of huggingface_hub: `save(path)`, `push_to_hub(repo_id)`.
+        """
+        from .reports.cards import card_of
+
+        rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
+        source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
+        dataset = _opened(scored)
+        return card_of(self, dataset, self.choose(dataset, **rule), source=source, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
 

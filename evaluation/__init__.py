@@ -1,6 +1,31 @@
 """
-Metrics of empathetic dialogue, each an `evaluate` module in a folder of its own.
+Metrics of empathetic dialogue, each an `evaluate` module in a folder of its own, and the comparison of models by them.
 
-Load one with [`ee_trl.metrics.load_metric`], or by its folder with `evaluate.load("evaluation/distinct")`. The folders
-are packages too: `ee_trl.evaluation.distinct` holds the arithmetic as plain functions, and imports without `evaluate`.
+Load a metric with [`ee_trl.metrics.load_metric`], or by its folder with `evaluate.load("evaluation/distinct")`. The
+folders are packages too: `ee_trl.evaluation.distinct` holds the arithmetic as plain functions, and imports without
+`evaluate`. [`evaluate_models`] is what `ee-trl evaluate` runs.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+
+# name -> module that defines it; imported on first use, so that a metric's arithmetic loads nothing else
+_EXPORTS = {
+    "Comparison": "comparison",
+    "Decoding": "generation",
+    "EvalSet": "eval_set",
+    "evaluate_models": "comparison",
+    "read_eval_set": "eval_set",
+}
+
+__all__ = [*_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)

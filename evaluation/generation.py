@@ -1,62 +1,162 @@
-"""Batched greedy generation of replies, sorted by length."""
+"""Batched generation of replies, sorted by length, stored as they are made and resumed where they stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .stored_replies import StoredReplies
+
+Messages = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """
+    How replies are generated.
+
+    Args:
+        max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
+        temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
+        top_p (`float`, *optional*, defaults to `1.0`): Of sampling: the share of the probability that is drawn from.
+        seed (`int`, *optional*, defaults to `0`): Of sampling.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What determines the replies: of greedy decoding the length alone."""
+        return asdict(self) if self.temperature > 0 else {"max_new_tokens": self.max_new_tokens, "temperature": 0.0}
 
 
 def generate_replies(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Sequence[dict[str, str]]],
+    prompts: Sequence[Messages],
     *,
     max_new_tokens: int = 64,
     batch_size: int = 16,
     label: str = "generate",
+    decoding: Decoding | None = None,
+    stored: StoredReplies | None = None,
+    show: bool | None = None,
 ) -> list[str]:
     """
-    One greedy reply for each conversation.
+    One reply for each conversation, greedy unless `decoding` says otherwise.
 
     Args:
-        model (`PreTrainedModel`): A causal language model.
+        model (`PreTrainedModel`): A causal language model; its mode is the caller's affair.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a chat template.
-        prompts (`Sequence` of message lists): The conversations, each ending in the speaker's turn.
-        max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
+        prompts (`Sequence` of message lists): The conversations, each ending in the speaker's turn. One that is too
+            long for the model loses its oldest turns.
+        max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off, without `decoding`.
         batch_size (`int`, *optional*, defaults to `16`): Changes nothing but speed, up to floating point.
         label (`str`, *optional*, defaults to `"generate"`): Of the progress bar.
+        decoding ([`Decoding`], *optional*): How it is generated.
+        stored ([`~ee_trl.evaluation.stored_replies.StoredReplies`], *optional*): Where replies are kept: those that
+            are there are not generated again.
+        show (`bool`, *optional*): Whether there is a progress bar; by default where standard error is a terminal.
 
     Returns:
         `list[str]`: the replies, in the order of the prompts, without special tokens.
+
+    Raises:
+        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template.
     """
-    import torch
     from tqdm.auto import tqdm
 
-    encoded = [
-        tokenizer.apply_chat_template(list(p), add_generation_prompt=True, return_dict=True)["input_ids"]
-        for p in prompts
-    ]
-    order = sorted(
-        range(len(encoded)), key=lambda i: -len(encoded[i])
-    )  # longest first: memory runs out at once or never
-    replies = [""] * len(encoded)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    with torch.inference_mode(), tqdm(total=len(order), desc=label, unit=" replies", disable=None) as bar:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            width = len(encoded[batch[0]])
-            ids = torch.tensor([[pad] * (width - len(encoded[i])) + encoded[i] for i in batch], device=model.device)
-            mask = torch.tensor([[0] * (width - len(encoded[i])) + [1] * len(encoded[i]) for i in batch])
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
-            )
-            for i, text in zip(
-                batch, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True
-            ):
-                replies[i] = text.strip()
+    from .stored_replies import prompt_keys
+
+    decoding = decoding or Decoding(max_new_tokens)
+    encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
+    keys = prompt_keys(prompts)
+    replies: list[str | None] = [None] * len(encoded) if stored is None else stored.find(keys)
+    # the batches are those of all prompts, whatever is stored: a resumed run computes what an unbroken one does
+    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))  # memory runs out at once or never
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with tqdm(total=len(order), desc=label, unit=" replies", disable=None if show is None else not show) as bar:
+        for number, batch in enumerate(batches):
+            if any(replies[i] is None for i in batch):
+                made = generate_batch(model, tokenizer, [encoded[i] for i in batch], decoding, decoding.seed + number)
+                for i, text in zip(batch, made, strict=True):
+                    replies[i] = text
+                if stored is not None:
+                    stored.add([keys[i] for i in batch], made)
             bar.update(len(batch))
-    return replies
+    return [reply or "" for reply in replies]
+
+
+def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int) -> list[int]:
+    """A conversation's ids, with the generation prompt; without its oldest turns where it is too long."""
+    from ee_trl.errors import EmpathyError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise EmpathyError(
+            "the tokenizer has no chat template, so it is not known how this model is given a conversation; put one "
+            "into its folder (chat_template.jinja), as the model was trained with"
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
+    turns = list(prompt)
+    while True:
+        ids = tokenizer.apply_chat_template(
+            turns,
+            add_generation_prompt=True,
+            return_dict=True,
+            enable_thinking=False,  # templates that know no thinking ignore it
+        )["input_ids"]
+        spoken = [i for i, turn in enumerate(turns) if turn["role"] != "system"]
+        if len(ids) + max_new_tokens <= limit or len(spoken) <= 1:
+            return ids
+        # a template may insist that the speaker begins
+        gone = spoken[:2] if len(spoken) > 2 else spoken[:1]
+        turns = [turn for i, turn in enumerate(turns) if i not in gone]
+
+
+def generate_batch(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], decoding: Decoding, seed: int = 0
+) -> list[str]:
+    """The replies to prompts of ids, padded on the left; the generators of random numbers are left as they were."""
+    import torch
+
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if decoding.temperature > 0:
+        how = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    with torch.inference_mode(), own_randomness(seed):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask.to(model.device),
+            max_new_tokens=decoding.max_new_tokens,
+            pad_token_id=pad,
+            **how,
+        )
+    return [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
+
+
+@contextmanager
+def own_randomness(seed: int | None = None) -> Iterator[None]:
+    """Whatever is drawn inside, by Python, NumPy or torch on any device, the generators are as before afterwards."""
+    import random
+
+    import numpy as np
+    import torch
+
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

@@ -19,26 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import scipy.sparse as sp
 from linear_scorer_card import render
-from scipy.linalg import cho_factor, cho_solve
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl.axes import AXES
 from ee_trl.dialogue import Dialogue
+from ee_trl.distillation.judged import folds_of
+from ee_trl.distillation.words import DECIMALS, fit
 from ee_trl.scoring import features as ft
-from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, calibrate, fingerprint_of
+from ee_trl.scoring.calibration import THRESHOLDS, calibrate, knots_of
+from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, fingerprint_of
 
 
-THRESHOLDS = (3, 4, 5, 6, 7)
-RIDGE = 3.0
-# How much each block may say: the prior variance of its part of the prediction, relative to the others. The optimum
-# is flat; halving or doubling any of them moves Spearman by less than 0.01.
-BLOCK_VARIANCE = {ft.REPLY: 1.0, ft.CHARS: 1.0, ft.TURN: 0.4, ft.EARLIER: 0.2, "surface": 0.7}
-MIN_DOCUMENTS = 2  # an n-gram must occur in so many replies (or contexts) to get a weight
 INNER_FOLDS = 5
-DECIMALS = 6  # of the stored numbers that are not float16: the same arrays whatever the number of threads
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -67,12 +61,6 @@ def conversations(dialogues: Sequence[Dialogue]) -> np.ndarray:
     return np.array(numbers)
 
 
-def folds_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """`(n,)` fold numbers such that no conversation is split."""
-    unique, inverse = np.unique(groups, return_inverse=True)
-    return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
-
-
 def rule(scores: np.ndarray, threshold: float) -> np.ndarray:
     """The released rule: 0 sensibility set, 1 rationality set, 2 discarded."""
     s, r = scores[:, 0], scores[:, 1]
@@ -80,89 +68,6 @@ def rule(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 # ---- fit -----------------------------------------------------------------------------------------------------------
-
-
-def designs(features: ft.Features) -> dict[str, sp.csr_matrix]:
-    """The features as one sparse matrix for each block, scaled as [`RawModel`] scales them."""
-    n = len(features.replies)
-    blocks = {}
-    for name, grams in features.grams.items():
-        values = 1 / np.sqrt(grams.counts)[grams.rows]
-        blocks[name] = sp.csr_matrix((values, (grams.rows, grams.buckets)), (n, 1 << ft.WORD_BITS))
-    ids: dict[str, int] = {}
-    rows = [i for i, reply in enumerate(features.replies) for _ in reply]
-    columns = [ids.setdefault(token, len(ids)) for reply in features.replies for token in reply]
-    scale = np.array([1 / np.sqrt(len(reply)) for reply in features.replies for _ in reply])
-    of_token = [ft.char_buckets(token) for token in ids]
-    sizes = np.array([len(buckets) for buckets in of_token])
-    chars = sp.csr_matrix(
-        (1 / np.sqrt(np.repeat(sizes, sizes)), (np.repeat(np.arange(len(ids)), sizes), np.concatenate(of_token))),
-        (len(ids), 1 << ft.CHAR_BITS),
-    )
-    blocks[ft.CHARS] = sp.csr_matrix((scale, (rows, columns)), (n, len(ids))) @ chars
-    return blocks
-
-
-def targets(scores: np.ndarray) -> np.ndarray:
-    """What is regressed on: the judge's scores as ranks and as they are, half and half in standard deviations."""
-    ranks = np.stack([rankdata(column) for column in scores.T], axis=1)
-    parts = [(part - part.mean(axis=0)) / part.std(axis=0) for part in (ranks, scores)]
-    return (parts[0] + parts[1]) / 2
-
-
-def fit(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Ridge regression in its dual form; all arrays of a weights file but `knots`."""
-    features = ft.extract(dialogues)
-    blocks, scales = designs(features), {}
-    for name, block in blocks.items():
-        documents = np.bincount(block.indices, minlength=block.shape[1])
-        rarity = np.log((1 + len(dialogues)) / (1 + documents)) + 1
-        scales[name] = np.where(documents >= MIN_DOCUMENTS, rarity, 0.0)
-        blocks[name] = block @ sp.diags_array(scales[name])
-    centre, spread = features.surface.mean(axis=0), np.maximum(features.surface.std(axis=0), 1e-9)
-    blocks["surface"] = sp.csr_matrix((features.surface - centre) / spread)
-    scales["surface"] = 1 / spread
-    kernel = np.zeros((len(dialogues), len(dialogues)))
-    for name, block in blocks.items():
-        factor = np.sqrt(BLOCK_VARIANCE[name] / block.multiply(block).sum(axis=1).mean())
-        blocks[name] = block * factor
-        scales[name] = scales[name] * factor
-        kernel += (blocks[name] @ blocks[name].T).toarray()
-    wanted = targets(scores)
-    kernel[np.diag_indices_from(kernel)] += RIDGE
-    dual = cho_solve(cho_factor(kernel, overwrite_a=True), wanted - wanted.mean(axis=0))
-    weights = {name: scales[name][:, None] * (block.T @ dual) for name, block in blocks.items()}
-    arrays = {name: weight.astype(np.float16) for name, weight in weights.items() if name != "surface"}
-    arrays["surface"] = weights["surface"].round(DECIMALS)
-    arrays["bias"] = (wanted.mean(axis=0) - centre @ arrays["surface"]).round(DECIMALS)
-    arrays["feature_version"] = np.array(ft.FEATURE_VERSION, np.int64)
-    return arrays
-
-
-def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """
-    The calibration: which raw predictions become the scores 0 to 10, from out-of-fold predictions.
-
-    Each axis is cut at a quantile, so that the judge's shares below and above come out. The judge gives whole numbers,
-    so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same relative
-    place on both axes, where the share of the sensibility set is nearest to the judge's.
-    """
-
-    def cuts(t: int, place: float) -> list[float]:
-        below, at = (scores < t).mean(axis=0), (scores == t).mean(axis=0)
-        return [float(np.quantile(raw[:, axis], below[axis] + place * at[axis])) for axis in range(len(AXES))]
-
-    def error(t: int, place: float) -> float:
-        s, r = cuts(t, place)
-        return abs(np.mean((raw[:, 0] > s) & (raw[:, 1] < r)) - np.mean(rule(scores, t) == 0))
-
-    # below the range of the thresholds the cut is at the lower end, above it at the upper end
-    place = {t: min(np.linspace(0, 1, 11), key=lambda p, t=t: error(t, p)) for t in THRESHOLDS}
-    inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
-    margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
-    knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
-    steps = np.maximum(np.diff(knots, axis=1), 1e-4)  # strictly increasing also where the judge never used a number
-    return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)
 
 
 def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:

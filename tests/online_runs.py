@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -23,6 +25,8 @@ from ee_trl.online import ranks
 
 
 ROWS = 20
+HANGS = 240
+"""Seconds after which a process of a few steps is given up, and says where it stands."""
 SETTINGS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -102,7 +106,7 @@ def torchrun(case: dict[str, Any], processes: int = 2) -> Any:
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", __file__, json.dumps(case)]
     folder = Path(__file__).parent
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder.parent}:{folder}"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=2 * HANGS)
     if "kill_at" in case:
         assert "Signal 9" in done.stderr, done.stderr[-4000:]
         return None
@@ -152,6 +156,9 @@ class Killer(TrainerCallback):
 
 def main() -> None:
     """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
+    faulthandler.dump_traceback_later(HANGS, exit=True)
+    # gloo's threads take a lock of the interpreter's, and a child forked meanwhile never gets it (CPython 3.11)
+    multiprocessing.set_start_method("forkserver")
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))

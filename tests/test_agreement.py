@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl import LinearScorer
-from ee_trl.cli.agreement import parse_options, spread
+from ee_trl.cli.agreement import parse_options
 from ee_trl.cli.main import main
+from ee_trl.data import spread
 from ee_trl.errors import EmpathyError, SelectionError
 from ee_trl.reports.agreement import CELLS, _kappas, _resampled_spearman, agree
 from ee_trl.reports.agreement_page import Side, markdown, write_agreement

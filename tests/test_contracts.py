@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,37 @@ import pytest
 from conftest import WordScorer
 from fake_server import conforming, serving, text_only
 from test_causal_lm import make_scorer
+from tiny_encoder import sample_dialogues, tiny_scorer
 
-from ee_trl import Dialogue, Scorer, load_sample, load_scorer
+from ee_trl import CascadeScorer, Dialogue, Scorer, load_sample, load_scorer
 from ee_trl.dialogue import FORMATS, samples_of
 from ee_trl.scoring.load import SCORERS
 
 
-NEEDS: dict[str, dict[str, Any]] = {"linear": {}, "server": {"model": "tiny"}}
+def calibration() -> tuple[list[Dialogue], np.ndarray]:
+    dialogues = sample_dialogues(200)
+    return dialogues, WordScorer().score(dialogues)
+
+
+def distilled() -> Scorer:
+    return load_scorer(tiny_scorer(Path(tempfile.mkdtemp(prefix="ee-trl-tests-"))))
+
+
+def planned() -> Scorer:
+    cascade = CascadeScorer("linear", WordScorer(), budget=0.3)
+    cascade.plan(sample_dialogues(100))
+    return cascade
+
+
+PROMISED = {"cheap": "linear", "judge": WordScorer(), "promise": 0.8}
+NEEDS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "server": {"model": "tiny"},
+    "cascade": {**PROMISED, "calibration": calibration()},
+}
 ALL: dict[str, Callable[[], Scorer]] = {name: lambda name=name: load_scorer(name, **NEEDS[name]) for name in SCORERS}
 ALL |= {"judge": make_scorer, "judge, no sharing": lambda: make_scorer("mistral_sliding"), "user's own": WordScorer}
+ALL |= {"distilled": distilled, "cascade, budget": planned}
 ALL |= {"server, text": lambda: load_scorer("server", **NEEDS["server"])}
 
 

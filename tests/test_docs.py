@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,14 +34,34 @@ def test_python_blocks_run(page: Path, i: int, tmp_path: Path, monkeypatch: pyte
     exec(compile(blocks(page, "python")[i], f"{page.name}, block {i}", "exec"), {})
 
 
-def test_readme_commands_of_ee_trl_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+NOT_RUN = re.compile(r"<!-- not run: .+ -->\n```(\w+)\n")
+SHELL = [page for page in PAGES if blocks(page, "bash")]
+
+
+@pytest.mark.parametrize("page", SHELL, ids=lambda page: page.stem)
+def test_commands_run_as_they_stand(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a page's commands, one after the other, in a folder that holds dialogues.parquet."""
     monkeypatch.chdir(tmp_path)
-    load_sample().to_parquet("dialogues.parquet")
-    lines = [line for block in blocks(ROOT / "README.md", "bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("ee-trl ")]
-    assert len(commands) >= 5
-    for command in commands:
-        assert main(command[1:]) == 0, command
+    load_sample().select(range(120)).to_parquet("dialogues.parquet")
+    text = NOT_RUN.sub("```not-run\n", page.read_text(encoding="utf-8"))
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = shlex.split(line, comments=True)
+            if command:
+                assert command[0] == "ee-trl", f"{line!r} is not run: say so in a comment before the block"
+                assert main(command[1:]) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    text = NOT_RUN.sub("", page.read_text(encoding="utf-8"))
+    kinds = set(re.findall(r"^```(\w+)\n", text, flags=re.MULTILINE))
+    assert kinds <= {"python", "bash"}, "other code says why it is not run, in a comment before it"
+
+
+def test_the_list_of_errors_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts/list_errors.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_readme_recipe_commands_name_recipes_and_options_that_exist() -> None:
@@ -54,6 +77,13 @@ def test_make_targets_in_the_first_screen_of_the_readme_exist() -> None:
     for target in ("quickstart", "test"):
         assert f"make {target}" in first_screen
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_online_page_changes_two_lines_of_a_plain_script() -> None:
+    plain, guided = (block.splitlines() for block in blocks(ROOT / "docs/online.md", "python")[:2])
+    assert "EmpathyDataSelector" not in "".join(plain)
+    changed = [line[0] for line in difflib.ndiff(plain, guided) if line[0] in "+-"]
+    assert sorted(changed) == ["+", "+", "-"], "an import more, and a line more"
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))

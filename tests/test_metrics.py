@@ -40,9 +40,54 @@ SAMPLES = {
     "references": ["i am sorry to hear that", "that is so great !", "oh no , why ?", "get well soon , my friend"],
     "prompts": ["i am sad", "i won", "it is cold", "we are here"],
     "completions": [" so sorry", " great news", " put a coat on", " hello there friend"],
+    "contexts": [
+        ["my dog died"],
+        ["i won !", "what ?", "the cup"],
+        [{"role": "user", "content": "it broke"}],
+        "i am ill",
+    ],
 }
-VOCABULARY = sorted({word for texts in SAMPLES.values() for text in texts for word in text.split()})
-OPTIONS = {"completion_perplexity": ("model", "tokenizer")}
+# of metrics whose columns hold something else under these names
+OWN_SAMPLES = {
+    "emotion_accuracy": {
+        "predictions": ["sad", "proud", "angry", "sad"],
+        "references": ["sad", "joyful", "furious", "sad"],
+    },
+}
+ABOUT_SCORES = ("empathy_axes", "judge")
+"""Metrics that import `ee_trl`: they are about its scores, or run on its engines."""
+VOCABULARY = sorted(
+    {word for name, texts in SAMPLES.items() if name != "contexts" for text in texts for word in text.split()}
+)
+OPTIONS = {
+    "completion_perplexity": ("model", "tokenizer"),
+    "epitome": ("classifier",),
+    "judge": ("judge",),
+}
+
+
+class Words:
+    """An EPITOME classifier that goes by words."""
+
+    def predict(self, seekers, responses) -> np.ndarray:
+        return np.array([["sorry" in text, "hope" in text, 2 * ("?" in text)] for text in responses], int)
+
+
+class LongestReply:
+    """A judge that likes length, and a little more what comes first."""
+
+    fingerprint = "longest"
+
+    def choose(self, questions, options) -> np.ndarray:
+        if tuple(options) == ("A", "B", "C"):
+            lengths = np.array([[len(text) for _, text in question.candidates] for question in questions], float)
+            return np.stack([lengths[:, 0] + 2, lengths[:, 1], lengths[:, 0] * 0 + 1], axis=1) / (
+                lengths.sum(axis=1, keepdims=True) + 3
+            )
+        share = np.array([min(len(question.candidates[0][1]) / 40, 1) for question in questions])
+        return np.stack([(1 - share) / 2, (1 - share) / 2, share], axis=1)
+
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant> {% endif %}"
@@ -70,6 +115,32 @@ def tiny() -> dict:
 
 
 @pytest.fixture(scope="module")
+def tools(tiny, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """All that metrics are computed with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = build_encoder(tmp_path_factory.mktemp("encoder"), list(tiny["tokenizer"].get_vocab()))
+    return {**tiny, "encoder": encoder, "classifier": Words(), "judge": LongestReply()}
+
+
+def build_encoder(folder: Path, words: list[str]) -> str:
+    """A BERT of random weights, and its tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, initializer_range=0.5, **size)
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory):
     cache = str(tmp_path_factory.mktemp("metrics"))
     return lambda name: evaluate.load(str(ROOT / "evaluation" / name), cache_dir=cache)
@@ -83,11 +154,21 @@ def arithmetic(monkeypatch: pytest.MonkeyPatch):
 
 
 def columns_of(metric: evaluate.EvaluationModule) -> dict[str, list]:
-    return {name: SAMPLES[name] for name in metric.features}
+    return {name: OWN_SAMPLES.get(metric.name, SAMPLES)[name] for name in metric.features}
 
 
-def options_of(name: str, tiny: dict) -> dict:
-    return {key: tiny[key] for key in OPTIONS.get(name, ())}
+def options_of(name: str, tools: dict) -> dict:
+    if name == "bertscore":
+        return {"model": tools["encoder"]}
+    return {key: tools[key] for key in OPTIONS.get(name, ())}
+
+
+def flat(scores: dict) -> dict:
+    """A metric's result without nested mappings."""
+    inner = {
+        f"{key} {name}": v for key, value in scores.items() if isinstance(value, dict) for name, v in value.items()
+    }
+    return {key: value for key, value in scores.items() if not isinstance(value, dict)} | inner
 
 
 def read_data(name: str) -> dict[str, list]:
@@ -132,14 +213,15 @@ def test_doctests_of_the_arithmetic(name, arithmetic) -> None:
             assert doctest.testmod(importlib.import_module(f"evaluation.{name}.{path.stem}")).failed == 0
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ABOUT_SCORES])
 def test_stands_alone(name) -> None:
     for path in (ROOT / "evaluation" / name).glob("*.py"):
         assert not re.search(r"^\s*(from|import)\s+ee_trl", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
-def test_copies_of_the_shared_file_are_the_same() -> None:
-    assert len({path.read_bytes() for path in ROOT.glob("evaluation/*/texts.py")}) == 1
+@pytest.mark.parametrize("name", ["texts.py", "bootstrap.py"])
+def test_copies_of_the_shared_files_are_the_same(name) -> None:
+    assert len({path.read_bytes() for path in ROOT.glob(f"evaluation/*/{name}")}) == 1
 
 
 def test_loads_without_network(tmp_path) -> None:
@@ -168,26 +250,26 @@ def test_arithmetic_imports_without_evaluate() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_same_number_in_batches_one_by_one_and_in_any_order(name, load, tiny) -> None:
-    metric, options = load(name), options_of(name, tiny)
+def test_same_number_in_batches_one_by_one_and_in_any_order(name, load, tools) -> None:
+    metric, options = load(name), options_of(name, tools)
     columns = columns_of(metric)
     whole = metric.compute(**columns, **options)
     assert whole["n"] == 4
     for size in (1, 3):
         for i in range(0, 4, size):
             metric.add_batch(**{key: values[i : i + size] for key, values in columns.items()})
-        assert metric.compute(**options) == pytest.approx(whole)
+        assert flat(metric.compute(**options)) == pytest.approx(flat(whole))
     singular = {"predictions": "prediction", "references": "reference"}
     for i in range(4):
         metric.add(**{singular.get(key, key): values[i] for key, values in columns.items()})
-    assert metric.compute(**options) == pytest.approx(whole)
+    assert flat(metric.compute(**options)) == pytest.approx(flat(whole))
     backwards = {key: values[::-1] for key, values in columns.items()}
-    assert metric.compute(**backwards, **options) == pytest.approx(whole)
+    assert flat(metric.compute(**backwards, **options)) == pytest.approx(flat(whole))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_refuses_what_it_cannot_measure(name, load, tiny) -> None:
-    metric, options = load(name), options_of(name, tiny)
+def test_refuses_what_it_cannot_measure(name, load, tools) -> None:
+    metric, options = load(name), options_of(name, tools)
     columns = columns_of(metric)
     first = next(iter(columns))
     with pytest.raises(ValueError, match="no samples: 0 were added"):
@@ -199,10 +281,10 @@ def test_refuses_what_it_cannot_measure(name, load, tiny) -> None:
             metric.compute(**{**columns, first: ["a", bad, "c", "d"]}, **options)
     with pytest.raises(TypeError, match="must be a list"):
         metric.compute(**{**columns, first: "a"}, **options)
-    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*tokenizer"):
+    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*resamples, confidence, seed"):
         metric.compute(**columns, **options, tokeniser="nltk")
     for last in list(columns)[1:]:
-        with pytest.raises(ValueError, match=f"4 {first} and 3 {last}"):
+        with pytest.raises(ValueError, match=f"4 {first} and .*3 {last}"):
             metric.compute(**{**columns, last: columns[last][:3]}, **options)
         with pytest.raises(ValueError, match=f"{last}: none given"):
             metric.compute(**{**columns, last: None}, **options)
@@ -211,6 +293,91 @@ def test_refuses_what_it_cannot_measure(name, load, tiny) -> None:
     with pytest.raises(TypeError, match=re.escape(f"{first}[4]")):
         metric.add_batch(**{**columns, first: [5, "b", "c", "d"]})
     assert metric.compute(**options)["n"] == 4
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_intervals_on_request(name, load, tools) -> None:
+    metric, options = load(name), options_of(name, tools)
+    columns = columns_of(metric)
+    whole = metric.compute(**columns, **options)
+    assert not [key for key in whole if key.endswith("_interval")]
+    found = metric.compute(**columns, **options, resamples=200)
+    ends = {key: value for key, value in found.items() if key.endswith("_interval")}
+    assert ends
+    for key, (low, high) in ends.items():
+        assert math.isnan(low) or low - 1e-9 <= whole[key.removesuffix("_interval")] <= high + 1e-9
+    wider = metric.compute(**columns, **options, resamples=200, confidence=0.999)
+    for i in range(4):
+        metric.add_batch(**{key: values[i : i + 1] for key, values in columns.items()})
+    again = metric.compute(**options, resamples=200)
+    backwards = metric.compute(**{key: values[::-1] for key, values in columns.items()}, **options, resamples=200)
+    for key, (low, high) in ends.items():
+        for same in (again[key], backwards[key]):
+            assert same == pytest.approx([low, high], nan_ok=True)
+        assert math.isnan(low) or (wider[key][0] <= low and high <= wider[key][1])
+    for bad in ({"resamples": -1}, {"resamples": 1.5}, {"resamples": 10, "confidence": 1}):
+        with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be"):
+            metric.compute(**columns, **options, **bad)
+
+
+def resamplers(tiny: dict) -> dict:
+    """Metric -> its resampler over the samples, and its plain function of the columns."""
+    from evaluation import completion_perplexity, dialogue_bleu, dialogue_rouge, distinct, word_f1
+
+    tokens = {name: [text.split() for text in SAMPLES[name]] for name in ("predictions", "references")}
+    pairs = (tokens["predictions"], tokens["references"])
+    texts = ("predictions", "references")
+    tokenized = [
+        completion_perplexity.tokenize_sample(p, c, tiny["tokenizer"])
+        for p, c in zip(SAMPLES["prompts"], SAMPLES["completions"], strict=True)
+    ]
+    nlls = completion_perplexity.sample_nlls(tokenized, tiny["model"])
+    scored = [sample.scored for sample in tokenized]
+    return {
+        "distinct": (
+            distinct.DistinctResampler(pairs[0]),
+            lambda predictions: distinct.distinct_scores(predictions, "whitespace"),
+            ("predictions",),
+        ),
+        "dialogue_bleu": (
+            dialogue_bleu.bleu_resampler(pairs[0], [[ref] for ref in pairs[1]]), dialogue_bleu.bleu_scores, texts
+        ),
+        "word_f1": (word_f1.word_f1_resampler(*pairs), word_f1.word_f1_scores, texts),
+        "dialogue_rouge": (
+            dialogue_rouge.rouge_resampler(
+                dialogue_rouge.sample_scores(SAMPLES["predictions"], SAMPLES["references"])
+            ),
+            dialogue_rouge.rouge_scores,
+            texts,
+        ),
+        "completion_perplexity": (
+            completion_perplexity.perplexity_resampler(nlls, scored),
+            lambda p, c: completion_perplexity.perplexity_scores(p, c, **tiny),
+            ("prompts", "completions"),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 0, 1, 1], [0, 0, 4, 0], [0, 1, 0, 3]])
+@pytest.mark.parametrize("name", ["distinct", "dialogue_bleu", "word_f1", "dialogue_rouge", "completion_perplexity"])
+def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    resampler, function, names = resamplers(tiny)[name]
+    found = resampler.values(np.array([counts], float))
+    drawn = [[SAMPLES[key][i] for i, times in enumerate(counts) for _ in range(times)] for key in names]
+    direct = function(*drawn)
+    assert found
+    for key, values in found.items():
+        assert values[0] == pytest.approx(direct[key], rel=1e-4, abs=1e-9)
+
+
+def test_the_interval_of_a_mean_is_the_textbooks(arithmetic) -> None:
+    bootstrap = importlib.import_module(f"{arithmetic('distinct').__name__}.bootstrap")
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap.intervals(bootstrap.means({"mean": values}), 4000)["mean"]
+    half = 1.96 * values.std() / 20
+    assert bootstrap.intervals(bootstrap.means({"mean": values}), 4000, seed=1)["mean"] != [low, high]
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
 
 
 # ---------------------------------------------------------------------------------------------- each metric

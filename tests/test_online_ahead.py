@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, load_sample
+from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load_sample
 from ee_trl.errors import NothingLeftError, TrainingError
 from ee_trl.online.plan import put_off, still_due
 from ee_trl.scoring.store import ScoreStore
@@ -100,6 +101,35 @@ def test_only_what_is_scored_and_good_is_drawn(model: str, tmp_path: Path) -> No
     waits = [entry["empathy/scorer_wait"] for entry in trainer.state.log_history if "empathy/scorer_wait" in entry]
     assert len(waits) == 3
     assert all(wait >= 0 for wait in waits)
+
+
+def test_what_is_drawn_during_the_warm_up_is_scored_and_told_too(model: str, tmp_path: Path) -> None:
+    trainer, _ = attached(model, Lengths(), tmp_path, max_steps=18, warmup=16)
+    trainer.train()
+    coverage = [entry["empathy/coverage"] for entry in trainer.state.log_history if "empathy/coverage" in entry]
+    assert coverage == sorted(coverage)
+    assert coverage[1] > 0, "at step 8, long before the policy is asked"
+    history = json.loads((tmp_path / "empathy_history.json").read_text())
+    assert history[-2]["shares"]["unscored"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
+def test_packed_rows_are_drawn_when_all_of_their_samples_are_scored(model: str, tmp_path: Path, strategy: str) -> None:
+    def packed(name: str, seconds: float) -> Any:
+        settings = GOOD | {"packing": True, "packing_strategy": strategy, "max_length": 160, "max_steps": 6}
+        args = runs.config(output_dir=tmp_path / name, **settings)
+        selector = EmpathyDataSelector(Lengths(seconds), store=False)
+        return EmpathySFTTrainer(model, args=args, train_dataset=unscored(), selector=selector)
+
+    trainer = packed("fast", 0.0)
+    assert len(trainer.train_dataset) < ROWS
+    assert trainer._empathy_callback.ahead.pending.all()
+    whole = runs.trained(trainer)
+    found = draws(tmp_path / "fast")
+    counted = [q for q, weight in zip(found["quadrant"], found["mean_weight"], strict=True) if weight]
+    assert set(counted) == {"sensibility"}
+    assert "unscored" not in [q for q, n in zip(found["quadrant"], found["draws"], strict=True) if n]
+    assert torch.equal(runs.trained(packed("slow", 0.01)), whole), "however fast the scorer is"
 
 
 def test_a_slow_scorer_is_waited_for_and_changes_nothing(model: str, tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ def test_a_policy_is_asked_after_the_warm_up_and_every_n_steps(schedule: Schedul
     [
         (np.ones(3), "expected a pair"),
         ((np.ones(4), None), r"shape \(4,\); expected \(3,\)"),
-        ((None, [1, np.nan, 1]), "the first is nan of row 1"),
-        ((None, [1, 1, -1.0]), "the first is -1.0 of row 2"),
+        ((None, [1, np.nan, 1]), "the first is nan of sample 1"),
+        ((None, [1, 1, -1.0]), "the first is -1.0 of sample 2"),
         ((np.zeros(3), None), "are all 0"),
         ((["a", "b", "c"], None), "are not numbers"),
     ],
@@ -177,12 +177,19 @@ def test_weights_are_kept_within_the_bounds_and_arrays_are_not_the_policys_to_ch
     def policy(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
         with pytest.raises(ValueError, match="read-only"):
             scores[0] = 1
-        return [0, 1, 9, 0.1], None
+        return [0, 1, 9, 10], None
 
     found = Schedule(floor=0.5, ceiling=2).ask(policy, np.zeros((4, 2)), np.zeros(4), 0.5)
     assert found.sampling is not None
-    assert found.sampling.tolist() == [0, 1, 2, 0.5]  # 0 is dropped, whatever the floor
-    for wrong in ({"floor": 2, "ceiling": 1}, {"ceiling": 0}, {"warmup": 1.5}, {"warmup": -1}, {"every_n_steps": 0}):
+    np.testing.assert_allclose(found.sampling, [0, 0.5, 22.5 / 19, 25 / 19])  # 0 is dropped, whatever the floor
+    for wrong in (
+        {"floor": 1.5},
+        {"floor": -1},
+        {"ceiling": 0.5},
+        {"warmup": 1.5},
+        {"warmup": -1},
+        {"every_n_steps": 0},
+    ):
         with pytest.raises(SelectionError):
             Schedule(**wrong)  # type: ignore[arg-type]
 

@@ -148,6 +148,27 @@ def test_texts_are_scored_without_the_token_that_trl_appends(model: str) -> None
     assert [d.response for [d] in later.ahead.look._dialogues_of([1, 0])] == ["Hello to you.", "Fine."]
 
 
+def test_rows_that_bring_scores_keep_them_and_the_others_are_scored(model: str, word_scorer: Any) -> None:
+    data = runs.rows()
+    given = np.array(data["sensibility"][:])
+    given[[2, 5, 9]] = np.nan
+    status = ["scored"] * runs.ROWS
+    status[2], status[5] = None, "too_long_for_scorer"
+    data = data.remove_columns(["sensibility"]).add_column("sensibility", given).add_column("score_status", status)
+    selector = EmpathyDataSelector(word_scorer)
+    callback = selector.attach(runs.stock(model, data), runs.ones, ahead=False)
+    expected = selector.score(data.select([2]).select_columns(["messages"]))["sensibility"][:]
+    assert callback.scores[2, 0] == pytest.approx(np.mean(expected))
+    assert np.isnan(callback.scores[5]).all(), "a reason for having none is not asked again"
+    assert not np.isnan(callback.scores[9]).any()
+    rest = np.setdiff1d(np.arange(runs.ROWS), [2, 5, 9])
+    np.testing.assert_array_equal(callback.scores[rest, 0], given[rest])
+    later = selector.attach(runs.stock(model, data), runs.ones)
+    assert np.flatnonzero(later.ahead.pending).tolist() == [2, 9]
+    tokens = runs.stock(model, data).train_dataset.remove_columns(["messages"])
+    assert selector.attach(runs.stock(model, tokens), runs.ones).ahead is None
+
+
 def test_rows_that_trl_drops_are_counted_and_said(model: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     data = runs.rows(form="prompt_completion")
@@ -177,27 +198,6 @@ def test_rows_as_tokens_take_their_scores_from_the_rows_they_were_made_from(mode
         selector.attach(runs.stock(model, part), runs.ones, dataset=data, index="number")
     with pytest.raises(TrainingError, match="shuffle_dataset"):
         selector.attach(runs.stock(model, tokens, shuffle_dataset=True), runs.ones, dataset=data)
-
-
-def test_scores_may_come_in_while_training(model: str) -> None:
-    class Source:
-        def __init__(self) -> None:
-            self.polls = 0
-
-        def poll(self) -> list[tuple[int, float, float]]:
-            self.polls += 1
-            return [(self.polls, 9.0, 1.0)] if self.polls < 4 else []
-
-    known: list[int] = []
-
-    def policy(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
-        known.append(int((~np.isnan(scores[:, 0])).sum()))
-        return None, None
-
-    trainer = runs.guided(model, runs.rows(), policy, online={"source": Source()})
-    trainer.train()
-    assert known == [1, 2, 3, 3, 3]
-    assert trainer.state.log_history[-2]["empathy/coverage"] == 3 / runs.ROWS
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------

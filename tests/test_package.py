@@ -102,3 +102,26 @@ def test_a_metric_whose_libraries_are_missing_is_explained(monkeypatch: pytest.M
     monkeypatch.setattr(evaluate, "load", missing)
     with pytest.raises(MissingExtraError, match=r"pip install 'ee-trl\[metrics\]'"):
         ee_trl.load_metric("distinct")
+
+
+def test_citation_names_the_paper_and_this_version() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format demands
+    assert citation["version"] == ee_trl.__version__
+    paper = citation["preferred-citation"]
+    assert paper["identifiers"][0]["value"] == "arXiv:2407.01937"
+    assert len(paper["authors"]) == 7
+    from ee_trl.reports.cards import CITATION
+
+    assert paper["title"] in CITATION
+    assert all(
+        f"{author['family-names']}, {author['given-names']}" in " ".join(CITATION.split())
+        for author in paper["authors"]
+    )
+
+
+def test_the_explorers_page_is_a_part_of_the_package() -> None:
+    for name in ("page.html", "style.css", "explorer.js"):
+        assert files("ee_trl").joinpath("assets/explorer", name).is_file()

@@ -19,12 +19,10 @@ from ee_trl.online.gates import annealed, gate, scheduled, soft_gate
 from ee_trl.online.learnability import learnability, loss_quantiles
 from ee_trl.online.policies import (
     POLICIES,
-    WarmUp,
     bounded,
     check_weights,
     load_policy,
     policy_options,
-    warm_up,
 )
 from ee_trl.selection import TIES, quadrants, select_indices
 
@@ -55,7 +53,6 @@ ALL |= {
     "loss_aware, draws": lambda order: load_policy("loss_aware", weigh="sampling", learnt=0, hopeless=1.0),
     "bandit, emotions": lambda order: load_policy("bandit", labels=LABELS[order]),
     "bandit, emotions of a set": lambda order: load_policy("bandit", labels=LABELS[order], keep="sensibility"),
-    "warm-up": lambda order: warm_up(load_policy("loss_aware"), 0.0),
 }
 ORDER = np.arange(N)
 
@@ -121,16 +118,15 @@ def test_it_looks_at_the_losses_only_if_it_says_so(make: Make) -> None:
 def test_unscored_samples_are_dropped_or_get_the_mean_of_the_others_never_a_middle_score(make: Make) -> None:
     scores, losses = draw(N)
     policy = make(ORDER)
-    inner = policy.policy if isinstance(policy, WarmUp) else policy
-    labels, keep = getattr(inner, "labels", None), getattr(inner, "keep", None)
+    labels, keep = getattr(policy, "labels", None), getattr(policy, "keep", None)
     unknown = np.isnan(scores).any(axis=1)
     if labels is not None:  # labels alone make the arms, unless quadrants are asked for too
         unknown = (LABELS == "") if keep is None else unknown | ((LABELS == "") & (gate(scores, keep) == 1))
     weights = np.prod(both(policy(scores, losses, 0.4)), axis=0)
     assert unknown.sum() > 20
     assert not weights[unknown].any()
-    options = {name: getattr(inner, name) for name in policy_options(name_of(inner)) if name != "unscored"}
-    kept = load_policy(name_of(inner), ties=inner.ties, unscored="keep", **options)
+    options = {name: getattr(policy, name) for name in policy_options(name_of(policy)) if name != "unscored"}
+    kept = load_policy(name_of(policy), ties=policy.ties, unscored="keep", **options)
     values = np.prod(both(kept(scores, losses, 0.4)), axis=0)
     np.testing.assert_allclose(values[unknown], values[~unknown].mean())
     np.testing.assert_allclose(values[~unknown] / values[~unknown].sum(), weights[~unknown] / weights.sum())
@@ -335,51 +331,6 @@ def test_bounds_by_hand() -> None:
 def test_bounds_that_no_mean_of_1_fits_in_are_refused(bounds: tuple[float, float], said: str) -> None:
     with pytest.raises(SelectionError, match=said):
         bounded([1, 2], *bounds)
-
-
-# ---- warm-up -------------------------------------------------------------------------------------------------------
-
-
-def test_warm_up_draws_all_alike_and_then_begins_the_policy_at_its_start() -> None:
-    seen = []
-
-    def mine(scores: Any, losses: Any, progress: float) -> tuple[Any, Any]:
-        seen.append(progress)
-        return scores, losses
-
-    later = warm_up(mine, 0.2)
-    assert later([1], [2], 0.0) == (None, None)
-    assert later([1], [2], 0.199) == (None, None)
-    for progress in (0.2, 0.6, 1.0):
-        assert later([1], [2], progress) == ([1], [2])
-    assert seen == pytest.approx([0.0, 0.5, 1.0])
-    assert warm_up(mine, 0.0) is mine
-
-
-def test_warm_up_is_what_the_policy_is() -> None:
-    gated, bandit = warm_up(load_policy("gate"), 0.5), Bandit()
-    assert isinstance(gated, WarmUp)
-    assert (gated.needs_losses, gated.needs_weights, gated.state_dict()) == (False, False, {})
-    gated.load_state_dict({})
-    wrapped = WarmUp(bandit, 0.5)
-    assert (wrapped.needs_losses, wrapped.needs_weights) == (True, False)
-    scores, losses = draw(N)
-    wrapped(scores, losses, 0.4)
-    assert bandit.state is None, "it learns nothing before it begins"
-    wrapped(scores, losses, 0.5)
-    assert wrapped.state_dict()["updates"] == 1
-    other = WarmUp(Bandit(), 0.5)
-    other.load_state_dict(wrapped.state_dict())
-    assert other.state_dict()["updates"] == 1
-    plain = WarmUp(lambda scores, losses, progress: (None, None), 0.1)
-    assert not hasattr(plain, "needs_losses"), "of a plain function nothing is known"
-    assert not hasattr(plain, "needs_weights")
-
-
-@pytest.mark.parametrize("fraction", [1.0, -0.1, 2, "0.1", True])
-def test_a_warm_up_that_is_no_share_of_the_training_is_refused(fraction: Any) -> None:
-    with pytest.raises(SelectionError, match="warm-up"):
-        warm_up(load_policy("gate"), fraction)
 
 
 # ---- gates and curriculum ------------------------------------------------------------------------------------------

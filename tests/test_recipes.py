@@ -95,6 +95,12 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     assert "## Training data: what was selected, and why" in card
     assert f"| kept | {len(expected)} |" in card
     assert selector.scorer.fingerprint in card
+    lonely = expected["emotion"][:].count("lonely")
+    assert re.search(rf"^\| lonely \| \d+ \| {lonely} \|", card, flags=re.MULTILINE)
+    assert "cross-validated Spearman" in card
+    head = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---"))
+    assert "ee-trl" in head["tags"]
+    assert not {"licence", "datasets"} & set(head)  # no placeholder; the embedded sample is not on the hub
     assert (out / "model.safetensors").exists()
     assert (out / "selection" / "plane.png").exists()
 
@@ -264,11 +270,11 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
     record = json.loads((out / "rows" / "rows.json").read_text())
     assert record["left_out"] == {"null_dialogue": 1}
-    assert record["scores"] == "given with the data"
+    assert record["scores"].startswith("given with the data, where missing by linear")
     found = draws(out)
     assert found["quadrant"] == [
-        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "unscored" for i in range(1, 30)
-    ]
+        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "low" for i in range(1, 30)
+    ], "what brings no score has one of the bundled scorer's"
     weighed = {q for q, n, w in zip(found["quadrant"], found["draws"], found["mean_weight"], strict=True) if n and w}
     assert weighed == {"rationality"}
     assert "left out" not in (out / "README.md").read_text()
@@ -307,7 +313,7 @@ def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
         (["--empathy_warmup", "soon"], "neither a number of steps"),
         (["--empathy_warmup", "1.5"], r"neither a share in \[0.0, 1.0\] nor"),
         (["--empathy_every_n_steps", "0"], "at least 1"),
-        (["--empathy_floor", "3", "--empathy_ceiling", "2"], "floor <= ceiling"),
+        (["--empathy_floor", "3"], r"floor 3.0 is not a number in \[0, 1\]"),
         (["--empathy_keep", "low"], "unknown option: 'empathy_keep'"),
     ],
 )

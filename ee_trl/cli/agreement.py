@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import numpy as np
 
+    from ..data import spread
     from ..reports.agreement import agree, check_libraries
     from ..reports.agreement_page import report_dict, report_text, write_agreement
     from ..selection import thresholds
@@ -149,10 +150,10 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
 
 
 def _may_be_judge(spec: str) -> bool:
-    """Whether a side is a scorer other than the linear one, which has no rubric."""
-    from ..scoring.linear import WEIGHTS_FILE
+    """Whether a side is a scorer other than a linear or a distilled one, which have no rubric."""
+    from ..scoring.load import kind_of_folder
 
-    return spec not in (GIVEN, "linear") and not _is_file(spec) and not (Path(spec) / WEIGHTS_FILE).exists()
+    return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -170,15 +171,6 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             value = text
         options[key] = value if isinstance(value, (int, float, bool, type(None))) else text
     return options
-
-
-def spread(n: int, limit: int | None) -> list[int]:
-    """Indices of `limit` of `n` samples, evenly spaced; of all of them without a limit."""
-    if limit is None or limit >= n:
-        return list(range(n))
-    if limit < 1:
-        raise EmpathyError(f"limit {limit} is not a whole number of at least 1")
-    return [i * n // limit for i in range(limit)]
 
 
 # ---- the dialogues and their scores --------------------------------------------------------------------------------

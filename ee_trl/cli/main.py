@@ -10,7 +10,24 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
-from . import agreement, cache, compose, quickstart, recipes, rubric, score, select, summary, sweep
+from . import (
+    agreement,
+    cache,
+    compose,
+    distill,
+    evaluate,
+    explore,
+    human,
+    label,
+    quickstart,
+    recipes,
+    rubric,
+    score,
+    select,
+    summary,
+    sweep,
+    train_epitome,
+)
 
 
 EXIT_CODES = """\
@@ -24,7 +41,24 @@ exit codes:
   130  interrupted
 """
 
-COMMANDS = (score, select, sweep, summary, agreement, compose, rubric, cache, recipes, quickstart)
+COMMANDS = (
+    score,
+    select,
+    sweep,
+    summary,
+    explore,
+    agreement,
+    label,
+    distill,
+    compose,
+    evaluate,
+    human,
+    train_epitome,
+    rubric,
+    cache,
+    recipes,
+    quickstart,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from ..errors import EmpathyError
 from . import common
 
 
@@ -21,19 +23,44 @@ def add_parser(commands: Any) -> None:
     common.add_rule(parser)
     common.add_threshold(parser)
     parser.add_argument("--dropped", metavar="FILE", help="also write the samples dropped, each with its drop_reason")
+    _add_card(parser)
     common.add_json(parser)
     common.add_quiet(parser)
     parser.set_defaults(run=run)
 
 
+def _add_card(parser: argparse.ArgumentParser) -> None:
+    card = parser.add_argument_group("a dataset card")
+    card.add_argument(
+        "--card", action="store_true", help="also write README.md beside the output: thresholds, scorer, shares, what "
+        "was dropped of each emotion; the folder can be uploaded to the hub as it is"
+    )  # fmt: skip
+    card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
+    card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
+
+
+def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
+    from ..data import check_free
+    from ..reports.cards import is_own_card
+
+    if not args.card:
+        given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
+        if given:
+            raise EmpathyError(f"{given[0]} goes with --card")
+        return None
+    path = output.parent / "README.md"
+    return check_free(path, overwrite=args.overwrite and is_own_card(path))
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data import check_output, write_file
+    from ..data import check_output, write_file, write_text
     from ..subset import dropped_tables
 
     selector = common.make_selector(args)
     path = check_output(args.output, overwrite=args.overwrite)
     dropped_path = check_output(args.dropped, overwrite=args.overwrite) if args.dropped else None
+    card_path = _card_path(args, path)
     scored = common.open_input(args.scored, args)
     chosen = selector.choose(scored, **common.rule_options(args))
     counts = chosen.counts()
@@ -43,21 +70,27 @@ def run(args: argparse.Namespace) -> int:
     metadata = {
         "command": "select",
         "source": args.scored,
+        "split": args.split,
         **chosen.settings,
         "counts": counts,
         "versions": common.versions(),
     }
+    card = None
+    if card_path:
+        from ..reports.cards import card_of
+
+        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
+        card = card_of(selector, scored, chosen, **named)
     features, tables = selector.select_tables(scored, chosen)
     write_file(tables, features, path, metadata=metadata)
     if dropped_path:
         features, tables = dropped_tables(scored, chosen)
         write_file(tables, features, dropped_path, metadata=metadata)
+    if card_path and card:
+        write_text(card_path, str(card))
     if args.json:
         common.print_json({"output": str(path), "settings": chosen.settings, "counts": counts})
     else:
-        total = len(chosen.drops)
-        print(f"kept {counts['kept']:,} of {total:,} ({counts['kept'] / total:.1%})")
-        for reason, n in list(counts.items())[1:]:
-            print(f"  dropped {reason:<22} {n:>8,}  {n / total:>6.1%}")
-        common.note(f"wrote {path}" + (f" and {dropped_path}" if dropped_path else ""))
+        print(chosen)
+        common.note("wrote " + " and ".join(str(p) for p in (path, dropped_path, card_path) if p))
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..selection import KEEPABLE
 from . import common
 
 
@@ -40,10 +39,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({"scorer": list(scores.scorers), "ties": args.ties, "sweep": rows})
         return 0
-    scored = rows[0]["scored"] if rows else 0
-    print(f"{scored:,} scored samples of {len(scores.statuses):,}, by {', '.join(scores.scorers)}; share (count)")
-    print(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
-    for row in rows:
-        cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)
-        print(f"{row['threshold']:>5g} {cells}")
+    print(f"{len(scores.statuses):,} samples, by {', '.join(scores.scorers)}\n{rows}")
     return 0

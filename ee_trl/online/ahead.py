@@ -33,19 +33,20 @@ class ScoringAhead:
 
     Args:
         look ([`LookAhead`]): The process that scores.
-        scores (`np.ndarray` of shape `(n, 2)`): Filled here, NaN where a row has no score (yet).
+        scores (`np.ndarray` of shape `(n, 2)`): Filled here, NaN where a sample has no score (yet).
+        pending (`np.ndarray` of shape `(n,)`, of `bool`): Samples that are to be scored.
         behind (`str`, *optional*, defaults to `"wait"`): What happens where the scorer falls behind: `"wait"` for it,
             or `"draw"` what is scored first, and then what is not.
 
     Attributes:
-        pending (`np.ndarray` of shape `(n,)`, of `bool`): Rows that have no answer yet.
+        pending (`np.ndarray` of shape `(n,)`, of `bool`): Samples that have no answer yet.
     """
 
-    def __init__(self, look: LookAhead, scores: np.ndarray, *, behind: str = "wait") -> None:
+    def __init__(self, look: LookAhead, scores: np.ndarray, pending: np.ndarray, *, behind: str = "wait") -> None:
         if behind not in BEHIND:
             raise TrainingError(unknown("behind", behind, BEHIND))
         self.look, self.scores, self.behind = look, scores, behind
-        self.pending = np.ones(len(scores), dtype=bool)
+        self.pending = pending
         self._asked = np.zeros(len(scores), dtype=bool)
         self._chunks: deque[tuple[int, list[int]]] = deque()  # (refresh at which it counts, rows)
         self._refreshes = 0

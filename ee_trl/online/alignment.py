@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,29 +27,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ScoreSource(Protocol):
-    """Gives scores while training: what has come in since it was last asked."""
+def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The scores that rows bring, and which of the others may be scored.
 
-    def poll(self) -> list[tuple[int, float, float]]:
-        """New scores as (row, sensibility, rationality), rows in the trainer's order."""
-        ...
+    Args:
+        rows (`Dataset`): With `sensibility` and `rationality`, or without.
+
+    Returns:
+        `tuple` of an array of shape `(n, 2)`, NaN in both where there is no valid score, and one of shape `(n,)`:
+        whether the row has no score and no reason in `score_status` for having none.
+    """
+    if not brings_scores(rows):
+        return np.full((len(rows), 2), np.nan), np.ones(len(rows), dtype=bool)
+    names = [*AXES, *(["score_status"] if "score_status" in rows.column_names else [])]
+    table = rows.select_columns(names).with_format(None)[:]
+    scores = np.stack([scores_array(table[axis], axis) for axis in AXES], axis=1)
+    missing = np.isnan(scores).any(axis=1)
+    failed = np.zeros(len(rows), dtype=bool)
+    if "score_status" in table:
+        failed = np.array([status not in (None, "scored") for status in table["score_status"]], dtype=bool)
+    scores[missing | failed] = np.nan
+    return scores, missing & ~failed
 
 
 def scores_of(selector: EmpathyDataSelector, rows: Dataset, eos: str | None = None) -> np.ndarray:
     """
-    The scores of rows, from their score columns or else from the selector.
+    The scores of rows by the selector's scorer.
 
     Args:
-        selector ([`EmpathyDataSelector`]): Scores what has no scores; each process takes its share of the rows.
-        rows (`Dataset`): With `sensibility` and `rationality`, or with a dialogue a row. A conversation of several
-            listener turns counts with the mean of its scored turns.
+        selector ([`EmpathyDataSelector`]): Each process takes its share of the rows.
+        rows (`Dataset`): With a dialogue a row. A conversation of several listener turns counts with the mean of its
+            scored turns.
         eos (`str`, *optional*): A text that TRL appended to completions, which is left out of the scoring.
 
     Returns:
         `np.ndarray` of shape `(n, 2)`.
     """
-    if brings_scores(rows):
-        return given_scores(rows)
     plain, _ = _dialogue_rows(rows)
     part = ranks.share(len(plain))
     own = _scored(selector, without_eos(plain.select(range(part.start, part.stop)), eos))
@@ -115,25 +129,13 @@ class RowDialogues:
         return {**row, "completion": completion.removesuffix(self._eos)}
 
 
-def given_scores(rows: Dataset) -> np.ndarray:
-    """The score columns as they are; NaN in both where one is missing or `score_status` says that it is not valid."""
-    names = [*AXES, *(["score_status"] if "score_status" in rows.column_names else [])]
-    table = rows.select_columns(names).with_format(None)[:]
-    scores = np.stack([scores_array(table[axis], axis) for axis in AXES], axis=1)
-    bad = np.isnan(scores).any(axis=1)
-    if "score_status" in table:
-        bad |= np.array([status not in (None, "scored") for status in table["score_status"]], dtype=bool)
-    scores[bad] = np.nan
-    return scores
-
-
 def _scored(selector: EmpathyDataSelector, rows: Dataset) -> np.ndarray:
     """Scores by the selector: of a row of several samples the mean of those that have scores."""
     if not len(rows):
         return np.empty((0, 2))
     with random_state_kept():
         scored = selector.score(rows)
-    found = given_scores(scored)
+    found, _ = known_scores(scored)
     if "row_index" not in scored.column_names:
         return found
     return mean_by_row(np.asarray(scored["row_index"][:], dtype=np.int64), found, len(rows))
@@ -213,26 +215,35 @@ def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
     return np.arange(n)
 
 
-def aligned_scores(
-    selector: EmpathyDataSelector, trainer: Any, rows: Dataset, source: Dataset | None, index: str | None
-) -> np.ndarray:
-    """The scores of a trainer's rows, from themselves or from the rows they were made from."""
-    if source is None:
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        return scores_of(selector, rows, tokenizer.eos_token)
-    take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
-    return scores_of(selector, source)[take]
+def origin(
+    trainer: Any, rows: Dataset, source: Dataset | None, index: str | None
+) -> tuple[Dataset, np.ndarray, str | None]:
+    """
+    Where the scores and dialogues of rows are.
 
+    Args:
+        trainer (`SFTTrainer`, *optional*): None where the rows are as they were given.
+        rows (`Dataset`): What scores are wanted for.
+        source (`Dataset`, *optional*): What the trainer's rows were made from.
+        index (`str`, *optional*): A column of both that names each row.
 
-def row_dialogues(
-    selector: EmpathyDataSelector, trainer: Any, rows: Dataset, source: Dataset | None, index: str | None
-) -> RowDialogues | None:
-    """The dialogues of a trainer's rows (or of the given ones, without a trainer); `None` if they bring scores."""
+    Returns:
+        `tuple`: the data set that holds them, the positions of the rows in it, and the text that TRL appended there.
+    """
     if trainer is None or source is None:
-        eos = None if trainer is None else trainer.processing_class.eos_token
-        return None if brings_scores(rows) else RowDialogues(rows, selector.turns, eos)
-    take = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
-    return None if brings_scores(source) else RowDialogues(source, selector.turns, None, take)
+        tokenizer = getattr(trainer, "processing_class", None)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        return rows, np.arange(len(rows)), getattr(tokenizer, "eos_token", None)
+    return source, positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset), None
+
+
+def has_dialogues(rows: Dataset) -> bool:
+    """Whether the rows hold dialogues that could be scored."""
+    try:
+        _dialogue_rows(rows)
+    except ScoresError:
+        return False
+    return True
 
 
 def dropped_rows(trainer: Any, rows: Dataset) -> int:
@@ -241,12 +252,15 @@ def dropped_rows(trainer: Any, rows: Dataset) -> int:
     return rows.data.num_rows - len(rows) if prepared and trainer.args.max_length is not None else 0
 
 
-def report(scores: np.ndarray, dropped: int = 0) -> None:
-    """Says how many rows are scored, and how many the trainer left out."""
+def report(scores: np.ndarray, ahead: int = 0, dropped: int = 0) -> None:
+    """Says how many rows are scored, how many will be while training, and how many the trainer left out."""
     scored = int((~np.isnan(scores).any(axis=1)).sum())
-    left_out = f" (TRL left out {dropped:,} in which max_length leaves nothing to learn)" if dropped else ""
-    means = np.nanmean(scores, axis=0) if scored else np.full(2, np.nan)
-    logger.info(
-        "%s of %s rows%s are scored; mean %s %.2f, %s %.2f",
-        f"{scored:,}", f"{len(scores):,}", left_out, SENSIBILITY, means[0], RATIONALITY, means[1],
-    )  # fmt: skip
+    text = f"{scored:,} of {len(scores):,} rows are scored"
+    if scored:
+        means = np.nanmean(scores, axis=0)
+        text += f" (mean {SENSIBILITY} {means[0]:.2f}, {RATIONALITY} {means[1]:.2f})"
+    if ahead:
+        text += f"; {ahead:,} are scored while training, before they are drawn"
+    if dropped:
+        text += f"; TRL left out {dropped:,} rows in which max_length leaves nothing to learn"
+    logger.info(text)

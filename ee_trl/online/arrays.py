@@ -67,7 +67,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
     if values is None:
         return None
     try:
-        weights = np.asarray(values, dtype=np.float64)
+        weights = np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise SelectionError(f"the {what} are not numbers, but {type(values).__name__}") from None
     if weights.shape != (n,):
@@ -76,7 +76,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
     if len(wrong):
         raise SelectionError(
             f"{len(wrong)} of {n} {what} are not finite numbers of at least 0; the first is {weights[wrong[0]]} "
-            f"of sample {wrong[0]}"
+            f"of sample {wrong[0]} (scores are NaN where a sample is unscored: say what such samples get)"
         )
     if not weights.any():
         raise NothingLeftError(f"the {what} are all 0: nothing is left to train on; at least one must be above 0")

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import NothingLeftError, SelectionError
+from ..errors import SelectionError
+from .arrays import bounded, check_number, check_weights
 
 
 Policy = Callable[[np.ndarray, np.ndarray, float], Any]
@@ -46,8 +47,10 @@ class Schedule:
             all weights are 1.
         every_n_steps (`int`, *optional*, defaults to `1`):
             The policy is asked at the first step after the warm-up, and every so many steps from there.
-        floor (`float`, *optional*): The least weight above 0, of draws and of the loss alike; 0 stays 0: dropped.
-        ceiling (`float`, *optional*): The greatest.
+        floor (`float`, *optional*):
+            In [0, 1]. The least weight above 0, of draws and of the loss alike, where their mean is 1; 0 stays 0:
+            dropped. See [`~ee_trl.online.arrays.bounded`].
+        ceiling (`float`, *optional*): At least 1. The greatest.
     """
 
     warmup: float = 0
@@ -61,9 +64,12 @@ class Schedule:
             raise SelectionError(f"warmup {self.warmup!r} is neither a share in [0.0, 1.0] nor a number of steps")
         if not isinstance(self.every_n_steps, Integral) or self.every_n_steps < 1:
             raise SelectionError(f"every_n_steps {self.every_n_steps!r} is not a whole number of at least 1")
-        low, high = self.floor or 0, math.inf if self.ceiling is None else self.ceiling
-        if not 0 <= low <= high or high <= 0 or math.isinf(low):
-            raise SelectionError(f"floor {self.floor!r} and ceiling {self.ceiling!r} are not 0 <= floor <= ceiling")
+        check_number("floor", self._bounds[0], 0, 1)
+        check_number("ceiling", self._bounds[1], 1, math.inf)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return 0.0 if self.floor is None else self.floor, math.inf if self.ceiling is None else self.ceiling
 
     def warmup_steps(self, max_steps: int) -> int:
         """The number of steps before the policy is asked for the first time."""
@@ -87,33 +93,11 @@ class Schedule:
                 f"policy {name_of(policy)!r} returned {type(answer).__name__}; expected a pair: sampling weights or "
                 "None, loss weights or None"
             )
-        kinds = ("sampling weights", "loss weights")
-        checked = [self._checked(w, len(scores), k, policy) for w, k in zip(answer, kinds, strict=True)]
-        return Weights(*checked)
-
-    def _checked(self, weights: Any, n: int, kind: str, policy: Policy) -> np.ndarray | None:
-        if weights is None:
-            return None
-        who = f"the {kind} of policy {name_of(policy)!r}"
-        try:
-            array = np.array(weights, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise SelectionError(f"{who} are not numbers, but {type(weights).__name__}") from None
-        if array.shape != (n,):
-            raise SelectionError(f"{who} have shape {array.shape}; expected ({n},), one for each row in order")
-        wrong = np.flatnonzero(~np.isfinite(array) | (array < 0))
-        if len(wrong):
-            raise SelectionError(
-                f"{len(wrong)} of {who} are not finite numbers of at least 0; the first is {array[wrong[0]]} of row "
-                f"{wrong[0]} (scores are NaN where a row is unscored: say what such rows get)"
-            )
+        pairs = zip(answer, ("sampling weights", "loss weights"), strict=True)
+        checked = [check_weights(w, len(scores), f"{kind} of policy {name_of(policy)!r}") for w, kind in pairs]
         if self.floor is not None or self.ceiling is not None:
-            array = np.where(array > 0, np.clip(array, self.floor, self.ceiling), 0.0)
-        if not array.any():
-            raise NothingLeftError(
-                f"{who} are all 0, so that nothing is left to train on; at least one must be above 0"
-            )
-        return array
+            checked = [None if w is None else bounded(w, *self._bounds) for w in checked]
+        return Weights(*checked)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

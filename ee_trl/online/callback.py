@@ -1,4 +1,4 @@
-"""[`EmpathyCallback`]: when scores are polled, a policy asked, figures logged, a state saved and restored."""
+"""[`EmpathyCallback`]: when a policy is asked, figures logged, a state saved and restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
 from .lookahead import LookAhead
 from .loss import check_free, hold
-from .packing import TokenShares
+from .packing import Rows, TokenShares
 from .plan import SamplingPlan, draw, install_plan
 from .records import LOSS_SUM, SAMPLE, STEP, TIMES, TOKENS, WEIGHT
 from .state import STATE_FILE, read_state, write_state
@@ -55,11 +55,9 @@ class EmpathyCallback(TrainerCallback):
         index (`str`, *optional*):
             A column of `dataset` and of the trainer's rows that says which row is which, where TRL dropped or shuffled
             some.
-        source ([`~ee_trl.online.alignment.ScoreSource`], *optional*):
-            Gives scores while training; what it has not given yet is NaN. Then nothing is scored before training.
         ahead (`bool`, *optional*, defaults to `True`):
             Whether rows without scores are scored while training, shortly before they are drawn, in a process of its
-            own (not with packing); otherwise all of them are, before it begins.
+            own; otherwise all of them are, before it begins.
         behind (`str`, *optional*, defaults to `"wait"`):
             What happens where the scorer falls behind: `"wait"` for it, or `"draw"` what is scored first and then what
             is not. See [`~ee_trl.online.ahead.ScoringAhead`].
@@ -82,7 +80,6 @@ class EmpathyCallback(TrainerCallback):
         trainer: Any = None,
         dataset: Dataset | None = None,
         index: str | None = None,
-        source: alignment.ScoreSource | None = None,
         ahead: bool = True,
         behind: str = "wait",
         on_failure: str = "stop",
@@ -93,7 +90,6 @@ class EmpathyCallback(TrainerCallback):
         **policy_options: Any,
     ) -> None:
         self.selector, self.trainer, self.dataset, self.index = selector, trainer, dataset, index
-        self.source = source
         self.policy = resolve_policy(policy, selector.threshold, selector.ties, policy_options)
         self.schedule = Schedule(warmup, every_n_steps, floor, ceiling)
         if trainer is not None:
@@ -106,7 +102,7 @@ class EmpathyCallback(TrainerCallback):
         self.ahead: ScoringAhead | None = None
         self.scores = self._align(ahead, behind, on_failure)
         self.loss = hold(trainer, self) if trainer is not None else None
-        self._shares: TokenShares | None = None
+        self._units: Rows | None = None
         self.plan: SamplingPlan | None = None
         self.diary = Diary(selector, self.scores)
         self.current = Weights()
@@ -122,36 +118,21 @@ class EmpathyCallback(TrainerCallback):
         return self.trainer.train_dataset if packed_from is None else packed_from
 
     def _align(self, ahead: bool, behind: str, on_failure: str) -> np.ndarray:
-        rows = self.samples
-        if self.source is not None:
-            return np.full((len(rows), 2), np.nan)
-        packed = self.trainer is not None and getattr(self.trainer, "_empathy_samples", None) is not None
-        dialogues = (
-            alignment.row_dialogues(self.selector, self.trainer, rows, self.dataset, self.index)
-            if ahead and not packed
-            else None
-        )
-        if dialogues is not None:
+        """The scores that there are; the others are made now, or while training."""
+        given, positions, eos = alignment.origin(self.trainer, self.samples, self.dataset, self.index)
+        scores, wanting = (found[positions] for found in alignment.known_scores(given))
+        if alignment.brings_scores(given) and not alignment.has_dialogues(given):
+            wanting[:] = False  # tokens alone: what has no score stays without
+        dropped = 0 if self.trainer is None else alignment.dropped_rows(self.trainer, self.samples)
+        if not ahead and wanting.any():
+            rows = given.select(positions[wanting])
+            scores[wanting], wanting = alignment.scores_of(self.selector, rows, eos), np.zeros(len(scores), dtype=bool)
+        alignment.report(scores, int(wanting.sum()), dropped)
+        if wanting.any():
+            dialogues = alignment.RowDialogues(given, self.selector.turns, eos, positions)
             look = LookAhead(self.selector, dialogues, on_failure=on_failure)
-            self.ahead = ScoringAhead(look, np.full((len(rows), 2), np.nan), behind=behind)
-            logger.info("%s rows are scored while training, before they are drawn", f"{len(rows):,}")
-            return self.ahead.scores
-        if self.trainer is None:
-            scores, dropped = alignment.scores_of(self.selector, rows), 0
-        else:
-            scores = alignment.aligned_scores(self.selector, self.trainer, rows, self.dataset, self.index)
-            dropped = alignment.dropped_rows(self.trainer, rows)
-        alignment.report(scores, dropped)
+            self.ahead = ScoringAhead(look, scores, wanting, behind=behind)
         return scores
-
-    def _poll(self) -> None:
-        if self.source is None:
-            return
-        found = [entry for part in ranks.every(self.source.poll()) for entry in part]
-        for row, sensibility, rationality in found:
-            self.scores[row] = sensibility, rationality
-        if found:
-            self.diary.scores_changed()
 
     # ---- weights ---------------------------------------------------------------------------------------------------
 
@@ -194,30 +175,34 @@ class EmpathyCallback(TrainerCallback):
         if state.global_step >= state.max_steps or since % period:
             return
         assert self.plan is not None
-        soon = 2 * period * self._step_rows  # rows that are drawn until the refresh after the next
+        rows = 2 * period * self._step_rows  # that are drawn until the refresh after the next
         ahead.refresh()
+        self.diary.scores_changed()
         start = ranks.greatest(self.plan.cursor)
         while since >= 0:
-            self.diary.scores_changed()
             none_yet = np.isnan(self.scores).all() and ahead.pending.any()
             answer = None if none_yet else self._answer(state)
             if answer is not None:
                 self._apply(_for_all(answer, ahead.pending), late=ahead.pending.copy())
-            coming = self._coming(start)
-            waiting = _waiting(coming if answer is None else coming[:soon], ahead.pending)
+            near = self._coming(start, rows)
+            waiting = _waiting(self._coming(start) if answer is None else near, ahead.pending)
             if answer is None and not len(waiting):  # a draw need not hold every row
                 waiting = np.flatnonzero(ahead.pending)
             if not len(waiting) or (answer is not None and ahead.behind == "draw"):
                 break
-            ahead.need(waiting[:soon])
-        ahead.request(self._coming(start), soon)
+            ahead.need(waiting[: len(near)])
+            self.diary.scores_changed()
+        ahead.request(self._coming(start), len(self._coming(start, rows)))
 
-    def _coming(self, start: int) -> np.ndarray:
-        """The rows in the order in which they are to be drawn, as far as that is known."""
-        assert self.plan is not None
-        if self.plan.order is not None and start < len(self.plan.order):
-            return self.plan.order[start:]
-        return draw(np.ones(len(self.scores)), len(self.scores), [self.plan.seed])
+    def _coming(self, start: int, rows: int | None = None) -> np.ndarray:
+        """The samples of the next rows, in the order in which they are to be drawn, as far as that is known."""
+        plan = self.plan
+        assert plan is not None
+        if plan.order is not None and start < len(plan.order):
+            order = plan.order[start:]
+        else:
+            order = draw(np.ones(plan.size), plan.size, [plan.seed])
+        return self.units.samples_of(order[:rows])
 
     def _apply(self, weights: Weights, late: np.ndarray | None = None) -> None:
         """Makes the weights count: of the loss from the coming step, of the draws from what is not drawn yet."""
@@ -230,17 +215,19 @@ class EmpathyCallback(TrainerCallback):
         if late is not None or not _equal(weights.sampling, self.current.sampling):
             refusals.check_grouping(self._args)
             start = ranks.greatest(self.plan.cursor)
-            self.plan.update(self._row_weights(weights.sampling), start, late=late)
+            draws = None if weights.sampling is None else self.units.mean(weights.sampling)
+            self.plan.update(draws, start, late=None if late is None else self.units.holding(late))
         self.current = weights
         if self.loss is not None:
             self.loss.set(loss_weights(weights))
 
-    def _row_weights(self, sampling: np.ndarray | None) -> np.ndarray | None:
-        if sampling is None or self.trainer is None or self.trainer._empathy_samples is None:
-            return sampling
-        if self._shares is None:
-            self._shares = TokenShares(self.trainer.train_dataset)
-        return self._shares.mean(sampling)
+    @property
+    def units(self) -> Rows:
+        """What the plan draws: a sample each, or packed rows of several."""
+        if self._units is None:
+            packed = self.trainer is not None and self.trainer._empathy_samples is not None
+            self._units = TokenShares(self.trainer.train_dataset) if packed else Rows()
+        return self._units
 
     # ---- events ----------------------------------------------------------------------------------------------------
 
@@ -261,12 +248,7 @@ class EmpathyCallback(TrainerCallback):
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         self.diary, self.current = Diary(self.selector, self.scores), Weights()
         if not (state.global_step and self._resume(args, state)):
-            self._poll()
             self._ask(state)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Takes in the scores that have come."""
-        self._poll()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Notes the step, logs what it is time to log, and settles the weights of the next step."""

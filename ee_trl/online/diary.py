@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +9,13 @@ import numpy as np
 
 from ..axes import RATIONALITY, SENSIBILITY
 from ..data import write_json
+from ..reports.draws import DRAWS, HISTORY, write_draws_report
 from ..selection import quadrants
 from .records import GROUPS, Records, interval_figures, merged, named_groups
 
 
 if TYPE_CHECKING:
     from ..selector import EmpathyDataSelector
-
-logger = logging.getLogger(__name__)
-
-DRAWS_FILE, HISTORY_FILE = "empathy_draws.parquet", "empathy_history.json"
 
 
 class Diary:
@@ -97,9 +92,9 @@ class Diary:
             "mean_loss": records.mean_loss(),
         }
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
-        pq.write_table(table, folder / DRAWS_FILE)
-        write_json(folder / HISTORY_FILE, self.history)
-        _draw_picture(folder)
+        pq.write_table(table, folder / DRAWS)
+        write_json(folder / HISTORY, self.history)
+        write_draws_report(folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything taken down."""
@@ -109,13 +104,3 @@ class Diary:
         """Goes on from [`~Diary.state_dict`]."""
         self.records.load_state_dict(state["records"])
         self.history, self._interval = list(state["history"]), [state["interval"]]
-
-
-def _draw_picture(folder: Path) -> None:
-    try:
-        draws = importlib.import_module("ee_trl.reports.draws")
-        importlib.import_module("matplotlib")
-    except ImportError as error:
-        logger.info("the picture of the draws is left out: %s", error)
-        return
-    draws.write_draws_report(folder)

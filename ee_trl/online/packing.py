@@ -39,7 +39,23 @@ def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {IDS: [number] * len(row["input_ids"])}
 
 
-class TokenShares:
+class Rows:
+    """Rows that hold a sample each, by the same number: what [`TokenShares`] is where nothing is packed."""
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """The sampling weight of each row."""
+        return weights
+
+    def holding(self, marked: np.ndarray) -> np.ndarray:
+        """Which rows hold a marked sample."""
+        return marked
+
+    def samples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The samples in these rows, in their order."""
+        return rows
+
+
+class TokenShares(Rows):
     """
     How many tokens of each sample each packed row holds.
 
@@ -59,8 +75,19 @@ class TokenShares:
             first += len(column)
         if parts:
             self.rows, self.samples, self.tokens = np.concatenate(parts, axis=1)
+        self._starts = np.searchsorted(self.rows, np.arange(first + 1))
 
     def mean(self, weights: np.ndarray) -> np.ndarray:
-        """The sampling weight of each row: the mean over its tokens of their samples' weights."""
+        """The mean over a row's tokens of their samples' weights."""
         total = np.bincount(self.rows, self.tokens * weights[self.samples])
         return total / np.bincount(self.rows, self.tokens)
+
+    def holding(self, marked: np.ndarray) -> np.ndarray:
+        """Which rows hold a token of a marked sample."""
+        return np.bincount(self.rows, marked[self.samples]) > 0
+
+    def samples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The samples with a token in these rows, row by row, each as often as it is in one."""
+        counts = np.diff(self._starts)[rows]
+        first = np.repeat(self._starts[rows] - np.cumsum(counts) + counts, counts)
+        return self.samples[first + np.arange(len(first))]

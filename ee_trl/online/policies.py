@@ -13,14 +13,14 @@ plain function will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..axes import DEFAULT_THRESHOLD
 from ..errors import SelectionError, unknown
 from ..selection import Threshold
-from .arrays import bounded, check_number, check_weights
+from .arrays import bounded, check_weights
 from .bandit import Bandit
 from .gates import Curriculum, Gate, SoftGate
 from .learnability import LossAware
@@ -121,74 +121,12 @@ def load_policy(
     return kind(threshold=threshold, ties=ties, **settled, **options)
 
 
-# ---- warm-up -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """
-    A policy that begins later: before, every sample (unscored ones, too) is drawn and counts alike.
-
-        (None, None) while progress < fraction, then policy(scores, losses, (progress - fraction) / (1 - fraction))
-
-    The policy's own schedule runs over what is left, from 0 to 1. It is not called before, and learns nothing.
-
-    Args:
-        policy (callable): What begins later.
-        fraction (`float`): Of the training, in [0, 1).
-    """
-
-    policy: PolicyFunction
-    fraction: float
-
-    def __post_init__(self) -> None:
-        check_number("warm-up", self.fraction, 0, 1)
-        if self.fraction == 1:
-            raise SelectionError(
-                "a warm-up of 1.0 is the whole training: the policy would never begin; set it below 1"
-            )
-
-    @property
-    def needs_losses(self) -> bool:
-        """That of the policy; missing, too, if that does not say."""
-        return bool(self.policy.needs_losses)  # type: ignore[attr-defined]
-
-    @property
-    def needs_weights(self) -> bool:
-        """That of the policy; missing, too, if that does not say."""
-        return bool(self.policy.needs_weights)  # type: ignore[attr-defined]
-
-    def __call__(self, scores: ArrayLike, losses: ArrayLike, progress: float) -> tuple[Any, Any]:
-        """Nothing, then what the policy says."""
-        check_number("progress", progress, 0, 1)
-        if progress < self.fraction:
-            return None, None
-        return self.policy(scores, losses, (progress - self.fraction) / (1 - self.fraction))
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the policy; empty if it has none."""
-        return self.policy.state_dict() if hasattr(self.policy, "state_dict") else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hands the state to the policy, if that has one."""
-        if hasattr(self.policy, "load_state_dict"):
-            self.policy.load_state_dict(state)
-
-
-def warm_up(policy: PolicyFunction, fraction: float) -> PolicyFunction:
-    """The policy, begun after a `fraction` of the training in [0, 1); as it is for 0. See [`WarmUp`]."""
-    later = WarmUp(policy, fraction)
-    return later if fraction else policy
-
-
 __all__ = [
     "POLICIES",
     "Policy",
     "PolicyFunction",
-    "WarmUp",
     "bounded",
     "check_weights",
     "load_policy",
     "policy_options",
-    "warm_up",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..display import Displayed, Table
 from ..errors import ScoresError
 from ..selection import quadrants, scores_array, thresholds
 
@@ -28,7 +30,7 @@ _PURPOSE = "the agreement of scorers"
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Displayed):
     """
     How B's scores differ from A's on the samples that both scored. Prints as a table; [`~Agreement.to_dict`] gives the
     same for machines. A number that is not defined (a correlation with a constant, a mean of nothing) is `None`.
@@ -69,12 +71,44 @@ class Agreement:
         """All of it as plain types."""
         return asdict(self)
 
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        t_s, t_r = self.threshold
+        three = self.three_way
+        yield self._head()
+        axes = [
+            (
+                axis,
+                f"{number(row['spearman'])} {interval(row['spearman_interval'])}".strip(),
+                number(row["pearson"]),
+                number(row["mean_shift"], sign=True),
+                number(row["mean_absolute_difference"]),
+            )
+            for axis, row in self.axes.items()
+        ]
+        yield Table(("axis", "Spearman (95 %)", "Pearson", "B - A", "|B - A|"), axes)
+        facts = [
+            ("another quadrant", percent(self.changed)),
+            ("enters sensibility set", f"{percent(self.entered['share'])} ({self.entered['count']:,})"),
+            ("leaves sensibility set", f"{percent(self.left['share'])} ({self.left['count']:,})"),
+            (f"same of three classes ({', '.join(CLASSES)})", percent(three["agreement"])),
+            ("Cohen's kappa (95 %)", f"{number(three['kappa'])} {interval(three['kappa_interval'])}".strip()),
+        ]
+        yield Table(("selection", ""), facts, f"T = {t_s:g} (sensibility), {t_r:g} (rationality)")
+        cross = [(name, *(f"{n:,}" for n in row.values())) for name, row in self.quadrants.items()]
+        yield Table(("A, down; B, across", *CELLS), cross)
+
+    def _head(self) -> str:
+        return (
+            f"{self.compared:,} of {self.samples:,} samples compared; unscored: {self.unscored['a']:,} by A, "
+            f"{self.unscored['b']:,} by B"
+        )
+
     def __str__(self) -> str:
         t_s, t_r = self.threshold
         three = self.three_way
         lines = [
-            f"{self.compared:,} of {self.samples:,} samples compared; unscored: {self.unscored['a']:,} by A, "
-            f"{self.unscored['b']:,} by B",
+            self._head(),
             "",
             f"  {'axis':<12} {'Spearman':>8} {'(95 %)':>16} {'Pearson':>8} {'B - A':>7} {'|B - A|':>8}",
         ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, QUADRANTS, TIE
 from ..coded import Coded, counts
 from ..dialogue import REASONS, SCORED
+from ..display import Displayed, Table
 from ..selection import coded_quadrants
 
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Displayed):
     """
     What is in a scored data set. Prints as a table; [`~Summary.to_dict`] gives the same for machines.
 
@@ -45,14 +47,39 @@ class Summary:
         """All of it as plain types."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        lines = [
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        yield self._head()
+        if self.unscored:
+            rows = [(why, f"{n:,}", REASONS.get(why, "")) for why, n in self.unscored.items()]
+            yield Table(("unscored because", "samples", ""), rows)
+        shares = [(name, f"{entry['count']:,.0f}", f"{entry['share']:.1%}") for name, entry in self.quadrants.items()]
+        yield Table(("quadrant", "samples", "of the scored"), shares, self._title())
+        if self.axes:
+            numbers = [(axis, *(f"{v:.2f}" for v in row.values())) for axis, row in self.axes.items()]
+            yield Table(("axis", "mean", "std", "p10", "median", "p90"), numbers)
+        if self.emotions:
+            names = (*QUADRANTS, TIE)
+            by_emotion = [
+                (emotion, f"{row['scored']:,.0f}", *(f"{row[f'{name}_share']:.1%}" for name in names))
+                for emotion, row in self.emotions.items()
+            ]
+            yield Table(("emotion", "scored", *names), by_emotion)
+
+    def _head(self) -> str:
+        return (
             f"{self.rows:,} samples, {self.scored:,} scored ({_percent(self.scored, self.rows)}) "
             f"by {', '.join(self.scorers) or 'no scorer'}"
-        ]
-        lines += [f"  unscored {reason:<20} {n:>8,}  {REASONS.get(reason, '')}" for reason, n in self.unscored.items()]
+        )
+
+    def _title(self) -> str:
         t_s, t_r = self.threshold
-        lines += ["", f"quadrants at T = {t_s:g}" + (f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else "")]
+        return f"quadrants at T = {t_s:g}" + (f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else "")
+
+    def __str__(self) -> str:
+        lines = [self._head()]
+        lines += [f"  unscored {reason:<20} {n:>8,}  {REASONS.get(reason, '')}" for reason, n in self.unscored.items()]
+        lines += ["", self._title()]
         for name, entry in self.quadrants.items():
             lines.append(
                 f"  {name:<12} {entry['count']:>8,.0f}  {entry['share']:>6.1%}  {'#' * round(40 * entry['share'])}"

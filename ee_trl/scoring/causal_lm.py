@@ -7,7 +7,6 @@ mode. Nothing is generated and nothing parsed.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
 from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, weights_of
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
 from .prompt import Chain, JudgePrompt
 
@@ -246,7 +245,7 @@ class CausalLMScorer:
                 start += size
 
         def forward(batch: list[tuple[int, int, list[int]]]) -> tuple[_Answers, int]:
-            logits = self._plain_logits([text for _, _, text in batch])
+            logits = last_logits(self.model, [text for _, _, text in batch], keep=2)
             for row, (i, a, _) in enumerate(batch):
                 chain = self.prompt.chains[a]
                 halves.setdefault(i, {})[a] = _answer(chain, logits[row, -chain.reads :])
@@ -255,18 +254,6 @@ class CausalLMScorer:
             return answers, len(batch) * len(batch[0][2])
 
         return self._within_memory(batches, forward)
-
-    @torch.inference_mode()
-    def _plain_logits(self, texts: list[list[int]]) -> torch.Tensor:
-        """Logits at the last two tokens of each text, shape `(b, 2, vocabulary)`, float32; padded on the left."""
-        width, device = max(map(len, texts)), self.model.device
-        mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts])
-        ids = torch.tensor([[0] * (width - len(t)) + t for t in texts])
-        arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        takes = inspect.signature(self.model.forward).parameters
-        kept = {name: tensor.to(device) for name, tensor in arguments.items() if name in takes}
-        extra: dict[str, Any] = {"logits_to_keep": 2} if "logits_to_keep" in takes else {}
-        return self.model(**kept, use_cache=False, **extra).logits[:, -2:].float()
 
     def _read(self, logits: torch.Tensor) -> np.ndarray:
         """Answers of shape `(2, 12)` from one branch's logits of shape `(reads, vocabulary)`; see [`_answer`]."""

@@ -20,8 +20,8 @@ from .prompt import whole_prompt
 
 logger = logging.getLogger(__name__)
 
-_TOP = (20, 5)  # alternatives asked for, most first: servers allow different numbers
-_WITHOUT = (400, 422, 501)  # how a server refuses a parameter
+TOP = (20, 5)  # alternatives asked for, most first: servers allow different numbers
+WITHOUT = (400, 422, 501)  # how a server refuses a parameter
 _PROBE = Dialogue(("I lost my keys today.",), "Oh no! Where did you last see them?", ("user",))
 
 
@@ -46,19 +46,8 @@ class Chat:
 
     async def ask(self, client: Any, dialogue: Dialogue, top: int) -> Any:
         """The answer's JSON, with `top` alternatives a token; `None` where it is no JSON."""
-        asked: dict[str, Any] = {"logprobs": True, "top_logprobs": top} if top else {}
-        response = await client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=[{"role": "user", "content": whole_prompt(self.rubric, dialogue)}],
-            temperature=0,
-            max_tokens=self.max_tokens,
-            extra_body=self.extra_body or None,
-            **asked,
-        )
-        try:
-            return json.loads(response.content)
-        except (ValueError, RecursionError):
-            return None
+        text = whole_prompt(self.rubric, dialogue)
+        return await complete(client, self.model, text, top, max_tokens=self.max_tokens, extra_body=self.extra_body)
 
     async def stopped_by(self, client: Any, error: Exception) -> ScorerError | None:
         """What to raise after an answer that makes every further request useless; `None` for every other answer."""
@@ -86,14 +75,14 @@ class Chat:
         """
         why = "it leaves them out"
         async with self.endpoint.client() as client:
-            for top in (*(_TOP if logprobs else ()), *((0,) if text else ())):
+            for top in (*(TOP if logprobs else ()), *((0,) if text else ())):
                 try:
                     body = await self.ask(client, _PROBE, top)
                 except Exception as error:
                     if not is_of_client(error):
                         raise
                     status = getattr(error, "status_code", None)
-                    if not top or status not in _WITHOUT:
+                    if not top or status not in WITHOUT:
                         raise await self._unanswered(client, error, status) from None
                     why = self.endpoint.said(error) or f"it refuses them ({status})"
                     continue
@@ -142,6 +131,25 @@ class Chat:
             logger.info("%s gives log probabilities: scores are expected values", host)
         elif wanted:
             logger.info("%s gives no log probabilities (%s): scores are the integers it writes", host, why)
+
+
+async def complete(
+    client: Any, model: str, text: str, top: int, *, max_tokens: int, extra_body: dict[str, Any]
+) -> Any:
+    """A greedy chat completion's JSON, with `top` alternatives a token; `None` where it is no JSON."""
+    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": top} if top else {}
+    response = await client.chat.completions.with_raw_response.create(
+        model=model,
+        messages=[{"role": "user", "content": text}],
+        temperature=0,
+        max_tokens=max_tokens,
+        extra_body=extra_body or None,
+        **asked,
+    )
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def body_of(extra: Mapping[str, Any] | str | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..dialogue import NOTHING_TO_SCORE, REASONS, SCORED
+from ..display import Displayed, Table
 from ..errors import CoverageError
 
 
@@ -16,9 +17,9 @@ DEFAULT_MAX_UNSCORED = 0.01
 
 
 @dataclass
-class Coverage:
+class Coverage(Displayed):
     """
-    Counts of a scoring run; grows while it runs.
+    Counts of a scoring run; grows while it runs. Prints as a table.
 
     Args:
         scorer (`str`): The scorer's fingerprint.
@@ -117,6 +118,15 @@ class Coverage:
             "seconds": round(self.seconds, 3),
             "samples_per_second": round(self.samples / max(self.seconds, 1e-9), 1),
         }
+
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        first, *others = str(self).splitlines()
+        yield first
+        if self.unscored:
+            rows = [(why, f"{n:,}", REASONS.get(why, "")) for why, n in self.unscored.items()]
+            yield Table(("unscored because", "samples", ""), rows)
+        yield from others[len(self.unscored) :]
 
     def __str__(self) -> str:
         rate = self.samples / max(self.seconds, 1e-9)

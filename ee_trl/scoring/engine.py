@@ -270,6 +270,12 @@ def dialogues_of(
         yield [s.dialogue for s in _samples(rows, layout, turns, done) if s.dialogue is not None]
 
 
+def every_dialogue(tables: Iterable[pa.Table], features: Features, layout: Layout, turns: Turns) -> Iterator[Dialogue]:
+    """All dialogues of the tables, scored before or not."""
+    for _, rows in _with_rows(tables, features, layout):
+        yield from (s.dialogue for s in samples_of(layout.fmt, rows, turns) if s.dialogue is not None)
+
+
 def _with_rows(tables: Iterable[pa.Table], features: Features, layout: Layout) -> Iterator[tuple[pa.Table, list[Row]]]:
     """Each table with what scoring reads of its rows; no table ends within a conversation."""
     wanted = [*layout.fmt.columns, "context", "row_index", "turn", SOURCE_ERROR]

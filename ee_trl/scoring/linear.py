@@ -22,6 +22,7 @@ import numpy as np
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..errors import ScorerError
 from . import features as ft
+from .calibration import calibrate
 
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ Weights = Mapping[str, np.ndarray]
 
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
 _KNOWN_TOKENS = 1 << 16
-_DECIMALS = 4  # hides differences in the last bits between platforms
 
 logger = logging.getLogger("ee_trl")
 _notice_given = False
@@ -60,13 +60,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
     }
 
 
-def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+def load_weights(folder: str | os.PathLike, name: str = WEIGHTS_FILE) -> dict[str, np.ndarray]:
     """
     Reads and checks a weights file.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Folder that holds `weights.npz`.
+            Folder that holds it.
+        name (`str`, *optional*, defaults to `"weights.npz"`):
+            The file.
 
     Returns:
         `dict[str, np.ndarray]`, as [`shapes`] describes.
@@ -74,24 +76,24 @@ def load_weights(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         `ScorerError`: if the file is missing, damaged, or was made for other features than this version computes.
     """
-    path = Path(folder) / WEIGHTS_FILE
+    path = Path(folder) / name
     remedy = "Give a folder written by scripts/train_linear_scorer.py, or no path for the bundled weights."
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            weights = {name: stored[name] for name in stored.files}
+            weights = {key: stored[key] for key in stored.files}
     except FileNotFoundError:
         raise ScorerError(f"no weights of the scorer 'linear' at {path}. {remedy}") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ScorerError(f"{path} cannot be read as a weights file ({error}). {remedy}") from error
-    for name, shape in shapes().items():
-        if name not in weights:
-            raise ScorerError(f"{path} lacks the array {name!r}. {remedy}")
-        array = weights[name]
+    for key, shape in shapes().items():
+        if key not in weights:
+            raise ScorerError(f"{path} lacks the array {key!r}. {remedy}")
+        array = weights[key]
         if array.shape != shape or array.dtype.kind not in "fiu":
             found = f"shape {array.shape}, type {array.dtype}"
-            raise ScorerError(f"{path}: array {name!r} has {found}; expected numbers of shape {shape}. {remedy}")
+            raise ScorerError(f"{path}: array {key!r} has {found}; expected numbers of shape {shape}. {remedy}")
         if not np.isfinite(array).all():
-            raise ScorerError(f"{path}: array {name!r} holds numbers that are not finite. {remedy}")
+            raise ScorerError(f"{path}: array {key!r} holds numbers that are not finite. {remedy}")
     if int(weights["feature_version"]) != ft.FEATURE_VERSION:
         raise ScorerError(
             f"{path} was made for feature version {int(weights['feature_version'])}; this version of ee-trl computes "
@@ -110,27 +112,6 @@ def fingerprint_of(weights: Weights) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return f"linear-1/sha256:{digest.hexdigest()[:12]}"
-
-
-def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """
-    Brings raw predictions to the judge's scale: piecewise linear and increasing on each axis, limited to [0, 10].
-
-    Args:
-        raw (`np.ndarray`):
-            `(n, 2)` raw predictions.
-        knots (`np.ndarray`):
-            `(2, 11)`, the raw predictions that become the scores 0 to 10.
-
-    Returns:
-        `np.ndarray` of shape `(n, 2)`, rounded to 4 decimals.
-    """
-    scores = np.empty_like(raw)
-    for axis, knot in enumerate(knots):
-        x = np.clip(raw[:, axis], knot[0], knot[-1])
-        low = np.clip(np.searchsorted(knot, x, side="right") - 1, 0, len(knot) - 2)
-        scores[:, axis] = MIN_SCORE + low + (x - knot[low]) / (knot[low + 1] - knot[low])
-    return np.round(scores, _DECIMALS)
 
 
 class LinearScorer:

@@ -12,8 +12,9 @@ from ..errors import ScorerError, unknown
 from .base import Scorer
 
 
-SCORERS = ("linear", "server")
-"""Names of the scorers that come with the package: the linear one, and a judge behind a server."""
+SCORERS = ("linear", "server", "cascade")
+"""Names of the scorers that come with the package: the linear one, a judge behind a server, a cheap scorer before a
+judge."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -43,10 +44,12 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
     Args:
         spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
             `"linear"`, the bundled scorer; `"server"`, a judge behind a server ([`ServerScorer`], with `model=...`);
-            a folder or hub id of a causal language model ([`CausalLMScorer`]) or of a linear scorer; or an object with
-            `fingerprint` and `score`, which is returned as it is.
+            `"cascade"`, a cheap scorer before a judge ([`CascadeScorer`], with `cheap=...`, `judge=...`); a folder or
+            hub id of a causal language model ([`CausalLMScorer`]), of a distilled scorer ([`EncoderScorer`]) or of a
+            linear one; or an object with `fingerprint` and `score`, which is returned as it is.
         options:
-            Passed to the scorer's class: for a judge `quantization`, `dtype`, `rubric`, ...
+            Passed to the scorer's class: for a judge `quantization`, `dtype`, `rubric`, ... The `calibration` of a
+            cascade may be the path of judged samples.
 
     Raises:
         [`ScorerError`]: There is no such scorer, or it does not know an option.
@@ -63,16 +66,38 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
         if "model" not in options:
             raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
         return ServerScorer(**options)
-    if spec == "linear" or _is_linear(spec):
+    if spec == "cascade":
+        return _cascade(options)
+    kind = "linear" if spec == "linear" else _kind_of(spec)
+    if kind == "linear":
         from .linear import LinearScorer
 
         if options:
             raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; it has none")
         return LinearScorer() if spec == "linear" else LinearScorer(_folder_of(spec))
+    if kind == "encoder":
+        from .encoder import EncoderScorer
+
+        _check_options(options, EncoderScorer, "of a distilled scorer", without="path")
+        return EncoderScorer(spec, **options)
     from .causal_lm import CausalLMScorer
 
     _check_options(options, CausalLMScorer, "of a judge", without="model")
     return CausalLMScorer(spec, **options)
+
+
+def _cascade(options: dict[str, Any]) -> Scorer:
+    from .cascade import CascadeScorer
+
+    _check_options(options, CascadeScorer, "of the scorer 'cascade'")
+    for name, flag in (("cheap", "--cheap"), ("judge", "--judge")):
+        if name not in options:
+            raise ScorerError(f"the scorer 'cascade' needs {name}=..., a scorer ({flag} NAME)")
+    if isinstance(options.get("calibration"), (str, os.PathLike)):
+        from ..distillation.judged import calibration_of
+
+        options = {**options, "calibration": calibration_of(options["calibration"])}
+    return CascadeScorer(**options)
 
 
 def _check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
@@ -82,26 +107,39 @@ def _check_options(options: dict[str, Any], scorer: type, whose: str, without: s
             raise ScorerError(unknown(f"option {whose}", name, known))
 
 
-_WEIGHTS = "weights.npz"  # a linear scorer's file; whatever has none is taken for a language model
+# what tells a kind of scorer by its files; whatever has none of them is taken for a language model
+_MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
 
 
-def _is_linear(spec: str | os.PathLike[str]) -> bool:
+def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
+    """`"linear"`, `"encoder"`, or `"judge"` for a folder with a language model; `None` for any other."""
+    for kind, name in _MARKS.items():
+        if (Path(folder) / name).exists():
+            return kind
+    return "judge" if (Path(folder) / "config.json").exists() else None
+
+
+def _kind_of(spec: str | os.PathLike[str]) -> str:
     from huggingface_hub import file_exists, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    folder = Path(spec)
-    if folder.is_dir():
-        if not (folder / _WEIGHTS).exists() and not (folder / "config.json").exists():
+    if Path(spec).is_dir():
+        kind = kind_of_folder(spec)
+        if kind is None:
             raise ScorerError(
-                f"{str(spec)!r} holds neither a linear scorer ({_WEIGHTS}) nor a language model (config.json)"
+                f"{str(spec)!r} holds neither a linear scorer ({_MARKS['linear']}), nor a distilled one "
+                f"({_MARKS['encoder']}), nor a language model (config.json)"
             )
-        return (folder / _WEIGHTS).exists()
-    if isinstance(try_to_load_from_cache(str(spec), _WEIGHTS), str):
-        return True
-    try:
-        return file_exists(str(spec), _WEIGHTS)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
-        return False  # the judge says what is wrong, if anything is
+        return kind
+    for kind, name in _MARKS.items():
+        if isinstance(try_to_load_from_cache(str(spec), name), str):
+            return kind
+        try:
+            if file_exists(str(spec), name):
+                return kind
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+            break  # the judge says what is wrong, if anything is
+    return "judge"
 
 
 def _folder_of(spec: str | os.PathLike[str]) -> str:

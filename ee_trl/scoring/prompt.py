@@ -78,11 +78,11 @@ class JudgePrompt:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rubric: Rubric) -> None:
         self.tokenizer = tokenizer
-        before, after = _around_dialogue(tokenizer, rubric.text.strip())
+        before, after = around_dialogue(tokenizer, rubric.text.strip())
         self.prefix = tuple(self._ids(before))
         self.head = tuple(self._ids(f"{after}{ANSWER_HEADER}\n"))
         self.chains = tuple(self._chain(axis) for axis in AXES)
-        self.control_ids = frozenset(_control_tokens(tokenizer).values())
+        self.control_ids = frozenset(control_tokens(tokenizer).values())
         self.turn_ids = lru_cache(maxsize=20_000)(self._turn_ids)
 
     def _ids(self, text: str) -> list[int]:
@@ -137,14 +137,14 @@ def neutralised(text: str) -> str:
     return _MARKERS.sub(lambda m: f"{m[0][0]} {m[0][1:-1]} {m[0][-1]}", flat)
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Special tokens, and added ones that look like markup: what text must never turn into."""
     added = tokenizer.added_tokens_decoder
     found = {str(token): i for i, token in added.items() if token.special or _MARKERS.search(str(token))}
     return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
-def _around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[str, str]:
+def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[str, str]:
     """The texts before and after the dialogue: by the chat template, or plain where there is none."""
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{rubric}\n\n{_DIALOGUE_TITLE}", "\n"

@@ -94,6 +94,11 @@ def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> 
             scorer = load_scorer(spec, **options)
         except ScorerError as error:
             return ScorerError(str(error))
+        if getattr(scorer, "needs_plan", False):
+            return ScorerError(
+                "a cascade on a Ray cluster needs its limit beforehand: a promise with judged samples "
+                "(calibration=FILE), or a CascadeScorer object after cascade.plan(dialogues)"
+            )
         rubric = getattr(scorer, "rubric", None)
         details = tuple(getattr(scorer, "details", ()))
         return scorer.fingerprint, details, rubric if isinstance(rubric, Rubric) else None

@@ -74,6 +74,8 @@ class ScoringRun:
         self.details: tuple[str, ...] = tuple(getattr(scorer, "details", ()))
         self.coverage = filled or Coverage(scorer.fingerprint, str(store.path) if store else None)
         self._counts_hits = filled is None
+        if hasattr(scorer, "use_store"):  # it asks other scorers, whose scores are kept as well
+            scorer.use_store(store, self.retry_failures)
         self.after_batch: Callable[[], object] | None = None
         self._tried: set[bytes] = set()  # failures that were tried again already
 

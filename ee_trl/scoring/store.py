@@ -135,6 +135,18 @@ class ScoreStore:
                     found[bytes(key)] = StoredScore(status, s, r, _unpacked(details, names))
         return found
 
+    def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
+        """Everything that is known under a scorer's fingerprint, failures included."""
+        with self._errors():
+            entry = self._scorer(fingerprint)
+            if entry is None:
+                return
+            rows = self._db.execute(
+                "SELECT status, sensibility, rationality, details FROM scores WHERE scorer = ?", (entry[0],)
+            )
+            for status, s, r, details in rows:
+                yield StoredScore(status, s, r, _unpacked(details, entry[1]))
+
     def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
         """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
         if not scores:

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import evaluate
 
+from .bootstrap import CONFIDENCE
 from .likelihood import perplexity_scores
 from .samples import check_samples
 
@@ -52,10 +53,17 @@ Args:
         Type of the weights of a model that is loaded here.
     progress (`bool`, *optional*, defaults to `True`):
         Whether a run of more than two seconds shows a progress bar.
+    resamples (`int`, *optional*, defaults to `0`):
+        How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+    confidence (`float`, *optional*, defaults to `0.95`):
+        Of the intervals.
+    seed (`int`, *optional*, defaults to `0`):
+        Of the resamples.
 
 Returns:
     `dict`: `perplexity` (from 1 up), `nll` (nats per token), `tokens` (completion tokens counted), `n` (samples),
-    `truncated` (samples cut to `max_length`), `unscored` (samples with no completion token left to count).
+    `truncated` (samples cut to `max_length`), `unscored` (samples with no completion token left to count); with
+    `resamples`, also `perplexity_interval` and `nll_interval`.
 
 Examples:
 
@@ -117,7 +125,16 @@ class CompletionPerplexity(evaluate.Metric):
             raise TypeError("model is needed: pass model=..., a loaded model or where to load one from.")
         return super().compute(prompts=prompts, completions=completions, **kwargs)
 
-    def _compute(self, prompts: list[str], completions: list[str], **options: Any) -> dict[str, float | int]:
+    def _compute(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Any]:
+        options |= {"resamples": resamples, "confidence": confidence, "seed": seed}
         return perplexity_scores(
             [json.loads(text) for text in prompts], [json.loads(text) for text in completions], **options
         )

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from .bootstrap import Sums, Values, divided, with_intervals
 from .samples import Text, TokenizedSample, check_samples, tokenize_sample
 
 
@@ -23,7 +26,10 @@ def perplexity_scores(
     device: Any = None,
     dtype: Any = None,
     progress: bool = True,
-) -> dict[str, float | int]:
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """
     Perplexity of the completions, given their prompts, over the whole corpus.
 
@@ -55,11 +61,17 @@ def perplexity_scores(
             Type of the weights of a model that is loaded here; by default transformers' choice.
         progress (`bool`, *optional*, defaults to `True`):
             Whether a run of more than two seconds shows a progress bar.
+        resamples (`int`, *optional*, defaults to `0`):
+            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the resamples.
 
     Returns:
         `dict`: `perplexity` (from 1 up), `nll` (nats per token, from 0 up), `tokens` (completion tokens counted), `n`
         (samples), `truncated` (samples cut to `max_length`), `unscored` (samples with no completion token left to
-        count).
+        count); with `resamples`, also `perplexity_interval` and `nll_interval`, `[low, high]`.
 
     Raises:
         ValueError: no samples, an empty completion, different numbers of prompts and completions, a batch size or
@@ -86,8 +98,9 @@ def perplexity_scores(
     if tokens == 0:
         raise ValueError(f"no completion token is left to count in {len(samples)} samples (max_length={max_length}).")
     model = load_model(model, device=device, dtype=dtype)
-    nll = total_nll(samples, model, batch_size=batch_size, progress=progress) / tokens
-    return {
+    nlls = sample_nlls(samples, model, batch_size=batch_size, progress=progress)
+    nll = math.fsum(nlls) / tokens
+    found = {
         "perplexity": math.exp(nll) if nll < 709 else math.inf,  # above that a float overflows
         "nll": nll,
         "tokens": tokens,
@@ -95,11 +108,31 @@ def perplexity_scores(
         "truncated": sum(sample.truncated for sample in samples),
         "unscored": sum(sample.scored == 0 for sample in samples),
     }
+    scored = [sample.scored for sample in samples]
+    return with_intervals(found, lambda: perplexity_resampler(nlls, scored), resamples, confidence, seed)
+
+
+def perplexity_resampler(nlls: Sequence[float], tokens: Sequence[int]) -> Sums:
+    """Perplexity of resamples, from each sample's negative log-likelihood (in nats) and completion tokens."""
+    return Sums(np.array([nlls, tokens], float).T, _from_sums)
+
+
+def _from_sums(sums: np.ndarray) -> Values:
+    nll = divided(sums[:, 0], sums[:, 1])
+    with np.errstate(over="ignore"):
+        return {"perplexity": np.exp(nll), "nll": nll}
 
 
 def total_nll(samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8, progress: bool = False) -> float:
+    """The summed negative log-likelihood of the completion tokens, in nats; see [`sample_nlls`]."""
+    return math.fsum(sample_nlls(samples, model, batch_size=batch_size, progress=progress))
+
+
+def sample_nlls(
+    samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8, progress: bool = False
+) -> list[float]:
     """
-    The summed negative log-likelihood of the completion tokens, in nats.
+    The negative log-likelihood of each sample's completion tokens, in nats; 0 where none is left to count.
 
     Batches hold samples of like length, the longest first, so that too large a batch fails at once. They are padded on
     the right and the padding is masked; a causal model sees nothing of it.
@@ -115,19 +148,21 @@ def total_nll(samples: Sequence[TokenizedSample], model: Any, *, batch_size: int
             Whether a run of more than two seconds shows a progress bar.
 
     Returns:
-        `float`: nats, from 0 up.
+        `list[float]`: nats, from 0 up, in the order of the samples.
     """
     from tqdm import tqdm
 
     # the ids break ties of length, so that the batches do not depend on the order of the samples
-    ordered = sorted((s for s in samples if s.scored), key=lambda s: (len(s.ids), s.ids, s.start), reverse=True)
-    sums: list[float] = []
+    numbered = [(i, sample) for i, sample in enumerate(samples) if sample.scored]
+    ordered = sorted(numbered, key=lambda pair: (len(pair[1].ids), pair[1].ids, pair[1].start), reverse=True)
+    found = [0.0] * len(samples)
     with evaluating(model), tqdm(total=len(ordered), unit="sample", delay=2, disable=not progress) as bar:
         for i in range(0, len(ordered), batch_size):
             batch = ordered[i : i + batch_size]
-            sums += batch_nll(batch, model)
+            for (place, _), nll in zip(batch, batch_nll([sample for _, sample in batch], model), strict=True):
+                found[place] = nll
             bar.update(len(batch))
-    return math.fsum(sums)
+    return found
 
 
 def batch_nll(samples: Sequence[TokenizedSample], model: Any) -> list[float]:

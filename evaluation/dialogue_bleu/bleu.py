@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from .bootstrap import Sums, Values, with_intervals
 from .texts import Tokenizer, check_references, check_same_length, check_texts, tokenize_all
 
 
@@ -51,9 +54,38 @@ def corpus_bleu_scores(
     }
 
 
+def bleu_resampler(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Sums:
+    """BLEU-1 to BLEU-4 of resamples of a corpus of token lists; see [`corpus_bleu_scores`]."""
+    bleu = _nltk_bleu()
+    rows = []
+    for hypothesis, refs in zip(hypotheses, references, strict=True):
+        counts = [bleu.modified_precision(refs, hypothesis, order) for order in range(1, MAX_ORDER + 1)]
+        length = len(hypothesis)
+        sums = [*(c.numerator for c in counts), *(c.denominator for c in counts)]
+        rows.append([*sums, length, bleu.closest_ref_length(refs, length)])
+    return Sums(np.array(rows, float), _from_sums)
+
+
+def _from_sums(sums: np.ndarray) -> Values:
+    """From matches and n-grams of each order, and both lengths, `(r, 10)`, to BLEU, each of shape `(r,)`."""
+    matches, ngrams = sums[:, :MAX_ORDER], sums[:, MAX_ORDER : 2 * MAX_ORDER]
+    length, closest = sums[:, -2], sums[:, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        penalty = np.where(length > closest, 1.0, np.exp(1 - closest / length))
+        logs = np.cumsum(np.log(np.where(matches > 0, matches, EPSILON) / ngrams), axis=1)
+    scores = 100.0 * penalty[:, None] * np.exp(logs / np.arange(1, MAX_ORDER + 1))
+    scores[(matches[:, 0] == 0) | (length == 0)] = 0.0
+    return {f"bleu{order}": scores[:, order - 1] for order in range(1, MAX_ORDER + 1)}
+
+
 def bleu_scores(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], tokenizer: Tokenizer = "whitespace"
-) -> dict[str, float | int]:
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    tokenizer: Tokenizer = "whitespace",
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """
     BLEU-1 to BLEU-4 of a corpus of texts; see [`corpus_bleu_scores`] for the formula.
 
@@ -65,8 +97,15 @@ def bleu_scores(
         tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`):
             `"whitespace"` (case kept), `"nltk"` (lower-cased word tokens), or a function from a text to its tokens.
 
+        resamples (`int`, *optional*, defaults to `0`):
+            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the resamples.
+
     Returns:
-        `dict`: as [`corpus_bleu_scores`].
+        `dict`: as [`corpus_bleu_scores`]; with `resamples`, also `bleu1_interval` to `bleu4_interval`, `[low, high]`.
 
     Raises:
         ValueError: no samples, a sample without a reference, different numbers of predictions and references, or an
@@ -84,7 +123,9 @@ def bleu_scores(
     checked_references = check_references("references", references)
     check_same_length(predictions=checked, references=checked_references)
     hypotheses = tokenize_all(checked, tokenizer)
-    return corpus_bleu_scores(hypotheses, [tokenize_all(refs, tokenizer) for refs in checked_references])
+    targets = [tokenize_all(refs, tokenizer) for refs in checked_references]
+    found = corpus_bleu_scores(hypotheses, targets)
+    return with_intervals(found, lambda: bleu_resampler(hypotheses, targets), resamples, confidence, seed)
 
 
 def _nltk_bleu() -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 
 from .bleu import bleu_scores
+from .bootstrap import CONFIDENCE
 from .texts import CheckedInputs, Tokenizer
 
 
@@ -37,10 +40,16 @@ Args:
         The reference of each, or a list of them.
     tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`):
         `"whitespace"` (case kept), `"nltk"` (lower-cased word tokens), or a function from a text to its tokens.
+    resamples (`int`, *optional*, defaults to `0`):
+        How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+    confidence (`float`, *optional*, defaults to `0.95`):
+        Of the intervals.
+    seed (`int`, *optional*, defaults to `0`):
+        Of the resamples.
 
 Returns:
     `dict`: `bleu1` to `bleu4` (0 to 100), `brevity_penalty` (0 to 1), `prediction_length` and `reference_length`
-    (tokens), `n` (samples).
+    (tokens), `n` (samples); with `resamples`, also `bleu1_interval` to `bleu4_interval`.
 
 Examples:
 
@@ -70,6 +79,12 @@ class DialogueBleu(CheckedInputs, evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[str], references: list[list[str]], tokenizer: Tokenizer = "whitespace"
-    ) -> dict[str, float | int]:
-        return bleu_scores(predictions, references, tokenizer=tokenizer)
+        self,
+        predictions: list[str],
+        references: list[list[str]],
+        tokenizer: Tokenizer = "whitespace",
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        return bleu_scores(predictions, references, tokenizer, resamples, confidence, seed)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 
+from .bootstrap import CONFIDENCE
 from .rouge import rouge_scores
 from .texts import CheckedInputs, Tokenizer
 
@@ -33,9 +36,16 @@ Args:
     tokenizer (`str` or `Callable`, *optional*):
         rouge_score's own when not set (runs of a to z and of digits, lower-cased); `"whitespace"`, `"nltk"`, or a
         function from a text to its tokens.
+    resamples (`int`, *optional*, defaults to `0`):
+        How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+    confidence (`float`, *optional*, defaults to `0.95`):
+        Of the intervals.
+    seed (`int`, *optional*, defaults to `0`):
+        Of the resamples.
 
 Returns:
-    `dict`: `rouge1`, `rouge2`, `rougeL` (0 to 100) and `n`, the number of samples.
+    `dict`: `rouge1`, `rouge2`, `rougeL` (0 to 100) and `n`, the number of samples; with `resamples`, also
+    `rouge1_interval`, `rouge2_interval`, `rougeL_interval`.
 
 Examples:
 
@@ -67,5 +77,8 @@ class DialogueRouge(CheckedInputs, evaluate.Metric):
         references: list[str],
         use_stemmer: bool = False,
         tokenizer: Tokenizer | None = None,
-    ) -> dict[str, float | int]:
-        return rouge_scores(predictions, references, use_stemmer=use_stemmer, tokenizer=tokenizer)
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        return rouge_scores(predictions, references, use_stemmer, tokenizer, resamples, confidence, seed)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from .bootstrap import Sums, means, with_intervals
 from .texts import Tokenizer, check_same_length, check_texts, get_tokenizer
 
 
@@ -23,7 +27,10 @@ def rouge_scores(
     references: Sequence[str],
     use_stemmer: bool = False,
     tokenizer: Tokenizer | None = None,
-) -> dict[str, float | int]:
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """
     ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004): the F1 of each sample, averaged over the samples, x100.
 
@@ -43,8 +50,16 @@ def rouge_scores(
             rouge_score's own when not set: lower case, runs of the letters a to z and of digits, all else dropped. It
             leaves nothing of a text in another script: name `"whitespace"`, `"nltk"` or a function for that.
 
+        resamples (`int`, *optional*, defaults to `0`):
+            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the resamples.
+
     Returns:
-        `dict`: `rouge1`, `rouge2`, `rougeL` (0 to 100) and `n`, the number of samples.
+        `dict`: `rouge1`, `rouge2`, `rougeL` (0 to 100) and `n`, the number of samples; with `resamples`, also
+        `rouge1_interval`, `rouge2_interval`, `rougeL_interval`, `[low, high]`.
 
     Raises:
         ValueError: no samples, different numbers of predictions and references, an unknown tokenizer, or a stemmer
@@ -58,6 +73,25 @@ def rouge_scores(
     >>> {name: round(value, 2) for name, value in scores.items()}
     {'rouge1': 85.71, 'rouge2': 40.0, 'rougeL': 85.71, 'n': 1}
     """
+    samples = sample_scores(predictions, references, use_stemmer, tokenizer)
+    # fsum rounds once, so that the mean does not depend on the order of the samples
+    averages = {name: math.fsum(values) / len(values) for name, values in samples.items()}
+    found = {**averages, "n": len(samples[ROUGE_TYPES[0]])}
+    return with_intervals(found, lambda: rouge_resampler(samples), resamples, confidence, seed)
+
+
+def rouge_resampler(samples: Mapping[str, Sequence[float]]) -> Sums:
+    """Mean ROUGE of resamples, from what [`sample_scores`] gives."""
+    return means({name: np.array(values) for name, values in samples.items()})
+
+
+def sample_scores(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    use_stemmer: bool = False,
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, list[float]]:
+    """Each sample's ROUGE-1, ROUGE-2 and ROUGE-L F1, x100; arguments and errors as [`rouge_scores`]."""
     predictions, references = check_texts("predictions", predictions), check_texts("references", references)
     check_same_length(predictions=predictions, references=references)
     if tokenizer is not None and use_stemmer:
@@ -71,6 +105,4 @@ def rouge_scores(
     tokens = None if tokenizer is None else _Tokens(get_tokenizer(tokenizer))
     scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=use_stemmer, tokenizer=tokens)
     samples = [scorer.score(target=ref, prediction=pred) for pred, ref in zip(predictions, references, strict=True)]
-    # fsum rounds once, so that the mean does not depend on the order of the samples
-    means = {name: 100.0 * math.fsum(s[name].fmeasure for s in samples) / len(samples) for name in ROUGE_TYPES}
-    return {**means, "n": len(samples)}
+    return {name: [100.0 * sample[name].fmeasure for sample in samples] for name in ROUGE_TYPES}

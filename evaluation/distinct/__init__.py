@@ -1,6 +1,6 @@
 """Dist-1 and Dist-2 as plain functions; the `evaluate` module is `distinct.py` beside this file."""
 
-from .diversity import distinct_ratio, distinct_scores
+from .diversity import DistinctResampler, distinct_ratio, distinct_scores
 
 
-__all__ = ["distinct_ratio", "distinct_scores"]
+__all__ = ["DistinctResampler", "distinct_ratio", "distinct_scores"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 
+from .bootstrap import CONFIDENCE
 from .diversity import distinct_scores
 from .texts import CheckedInputs, Tokenizer
 
@@ -31,9 +34,16 @@ Args:
         `"nltk"` (lower-cased word tokens), `"whitespace"`, or a function from a text to its tokens.
     truncate_to (`int`, *optional*):
         Count only the first so many predictions; an error where there are fewer.
+    resamples (`int`, *optional*, defaults to `0`):
+        How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+    confidence (`float`, *optional*, defaults to `0.95`):
+        Of the intervals.
+    seed (`int`, *optional*, defaults to `0`):
+        Of the resamples.
 
 Returns:
-    `dict`: `dist1`, `dist2` (0 to 100) and `n`, the number of predictions counted.
+    `dict`: `dist1`, `dist2` (0 to 100) and `n`, the number of predictions counted; with `resamples`, also
+    `dist1_interval` and `dist2_interval`.
 
 Examples:
 
@@ -58,6 +68,12 @@ class Distinct(CheckedInputs, evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[str], tokenizer: Tokenizer = "nltk", truncate_to: int | None = None
-    ) -> dict[str, float | int]:
-        return distinct_scores(predictions, tokenizer=tokenizer, truncate_to=truncate_to)
+        self,
+        predictions: list[str],
+        tokenizer: Tokenizer = "nltk",
+        truncate_to: int | None = None,
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        return distinct_scores(predictions, tokenizer, truncate_to, resamples, confidence, seed)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
+
+from .bootstrap import Resampler, Values, with_intervals
 from .texts import Tokenizer, check_texts, tokenize_all
 
 
@@ -48,9 +54,68 @@ def first(texts: Sequence[str], count: int | None) -> Sequence[str]:
     return texts[:count]
 
 
+@dataclass(frozen=True)
+class DistinctResampler(Resampler):
+    """
+    Dist-1 and Dist-2 of resamples of a corpus.
+
+    A reply that is drawn twice adds its n-grams twice, and no new one, which would make resamples less varied than the
+    corpus that they are drawn from and their spread too large. So halves are drawn, without replacement.
+
+    Args:
+        corpus (`Sequence[Sequence[str]]`): One list of tokens per text.
+    """
+
+    corpus: Sequence[Sequence[str]]
+    halves = True
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        """Texts."""
+        return len(self.corpus)
+
+    def ordered(self) -> DistinctResampler:
+        """The texts sorted."""
+        return DistinctResampler(sorted(self.corpus, key=list))
+
+    def values(self, counts: np.ndarray) -> Values:
+        """`dist1` and `dist2` of each resample, shape `(r,)`."""
+        return {f"dist{order}": self._ratios(order, counts) for order in (1, 2)}
+
+    @cached_property
+    def _ngrams(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Order -> of each n-gram of the corpus its text, and which of the different n-grams it is."""
+        found = {}
+        for order in (1, 2):
+            kinds: dict[tuple[str, ...], int] = {}
+            pairs = [
+                (i, kinds.setdefault(tuple(tokens[at : at + order]), len(kinds)))
+                for i, tokens in enumerate(self.corpus)
+                for at in range(len(tokens) - order + 1)
+            ]
+            texts, which = np.array(pairs, int).reshape(-1, 2).T
+            found[order] = (texts, which)
+        return found
+
+    def _ratios(self, order: int, counts: np.ndarray) -> np.ndarray:
+        texts, found = self._ngrams[order]
+        ratios = np.zeros(len(counts))
+        for row, times in enumerate(counts):
+            drawn = times[texts]
+            total, seen = drawn.sum(), np.zeros(found.max(initial=-1) + 1, bool)
+            seen[found[drawn > 0]] = True
+            ratios[row] = 100.0 * seen.sum() / total if total else 0.0
+        return ratios
+
+
 def distinct_scores(
-    predictions: Sequence[str], tokenizer: Tokenizer = "nltk", truncate_to: int | None = None
-) -> dict[str, float | int]:
+    predictions: Sequence[str],
+    tokenizer: Tokenizer = "nltk",
+    truncate_to: int | None = None,
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """
     Dist-1 and Dist-2 over a whole corpus (Li et al. 2016).
 
@@ -65,9 +130,16 @@ def distinct_scores(
         truncate_to (`int`, *optional*):
             Count only the first so many predictions, to compare corpora at equal `n`. The result then depends on the
             order of the predictions.
+        resamples (`int`, *optional*, defaults to `0`):
+            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the resamples.
 
     Returns:
-        `dict`: `dist1` and `dist2` (0 to 100) and `n`, the number of predictions counted.
+        `dict`: `dist1` and `dist2` (0 to 100) and `n`, the number of predictions counted; with `resamples`,
+        `dist1_interval` and `dist2_interval`, `[low, high]`, for corpora of `n` replies.
 
     Raises:
         ValueError: no predictions, an unknown tokenizer, or fewer predictions than `truncate_to`.
@@ -80,4 +152,5 @@ def distinct_scores(
     """
     chosen = first(check_texts("predictions", predictions), truncate_to)
     corpus = tokenize_all(chosen, tokenizer)
-    return {"dist1": distinct_ratio(corpus, 1), "dist2": distinct_ratio(corpus, 2), "n": len(corpus)}
+    found = {"dist1": distinct_ratio(corpus, 1), "dist2": distinct_ratio(corpus, 2), "n": len(corpus)}
+    return with_intervals(found, lambda: DistinctResampler(corpus), resamples, confidence, seed)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+
+from .bootstrap import Sums, Values, divided, with_intervals
 from .texts import Tokenizer, check_same_length, check_texts, tokenize_all
 
 
@@ -20,9 +24,30 @@ def clipped_matches(prediction: Sequence[str], reference: Sequence[str]) -> int:
     return (Counter(prediction) & Counter(reference)).total()
 
 
+def word_f1_resampler(hypotheses: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> Sums:
+    """Word F1 of resamples of a corpus of token lists; see [`word_f1_scores`]."""
+    pairs = zip(hypotheses, targets, strict=True)
+    return Sums(np.array([[clipped_matches(hyp, ref), len(hyp), len(ref)] for hyp, ref in pairs], float), _from_sums)
+
+
+def _from_sums(sums: np.ndarray) -> Values:
+    """From matches, predicted and reference tokens, `(r, 3)`, to the three numbers, each of shape `(r,)`."""
+    matches, predicted, wanted = sums.T
+    return {
+        "word_f1": divided(200.0 * matches, predicted + wanted, 0.0),
+        "precision": divided(100.0 * matches, predicted, 0.0),
+        "recall": divided(100.0 * matches, wanted, 0.0),
+    }
+
+
 def word_f1_scores(
-    predictions: Sequence[str], references: Sequence[str], tokenizer: Tokenizer = "whitespace"
-) -> dict[str, float | int]:
+    predictions: Sequence[str],
+    references: Sequence[str],
+    tokenizer: Tokenizer = "whitespace",
+    resamples: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """
     Word F1 over the corpus, x100: counts are summed over the samples first, then one F1 is made of them.
 
@@ -38,9 +63,16 @@ def word_f1_scores(
         tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`):
             `"whitespace"` (case kept), `"nltk"` (lower-cased word tokens), or a function from a text to its tokens.
 
+        resamples (`int`, *optional*, defaults to `0`):
+            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Of the intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the resamples.
+
     Returns:
         `dict`: `word_f1`, `precision`, `recall` (0 to 100; 0 where there are no tokens to divide by) and `n`, the
-        number of samples.
+        number of samples; with `resamples`, also `<name>_interval`, `[low, high]`, of each but `n`.
 
     Raises:
         ValueError: no samples, different numbers of predictions and references, or an unknown tokenizer.
@@ -54,15 +86,6 @@ def word_f1_scores(
     predictions, references = check_texts("predictions", predictions), check_texts("references", references)
     check_same_length(predictions=predictions, references=references)
     hypotheses, targets = tokenize_all(predictions, tokenizer), tokenize_all(references, tokenizer)
-    matches = sum(clipped_matches(hyp, ref) for hyp, ref in zip(hypotheses, targets, strict=True))
-    predicted, wanted = sum(map(len, hypotheses)), sum(map(len, targets))
-    return {
-        "word_f1": _percent(2 * matches, predicted + wanted),
-        "precision": _percent(matches, predicted),
-        "recall": _percent(matches, wanted),
-        "n": len(hypotheses),
-    }
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100.0 * part / whole if whole else 0.0
+    resampler = word_f1_resampler(hypotheses, targets)
+    found = {**resampler.point(), "n": resampler.n}
+    return with_intervals(found, lambda: resampler, resamples, confidence, seed)

@@ -8,7 +8,8 @@ compares them). It imports neither `evaluate` nor, until it is asked for, nltk.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 
@@ -109,6 +110,29 @@ def check_references(name: str, references: Any, start: int = 0) -> list[list[st
     ]
 
 
+def check_contexts(name: str, contexts: Any, start: int = 0) -> list[list[Any]]:
+    """
+    What came before each reply, as a list of turns, oldest first: texts, or messages with `role` and `content`.
+
+    Args, errors: as [`check_texts`]; a plain string stands for a dialogue of that one turn, and one without any turn
+    raises a `ValueError`.
+    """
+    if contexts is None or isinstance(contexts, str) or not isinstance(contexts, Iterable):
+        return [check_texts(name, contexts, start)]  # raises
+    contexts = [[context] if isinstance(context, str) else context for context in contexts]
+    if not contexts:
+        raise ValueError(f"{name}: 0 texts given, at least 1 needed.")
+    for i, context in enumerate(contexts, start=start):
+        if not isinstance(context, list | tuple):
+            raise TypeError(f"{name}[{i}] must be a list of turns, got {type(context).__name__}: {context!r}.")
+        if not context:
+            raise ValueError(f"{name}[{i}]: 0 turns given, at least 1 needed.")
+        for turn in context:
+            if not isinstance(turn, str) and not (isinstance(turn, Mapping) and {"role", "content"} <= set(turn)):
+                raise TypeError(f"{name}[{i}] must hold texts, or messages with 'role' and 'content', got {turn!r}.")
+    return [[turn if isinstance(turn, str) else dict(turn) for turn in context] for context in contexts]
+
+
 def check_same_length(**columns: Sequence[Any]) -> None:
     """
     Raises:
@@ -119,37 +143,53 @@ def check_same_length(**columns: Sequence[Any]) -> None:
         raise ValueError(f"every prediction needs its reference: got {counts}.")
 
 
+def from_json(contexts: Iterable[str]) -> list[list[Any]]:
+    """Contexts as they were given, from the column that [`CheckedInputs`] keeps."""
+    return [json.loads(context) for context in contexts]
+
+
 class CheckedInputs(Metric):
     """
     Mixin for an `evaluate.Metric` on texts: refuses what `evaluate` would store as something else (a number or None
     becomes its string), an empty corpus, and unknown options, each with a message that says so.
 
-    The features of the metric say which columns there are; `several_references = True` says that each sample may
-    have a list of them.
+    The features of the metric say which columns there are. `several_references = True` says that each sample may have
+    a list of references. A column `contexts` holds what came before each reply, and is kept as JSON ([`from_json`]).
     """
 
     several_references = False
 
+    def _checked(self, name: str, values: Any) -> list[Any]:
+        if name == "contexts":
+            return [json.dumps(context) for context in check_contexts(name, values, len(self))]
+        if name == "references" and self.several_references:
+            return check_references(name, values, len(self))
+        return check_texts(name, values, len(self))
+
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Adds samples: `predictions` (`list[str]`) and, where the metric has them, `references`."""
-        columns: dict[str, list[Any]] = {"predictions": check_texts("predictions", predictions, len(self))}
-        if "references" in self._feature_names():
-            check: Callable[..., list[Any]] = check_references if self.several_references else check_texts
-            columns["references"] = check("references", references, len(self))
-            check_same_length(**columns)
-        super().add_batch(**columns, **kwargs)
+        """Adds samples: `predictions` and the metric's other columns, each a list with one entry a sample."""
+        given = {"predictions": predictions, "references": references, **kwargs}
+        names = self._feature_names()
+        columns = {name: self._checked(name, given.get(name)) for name in names}
+        check_same_length(**columns)
+        others = {name: value for name, value in kwargs.items() if name not in names}  # which the library refuses
+        super().add_batch(**columns, **others)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Adds one sample: `prediction` (`str`) and, where the metric has them, `reference`."""
-        references = [reference] if "references" in self._feature_names() else None
-        self.add_batch(predictions=[prediction], references=references, **kwargs)
+        """Adds one sample: `prediction`, `reference` where the metric has them, and its other columns by name."""
+        given = {"predictions": prediction, "references": reference, **kwargs}
+        self.add_batch(**{name: [given[name]] for name in self._feature_names() if name in given})
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any] | None:
         """Computes the metric over the samples added so far and those given here."""
-        if predictions is None and references is None and len(self) == 0:
+        names = self._feature_names()
+        given = {"predictions": predictions, "references": references, **kwargs}
+        columns = {name: given.get(name) for name in names}
+        if all(column is None for column in columns.values()) and len(self) == 0:
             raise ValueError("no samples: 0 were added, and none were given to compute.")
-        options = [name for name in inspect.signature(self._compute).parameters if name not in self._feature_names()]
-        for name in kwargs:
+        options = [name for name in inspect.signature(self._compute).parameters if name not in names]
+        chosen = {name: value for name, value in kwargs.items() if name not in names}
+        for name in chosen:
             if name not in options:
                 raise TypeError(f"unknown option {name!r}; valid: {', '.join(options) or 'none'}.")
-        return super().compute(predictions=predictions, references=references, **kwargs)
+        return super().compute(**columns, **chosen)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 
+from .bootstrap import CONFIDENCE
 from .overlap import word_f1_scores
 from .texts import CheckedInputs, Tokenizer
 
@@ -31,9 +34,16 @@ Args:
         The reference of each.
     tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`):
         `"whitespace"` (case kept), `"nltk"` (lower-cased word tokens), or a function from a text to its tokens.
+    resamples (`int`, *optional*, defaults to `0`):
+        How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
+    confidence (`float`, *optional*, defaults to `0.95`):
+        Of the intervals.
+    seed (`int`, *optional*, defaults to `0`):
+        Of the resamples.
 
 Returns:
-    `dict`: `word_f1`, `precision`, `recall` (0 to 100) and `n`, the number of samples.
+    `dict`: `word_f1`, `precision`, `recall` (0 to 100) and `n`, the number of samples; with `resamples`, also
+    `word_f1_interval`, `precision_interval`, `recall_interval`.
 
 Examples:
 
@@ -59,6 +69,12 @@ class WordF1(CheckedInputs, evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[str], references: list[str], tokenizer: Tokenizer = "whitespace"
-    ) -> dict[str, float | int]:
-        return word_f1_scores(predictions, references, tokenizer=tokenizer)
+        self,
+        predictions: list[str],
+        references: list[str],
+        tokenizer: Tokenizer = "whitespace",
+        resamples: int = 0,
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        return word_f1_scores(predictions, references, tokenizer, resamples, confidence, seed)

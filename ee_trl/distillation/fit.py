@@ -1,0 +1,289 @@
+"""Fitting an encoder with a head of two outputs to judged samples, by transformers' Trainer."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..axes import AXES
+from ..dialogue import Dialogue
+from ..errors import TrainingError, unknown
+from ..scoring.encoder import computes_in_bfloat16, heads_of, mixed, raw_outputs, with_head_in_float32
+from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded
+from ..scoring.features import extract
+from ..scoring.linear import RawModel
+from .judged import check_spread, targets
+from .words import MOST
+from .words import fit as fit_words
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
+"""What is trained (all weights; low-rank updates; the head alone), and the learning rate that goes with it."""
+
+
+# Off while fitting: drawing a number for every pair of tokens keeps a CPU from its fused attention.
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """
+    How an encoder is fitted.
+
+    Args:
+        method (`str`, *optional*, defaults to `"full"`):
+            `"full"` (all weights but the word embeddings), `"lora"` (low-rank updates of all linear layers, merged at
+            the end, and the head), or `"frozen"` (the head alone, with the pooler if there is one).
+        epochs (`float`, *optional*, defaults to `3.0`): Passes over the samples; the learning rate falls to 0.
+        learning_rate (`float`, *optional*): By default the one of the method in [`LEARNING_RATES`].
+        batch_size (`int`, *optional*, defaults to `32`): Samples in one step.
+        inputs ([`EncoderInputs`], *optional*): How a dialogue is read.
+        lora_rank (`int`, *optional*, defaults to `16`): Of `"lora"`.
+        bf16 (`bool`, *optional*): bfloat16 where it helps; by default on GPUs and on CPUs that compute in it.
+        seed (`int`, *optional*, defaults to `0`): Of the head, the order and dropout.
+        words (`float`, *optional*, defaults to `0.4`):
+            Share of a linear model over words in the prediction, fitted to the same samples in seconds; it errs
+            otherwise than an encoder does, so that the mean is better than either. 0 for the encoder alone.
+    """
+
+    method: str = "full"
+    epochs: float = 3.0
+    learning_rate: float | None = None
+    batch_size: int = 32
+    inputs: EncoderInputs = EncoderInputs()
+    lora_rank: int = 16
+    bf16: bool | None = None
+    seed: int = 0
+    words: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.method not in LEARNING_RATES:
+            raise TrainingError(unknown("method", self.method, LEARNING_RATES))
+        for name in ("epochs", "batch_size", "lora_rank"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{name} {getattr(self, name)!r} is not above 0")
+        if not 0 <= self.words < 1:
+            raise TrainingError(f"words {self.words!r} is not a share of at least 0 and below 1")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise TrainingError(f"learning_rate {self.learning_rate!r} is not above 0")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.learning_rate or LEARNING_RATES[self.method]
+
+    @property
+    def precision(self) -> bool:
+        """Whether it trains in bfloat16."""
+        if self.bf16 is not None:
+            return self.bf16
+        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else computes_in_bfloat16()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """
+    A fitted model.
+
+    Args:
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The encoder with its head.
+        options ([`FitOptions`]): How it was fitted.
+        words (`dict[str, np.ndarray]`, *optional*): Arrays of the linear model over words.
+        seconds (`float`): That it took.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    options: FitOptions
+    words: dict[str, np.ndarray] | None
+    seconds: float
+
+    def mixed(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """The encoder's outputs with the words' part."""
+        return raw if self.words is None else mixed(raw, self.by_words(dialogues), self.options.words)
+
+    def by_words(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """What the words alone predict, shape `(n, 2)`."""
+        assert self.words is not None
+        return RawModel(self.words).predict(extract(dialogues))
+
+    def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
+        """The encoder's outputs, before any calibration, shape `(n, 2)`, computed as the scorer will."""
+        texts = self.options.inputs.encode(self.tokenizer, dialogues)
+        precision = torch.bfloat16 if self.options.precision else torch.float32
+        model: Any = with_head_in_float32(copy.deepcopy(self.model).eval(), precision)
+        device = model.device
+
+        @torch.inference_mode()
+        def forward(batch: dict[str, torch.Tensor]) -> np.ndarray:
+            return model(**{k: v.to(device) for k, v in batch.items()}).logits.double().cpu().numpy()
+
+        return raw_outputs(forward, self.tokenizer, texts, token_budget, self.options.inputs.max_length)
+
+
+def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """An encoder with a fresh head of two outputs, and its tokenizer; raises [`TrainingError`] where that fails."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    set_seed(seed)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            name,
+            num_labels=len(AXES),
+            problem_type="regression",
+            id2label=dict(enumerate(AXES)),
+            label2id={axis: i for i, axis in enumerate(AXES)},
+            trust_remote_code=trust_remote_code,
+        )
+        for dropout in _ATTENTION_DROPOUT:
+            if hasattr(config, dropout):
+                setattr(config, dropout, 0.0)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise TrainingError(
+            f"the encoder {os.fspath(name)!r} cannot be loaded: {error}. Give a folder or hub id of an encoder, e.g. "
+            "microsoft/deberta-v3-small"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def fit(
+    dialogues: Sequence[Dialogue],
+    scores: np.ndarray,
+    encoder: str | os.PathLike[str],
+    options: FitOptions,
+    trust_remote_code: bool = False,
+) -> Fitted:
+    """
+    Fits an encoder to a judge's scores.
+
+    Args:
+        dialogues (`Sequence[Dialogue]`): `n` samples.
+        scores (`np.ndarray` of shape `(n, 2)`): The judge's.
+        encoder (`str` or `os.PathLike`): A hub id or folder.
+        options ([`FitOptions`]): How.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with it may run.
+
+    Returns:
+        [`Fitted`], with low-rank updates merged.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback, Trainer
+
+    check_spread(scores)
+    start = time.perf_counter()
+    model, tokenizer = load_encoder(encoder, options.seed, trust_remote_code)
+    longest = getattr(model.config, "max_position_embeddings", None) or options.inputs.max_length
+    if options.inputs.max_length > longest:
+        raise TrainingError(f"max_length {options.inputs.max_length} is more than this encoder's {longest}")
+    model = _prepared(model, options)
+    texts = options.inputs.encode(tokenizer, dialogues)
+    wanted = targets(scores).tolist()
+    rows = [{**text, "labels": wanted[i], "length": len(text["input_ids"])} for i, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(folder, options),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=_Collator(tokenizer),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if options.method == "lora":
+        model = model.merge_and_unload()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    words = _words(dialogues, scores) if options.words else None
+    return Fitted(model.eval(), tokenizer, options, words, time.perf_counter() - start)
+
+
+def _words(dialogues: Sequence[Dialogue], scores: np.ndarray) -> dict[str, np.ndarray]:
+    some = np.linspace(0, len(dialogues) - 1, min(len(dialogues), MOST)).astype(np.intp)
+    return fit_words([dialogues[int(i)] for i in some], scores[some])
+
+
+def _prepared(model: Any, options: FitOptions) -> Any:
+    """The model with what is not to be learnt frozen."""
+    if options.method == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        config = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=options.lora_rank,
+            lora_alpha=2 * options.lora_rank,
+            lora_dropout=0.05,
+            target_modules="all-linear",
+            modules_to_save=list(heads_of(model)),
+        )
+        return get_peft_model(model, config)
+    if options.method == "frozen":
+        heads = heads_of(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("pooler" in name or name.split(".")[0] in heads)
+        return model
+    embeddings = model.get_input_embeddings()  # a third to a half of a small encoder, and no better for being trained
+    for parameter in embeddings.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        bf16=options.precision,
+        use_cpu=not torch.cuda.is_available(),
+        seed=options.seed,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="no",
+        report_to=[],
+        logging_strategy="no",
+        disable_tqdm=not logger.isEnabledFor(logging.DEBUG),
+    )
+
+
+@dataclass(frozen=True)
+class _Collator:
+    """Pads a batch to its longest text."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        texts: list[Encoded] = [{k: v for k, v in row.items() if k not in ("labels", "length")} for row in rows]
+        batch = padded(self.tokenizer, texts, len(texts), max(row["length"] for row in rows))
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}

@@ -1,0 +1,151 @@
+"""Judged samples: dialogues with a judge's scores, split so that no conversation is on both sides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._optional import require
+from ..axes import AXES
+from ..dialogue import Dialogue
+from ..errors import FormatError, ScoresError
+from ..scoring.store import dialogue_key
+
+
+if TYPE_CHECKING:
+    from ..data import AnyDataset
+
+FEWEST = 50  # judged samples; below that nothing that is measured means anything
+
+
+@dataclass(frozen=True)
+class Judged:
+    """
+    Dialogues and what a judge gave them.
+
+    Args:
+        dialogues (`list[Dialogue]`): `n` of them.
+        scores (`np.ndarray` of shape `(n, 2)`): Sensibility, rationality in [0, 10]; none is missing.
+        conversations (`np.ndarray` of shape `(n,)`): Numbers; samples with one first utterance have one number.
+        judges (`tuple[str, ...]`): Fingerprints of what made the scores; `"given"` where nobody knows.
+        left_out (`int`): Rows without a dialogue, or without scores.
+        rows (`np.ndarray` of shape `(n,)`): Which rows of the data set they are.
+    """
+
+    dialogues: list[Dialogue]
+    scores: np.ndarray
+    conversations: np.ndarray
+    judges: tuple[str, ...]
+    left_out: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def part(self, where: np.ndarray) -> Judged:
+        """The samples at these places."""
+        chosen = np.arange(len(self))[where]
+        dialogues = [self.dialogues[i] for i in chosen]
+        return Judged(
+            dialogues, self.scores[chosen], self.conversations[chosen], self.judges, self.left_out, self.rows[chosen]
+        )
+
+
+def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
+    """
+    Reads judged samples from a data set with the columns `sensibility` and `rationality`.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): One split. Of a conversation of several turns the last is taken for
+            the one judged, unless the row names a `turn`.
+        at_least (`int`, *optional*, defaults to `50`): How many there must be.
+
+    Raises:
+        [`ScoresError`]: There are no scores, or too few.
+    """
+    from ..data import features_of, rows_of, tables_of
+    from ..dialogue import recognise, samples_of
+    from ..selection import scores_array
+    from ..subset import check_scored, read_scores, refuse_utterances
+
+    features = features_of(dataset)
+    check_scored(list(features))
+    fmt = recognise(list(features))
+    refuse_utterances(fmt)
+    found = read_scores(dataset)
+    scores = np.stack([scores_array(getattr(found, axis), axis) for axis in AXES], axis=1)
+    wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in features]
+    samples = [s for table in tables_of(dataset) for s in samples_of(fmt, rows_of(table, features, wanted), "last")]
+    good = np.array([s.dialogue is not None for s in samples], bool) & ~np.isnan(scores).any(axis=1)
+    dialogues: list[Any] = [samples[i].dialogue for i in np.flatnonzero(good)]
+    if len(dialogues) < at_least:
+        raise ScoresError(
+            f"only {len(dialogues)} of {len(samples)} rows have a dialogue and a judge's scores; at least {at_least} "
+            "are needed. Score some more: ee-trl score DIALOGUES --scorer JUDGE -o judged.parquet"
+        )
+    judges = tuple(found.scorers)
+    return Judged(
+        dialogues, scores[good], conversation_numbers(dialogues), judges, int((~good).sum()), np.flatnonzero(good)
+    )
+
+
+def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
+    """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
+    from ..selector import open_rows
+
+    dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    if hasattr(dataset, "keys"):
+        raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
+    return read_judged(dataset, at_least)
+
+
+def calibration_of(scored: AnyDataset | str | os.PathLike[str]) -> tuple[list[Dialogue], np.ndarray]:
+    """Judged samples as a [`CascadeScorer`] takes them, each content once."""
+    judged = open_judged(scored)
+    first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
+    kept = sorted(first.values())
+    return [judged.dialogues[i] for i in kept], judged.scores[kept]
+
+
+def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:
+    """Numbers of shape `(n,)`: equal for dialogues that begin with the same utterance."""
+    numbers: dict[str, int] = {}
+    firsts = (" ".join((d.context or (d.response,))[0].split()).lower() for d in dialogues)
+    return np.array([numbers.setdefault(first, len(numbers)) for first in firsts], np.intp)
+
+
+def folds_of(conversations: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Fold numbers of shape `(n,)`; no conversation is split."""
+    unique, inverse = np.unique(conversations, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
+
+
+def held_out_of(conversations: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which samples are held out, of shape `(n,)`, of `bool`: about `share` of them; no conversation is split."""
+    unique, inverse, counts = np.unique(conversations, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(unique))
+    before = np.cumsum(counts[order]) - counts[order]
+    return np.isin(inverse, order[before < share * len(conversations)])
+
+
+def targets(scores: np.ndarray) -> np.ndarray:
+    """
+    What is regressed on: the judge's scores as ranks and as they are, half and half in standard deviations.
+
+    The ranks keep apart what a judge crowds into a few scores; the scores keep how far apart they are.
+    """
+    stats = require("scipy.stats", extra="report", purpose="distillation")
+    ranks = np.stack([stats.rankdata(column) for column in scores.T], axis=1)
+    parts = [(part - part.mean(axis=0)) / np.maximum(part.std(axis=0), 1e-9) for part in (ranks, scores)]
+    return (parts[0] + parts[1]) / 2
+
+
+def check_spread(scores: np.ndarray) -> None:
+    """Raises [`ScoresError`] where a judge gave all samples the same score on an axis."""
+    for axis, column in zip(AXES, scores.T, strict=True):
+        if (column == column[0]).all():
+            raise ScoresError(f"the judge gave every sample the {axis} {column[0]:g}; there is nothing to learn")

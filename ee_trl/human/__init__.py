@@ -1,0 +1,1 @@
+"""Human evaluation: blinded sheets for raters, and what their answers come to."""

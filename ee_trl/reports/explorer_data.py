@@ -1,0 +1,263 @@
+"""What the explorer's page holds: counts that are exact for every position of its sliders, and texts to look at.
+
+The sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so that 201 bins an
+axis tell on which side of each threshold k / 10 it is, or that it equals it: all that [`~ee_trl.selection`] asks. The
+page counts in a sparse histogram of these bins, whose size does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
+from ..data import features_of, tables_of
+from ..dialogue import REASONS, SCORED, SOURCE_ERROR, Sample, recognise, samples_of
+from ..errors import SelectionError, unknown
+from ..rows import rows_of
+from ..selection import TIES, Threshold, keep_set, scores_array, thresholds
+from ..subset import Scores, read_scores
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset, IterableDataset
+    from numpy.typing import ArrayLike
+
+STEPS = 10
+"""Positions of a slider in one point."""
+BINS = 2 * STEPS * int(MAX_SCORE) + 1
+"""An axis: bin 2k holds the scores equal to k / 10, bin 2k + 1 those between k / 10 and (k + 1) / 10."""
+
+DEFAULT_LIMIT = 50_000
+MOST_EMOTIONS = 200
+MOST_TURNS, MOST_CHARACTERS, MOST_TEXT = 24, 1_000, 60_000_000
+"""Of a dialogue's last turns, of a turn, and of all texts of a page together."""
+EACH_CELL = 10
+"""Texts of each half point of the plane that are drawn before all others, so that clicking finds something."""
+
+
+def score_bins(values: ArrayLike, name: str = "given") -> np.ndarray:
+    """
+    The bin of each score: what compares with bin 2k as the score itself does with k / 10.
+
+    Args:
+        values (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
+        name (`str`, *optional*, defaults to `"given"`): What they are called, for errors.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, of `int16`: in [0, 200], or -1 where unscored.
+    """
+    import numpy as np
+
+    scores = scores_array(values, name)
+    grid = np.arange(STEPS * int(MAX_SCORE) + 1) / STEPS  # the numbers that the command line reads from "0.1" ... "10"
+    below, up_to = np.searchsorted(grid, scores, "left"), np.searchsorted(grid, scores, "right")
+    return np.where(np.isnan(scores), -1, below + up_to - 1).astype(np.int16)
+
+
+def on_grid(threshold: Threshold) -> tuple[int, int]:
+    """
+    The sliders' positions for T, `(sensibility, rationality)`.
+
+    Raises:
+        [`SelectionError`]: T is not valid, or lies between two positions.
+    """
+    pair = thresholds(threshold)
+    places = tuple(round(t * STEPS) for t in pair)
+    for t, place in zip(pair, places, strict=True):
+        if place / STEPS != t:
+            raise SelectionError(
+                f"threshold {t:g} is between two positions of the explorer's sliders, which move by {1 / STEPS:g}; "
+                f"start at {place / STEPS:g}, for instance"
+            )
+    return places[0], places[1]
+
+
+def explorer_data(
+    scored: Dataset | IterableDataset,
+    threshold: Threshold,
+    ties: str,
+    *,
+    keep: Any = SENSIBILITY,
+    source: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    All that the page shows, as plain types.
+
+    Args:
+        scored (`Dataset` or `IterableDataset`): One split, with scores; a stream is read twice.
+        threshold, ties, keep: Where the page starts; T is a multiple of a tenth.
+        source, split, config (`str`, *optional*): What `ee-trl select` finds the data by.
+        limit (`int`, *optional*, defaults to `50000`): How many dialogues to hold the text of.
+        seed (`int`, *optional*, defaults to `0`): Of which ones, where there are more.
+
+    Raises:
+        [`ScoresError`]: There are no scores, or they are not numbers.
+        [`SelectionError`]: An option is not valid.
+    """
+    import numpy as np
+
+    if ties not in TIES:
+        raise SelectionError(unknown("ties", ties, TIES))
+    if not isinstance(limit, int) or limit < 0:
+        raise SelectionError(f"limit {limit!r} is not a whole number of at least 0")
+    start = {"threshold": list(on_grid(threshold)), "ties": ties, "keep": list(keep_set(keep))}
+    scores = read_scores(scored, emotion=True)
+    s, r = score_bins(scores.sensibility, SENSIBILITY), score_bins(scores.rationality, RATIONALITY)
+    names, emotions = _emotions(scores)
+    reasons = {name: n for name, n in scores.statuses.counts().items() if name != SCORED}
+    chosen = _drawn(s, r, limit, seed)
+    texts = _texts(scored, chosen)
+    fit = _within(texts, MOST_TEXT, seed)
+    chosen, texts = chosen[fit], [texts[i] for i in fit.tolist()]
+    why = scores.statuses.to_array()[chosen]
+    return {
+        "source": source,
+        "command": _command(source, split, config),
+        "start": start,
+        "rows": len(s),
+        "scored": int((s >= 0).sum()),
+        "scorers": list(scores.scorers),
+        "unscored": [{"name": name, "meaning": REASONS.get(name, ""), "count": n} for name, n in reasons.items()],
+        "emotions": names,
+        "whole": bool(np.all(s[s >= 0] % (2 * STEPS) == 0) and np.all(r[r >= 0] % (2 * STEPS) == 0)),
+        "histogram": _histogram(s, r, emotions),
+        "dialogues": {
+            "row": chosen.tolist(),
+            "s": s[chosen].tolist(),
+            "r": r[chosen].tolist(),
+            "sensibility": _numbers(scores.sensibility[chosen]),
+            "rationality": _numbers(scores.rationality[chosen]),
+            "emotion": emotions[chosen].tolist(),
+            "reason": ["" if name == SCORED else name for name in why.tolist()],
+            "roles": [roles for roles, _ in texts],
+            "turns": [turns for _, turns in texts],
+        },
+    }
+
+
+def _command(source: str | None, split: str | None, config: str | None) -> str | None:
+    """How the command line names the data, for a shell; `None` where it is no file."""
+    if source is None:
+        return None
+    named = f"./{source}" if source.startswith("-") else source
+    options = [f"--{name}={value}" for name, value in (("split", split), ("config", config)) if value]
+    return shlex.join(["ee-trl", "select", named, *options])
+
+
+# ---- counts --------------------------------------------------------------------------------------------------------
+
+
+def _emotions(scores: Scores) -> tuple[list[str] | None, np.ndarray]:
+    """The emotions by falling count, those beyond the limit as one, and the code of each row."""
+    import numpy as np
+
+    column = scores.emotions
+    if column is None:
+        return None, np.zeros(len(scores.sensibility), np.int64)
+    order = sorted(column.counts().items(), key=lambda item: (-item[1], item[0]))
+    places = {name: min(place, MOST_EMOTIONS) for place, (name, _) in enumerate(order)}
+    codes = np.array([places.get(name, 0) for name in column.names], np.int64)
+    labels = [name or "(none)" for name, _ in order[:MOST_EMOTIONS]]
+    if len(order) > len(labels):
+        labels.append(f"(the {len(order) - len(labels):,} rarest)")
+    return labels, codes[column.codes] if len(codes) else np.zeros(0, np.int64)
+
+
+def _histogram(s: np.ndarray, r: np.ndarray, emotions: np.ndarray) -> dict[str, list[int]]:
+    """How many samples there are of each pair of bins, -1 for the unscored, and emotion."""
+    import numpy as np
+
+    width = BINS + 1
+    found, count = np.unique((emotions * width + s + 1) * width + r + 1, return_counts=True)
+    pairs = found // width
+    return {
+        "s": (pairs % width - 1).tolist(),
+        "r": (found % width - 1).tolist(),
+        "emotion": (pairs // width).tolist(),
+        "count": count.tolist(),
+    }
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if value != value else _short(value) for value in values.tolist()]
+
+
+def _short(value: float) -> float:
+    """Six digits, unless they would move it onto a threshold that it is not equal to."""
+    short = round(value, 6)
+    return value if short != value and round(short, 1) == short else short
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+
+def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Which rows to show the text of, ascending: all, or some of each half point of the plane and others at random."""
+    import numpy as np
+
+    if len(s) <= limit:
+        return np.arange(len(s))
+    order = np.random.default_rng(seed).permutation(len(s))
+    cells = ((s // STEPS) * BINS + r // STEPS)[order]
+    by_cell = np.argsort(cells, kind="stable")
+    ranked = cells[by_cell]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    rank = np.empty(len(s), np.int64)
+    rank[by_cell] = np.arange(len(s)) - np.repeat(starts, np.diff(np.r_[starts, len(s)]))
+    first = np.argsort(rank >= EACH_CELL, kind="stable")
+    return np.sort(order[first[:limit]])
+
+
+def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray) -> list[tuple[str, list[str]]]:
+    """For each row chosen a letter a turn (s: speaker, l: listener, .: left out, ?: no dialogue) and what is said."""
+    import numpy as np
+    import pyarrow as pa
+
+    features = features_of(scored)
+    fmt = recognise(list(features))
+    wanted = [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in features]
+    found: list[tuple[str, list[str]]] = []
+    start = 0
+    for table in tables_of(scored):
+        here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + table.num_rows)] - start
+        start += table.num_rows
+        if len(here):
+            rows = rows_of(table.take(pa.array(here)), features, wanted)
+            samples = samples_of(fmt, rows, "last")
+            found += [_text(sample, row) for sample, row in zip(samples, rows, strict=True)]
+    return found
+
+
+def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
+    if sample.dialogue is None:
+        return "?", [_cut(json.dumps(row, ensure_ascii=False, default=str))]
+    turns = [_cut(turn) for turn in (*sample.dialogue.context, sample.dialogue.response)]
+    roles = "".join("s" if role == "user" else "l" for role in (*sample.dialogue.roles, "assistant"))
+    if len(turns) <= MOST_TURNS:
+        return roles, turns
+    return "." + roles[-MOST_TURNS:], [f"({len(turns) - MOST_TURNS:,} turns)", *turns[-MOST_TURNS:]]
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[:MOST_CHARACTERS]}… ({len(text) - MOST_CHARACTERS:,} more characters)"
+
+
+def _within(texts: Sequence[tuple[str, list[str]]], most: int, seed: int) -> np.ndarray:
+    """Positions of as many texts as fit, at random, ascending."""
+    import numpy as np
+
+    sizes = np.array([sum(map(len, turns)) for _, turns in texts], np.int64)
+    if sizes.sum() <= most:
+        return np.arange(len(texts))
+    order = np.random.default_rng(seed).permutation(len(texts))
+    return np.sort(order[np.cumsum(sizes[order]) <= most])

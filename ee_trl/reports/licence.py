@@ -1,0 +1,97 @@
+"""The licence of the source, which what is selected from it carries on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import EmpathyError
+
+
+UNKNOWN = "unknown"
+_CARRIED = ("license", "license_name", "license_link", "language")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """
+    What is known of the source's licence.
+
+    Args:
+        carried (`Mapping[str, Any]`, *optional*): `license`, `license_name`, `license_link` and `language`, as the
+            hub's metadata has them.
+        told_by (`str`, *optional*, defaults to `""`): Who says so.
+    """
+
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    told_by: str = ""
+
+    def metadata(self) -> dict[str, Any]:
+        """For the head of a card; the hub's word for a licence that nobody names is `unknown`."""
+        return {"license": UNKNOWN, **self.carried}
+
+    def sentence(self) -> str:
+        """For the text of a card."""
+        licence = self.carried.get("license")
+        if not licence or licence == UNKNOWN:
+            return (
+                "**The licence of the source is unknown**: nobody named it where this was selected. Find it out "
+                "before you use or publish these samples; their text is the source's."
+            )
+        names = ", ".join(licence) if isinstance(licence, list) else licence
+        return f"That of the source, whose text this is: `{names}` (as {self.told_by} says)."
+
+
+def given_licence(name: str) -> Licence:
+    """
+    A licence by its name on the hub, e.g. `cc-by-nc-4.0`.
+
+    Raises:
+        [`EmpathyError`]: The name is of a form that the hub refuses.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name):
+        raise EmpathyError(
+            f"licence {name!r} is not a name that the hub knows: they are in lower case without spaces, e.g. "
+            "cc-by-nc-4.0, apache-2.0, other (https://hf.co/docs/hub/repositories-licenses)"
+        )
+    return Licence({"license": name}, "who selected it")
+
+
+def find_licence(*places: Any) -> Licence:
+    """
+    The licence as the first place names it that names one.
+
+    Args:
+        places:
+            Each a path (the card beside a file, or in a folder), a data set (its `info`), or `None`.
+    """
+    for place in places:
+        found = _of_dataset(place) if hasattr(place, "info") else _of_card(place) if place is not None else Licence()
+        if found.carried.get("license"):
+            return found
+    return Licence()
+
+
+def _of_dataset(dataset: Any) -> Licence:
+    licence = getattr(dataset.info, "license", None)
+    return Licence({"license": licence}, "the data set's own information") if licence else Licence()
+
+
+def _of_card(path: Any) -> Licence:
+    """What the card beside a file, or in a folder, says."""
+    from huggingface_hub import DatasetCard
+
+    path = Path(path)
+    card = (path if path.is_dir() else path.parent) / "README.md"
+    if not path.exists() or not card.is_file() or not card.read_text(encoding="utf-8").lstrip().startswith("---"):
+        return Licence()
+    try:
+        data = DatasetCard.load(card).data.to_dict()
+    except Exception as error:  # of YAML, of which there are many
+        raise EmpathyError(
+            f"the head of {str(card)!r} cannot be read: {error}; mend it, or name the licence"
+        ) from error
+    return Licence({name: data[name] for name in _CARRIED if data.get(name)}, f"its card, `{card.name}`,")

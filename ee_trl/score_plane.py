@@ -1,0 +1,128 @@
+"""The plane that both axes span, as pure functions: T for each axis, and the quadrant of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .axes import (
+    AXES,
+    BALANCED,
+    DEFAULT_THRESHOLD,
+    LOW,
+    MAX_SCORE,
+    MIN_SCORE,
+    RATIONALITY,
+    SENSIBILITY,
+    TIE,
+)
+from .coded import Coded
+from .errors import SelectionError, unknown
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+Threshold = float | Sequence[float] | Mapping[str, float]
+
+TIES = ("drop", "high", "low")
+
+
+def thresholds(threshold: Threshold = DEFAULT_THRESHOLD) -> tuple[float, float]:
+    """
+    T per axis, `(sensibility, rationality)`, from one number, a pair, or a mapping of axis to number.
+
+    Raises:
+        [`SelectionError`]: Not a number in [0, 10], or an axis of that name does not exist.
+    """
+    if isinstance(threshold, Mapping):
+        for name in threshold:
+            if name not in AXES:
+                raise SelectionError(unknown("axis", name, AXES))
+        pair: Sequence[Any] = [threshold.get(axis, DEFAULT_THRESHOLD) for axis in AXES]
+    elif isinstance(threshold, (list, tuple)):
+        pair = threshold
+    else:
+        pair = [threshold, threshold]
+    try:
+        values = tuple(float(t) for t in pair)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != 2 or not all(MIN_SCORE <= t <= MAX_SCORE for t in values):
+        raise SelectionError(
+            f"threshold {threshold!r} is not valid: one number in [0, 10] for both axes, a pair (sensibility, "
+            "rationality), or a mapping of axis to number"
+        )
+    return values[0], values[1]
+
+
+def scores_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Scores as float64, NaN where unscored; raises [`SelectionError`] where one is not a number in [0, 10]."""
+    import numpy as np
+
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":  # NumPy would take truths and digits for numbers
+            if any(isinstance(value, (str, bytes, bool, np.bool_)) for value in array.flat):
+                raise TypeError
+            array = array.astype(object)
+        array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise SelectionError(f"the {name} scores are not numbers") from None
+    if array.ndim != 1:
+        raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")
+    wrong = np.flatnonzero((array < MIN_SCORE) | (array > MAX_SCORE))
+    if len(wrong):
+        raise SelectionError(
+            f"{len(wrong)} {name} scores are outside [0, 10], the first is {array[wrong[0]]} at index {wrong[0]}; "
+            "rescale them, e.g. by 10 / their maximum"
+        )
+    return array
+
+
+def quadrants(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> np.ndarray:
+    """
+    The quadrant of each sample.
+
+    Args:
+        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
+        rationality (`ArrayLike` of shape `(n,)`): Likewise.
+        threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
+        ties (`str`, *optional*, defaults to `"drop"`):
+            What a score equal to T is: of no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, of `str`: `"sensibility"` (S high, R low), `"rationality"` (R high, S low),
+        `"balanced"` (both high), `"low"` (both low), `"tie"`, or `""` where either score is missing.
+    """
+    return coded_quadrants(sensibility, rationality, threshold, ties).to_array()
+
+
+def coded_quadrants(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> Coded:
+    """The same in one byte a sample; `""`, which is unscored, has the code 0."""
+    import numpy as np
+
+    if ties not in TIES:
+        raise SelectionError(unknown("ties", ties, TIES))
+    s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
+    if len(s) != len(r):
+        raise SelectionError(f"{len(s)} sensibility scores, but {len(r)} rationality scores")
+    t_s, t_r = thresholds(threshold)
+    s_high, r_high = (s >= t_s, r >= t_r) if ties == "high" else (s > t_s, r > t_r)
+    s_low, r_low = (s <= t_s, r <= t_r) if ties == "low" else (s < t_s, r < t_r)
+    names = ("", SENSIBILITY, RATIONALITY, BALANCED, LOW, TIE)
+    codes = np.full(len(s), names.index(TIE), np.uint8)
+    for name, where in (
+        (LOW, s_low & r_low),
+        (BALANCED, s_high & r_high),
+        (RATIONALITY, r_high & s_low),
+        (SENSIBILITY, s_high & r_low),
+        ("", np.isnan(s) | np.isnan(r)),
+    ):
+        codes[where] = names.index(name)
+    return Coded(codes, names)

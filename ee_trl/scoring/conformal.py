@@ -1,0 +1,195 @@
+"""How sure a cheap scorer must be to be trusted: pure rules on arrays, with what they promise.
+
+A *doubt* is a number for each sample, the larger the nearer its scores are to where the decision changes. A sample is
+decided by the cheap scorer where its doubt is below a *limit*, and by the judge elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
+from ..errors import ScorerError
+from ..score_plane import Threshold, quadrants, thresholds
+
+
+CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
+"""What the released rule makes of a sample: what cheap scorer and judge are to agree on."""
+
+
+def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> np.ndarray:
+    """The class of each sample, one of [`CLASSES`], of shape `(n,)`; `""` where a score is missing."""
+    found = quadrants(scores[:, 0], scores[:, 1], threshold, ties)
+    return np.where(np.isin(found, (*CLASSES[:2], "")), found, CLASSES[2])
+
+
+def distance_doubt(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """
+    Doubt from the scores alone: how near the nearer of both axes is to its T.
+
+    Args:
+        scores (`np.ndarray` of shape `(n, 2)`): The cheap scorer's, NaN where it has none.
+        threshold (`float`, pair or mapping): T.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, in [0, 1]; 1 at T, and infinite where there are no scores.
+    """
+    apart = np.abs(scores - np.array(thresholds(threshold))).min(axis=1)
+    return np.where(np.isnan(apart), np.inf, 1 - apart / MAX_SCORE)
+
+
+class LearntDoubt:
+    """
+    Doubt as the chance that the judge's class is another, by a softmax regression on the cheap scorer's two numbers.
+
+    Args:
+        weights (`np.ndarray` of shape `(features, 3)`): See [`~LearntDoubt.fit`].
+        threshold (`Threshold`), ties (`str`): Of the classes.
+    """
+
+    def __init__(self, weights: np.ndarray, threshold: Threshold, ties: str) -> None:
+        self.weights, self.threshold, self.ties = weights, threshold, ties
+
+    @classmethod
+    def fit(
+        cls, scores: np.ndarray, judged: np.ndarray, threshold: Threshold, ties: str, penalty: float = 1.0
+    ) -> LearntDoubt:
+        """
+        Fits it.
+
+        Args:
+            scores (`np.ndarray` of shape `(n, 2)`): The cheap scorer's.
+            judged (`np.ndarray` of shape `(n, 2)`): The judge's.
+            threshold, ties: Of the classes.
+            penalty (`float`, *optional*, defaults to `1.0`): On the squares of the weights, as if of so many samples.
+        """
+        x = _features(scores)
+        wanted = np.stack([classes_of(judged, threshold, ties) == name for name in CLASSES], axis=1).astype(float)
+        weights = np.zeros((x.shape[1], len(CLASSES)))
+        shrink = np.full(x.shape[1], penalty)
+        shrink[0] = 1e-3
+        for _ in range(30):  # Newton's steps with the bound of Böhning (1992), which never overshoots
+            slope = x.T @ (wanted - _softmax(x @ weights)) - shrink[:, None] * weights
+            step = np.linalg.solve(0.5 * x.T @ x + np.diag(shrink), slope)
+            weights = weights + step
+            if np.abs(step).max() < 1e-6:
+                break
+        return cls(weights, threshold, ties)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """The chance that the judge's class is another than the cheap one's, shape `(n,)`; infinite where unscored."""
+        missing = np.isnan(scores).any(axis=1)
+        chances = _softmax(_features(np.nan_to_num(scores)) @ self.weights)
+        ours = classes_of(scores, self.threshold, self.ties)
+        right = sum(chances[:, i] * (ours == name) for i, name in enumerate(CLASSES))
+        return np.where(missing, np.inf, np.round(1 - right, 9))
+
+
+def _features(scores: np.ndarray) -> np.ndarray:
+    """Both scores, their squares, cubes and products, about the middle of the scale, shape `(n, 10)`."""
+    s, r = ((scores - MAX_SCORE / 2) / 2.5).T
+    return np.stack([np.ones_like(s), s, r, s * r, s**2, r**2, s**3, r**3, s**2 * r, s * r**2], axis=1)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    x = np.exp(x - x.max(axis=1, keepdims=True))
+    return x / x.sum(axis=1, keepdims=True)
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
+
+
+def limit_for_promise(
+    doubt: np.ndarray, wrong: np.ndarray, agreement: float, confidence: float | None = None
+) -> float:
+    """
+    The largest limit that keeps a promise of agreement, from `n` samples that the judge has scored too.
+
+    **Without `confidence`** (conformal risk control, Angelopoulos et al. 2022): the expected share of new samples on
+    which the cascade's class is not the judge's is at most `1 - agreement`. The expectation is over the calibration
+    sample and the new one together: for one calibration the share may come out somewhat above or below.
+
+    **With `confidence`** (an exact binomial bound): with at least that probability over the calibration sample, the
+    share of *all* samples of the same kind that agree is at least `agreement`. It asks the judge more often.
+
+    Both assume that the calibration samples and the new ones are exchangeable (drawn alike, in no order that matters),
+    that the cheap scorer and its doubt were fixed without these samples, and that the judge gives a dialogue the same
+    scores again. They hold on average over samples: not for each emotion, and not after the data changes.
+
+    Args:
+        doubt (`np.ndarray` of shape `(n,)`): Of the calibration samples.
+        wrong (`np.ndarray` of shape `(n,)`, of `bool`): Whether the cheap scorer's class is not the judge's.
+        agreement (`float`): What is promised, in (0, 1).
+        confidence (`float`, *optional*): In (0, 1).
+
+    Returns:
+        `float`: samples of smaller doubt are trusted; `inf` for all, `-inf` for none, where `n` is too small to
+        promise anything.
+    """
+    n, risk = len(doubt), 1 - agreement
+    if confidence is None:
+        most = math.floor(risk * (n + 1) - 1 + 1e-9)  # (wrong + 1) / (n + 1) <= risk
+    else:
+        most = _most_wrong(n, risk, 1 - confidence)
+    if most < 0:
+        return -math.inf
+    mistaken = np.sort(doubt[wrong])
+    return float(mistaken[most]) if len(mistaken) > most else math.inf
+
+
+def _most_wrong(n: int, risk: float, chance: float) -> int:
+    """The largest k such that a binomial count of `n` with mean share `risk` is at most k with this chance or less."""
+    total, k = 0.0, -1
+    for i in range(n + 1):
+        log = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
+        total += math.exp(log + i * math.log(risk) + (n - i) * math.log1p(-risk))
+        if total > chance:
+            break
+        k = i
+    return k
+
+
+def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float, spent: int = 0) -> float:
+    """
+    The smallest limit for which the judge is asked for at most a share of these very samples, audits included.
+
+    Args:
+        doubt (`np.ndarray` of shape `(n,)`): Of the samples to be scored; of samples like them, the share holds on
+            average.
+        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them are shown to the judge even if trusted.
+        budget (`float`): In [0, 1].
+        spent (`int`, *optional*, defaults to `0`): How many of the calls are used up already.
+
+    Returns:
+        `float`: samples of smaller doubt are trusted. Equal doubts are trusted or asked for together.
+
+    Raises:
+        [`ScorerError`]: The audit alone is more than the budget.
+    """
+    order = np.argsort(-doubt, kind="stable")
+    ordered, audits = doubt[order], audited[order]
+    allowed = math.floor(budget * len(doubt) + 1e-9) - spent
+    after = np.append(np.cumsum(audits[::-1])[::-1], 0)  # audits among the trusted, if the first k are asked for
+    fits = np.arange(len(doubt) + 1) + after <= allowed
+    if not fits[0]:
+        raise ScorerError(
+            f"audit and calibration ask the judge {int(after[0]) + spent} times already, and a budget of {budget:g} "
+            f"allows {allowed + spent}; give a smaller audit or calibration, or a larger budget"
+        )
+    asked = int(np.flatnonzero(fits)[-1])
+    if asked == len(doubt):
+        return -math.inf
+    smaller = ordered[ordered > ordered[asked]]  # the first that is trusted, and its equals
+    return float(smaller[-1]) if len(smaller) else math.inf
+
+
+def agreement_interval(agreed: int, audited: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    if not audited:
+        return 0.0, 1.0
+    z, share = 1.959964, agreed / audited
+    centre, scale = share + z**2 / (2 * audited), 1 + z**2 / audited
+    half = z * math.sqrt(share * (1 - share) / audited + z**2 / (4 * audited**2))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

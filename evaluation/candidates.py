@@ -1,0 +1,260 @@
+"""What can be evaluated: a model's folder or hub id (base, LoRA adapter, composed), or a file of replies."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ee_trl.errors import EmpathyError, FormatError, unknown
+
+from .eval_set import EvalSet
+
+
+MODEL, PREDICTIONS = "model", "predictions"
+REPLY_COLUMNS = ("prediction", "reply")
+REFERENCE_COLUMNS = ("reference", "response")
+EMOTION_COLUMN = "predicted_emotion"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    One of those that are compared.
+
+    Args:
+        name (`str`): What it is called in reports.
+        source (`str`, `os.PathLike` or `(model, tokenizer)`): Where it lies, or a model that is loaded already.
+        kind (`"model"` or `"predictions"`): What it is.
+    """
+
+    name: str
+    source: Any
+    kind: str = MODEL
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate, and what it is: `description` (in words) and `fingerprint` (of its content)."""
+
+    model: Any
+    tokenizer: Any
+    description: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Replies in the order of an [`EvalSet`], and what made them."""
+
+    texts: list[str]
+    description: str
+    fingerprint: str
+    emotions: list[str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate]:
+    """
+    The [`Candidate`]s that a user names, models first.
+
+    Args:
+        models (`Mapping` or `Sequence`, *optional*): Name -> folder, hub id or `(model, tokenizer)`; of a sequence,
+            each entry `"name=folder"` or a folder, which is called by its last part.
+        predictions (`Mapping` or `Sequence`, *optional*): The same of files of replies.
+
+    Raises:
+        [`EmpathyError`]: There is none, a file is not there, or two have one name.
+    """
+    found = [*_named(models, MODEL), *_named(predictions, PREDICTIONS)]
+    if not found:
+        raise EmpathyError("nothing to evaluate: name a model or a file of replies (--model, --predictions)")
+    names = [candidate.name for candidate in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EmpathyError(f"two candidates are called {twice[0]!r}; name them apart: first={twice[0]}, second=...")
+    for candidate in found:
+        if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
+            raise FormatError(f"no such file: {str(candidate.source)!r} (in {os.getcwd()!r})")
+        if candidate.kind == MODEL and isinstance(candidate.source, (str, os.PathLike)):
+            _check_model_source(os.fspath(candidate.source))
+    return found
+
+
+def _named(given: Any, kind: str) -> list[Candidate]:
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        return [Candidate(str(name), source, kind) for name, source in given.items()]
+    if isinstance(given, (str, os.PathLike)):
+        given = [given]
+    found = []
+    for spec in given:
+        text = os.fspath(spec)
+        name, equals, source = text.partition("=")
+        if not equals or Path(text).exists():
+            stem = Path(text.rstrip("/"))
+            name, source = (stem.name if kind == MODEL else stem.stem), text
+        if not name or not source:
+            raise EmpathyError(f"{text!r} names nothing; valid: name=path, or a path")
+        found.append(Candidate(name, source, kind))
+    return found
+
+
+def _check_model_source(source: str) -> None:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+            raise EmpathyError(
+                f"{source!r} holds neither a model (config.json) nor a LoRA adapter (adapter_config.json)"
+            )
+    elif folder.exists():
+        raise EmpathyError(f"{source!r} is a file; a model is a folder or a hub id. Replies go to --predictions")
+    elif source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise EmpathyError(f"no such folder: {source!r} (in {os.getcwd()!r})")
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
+    """
+    Loads a base model, a LoRA adapter on its base, or a composed model (a mixture of experts), in evaluation mode.
+
+    Args:
+        source (`str`, `os.PathLike` or `(model, tokenizer)`): Folder, hub id, or a model that is loaded already.
+        dtype (`str`, *optional*, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16
+            on a GPU, float32 on a CPU.
+        device (`str`, *optional*): By default the first GPU where there is one.
+
+    Raises:
+        [`EmpathyError`]: It cannot be loaded.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from ee_trl.scoring.judge_model import content_of, weights_of
+
+    if dtype not in DTYPES:
+        raise EmpathyError(unknown("dtype", dtype, DTYPES))
+    if not isinstance(source, (str, os.PathLike)):
+        model, tokenizer = source
+        return LoadedModel(model, tokenizer, _kind_of(model.config), weights_of(model))
+    name = os.fspath(source)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
+    options: dict[str, Any] = {"dtype": getattr(torch, resolved)}
+    adapter = Path(name) / "adapter_config.json"
+    try:
+        if adapter.exists():
+            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            inner = AutoModelForCausalLM.from_pretrained(base, **options)
+            model = _with_adapter(inner, name)
+            own = any((Path(name) / file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
+            tokenizer = AutoTokenizer.from_pretrained(name if own else base)
+            description = f"LoRA adapter on {base}"
+            fingerprint = f"{content_of(name, model)}+{content_of(base, inner)}"
+        else:
+            config = AutoConfig.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, **options)
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            description, fingerprint = _kind_of(config), content_of(name, model)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise EmpathyError(f"the model {name!r} cannot be loaded: {error}") from error
+    return LoadedModel(model.to(device).eval(), tokenizer, description, f"{fingerprint}/{resolved}")
+
+
+def _with_adapter(model: Any, folder: str) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def _kind_of(config: Any) -> str:
+    text = config.get_text_config()
+    experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
+    return f"mixture of {experts} experts" if experts else "model"
+
+
+# ---- files of replies ----------------------------------------------------------------------------------------------
+
+
+def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = "") -> Replies:
+    """
+    Reads a file of replies, one for each dialogue of the evaluation set, in its order; where a limit chose some of the
+    dialogues, the file may hold replies to all of them.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file with a reply a
+            line. A column `reference` (or `response`) is held against the set's references; `predicted_emotion`
+            gives the emotion that the model recognised.
+        eval_set ([`EvalSet`]): What they are replies to.
+        name (`str`, *optional*): The candidate's, which may be the column's: `replies.jsonl` of a report has a column
+            for each.
+
+    Raises:
+        [`FormatError`]: The file has other columns, another number of replies, or other references.
+    """
+    columns = _columns_of(Path(path))
+    wanted = (*REPLY_COLUMNS, *([name] if name else []))
+    column = next((column for column in wanted if column in columns), None)
+    if column is None:
+        raise FormatError(f"{str(path)!r} has no column {' or '.join(map(repr, wanted))}; it has {', '.join(columns)}")
+    if len(columns[column]) == eval_set.available != len(eval_set):
+        columns = {key: [values[i] for i in eval_set.rows] for key, values in columns.items()}
+    texts = columns[column]
+    if len(texts) != len(eval_set):
+        some = f" (of {eval_set.available:,})" if eval_set.available != len(eval_set) else ""
+        raise FormatError(
+            f"{str(path)!r} holds {len(texts):,} replies, the evaluation set {len(eval_set):,} dialogues{some}; there "
+            "must be one for each, in the same order"
+        )
+    for i, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise FormatError(f"{str(path)!r}: {column} {i} is no text but {text!r}")
+    references = next((columns[column] for column in REFERENCE_COLUMNS if column in columns), None)
+    if references is not None:
+        _check_references(path, references, eval_set)
+    return Replies(
+        [text or "" for text in texts],
+        f"replies from {Path(path).name}",
+        content_of_file(path),
+        columns.get(EMOTION_COLUMN),
+    )
+
+
+def _columns_of(path: Path) -> dict[str, list[Any]]:
+    from ee_trl.data import open_dataset
+
+    if path.suffix.lower() == ".txt":
+        return {REPLY_COLUMNS[0]: path.read_text(encoding="utf-8").splitlines()}
+    dataset: Any = open_dataset(path, split="train")
+    return {name: list(dataset[name]) for name in dataset.column_names}
+
+
+def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> None:
+    """Raises where a file's references are not the set's, whatever their case and spaces."""
+
+    def plain(text: Any) -> str:
+        return "".join(str(text).lower().split())
+
+    different = [i for i, (a, b) in enumerate(zip(wanted, eval_set.references, strict=True)) if plain(a) != plain(b)]
+    if different:
+        i = different[0]
+        raise FormatError(
+            f"{str(path)!r} has other references than the evaluation set in {len(different):,} of {len(eval_set):,} "
+            f"rows, first in row {i}:\n  file: {wanted[i]!r}\n  set:  {eval_set.references[i]!r}\n"
+            "Give the dialogues that these are replies to, in the same order, or drop the column."
+        )
+
+
+def content_of_file(path: str | os.PathLike[str]) -> str:
+    """Names a file's content."""
+    from hashlib import sha256
+
+    return f"file@{sha256(Path(path).read_bytes()).hexdigest()[:12]}"

@@ -1,0 +1,141 @@
+"""What models are evaluated on: dialogues with their reference replies, from any format."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from ee_trl.data import features_of, rows_of, spread, tables_of
+from ee_trl.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
+from ee_trl.errors import FormatError
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """
+    Dialogues, each ending in the reference reply.
+
+    Args:
+        name (`str`): What it is called in reports.
+        dialogues (`tuple[Dialogue, ...]`): The samples, in order.
+        emotions (`tuple[str, ...]`, *optional*): Of each, where the data say it.
+        left_out (`dict[str, int]`, *optional*): Samples that are no dialogue with a reply, by reason.
+        available (`int`, *optional*, defaults to `0`): How many dialogues there are, of which a limit chose some.
+        rows (`tuple[int, ...]`, *optional*): Which of them these are.
+    """
+
+    name: str
+    dialogues: tuple[Dialogue, ...]
+    emotions: tuple[str, ...] | None = None
+    left_out: dict[str, int] | None = None
+    available: int = 0
+    rows: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    @cached_property
+    def references(self) -> list[str]:
+        """The reference replies."""
+        return [dialogue.response for dialogue in self.dialogues]
+
+    @cached_property
+    def prompts(self) -> list[list[dict[str, str]]]:
+        """What came before each reply, as messages."""
+        return [dialogue.prompt for dialogue in self.dialogues]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the dialogues, their references and their order."""
+        digest = sha256()
+        for dialogue in self.dialogues:
+            digest.update(repr((dialogue.context, dialogue.roles, dialogue.system, dialogue.response)).encode())
+        return f"dialogues:{len(self)}/sha256:{digest.hexdigest()[:12]}"
+
+
+def read_eval_set(
+    source: Any = None,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    limit: int | None = None,
+    turns: Turns = "each",
+    name: str | None = None,
+) -> EvalSet:
+    """
+    Reads the dialogues to evaluate on.
+
+    Args:
+        source (`str`, `os.PathLike` or `Dataset`, *optional*):
+            A file, folder, hub name or data set, in any format; by default the held-out part of the embedded sample.
+        split, config (`str`, *optional*):
+            Of a data set that has several.
+        limit (`int`, *optional*):
+            So many dialogues alone, evenly spaced.
+        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
+            Of conversations: each listener turn, or the last.
+        name (`str`, *optional*):
+            What it is called; by default the source's name.
+
+    Raises:
+        [`FormatError`]: The source cannot be read, or holds no dialogue with a reply.
+    """
+    check_turns(turns)
+    dataset, called = _opened(source, split, config)
+    samples, emotions = _samples(dataset, turns)
+    left_out = Counter(reason for _, reason in samples if reason is not None)
+    kept = [i for i, (dialogue, _) in enumerate(samples) if dialogue is not None]
+    if not kept:
+        raise FormatError(f"{name or called} holds no dialogue with a reply: {dict(left_out)}")
+    rows = tuple(spread(len(kept), limit))
+    chosen = [kept[i] for i in rows]
+    return EvalSet(
+        name or called,
+        tuple(dialogue for i in chosen if (dialogue := samples[i][0]) is not None),
+        tuple(emotions[i] for i in chosen) if any(emotions) else None,
+        dict(left_out.most_common()),
+        len(kept),
+        rows,
+    )
+
+
+def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
+    from ee_trl.sample import load_sample
+    from ee_trl.selector import _conversation_order, open_rows
+
+    if source is None:
+        return load_sample("test"), "the embedded sample's held-out dialogues"
+    if isinstance(source, (str, os.PathLike)):
+        dataset, called = open_rows(source, config=config, split=split), os.path.basename(os.fspath(source))
+    else:
+        dataset, called = source, "the data set"
+    if hasattr(dataset, "keys"):
+        raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
+    if recognise(list(features_of(dataset))).utterance_rows:
+        dataset = dataset.select(_conversation_order(dataset))
+    return dataset, called
+
+
+def _samples(dataset: Any, turns: Turns) -> tuple[list[tuple[Dialogue | None, str | None]], list[str]]:
+    """Each sample's dialogue, or the reason why there is none, and each one's emotion, `""` where unknown."""
+    features = features_of(dataset)
+    fmt = recognise(list(features))
+    emotion = "context" if fmt.utterance_rows and "emotion" not in features else "emotion"
+    wanted = [
+        name for name in dict.fromkeys((*fmt.columns, "row_index", "turn", SOURCE_ERROR, emotion)) if name in features
+    ]
+    parts = [rows_of(table, features, wanted) for table in tables_of(dataset)]
+    if fmt.utterance_rows:  # a conversation spans rows
+        parts = [[row for rows in parts for row in rows]]
+    samples: list[tuple[Dialogue | None, str | None]] = []
+    emotions: list[str] = []
+    for rows in parts:
+        found = samples_of(fmt, rows, turns)
+        samples += [(sample.dialogue, sample.reason) for sample in found]
+        named = [rows[sample.row].get(emotion) for sample in found]
+        emotions += [value if isinstance(value, str) else "" for value in named]
+    return samples, emotions

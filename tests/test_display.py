@@ -1,0 +1,138 @@
+"""Results in a notebook and in a terminal: the same numbers, and no text of the data as markup."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from ee_trl import EmpathyDataSelector, select_indices, sweep
+from ee_trl.display import BySplit, Displayed, Table
+from ee_trl.reports.agreement import agree
+
+
+HOSTILE = "<img src=x onerror=alert(1)> & <b>"
+
+
+def own(emotion: str = HOSTILE) -> Dataset:
+    scores = [(8, 2), (2, 8), (7, 7), (5, 5), (None, None)]
+    return Dataset.from_list(
+        [
+            {"context": ["Hello."], "response": "Hi.", "sensibility": s, "rationality": r, "emotion": emotion}
+            for s, r in scores
+        ]
+    )
+
+
+def results(word_scorer: Any) -> dict[str, Any]:
+    selector = EmpathyDataSelector(word_scorer, show_progress=False)
+    data = own()
+    selector.score(data.remove_columns(["sensibility", "rationality"]))
+    splits = DatasetDict(train=data, test=data.select([0]))
+    return {
+        "summary": selector.summary(data),
+        "summaries": selector.summary(splits),
+        "sweep": selector.sweep(data),
+        "sweeps": selector.sweep(splits, [5]),
+        "selection": selector.choose(data),
+        "coverage": selector.coverage,
+        "agreement": agree([[8, 2], [2, 8], [7, 7]], [[7, 3], [3, 7], [7, 4]], resamples=10),
+    }
+
+
+NAMES = ("summary", "summaries", "sweep", "sweeps", "selection", "coverage", "agreement")
+
+
+class Cells(HTMLParser):
+    """The texts of a page's cells and paragraphs, and its tags, all of which must be closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.open.append(tag)
+        self.tags.add(tag)
+        self.texts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts[-1] += data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_result_shows_itself_in_a_notebook_and_in_a_terminal(name: str, word_scorer: Any) -> None:
+    result = results(word_scorer)[name]
+    assert isinstance(result, Displayed)
+    found = Cells(result._repr_html_())
+    assert found.tags <= {"p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    text = str(result)
+    assert "object at 0x" not in text
+    assert text.strip()
+
+    class Printer:
+        said = ""
+
+        def text(self, text: str) -> None:
+            self.said += text
+
+    printer = Printer()
+    result._repr_pretty_(printer, False)
+    assert printer.said == text
+
+
+def test_text_of_the_data_is_shown_as_text(word_scorer: Any) -> None:
+    html = results(word_scorer)["summary"]._repr_html_()
+    assert "<img" not in html
+    assert HOSTILE in Cells(html).texts
+
+
+def test_summary_has_the_same_numbers_in_both(word_scorer: Any) -> None:
+    summary = results(word_scorer)["summary"]
+    texts = Cells(summary._repr_html_()).texts
+    assert texts[0] == str(summary).splitlines()[0] == "5 samples, 4 scored (80.0%) by given"
+    at = texts.index("balanced", texts.index("samples"))
+    assert texts[at + 1 : at + 3] == ["1", "25.0%"]
+
+
+def test_selection_prints_what_was_kept_and_dropped() -> None:
+    chosen = select_indices([8, 2, 7, 5, None], [2, 8, 7, 5, None], keep="sensibility")
+    lines = str(chosen).splitlines()
+    assert lines[0] == "kept 1 of 5 (20.0%)"
+    assert [line.split() for line in lines[1:]] == [
+        ["dropped", name, "1", "20.0%"] for name in ("unscored", "quadrant_rationality", "quadrant_balanced", "tie")
+    ]
+    assert "20.0%" in chosen._repr_html_()
+    assert str(select_indices([], [])) == "kept 0 of 0 (none)"
+
+
+def test_sweep_is_a_list_that_prints_as_a_table() -> None:
+    found = sweep([8, 2], [2, 8], [4, 5])
+    assert [row["threshold"] for row in found] == [4.0, 5.0]
+    assert found == list(found)
+    assert str(found).splitlines()[0] == "2 scored samples; share (count)"
+    assert str(found).splitlines()[2].split()[:3] == ["4", "50.0%", "("]
+    assert "50.0% (1)" in Cells(found._repr_html_()).texts
+    assert str(sweep([], [], [])).startswith("0 scored samples")
+
+
+def test_splits_stand_under_their_names() -> None:
+    both = BySplit(train=sweep([8], [2], [5]), test=sweep([], [], [5]))
+    assert str(both).startswith("train:\n1 scored samples")
+    assert [text for text in Cells(both._repr_html_()).texts if text.endswith(":")] == ["train:", "test:"]
+
+
+def test_a_table_without_rows() -> None:
+    class Empty(Displayed):
+        def parts(self) -> list[Table]:
+            return [Table(("a", "b"), [])]
+
+    assert Cells(Empty()._repr_html_()).texts[-2:] == ["b", ""]

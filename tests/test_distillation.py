@@ -1,0 +1,391 @@
+"""Distillation: what is learnt, held out, calibrated and reported; what to label first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from tiny_encoder import sample_dialogues, tiny_encoder
+
+from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, choose_to_label, distill, load_sample
+from ee_trl.cli.main import main
+from ee_trl.distillation import STRATEGIES
+from ee_trl.distillation.fit import FitOptions, fit
+from ee_trl.distillation.judged import (
+    calibration_of,
+    conversation_numbers,
+    folds_of,
+    held_out_of,
+    open_judged,
+    targets,
+)
+from ee_trl.distillation.labels import informative
+from ee_trl.distillation.run import cross_calibrated, moved
+from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
+from ee_trl.scoring.calibration import calibrate, knots_of
+from ee_trl.scoring.features import extract
+
+
+class LengthJudge:
+    """Scores by the length of the reply: what an encoder that knows no language can learn in seconds."""
+
+    fingerprint = "length-1"
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        words = np.array([len(d.response.split()) for d in dialogues])
+        return np.stack([np.minimum(words // 3, 10), np.minimum(60 // np.maximum(words, 1), 10)], axis=1).astype(float)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample, judged by length."""
+    path = tmp_path_factory.mktemp("judged") / "judged.parquet"
+    EmpathyDataSelector(LengthJudge(), store=False, show_progress=False).score(
+        load_sample().select(range(200))
+    ).to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def distilled(encoder: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("distilled") / "scorer"
+    options = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 16, "held_out": 0.2, "price_per_hour": 36.0}
+    return distill(judged, encoder, folder, curve=[60], **options)
+
+
+# ---- the whole of it -----------------------------------------------------------------------------------------------
+
+
+def test_it_learns_the_judge(distilled: Any) -> None:
+    report = distilled.report
+    assert report["samples"] == 299
+    assert 60 <= report["split"]["samples"] <= 65
+    assert report["agreement"]["compared"] == report["split"]["samples"]
+    assert all(row["spearman"] > 0.8 for row in report["agreement"]["axes"].values())
+    assert all(value > 0.4 for value in report["encoder_alone"]["spearman"].values()), "the words do not do it all"
+    assert [point["labels"] for point in report["curve"]] == [60]
+    assert report["agreement"]["three_way"]["kappa"] > 0.1
+
+
+def test_what_was_saved_scores_as_reported(distilled: Any) -> None:
+    """On samples that the final fit has seen it agrees at least as well as the first did on those it had not."""
+    dialogues = sample_dialogues(299)
+    scores, judge = EncoderScorer(distilled.folder, dtype="float32").score(dialogues), LengthJudge().score(dialogues)
+    for axis in range(2):
+        reported = list(distilled.report["agreement"]["axes"].values())[axis]["spearman"]
+        assert spearmanr(scores[:, axis], judge[:, axis]).statistic > reported - 0.05
+    kept = [np.mean((s[:, 0] > 5) & (s[:, 1] < 5)) for s in (scores, judge)]
+    assert kept[0] == pytest.approx(kept[1], abs=0.12), "calibrated: a threshold keeps about what the judge's would"
+
+
+def test_the_folder_is_a_scorer_with_report_and_card(distilled: Any, tmp_path: Path) -> None:
+    names = {path.name for path in distilled.folder.iterdir()}
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "empathy_scorer.json", "words.npz"}
+    assert wanted | {"report.md", "report.json", "report.png", "README.md"} <= names
+    selector = EmpathyDataSelector(str(distilled.folder), store=False, show_progress=False)
+    assert selector.score(load_sample().select(range(5)))["score_status"][0] == "scored"
+    report = json.loads((distilled.folder / "report.json").read_text())
+    assert report == json.loads(json.dumps(distilled.report))
+    cost = report["cost"]
+    assert cost["cost"] == pytest.approx(cost["seconds"] / 100, abs=1e-3)
+    assert cost["judge_labels"] == 299
+    card = (distilled.folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    page = (distilled.folder / "report.md").read_text()
+    for heading in ("## Agreement with the judge", "## What a threshold keeps", "## Agreement by number", "## Time"):
+        assert heading in page
+        assert heading in card
+    assert "length-1" in card
+    assert str(tmp_path.parent.parent) not in card + page + (distilled.folder / "config.json").read_text()
+
+
+def test_the_card_has_front_matter_that_the_hub_reads(distilled: Any) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(distilled.folder / "README.md")
+    assert card.data.pipeline_tag == "text-classification"
+    assert "ee-trl" in card.data.tags
+
+
+def test_words_are_a_share_of_the_prediction(distilled: Any, tmp_path: Path) -> None:
+    from ee_trl.scoring.linear import RawModel, load_weights
+
+    scorer, dialogues = EncoderScorer(distilled.folder, dtype="float32"), sample_dialogues(40)
+    by_words = RawModel(load_weights(distilled.folder, "words.npz")).predict(extract(dialogues))
+    alone = Path(shutil.copytree(distilled.folder, tmp_path / "alone"))
+    settings = json.loads((alone / "empathy_scorer.json").read_text())
+    (alone / "empathy_scorer.json").write_text(json.dumps({**settings, "words": 0.0}))
+    encoder = EncoderScorer(alone, dtype="float32")
+    np.testing.assert_allclose(scorer.raw(dialogues), 0.6 * encoder.raw(dialogues) + 0.4 * by_words, atol=1e-9)
+    assert scorer.fingerprint != encoder.fingerprint
+    (alone / "empathy_scorer.json").write_text(json.dumps(settings))
+    (alone / "words.npz").unlink()
+    with pytest.raises(ScorerError, match=r"words\.npz"):
+        EncoderScorer(alone)
+
+
+@pytest.mark.parametrize("method", ["lora", "frozen"])
+def test_other_methods_train_what_they_say(encoder: Path, method: str) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    dialogues = sample_dialogues(150)
+    scores = LengthJudge().score(dialogues)
+    made = fit(dialogues, scores, encoder, FitOptions(method, epochs=2, learning_rate=1e-2, batch_size=16))
+    before = AutoModelForSequenceClassification.from_pretrained(encoder).state_dict()
+    after = made.model.state_dict()
+    assert set(before) == set(after), "low-rank updates are merged"
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    layers = {name for name in changed if ".layer." in name}
+    assert "classifier.weight" in changed
+    assert not any("embeddings" in name for name in changed)
+    assert (layers != set()) == (method == "lora")
+
+
+def test_a_fit_is_repeated_to_the_last_bit(encoder: Path) -> None:
+    dialogues = sample_dialogues(80)
+    scores = LengthJudge().score(dialogues)
+    one, other = (fit(dialogues, scores, encoder, FitOptions(epochs=1, seed=3)).raw(dialogues) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    another = fit(dialogues, scores, encoder, FitOptions(epochs=1, seed=4)).raw(dialogues)
+    assert (another != one).any()
+
+
+@pytest.mark.slow
+def test_cross_validation_measures_every_sample(encoder: Path, judged: Path, tmp_path: Path) -> None:
+    made = distill(judged, encoder, tmp_path, folds=3, epochs=1, curve=[100])
+    assert made.report["agreement"]["compared"] == 299
+    assert len(made.report["by_fold"]) == 3
+    assert "cross-validated in 3 folds" in str(made)
+    assert len(made.report["cost"]["fit_seconds"]) == 5
+
+
+# ---- splits and calibration ----------------------------------------------------------------------------------------
+
+
+def test_no_conversation_is_on_both_sides(judged: Path) -> None:
+    found = open_judged(judged)
+    assert len(set(found.conversations)) < len(found)
+    where = held_out_of(found.conversations, 0.1, 0)
+    assert 0.1 <= where.mean() <= 0.12
+    assert not set(found.conversations[where]) & set(found.conversations[~where])
+    fold = folds_of(found.conversations, 5, 0)
+    assert all(len(set(fold[found.conversations == c])) == 1 for c in found.conversations[:50])
+    again = [Dialogue(("Hello  there",), "a", ("user",)), Dialogue(("hello there", "b", "c"), "d", ("user",) * 3)]
+    assert conversation_numbers(again).tolist() == [0, 0]
+
+
+def test_predictions_are_calibrated_on_others() -> None:
+    draw = np.random.default_rng(0)
+    judge = draw.integers(0, 11, (400, 2)).astype(float)
+    raw = judge / 10 + draw.normal(0, 0.2, judge.shape)
+    part = np.arange(400) % 2
+    found = cross_calibrated(raw, judge, part)
+    changed = judge.copy()
+    changed[part == 0] = 10 - changed[part == 0]
+    np.testing.assert_array_equal(cross_calibrated(raw, changed, part)[part == 0], found[part == 0])
+    assert (cross_calibrated(raw, changed, part)[part == 1] != found[part == 1]).any()
+
+
+def test_knots_move_with_the_predictions() -> None:
+    draw = np.random.default_rng(0)
+    judge = draw.integers(0, 11, (500, 2)).astype(float)
+    first = judge / 10 + draw.normal(0, 0.2, judge.shape)
+    last = first * [2.0, 0.5] + [1.0, -3.0]  # another fit: elsewhere, wider
+    knots = knots_of(first, judge)
+    np.testing.assert_allclose(calibrate(last, moved(knots, first, last)), calibrate(first, knots), atol=2e-4)
+
+
+def test_targets_keep_order_and_distance() -> None:
+    scores = np.array([[0, 8], [8, 8], [8, 8], [9, 2]], float)
+    found = targets(scores)
+    assert found[1, 0] == found[2, 0]
+    assert (np.diff(found[[0, 1, 3], 0]) > 0).all()
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-12)
+
+
+def test_calibration_samples_are_distinct(judged: Path, tmp_path: Path) -> None:
+    from datasets import Dataset, concatenate_datasets
+
+    twice = Dataset.from_parquet(str(judged)).select(range(100))
+    concatenate_datasets([twice, twice]).to_parquet(tmp_path / "twice.parquet")
+    dialogues, scores = calibration_of(tmp_path / "twice.parquet")
+    assert len(dialogues) == len(scores) == len(set(dialogues)) <= 100
+    np.testing.assert_array_equal(scores, LengthJudge().score(dialogues))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "adapter"}, TrainingError, "unknown method 'adapter'; valid: full, lora, frozen"),
+        ({"epochs": 0}, TrainingError, "epochs 0 is not above 0"),
+        ({"words": 1.0}, TrainingError, "words 1.0 is not a share of at least 0 and below 1"),
+        ({"held_out": 1.5}, TrainingError, "held_out 1.5 is not a share"),
+        ({"folds": 1}, TrainingError, "folds 1 is not a whole number of at least 2"),
+        ({"curve": [1]}, TrainingError, "of at least 2"),
+        ({"max_length": 4}, EmpathyError, "max_length 4"),
+        ({"max_length": 512}, TrainingError, "max_length 512 is more than this encoder's 128"),
+        ({"threshold": 11}, SelectionError, "threshold 11 is not valid"),
+        ({"encoder": "no/such-encoder"}, TrainingError, "the encoder 'no/such-encoder' cannot be loaded"),
+    ],
+)
+def test_options_are_checked(
+    options: dict[str, Any], error: type[Exception], message: str, encoder: Path, judged: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        distill(judged, options.pop("encoder", encoder), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_teach_nothing_are_refused(encoder: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [{"context": [f"hello {i}"], "response": "hi", "sensibility": 5, "rationality": i % 10} for i in range(80)]
+    with pytest.raises(ScoresError, match=r"every sample the sensibility 5; there is nothing to learn"):
+        distill(Dataset.from_list(rows), encoder, tmp_path / "a")
+    with pytest.raises(ScoresError, match="only 20 of 20 rows have a dialogue and a judge's scores; at least 50"):
+        distill(Dataset.from_list(rows[:20]), encoder, tmp_path / "b")
+    with pytest.raises(ScoresError, match="score it first"):
+        distill(load_sample(), encoder, tmp_path / "c")
+    with pytest.raises(SelectionError, match="outside"):
+        distill(
+            Dataset.from_list([{**row, "sensibility": 50 + row["rationality"]} for row in rows]), encoder, tmp_path
+        )
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_distils_and_scores(
+    encoder: Path, judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "scorer")
+    command = ["distill", str(judged), "--encoder", str(encoder), "-o", folder, "--epochs", "1", "-q"]
+    assert main([*command, "--json", "--method", "frozen"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["output"] == folder
+    assert told["options"]["method"] == "frozen"
+    assert main(command) == 3
+    assert "is there already" in capsys.readouterr().err
+    scored = str(tmp_path / "scored.parquet")
+    assert main(["score", str(judged), "-o", scored, "--scorer", folder, "-q"]) == 3, "it has another scorer's scores"
+    load_sample().to_parquet(tmp_path / "dialogues.parquet")
+    assert main(["score", str(tmp_path / "dialogues.parquet"), "-o", scored, "--scorer", folder, "-q"]) == 0
+
+
+# ---- what to label -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_choice_is_of_the_size_asked_and_the_same_each_time(strategy: str) -> None:
+    dialogues = sample_dialogues(200)
+    one, other = (choose_to_label(dialogues, 40, strategy=strategy) for _ in range(2))
+    assert len(set(one.tolist())) == 40
+    np.testing.assert_array_equal(one, other)
+    assert sorted(choose_to_label(dialogues, 200, strategy=strategy).tolist()) == list(range(200))
+
+
+def test_uncertain_ones_are_near_the_threshold() -> None:
+    from ee_trl import load_scorer
+
+    dialogues = sample_dialogues(300)
+    near = np.abs(load_scorer("linear").score(dialogues) - 5).min(axis=1)
+    chosen = choose_to_label(dialogues, 60, strategy="uncertain")
+    assert near[chosen].max() <= np.delete(near, chosen).min()
+    mixed = choose_to_label(dialogues, 60, strategy="mixed")
+    assert set(mixed.tolist()) not in (set(chosen.tolist()), set(choose_to_label(dialogues, 60, strategy="diverse")))
+
+
+def unsure(x: np.ndarray, labelled: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean variance of a ridge regression's predictions, from the inverse of its matrix."""
+    x, labelled = (np.concatenate([part, np.ones((len(part), 1))], axis=1) for part in (x, labelled))
+    covariance = np.linalg.inv(10 * np.eye(x.shape[1]) + labelled.T @ labelled)
+    return float(weights @ ((x @ covariance) * x).sum(axis=1) / weights.sum())
+
+
+@pytest.mark.parametrize("known", [0, 3])
+def test_each_choice_is_the_one_that_leaves_least_unsure(known: int) -> None:
+    draw = np.random.default_rng(1)
+    x = draw.normal(size=(40, 5)) * [3.0, 1.0, 1.0, 0.3, 0.3]
+    x /= np.sqrt((x**2).mean())
+    weights = draw.random(40)
+    labelled, pool = x[:known], np.arange(known, 40)
+    found = informative(x[known:], 6, weights[known:], labelled if known else None) + known
+    if known:  # all vectors are scaled together
+        assert len(found) == 6
+    for i, chosen in enumerate(found):
+        had = np.concatenate([labelled, x[found[:i]]])
+        left = [j for j in pool if j not in found[:i]]
+        best = min(left, key=lambda j: unsure(x[pool], np.concatenate([had, x[[j]]]), weights[pool]))
+        assert chosen == best
+
+
+def test_chosen_ones_teach_more_than_random_ones() -> None:
+    draw = np.random.default_rng(0)
+    crowd = draw.normal(size=(900, 20)) * 0.3
+    rare = draw.normal(size=(100, 20)) * 3
+    x = draw.permutation(np.concatenate([crowd, rare]))
+    y = x @ draw.normal(size=20) + draw.normal(size=1_000)
+
+    def error(chosen: np.ndarray) -> float:
+        fitted = np.linalg.solve(x[chosen].T @ x[chosen] + 0.1 * np.eye(20), x[chosen].T @ y[chosen])
+        return float(np.mean((x @ fitted - y) ** 2))
+
+    at_random = np.mean([error(np.random.default_rng(s).permutation(1_000)[:40]) for s in range(20)])
+    assert error(informative(x, 40, np.ones(1_000))) < 0.8 * at_random
+
+
+def test_an_encoder_tells_what_is_alike(encoder: Path) -> None:
+    dialogues = sample_dialogues(60)
+    assert len(set(choose_to_label(dialogues, 20, strategy="diverse", encoder=encoder).tolist())) == 20
+
+
+def test_the_command_writes_what_the_judge_is_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import Dataset
+
+    data, out = tmp_path / "dialogues.parquet", tmp_path / "first.parquet"
+    load_sample().to_parquet(data)
+    assert main(["label", str(data), "--budget", "50", "-o", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["samples"], told["chosen"]) == (533, 50)
+    chosen = Dataset.from_parquet(str(out))
+    assert chosen["label_order"] == list(range(50))
+    assert set(load_sample().column_names) <= set(chosen.column_names)
+
+    judged = tmp_path / "judged.parquet"
+    assert main(["score", str(out), "-o", str(judged), "-q"]) == 0
+    first = Dataset.from_parquet(str(judged))
+    assert len(first) == 50, "each row stands for one reply of its conversation"
+
+    again = tmp_path / "second.parquet"
+    assert main(["label", str(data), "--budget", "483", "--labelled", str(judged), "-o", str(again)]) == 0
+    rows = [*chosen.to_list(), *Dataset.from_parquet(str(again)).to_list()]
+    assert len({(row["row_index"], row["turn"]) for row in rows}) == 533, "nothing is chosen twice"
+    assert main(["label", str(data), "--budget", "484", "--labelled", str(judged), "-o", str(again)]) == 3
+
+
+def test_more_than_there_is_cannot_be_chosen() -> None:
+    with pytest.raises(SelectionError, match="n 31 is not a whole number from 1 to 30"):
+        choose_to_label(sample_dialogues(30), 31)
+    with pytest.raises(SelectionError, match="unknown strategy 'hard'; valid: mixed"):
+        choose_to_label(sample_dialogues(30), 3, strategy="hard")
+
+
+def test_one_utterance_a_row_is_refused() -> None:
+    from datasets import Dataset
+
+    from ee_trl.distillation.pool import open_pool
+
+    row = {"conv_id": "a", "utterance_idx": 1, "speaker_idx": 1, "utterance": "hello"}
+    with pytest.raises(FormatError, match="one utterance a row"):
+        open_pool(Dataset.from_list([row]))

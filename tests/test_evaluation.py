@@ -1,0 +1,480 @@
+"""`ee-trl evaluate`: replies generated, stored and resumed; all metrics, paired differences; the three reports."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WordScorer
+from datasets import Dataset
+
+from ee_trl import build_tiny_causal_lm, load_metric, load_sample
+from ee_trl.cli.main import main
+from ee_trl.errors import EmpathyError, FormatError
+from ee_trl.evaluation import evaluate_models, read_eval_set
+from ee_trl.evaluation.candidates import candidates_of, load_candidate, read_replies
+from ee_trl.evaluation.generation import Decoding, generate_replies
+from ee_trl.evaluation.paired import compare, holm, pairs_of
+from ee_trl.evaluation.stored_replies import StoredReplies
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</p><img src=x onerror=alert(2)>",
+    "`code` | table | **bold** ![x](javascript:alert(3))",
+    "{{ 7 * 7 }} {% raw %}",
+    "\u202eright to left\u202c & &amp; \"quotes\" 'single'",
+    "$x^2$ \\end{math}",
+]
+SHORT = Decoding(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base model, and a LoRA adapter that changes what it says."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = build_tiny_causal_lm(folder / "base", **size)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "up_proj", "down_proj"])
+    )
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=1.0)
+    model.save_pretrained(folder / "adapter")
+    return {"base": base, "adapter": folder / "adapter"}
+
+
+@pytest.fixture(scope="module")
+def compared(models, tmp_path_factory):
+    """Both models, and a file of the references with hostile text, on twelve dialogues."""
+    folder = tmp_path_factory.mktemp("compared")
+    eval_set = read_eval_set(limit=12)
+    texts = [*HOSTILE, *eval_set.references[len(HOSTILE) :]]
+    Dataset.from_dict({"prediction": texts, "reference": eval_set.references}).to_parquet(folder / "people.parquet")
+    found = evaluate_models(
+        {name: str(path) for name, path in models.items()},
+        eval_set,
+        predictions={"<b>people</b>": folder / "people.parquet"},
+        output=folder / "out",
+        decoding=SHORT,
+        batch_size=5,
+        resamples=100,
+        store=False,
+        show=False,
+    )
+    return found, folder / "out", eval_set
+
+
+# ---------------------------------------------------------------------------------------------- what it measures
+
+
+def test_numbers_are_those_of_the_metrics(compared, models) -> None:
+    found, _, eval_set = compared
+    for name in found.models:
+        replies, numbers = found.replies[name], found.numbers(name)
+        pairs = {"predictions": replies, "references": eval_set.references}
+        for metric, options in (
+            ("dialogue_bleu", {**pairs, "tokenizer": "nltk"}),
+            ("dialogue_rouge", pairs),
+            ("word_f1", {**pairs, "tokenizer": "nltk"}),
+            ("distinct", {"predictions": replies}),
+            ("empathy_axes", {**pairs, "contexts": eval_set.prompts}),
+        ):
+            whole = load_metric(metric).compute(**options, resamples=100)
+            for key, value in whole.items():
+                if key in numbers and isinstance(value, float):
+                    assert numbers[key] == pytest.approx(value, nan_ok=True), (name, key)
+                if key.removesuffix("_interval") in found.models[name]["intervals"] and isinstance(value, list):
+                    widths = np.ptp(value), np.ptp(found.models[name]["intervals"][key.removesuffix("_interval")])
+                    assert widths[0] == pytest.approx(widths[1], rel=0.5, abs=1e-6, nan_ok=True)
+    perplexity = load_metric("completion_perplexity").compute(
+        prompts=eval_set.prompts, completions=[d.completion for d in eval_set.dialogues], model=str(models["base"])
+    )
+    assert found.numbers("base")["perplexity"] == pytest.approx(perplexity["perplexity"], rel=1e-4)
+    assert "perplexity" not in found.numbers("<b>people</b>")
+
+
+def test_models_are_told_apart_by_kind_and_content(compared, models) -> None:
+    found, _, _ = compared
+    assert found.models["base"]["description"] == "model"
+    assert found.models["adapter"]["description"] == f"LoRA adapter on {models['base']}"
+    assert found.replies["base"] != found.replies["adapter"]
+    assert len({entry["fingerprint"] for entry in found.models.values()}) == 3
+
+
+def test_a_mixture_of_experts_is_a_model_like_others(tmp_path, models) -> None:
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(models["base"])
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MixtralConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=2, num_local_experts=2, eos_token_id=1, **size
+    )
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    tokenizer.save_pretrained(tmp_path / "moe")
+    assert load_candidate(tmp_path / "moe").description == "mixture of 2 experts"
+    found = evaluate_models({"moe": tmp_path / "moe"}, limit=2, decoding=SHORT, resamples=0, store=False, show=False)
+    assert len(found.replies["moe"]) == 2
+
+
+def test_every_tool_adds_its_metric(tmp_path) -> None:
+    eval_set = read_eval_set(limit=6)
+    Dataset.from_dict({"reply": eval_set.references, "predicted_emotion": eval_set.emotions}).to_json(
+        tmp_path / "same.jsonl"
+    )
+
+    class Words:
+        def predict(self, seekers, responses):
+            return np.array([["sorry" in text, 0, 2 * ("?" in text)] for text in responses], int)
+
+    class Sure:
+        fingerprint = "sure"
+
+        def choose(self, questions, options):
+            return np.tile([0.0, 0.5, 0.5], (len(questions), 1))
+
+    found = evaluate_models(
+        predictions=[str(tmp_path / "same.jsonl")], dataset=eval_set, epitome=Words(), judge=Sure(), store=False
+    )
+    numbers = found.numbers("same")
+    assert (numbers["accuracy"], numbers["diff_er"], numbers["empathy"]) == (100.0, 0.0, 2.5)
+    assert numbers["sensibility_difference"] == 0
+    some = evaluate_models(predictions=[str(tmp_path / "same.jsonl")], dataset=eval_set, metrics=["distinct"])
+    assert set(some.numbers("same")) == {"dist1", "dist2", "words"}
+
+
+@pytest.mark.data
+def test_golden_numbers_of_mime_and_of_the_references(real_data, tmp_path) -> None:
+    found = evaluate_models(
+        predictions={"mime": real_data / "mime_greedy.parquet"}, dataset=str(real_data / "ed_test.parquet"),
+        metrics=["dialogue_bleu", "distinct"], tokenizer="whitespace", resamples=0,
+    )  # fmt: skip
+    assert found.dataset["n"] == 5255
+    assert round(found.numbers("mime")["bleu4"], 2) == 2.76  # as its authors report
+    references = found.references["numbers"]
+    assert (round(references["dist1"], 2), round(references["dist2"], 2)) == (5.96, 36.82)
+    assert set(found.emotions) == set(read_eval_set(str(real_data / "ed_test.parquet")).emotions)
+    assert len(found.emotions) == 32
+
+
+# ---------------------------------------------------------------------------------------------- paired differences
+
+
+def test_paired_bootstrap_sees_a_constant_difference_that_intervals_do_not() -> None:
+    from ee_trl.evaluation.distinct.bootstrap import intervals, means
+
+    draw = np.random.default_rng(0)
+    values = draw.normal(0, 10, 200)
+    a, b = means({"x": values}), means({"x": values + 0.5 + draw.normal(0, 0.5, 200)})
+    found = compare(a, b, 500)["x"]
+    assert found["p"] < 0.01
+    assert found["interval"][0] > 0.3
+    ends = [intervals(one, 500)["x"] for one in (a, b)]
+    assert ends[0][1] > ends[1][0]  # taken one by one they overlap
+    same = compare(a, a, 200)["x"]
+    assert (same["difference"], same["p"], same["interval"]) == (0.0, 1.0, [0.0, 0.0])
+    with pytest.raises(ValueError, match="paired samples are needed: A has 200, B 3"):
+        compare(a, means({"x": values[:3]}))
+
+
+def test_p_is_rarely_small_where_nothing_differs() -> None:
+    from ee_trl.evaluation.distinct.bootstrap import means
+
+    draw = np.random.default_rng(1)
+    ps = [
+        compare(means({"x": draw.normal(size=60)}), means({"x": draw.normal(size=60)}), 200, seed=i)["x"]["p"]
+        for i in range(200)
+    ]
+    assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
+
+
+def test_holm_and_pairs() -> None:
+    assert holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": None}) == {"a": 0.06, "b": 0.03, "c": 0.06, "d": None}
+    assert pairs_of(["a", "b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairs_of(["a", "b", "c"], "b") == [("b", "a"), ("b", "c")]
+
+
+# ---------------------------------------------------------------------------------------------- generation
+
+
+def test_batches_change_no_reply(models) -> None:
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=7).prompts
+    one_by_one = generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=SHORT)
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=4, decoding=SHORT) == one_by_one
+    assert len(set(one_by_one)) > 1
+    hot = Decoding(8, temperature=1.5, seed=4)
+    first = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot)
+    assert first == generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot)
+    assert first != one_by_one
+
+
+def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
+    from ee_trl.evaluation.generation import encode_prompt
+
+    loaded = load_candidate(models["base"])
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"word {i} " * 60} for i in range(9)]
+    system = {"role": "system", "content": "be kind"}
+    ids = encode_prompt(loaded.model, loaded.tokenizer, [system, *turns], 64)
+    text = loaded.tokenizer.decode(ids)
+    assert len(ids) <= loaded.model.config.max_position_embeddings - 64
+    assert "be kind" in text
+    assert "word 8" in text
+    assert "word 0" not in text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_path, monkeypatch) -> None:
+    from ee_trl.evaluation import generation
+
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=10).prompts
+    prompts = [*prompts, prompts[0]]  # the same one twice
+    decoding = Decoding(8, temperature)
+    options = {"batch_size": 3, "decoding": decoding}
+    whole = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
+    real, calls = generation.generate_batch, []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_batch", counted)
+    stored = StoredReplies(tmp_path, "adapter", {"model": "x"})
+    with pytest.raises(KeyboardInterrupt):
+        generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=stored)
+    with stored.path.open("a", encoding="utf-8") as file:
+        file.write('{"key": "half a li')  # as a kill leaves it
+    again = StoredReplies(tmp_path, "adapter", {"model": "x"})
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again) == whole
+    assert len(calls) == 3 + 2  # two batches were there
+    third = StoredReplies(tmp_path, "adapter", {"model": "x"})
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=third) == whole
+    assert len(calls) == 5
+    other = StoredReplies(tmp_path, "adapter", {"model": "y"})  # nothing stale is taken for this model's
+    assert other.path != stored.path
+    assert other.find(["a"]) == [None]
+
+
+# ---------------------------------------------------------------------------------------------- the report
+
+
+def test_json_is_whole_and_valid(compared) -> None:
+    found, folder, eval_set = compared
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert data["dataset"]["fingerprint"] == eval_set.fingerprint
+    assert set(data["models"]) == set(found.models)
+    assert len(data["paired"]) == 3
+    assert data["settings"]["decoding"] == {"max_new_tokens": 8, "temperature": 0.0}
+    lines = [json.loads(line) for line in (folder / "replies.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["adapter"] for line in lines] == found.replies["adapter"]
+
+
+def test_hostile_text_stays_text_in_the_page(compared) -> None:
+    _, folder, _ = compared
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"<script|<img src=x|<b>people", page)
+    tags = set(re.findall(r"<([a-z0-9]+)", page))
+    assert tags <= {
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "strong", "code", "table", "tr", "th", "td",
+        "img", "details", "summary", "div", "span", "br",
+    }  # fmt: skip
+    assert "default-src 'none'" in page
+    shown = [text for text in HOSTILE[:4] if html.escape(text, quote=True).replace("&#x27;", "&#39;") in page]
+    assert shown  # it is there, as text
+    assert "http" not in re.sub(r"Content-Security-Policy|http-equiv", "", page)  # nothing is loaded from elsewhere
+    assert page.count("data:image/png;base64,") == 4
+
+
+def test_hostile_text_stays_text_in_markdown(compared) -> None:
+    _, folder, _ = compared
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img" not in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert tables
+    assert "&lt;b>people&lt;/b>" in text
+
+
+def test_examples_are_those_that_lie_furthest_apart(compared) -> None:
+    found, _, eval_set = compared
+    apart = [example["apart"] for example in found.examples]
+    assert apart == sorted(apart, reverse=True)
+    first = found.examples[0]
+    assert first["reference"] == eval_set.references[first["index"]]
+    scores = [reply["sensibility"] for reply in first["replies"].values()]
+    assert max(np.nan_to_num(scores)) > min(np.nan_to_num(scores))
+
+
+def test_emotion_table_adds_up(compared) -> None:
+    found, _, eval_set = compared
+    assert sum(row["n"] for row in found.emotions.values()) == len(eval_set)
+    total = sum(row["n"] * row["models"]["adapter"]["rougeL"] for row in found.emotions.values())
+    assert total / len(eval_set) == pytest.approx(found.numbers("adapter")["rougeL"])
+
+
+def test_without_picture_library_the_page_is_left_out(compared, monkeypatch, caplog, tmp_path) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    path = compared[0].write(tmp_path)
+    assert path.name == "report.md"
+    assert "ee-trl[report]" in caplog.text
+    assert not (tmp_path / "report.html").exists()
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command(models, tmp_path, capsys) -> None:
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    options = ["--max-new-tokens", "6", "--limit", "5", "--resamples", "50", "-q", "--no-store"]
+    command = [
+        "evaluate",
+        str(tmp_path / "test.parquet"),
+        "--model",
+        f"base={models['base']}",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    assert main([*command, "--model", str(models["adapter"]), *options]) == 0
+    out = capsys.readouterr().out
+    assert "| number | base | adapter | references |" in out
+    assert "adapter minus base" in out
+    for name in ("report.json", "report.md", "report.html", "replies.jsonl"):
+        assert (tmp_path / "o" / name).stat().st_size
+    assert len(list((tmp_path / "o" / "replies").iterdir())) == 2
+    assert main([*command, *options]) == 3
+    assert "report.json' is there already" in capsys.readouterr().err
+    assert main([*command, *options, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"]["base"]["numbers"]["words"] >= 0
+
+
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models, tmp_path, monkeypatch) -> None:
+    from ee_trl.evaluation import comparison
+
+    monkeypatch.setattr(comparison, "generate_replies", lambda *args, **kwargs: pytest.fail("generated"))
+    base = str(models["base"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "few.txt").write_text("one\ntwo\n", encoding="utf-8")
+    Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "other.parquet")
+    wrong = Dataset.from_dict({"prediction": ["a"] * 3, "reference": ["not it"] * 3})
+    wrong.to_parquet(tmp_path / "wrong.parquet")
+    for options, message in (
+        ({}, "nothing to evaluate"),
+        ({"models": [base, base]}, "two candidates are called 'base'"),
+        ({"models": [str(tmp_path / "none")]}, "no such folder"),
+        ({"models": [str(tmp_path / "empty")]}, "neither a model"),
+        ({"models": [base], "baseline": "bse"}, "unknown baseline 'bse'; valid: base"),
+        ({"models": [base], "metrics": ["blue"]}, "unknown metric 'blue'"),
+        ({"models": [base], "tokenizer": "spacy"}, "unknown tokenizer 'spacy'"),
+        ({"models": [base], "epitome": str(tmp_path)}, "holds no EPITOME classifier"),
+        ({"models": [base], "judge": 5}, "is not a judge"),
+        ({"models": [base], "limit": 0}, "limit 0"),
+        ({"models": [base], "predictions": [str(tmp_path / "few.txt")]}, "holds 2 replies, the evaluation set 3"),
+        (
+            {"models": [base], "predictions": [str(tmp_path / "other.parquet")]},
+            "no column 'prediction' or 'reply' or 'other'",
+        ),
+        ({"models": [base], "predictions": [str(tmp_path / "wrong.parquet")]}, "other references"),
+        ({"predictions": [str(tmp_path / "none.txt")]}, "no such file"),
+    ):
+        with pytest.raises(EmpathyError, match=re.escape(message)):
+            evaluate_models(**{"limit": 3, "store": False, **options})
+
+
+def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_path) -> None:
+    everything, some = read_eval_set(), read_eval_set(limit=4)
+    (tmp_path / "all.txt").write_text("\n".join(f"reply {i}" for i in range(len(everything))), encoding="utf-8")
+    replies = read_replies(tmp_path / "all.txt", some)
+    assert replies.texts == [f"reply {i}" for i in some.rows]
+    assert [everything.references[i] for i in some.rows] == some.references
+
+
+def test_eval_sets_come_from_any_format(tmp_path) -> None:
+    rows = [{"context": ["hi", "hello", "i won"], "response": "great !", "emotion": "proud"},
+            {"context": ["it broke"], "response": "", "emotion": "sad"}]  # fmt: skip
+    Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
+    found = read_eval_set(str(tmp_path / "set.parquet"))
+    assert (len(found), found.emotions, found.left_out) == (1, ("proud",), {"empty_response": 1})
+    assert found.prompts[0][-1] == {"role": "user", "content": "i won"}
+    raw = [
+        {"conv_id": "c", "utterance_idx": i + 1, "speaker_idx": i % 2, "utterance": text, "context": "joyful"}
+        for i, text in enumerate(["i won", "oh", "yes", "great"])
+    ]
+    spoken = read_eval_set(Dataset.from_list(raw))
+    assert (spoken.references, spoken.emotions) == (["oh", "great"], ("joyful", "joyful"))
+    with pytest.raises(FormatError, match="no dialogue with a reply"):
+        read_eval_set(Dataset.from_list(rows[1:]))
+
+
+def test_replies_of_a_report_are_read_again(compared) -> None:
+    found, folder, eval_set = compared
+    for name in ("base", "adapter"):
+        assert read_replies(folder / "replies.jsonl", eval_set, name).texts == found.replies[name]
+    with pytest.raises(FormatError, match="no column 'prediction' or 'reply' or 'other'; it has index, base, adapter"):
+        read_replies(folder / "replies.jsonl", eval_set, "other")
+
+
+def test_names_of_candidates() -> None:
+    assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
+
+
+def test_the_judge_compares_candidates_on_request(tmp_path) -> None:
+    eval_set = read_eval_set(limit=3)
+    (tmp_path / "long.txt").write_text("a long reply\n" * 3, encoding="utf-8")
+    (tmp_path / "short.txt").write_text("a\n\nb\n", encoding="utf-8")
+
+    class Longest:
+        fingerprint = "longest"
+
+        def choose(self, questions, options):
+            if len(questions[0].candidates) == 1:
+                return np.full((len(questions), 3), 1 / 3)
+            lengths = [[len(text) for _, text in question.candidates] for question in questions]
+            return np.array([[float(a > b), float(b > a), float(a == b)] for a, b in lengths])
+
+    files = {name: tmp_path / f"{name}.txt" for name in ("long", "short")}
+    options = {"predictions": files, "dataset": eval_set, "store": False, "metrics": ["judge", "empathy_axes"]}
+    found = evaluate_models(**options, judge=Longest(), judge_pairs=True, resamples=20, output=tmp_path / "out")
+    [pair] = found.paired
+    assert (pair["judge"]["empathy_lose"], pair["judge"]["empathy_position_bias"]) == (1.0, 0.0)
+    assert "short 1" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")  # the blank reply is unscored
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "position bias" in text
+        assert "long wins" in text
+    with pytest.raises(EmpathyError, match="judge_pairs needs a judge"):
+        evaluate_models(**options, judge_pairs=True)
+
+
+def test_any_scorer_gives_the_axes(tmp_path) -> None:
+    eval_set = read_eval_set(limit=3)
+    (tmp_path / "r.txt").write_text("one\none two ?\none two three\n", encoding="utf-8")
+    found = evaluate_models(predictions={"r": tmp_path / "r.txt"}, dataset=eval_set, scorer=WordScorer(), store=False)
+    assert found.numbers("r")["sensibility"] == pytest.approx((1 + 3 + 3) / 3)
+    assert found.settings["scorer"] == "words-1"

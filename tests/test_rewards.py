@@ -1,0 +1,78 @@
+"""The scorers as rewards: their numbers, and a real GRPOTrainer that trains on them."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import WordScorer
+from datasets import Dataset
+
+from ee_trl import Dialogue, build_tiny_causal_lm, load_sample, load_scorer
+from ee_trl.errors import EmpathyError, FormatError
+from ee_trl.rewards import EmpathyReward, rationality_reward, sensibility_reward
+from ee_trl.subset import all_dialogues
+
+
+PROMPT = [{"role": "user", "content": "My dog died."}]
+REPLY = [{"role": "assistant", "content": "I am so sorry. How old was he?"}]
+
+
+def test_a_reward_is_the_score_over_ten() -> None:
+    dialogue = Dialogue(("My dog died.",), "I am so sorry. How old was he?", ("user",))
+    [[s, r]] = load_scorer("linear").score([dialogue]).tolist()
+    assert sensibility_reward([PROMPT], [REPLY]) == [pytest.approx(s / 10)]
+    assert rationality_reward([PROMPT], [REPLY]) == [pytest.approx(r / 10)]
+    plain = sensibility_reward(["My dog died."], ["I am so sorry. How old was he?"], emotion=["sad"])
+    assert plain == sensibility_reward(
+        [PROMPT], [REPLY]
+    )  # texts are read like messages, other columns are passed over
+
+
+def test_axes_can_be_weighted() -> None:
+    reward = EmpathyReward(WordScorer(), {"sensibility": 1.0, "rationality": -0.5})
+    assert reward(["hello"], ["so sorry ?"]) == [pytest.approx((3 - 0.5 * 5) / 10)]
+    assert reward.__name__ == "empathy_reward"
+    assert EmpathyReward(WordScorer(), "rationality").__name__ == "rationality_reward"
+    with pytest.raises(EmpathyError, match="unknown axis 'kindness'; valid: sensibility, rationality"):
+        EmpathyReward(WordScorer(), "kindness")
+
+
+def test_empty_and_unscored_completions() -> None:
+    class Picky:
+        fingerprint = "picky"
+
+        def score(self, dialogues):
+            assert all(d.response.strip() for d in dialogues)
+            return np.array([[np.nan, np.nan] if "?" in d.response else [5.0, 5.0] for d in dialogues])
+
+    reward = EmpathyReward(Picky(), failed=-1.0)
+    assert reward(["a"] * 3, ["b", "  ", "c?"]) == [0.5, -1.0, None]
+    with pytest.raises(FormatError, match="a completion must be a text"):
+        reward(["a"], [5])
+
+
+def test_grpo_trainer_trains_on_it(tmp_path) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    base = build_tiny_causal_lm(tmp_path / "base", hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    data = all_dialogues(load_sample("train").select(range(8)))
+    prompts = Dataset.from_dict({"prompt": list(data["prompt"])[:8]})
+    options = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    options |= {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8, "max_steps": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        args = GRPOConfig(str(tmp_path / "out"), logging_steps=1, learning_rate=1e-2, **options)
+        trainer = GRPOTrainer(str(base), reward_funcs=[sensibility_reward, EmpathyReward("linear", "rationality")],
+                              args=args, train_dataset=prompts)  # fmt: skip
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert len(logged) == 3
+    for entry in logged:
+        both = [entry[f"rewards/{axis}_reward/mean"] for axis in ("sensibility", "rationality")]
+        assert all(0 <= value <= 1 for value in both)
+        assert entry["reward"] == pytest.approx(sum(both), abs=1e-5)
+    assert any(entry["reward_std"] > 0 for entry in logged)
+    assert any(not (before[name] == value).all() for name, value in trainer.model.state_dict().items())
