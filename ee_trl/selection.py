@@ -10,7 +10,7 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
