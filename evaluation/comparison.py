@@ -97,7 +97,7 @@ def evaluate_models(
     dtype: str = "auto",
     device: str | None = None,
     baseline: str | None = None,
-    resamples: int = 1000,
+    resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
     show: bool | None = None,
@@ -139,7 +139,7 @@ def evaluate_models(
             Of models that are loaded here.
         baseline (`str`, *optional*):
             The candidate that all others are compared with; by default every two are.
-        resamples (`int`, *optional*, defaults to `1000`), confidence (`float`, *optional*, defaults to `0.95`), seed
+        resamples (`int`, *optional*, defaults to `2000`), confidence (`float`, *optional*, defaults to `0.95`), seed
             (`int`, *optional*, defaults to `0`): Of the bootstrap.
         show (`bool`, *optional*):
             Whether there are progress bars; by default where standard error is a terminal.

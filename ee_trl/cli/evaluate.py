@@ -74,7 +74,9 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--judge-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
     group.add_argument("--judge-pairs", action="store_true", help="the judge also compares the candidates two by two")
     group.add_argument("--baseline", metavar="NAME", help="compare all with this one (default: every two)")
-    group.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap; 0: no intervals")
+    group.add_argument(
+        "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000); 0: no intervals"
+    )
     group.add_argument("--seed", type=int, default=0, help="of the bootstrap and of sampling (default: 0)")
 
 

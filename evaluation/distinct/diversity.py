@@ -68,6 +68,7 @@ class DistinctResampler(Resampler):
 
     corpus: Sequence[Sequence[str]]
     halves = True
+    limits = (0.0, 100.0)
 
     @property
     def n(self) -> int:  # type: ignore[override]

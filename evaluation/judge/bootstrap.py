@@ -32,10 +32,12 @@ class Resampler(ABC):
         halves (`bool`): Whether it is resampled by halves, drawn without replacement, rather than by as many samples
             as there are, drawn with it. For metrics that a sample drawn twice would bias; the spread of halves is that
             of the whole (Politis and Romano 1994, with m = n/2), and is laid around the number itself.
+        limits (`tuple[float, float]`): The lowest and the highest value that the numbers can have.
     """
 
     n: int
     halves: bool = False
+    limits: tuple[float, float] = (-np.inf, np.inf)
 
     @abstractmethod
     def values(self, counts: np.ndarray) -> Values:
@@ -158,7 +160,7 @@ def intervals(
             continue
         shift = point[name] - values.mean() if resampler.halves else 0.0
         ends = np.percentile(values, [50 * (1 - confidence), 50 * (1 + confidence)])
-        found[name] = [float(end + shift) for end in ends]
+        found[name] = [float(end) for end in np.clip(ends + shift, *resampler.limits)]
     return found
 
 
