@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PARTS = 5  # of the held-out samples: each is calibrated on the others
+
 
 @dataclass(frozen=True)
 class Distilled:
@@ -77,7 +79,7 @@ def distill(
 
     A slice of the conversations is held out, a first fit to the others is measured on it, and calibrated on it so that
     a threshold keeps the judge's shares; the scorer that is saved is then fitted to all samples. What is reported of
-    the held-out slice is calibrated on the other half of it, so that no sample is measured by what it helped to set.
+    the held-out slice is calibrated on other parts of it, so that no sample is measured by what it helped to set.
 
     Args:
         scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`):
@@ -211,12 +213,12 @@ class _Run:
         alone = fitted.raw(outside.dialogues)
         raw = fitted.mixed(alone, outside.dialogues)
         seconds = time.perf_counter() - start
-        halves = folds_of(outside.conversations, 2, self.options.seed)
+        parts = folds_of(outside.conversations, _PARTS, self.options.seed)
         split = {"kind": "held out", "share": share, "samples": len(outside)}
-        predicted = cross_calibrated(raw, outside.scores, halves)
+        predicted = cross_calibrated(raw, outside.scores, parts)
         self.chosen = _some(np.flatnonzero(~where))
         seen = self.raw_of_seen(fitted)
-        by_encoder = summary_of(outside.scores, cross_calibrated(alone, outside.scores, halves))
+        by_encoder = summary_of(outside.scores, cross_calibrated(alone, outside.scores, parts))
         return Measured(where, raw, predicted, outside.scores, split, [], seconds, seen, by_encoder)
 
     def cross_validated(self, folds: int) -> Measured:
@@ -253,12 +255,12 @@ class _Run:
         if sizes[-1] > len(left):
             raise TrainingError(f"the curve asks for {sizes[-1]} samples, but {len(left)} are not held out")
         order = np.random.default_rng(self.options.seed).permutation(left)
-        halves = folds_of(outside.conversations, 2, self.options.seed)
+        parts = folds_of(outside.conversations, _PARTS, self.options.seed)
         points = []
         for size in sizes:
             fitted = self.fit(np.isin(np.arange(len(self.judged)), order[:size]), f"{size} for the curve")
             raw = fitted.mixed(fitted.raw(outside.dialogues), outside.dialogues)
-            predicted = cross_calibrated(raw, outside.scores, halves)
+            predicted = cross_calibrated(raw, outside.scores, parts)
             points.append({"labels": size, **summary_of(outside.scores, predicted)})
         return points
 

@@ -85,7 +85,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 def _split(report: Mapping[str, Any]) -> str:
     split = report["split"]
     if split["kind"] == "held out":
-        return f"measured on {split['samples']:,} held out in whole conversations"
+        return f"measured on {split['samples']:,} samples held out in whole conversations"
     return f"cross-validated in {split['folds']} folds of whole conversations"
 
 
@@ -132,7 +132,7 @@ def _agreement_part(report: Mapping[str, Any]) -> str:
         for n, row in enumerate(report["by_fold"], start=1)
     ]
     return (
-        f"## Agreement with the judge\n\nOn {found['compared']:,} samples, {_split(report)}; none was seen by the "
+        f"## Agreement with the judge\n\n{_split(report).capitalize()}; none was seen by the "
         f"fit or the calibration that predicted it. T = {' and '.join(f'{t:g}' for t in found['threshold'])}, ties: "
         f"{found['ties']}. In brackets 95 % bootstrap intervals.\n\n"
         + _table(("", "held out"), rows)
