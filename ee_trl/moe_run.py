@@ -63,18 +63,6 @@ class MoERun(ExpertRun):
                 "what comes out with ee_trl.moe.quantize.load_in_4bit"
             )
 
-    def train(self, trainer: RouterSFTTrainer) -> None:
-        """Trains, or goes on; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
-        from transformers import TrainerState
-
-        if self.checkpoint is not None:
-            state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
-                trainer._load_from_checkpoint(self.checkpoint)
-                trainer.state = state
-                return
-        trainer.train(resume_from_checkpoint=self.checkpoint)
-
     # -- the report
 
     def measure(self, trainer: RouterSFTTrainer) -> None:

@@ -94,6 +94,13 @@ class OnlineRun(RecipeRun):
         }
         write_json(folder / "rows.json", record)  # last: its presence says that the other is whole
 
+    def train(self, trainer: Any) -> None:
+        """Trains, or goes on; what was drawn is written down in any case."""
+        super().train(trainer)
+        if self.checkpoint is not None and not (self.folder / DRAWS).exists():  # cut off after the last step
+            trainer._empathy_callback.write_from(self.checkpoint)
+        self.state.wait_for_everyone()
+
     @property
     def record(self) -> dict[str, Any]:
         """What the samples are, and the policy."""

@@ -199,6 +199,19 @@ class RecipeRun(ABC):
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 
+    def train(self, trainer: SFTTrainer) -> None:
+        """Trains, or goes on; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
+        from transformers import TrainerState
+
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # which load nothing before they train
+        if self.checkpoint is not None and not sharded:
+            state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                trainer._load_from_checkpoint(self.checkpoint)
+                trainer.state = state
+                return
+        trainer.train(resume_from_checkpoint=self.checkpoint)
+
     def end(self, trainer: SFTTrainer) -> None:
         """Ends trackers and, unless the run is one of several ([`several_runs`]), the launch's process group."""
         if not _several.get():

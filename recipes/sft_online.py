@@ -58,7 +58,7 @@ def main(empathy_args: OnlineArguments, training_args: SFTConfig, model_args: Mo
     else:
         trainer = SFTTrainer(**kwargs)
         run.selector.attach(trainer, policy, **online)
-    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.train(trainer)
     run.save(trainer)
     run.end(trainer)
 

@@ -51,7 +51,7 @@ def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: Mo
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=run.checkpoint)
+    run.train(trainer)
     run.save(trainer)
     run.end(trainer)
 

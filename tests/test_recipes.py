@@ -21,6 +21,7 @@ from ee_trl.errors import CoverageError, EmpathyError, FormatError
 from ee_trl.experts import RECORD
 from ee_trl.online.policies import POLICIES, policy_options
 from ee_trl.recipe_args import ExpertArguments, OnlineArguments, parse_recipe_args
+from ee_trl.recipe_run import RecipeRun
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
 from ee_trl.subset import all_dialogues
 
@@ -402,6 +403,31 @@ def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
     run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
     assert (tmp_path / "stopped" / written).stat().st_mtime_ns == before
+    if name == "sft_online":
+        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
+            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "config"), [("sft_sensibility", "tiny_cpu"), ("sft_online", "online_tiny_cpu")])
+def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(
+    name: str, config: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
+    args += ["--max_steps", "5", "--save_steps", "4", "--logging_steps", "2"]
+    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
+
+    def fail(self: RecipeRun, trainer: Any) -> None:
+        (self.folder / "empathy_draws.parquet").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecipeRun, "save", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
+    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    states = [json.loads((tmp_path / f / "trainer_state.json").read_text()) for f in ("stopped", "whole")]
+    assert [state["global_step"] for state in states] == [5, 5]
     if name == "sft_online":
         for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
             assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -350,6 +350,18 @@ class EmpathyCallback(TrainerCallback):
         elif state["policy_state"] is not None:
             self.policy.load_state_dict(state["policy_state"])  # type: ignore[attr-defined]
 
+    def write_from(self, checkpoint: str | Path) -> None:
+        """Writes down what was drawn until a checkpoint of the last step, as the training's end would have done."""
+        state = read_state(checkpoint)
+        if state is None:
+            raise TrainingError(f"no {STATE_FILE} in {str(checkpoint)!r}: what was drawn is not known")
+        self.scores[:] = state["scores"]
+        self.diary.load_state_dict(state["diary"])
+        self.diary.scores_changed()
+        self.diary.close_interval(self.trainer.state.global_step, 1.0)
+        if self.trainer.accelerator.is_main_process:
+            self.diary.write(self.trainer.args.output_dir)
+
     def _resume(self, args: Any, state: Any) -> bool:
         folders = [Path(args.output_dir) / f"checkpoint-{state.global_step}", args.resume_from_checkpoint]
         if self.trainer is not None:
