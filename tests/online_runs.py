@@ -157,8 +157,10 @@ class Killer(TrainerCallback):
 def main() -> None:
     """Runs one case, given as JSON: saves the parameters (and plan) of the first process to `out`."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
-    # gloo's threads take a lock of the interpreter's, and a child forked meanwhile never gets it (CPython 3.11)
-    multiprocessing.set_start_method("forkserver")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # gloo's threads take a lock of the interpreter's, and a child forked meanwhile never gets it (CPython 3.11)
+        multiprocessing.set_start_method("forkserver")
+        multiprocessing.set_forkserver_preload(["__main__", "die_with_parent"])
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))
