@@ -1,7 +1,7 @@
 """Imported by a fork server: it dies with the process that started it, and the data workers after it.
 
-Each child of a fork server keeps it alive, and PyTorch's workers live as long as it does: a training killed with -9 would
-leave them all behind. Linux alone knows how to ask for this.
+Each child of a fork server keeps it alive, and PyTorch's workers live as long as it does: a training that is killed
+with -9 would leave them all behind. Linux alone knows how to ask for this.
 """
 
 import ctypes
