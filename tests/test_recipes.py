@@ -533,7 +533,23 @@ def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "left", "said"),
+    [("sft_moe", "router_report.png", "finished already"), ("efficient_empathy", "report.md", "[router] reused")],
+)
+def test_accelerate_launch_of_a_mixture_without_arguments(name: str, left: str, said: str, tmp_path: Path) -> None:
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    command = [accelerate, "launch", str(ROOT / "recipes" / f"{name}.py")]
+    done = launch(command, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "runs" / name / left).exists()
+    again = launch(command, tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert said in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft_sensibility", "sft_rationality", "sft_online"])
 def test_accelerate_launch_without_arguments(name: str, tmp_path: Path) -> None:
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     command = [accelerate, "launch", str(ROOT / "recipes" / f"{name}.py")]
