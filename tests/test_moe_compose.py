@@ -87,7 +87,8 @@ def test_zero_gates_give_the_mean_of_the_ffns(family: dict[str, Path]) -> None:
     for layer, *others in zip(moe.model.layers, *(model.model.layers for model in dense), strict=True):
         block = getattr(layer, "block_sparse_moe", None) or layer.mlp
         mean = torch.stack([other.mlp(hidden) for other in others]).mean(0)
-        torch.testing.assert_close(block(hidden), mean, atol=1e-6, rtol=1e-6)
+        # To a millionth of the largest output: the sums are of terms of that size, and in float32 their order shows
+        torch.testing.assert_close(block(hidden), mean, atol=1e-6 * mean.abs().max().item(), rtol=0)
 
 
 def test_expert_weights_are_those_of_merge_and_unload_to_the_last_bit(family: dict[str, Path]) -> None:
