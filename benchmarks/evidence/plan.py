@@ -1,0 +1,90 @@
+"""What is trained, as data: each run's name, what it is given, after which others, with which seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+CORE = ("full", "sensibility", "random")
+"""The rows with several seeds."""
+
+EVERYTHING = "sensibility,rationality,balanced,low,tie"
+DISCARDED = "balanced,low,tie"
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One model of the table.
+
+    Args:
+        name (`str`): `row`, with `-1`, `-2` for further seeds.
+        recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others.
+        options (`dict`, *optional*): Of the recipe, where they differ from the common ones.
+        seed (`int`, *optional*, defaults to `0`): Of the order of the samples, and of which ones are drawn at random.
+        steps (`float`, *optional*, defaults to `1`): Its optimizer steps, in those of the table.
+        epochs (`bool`, *optional*, defaults to `False`): So many epochs of its own data, not so many steps.
+        base (`str`, *optional*): The run whose model it goes on from; by default what all runs begin as.
+        of (`tuple[str, ...]`, *optional*): The runs that it is made of.
+        shown (`bool`, *optional*, defaults to `True`): Whether it is a row of the tables, and not a step on the way.
+    """
+
+    name: str
+    recipe: str
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    steps: float = 1.0
+    epochs: bool = False
+    base: str | None = None
+    of: tuple[str, ...] = ()
+    shown: bool = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The runs that have to be finished before."""
+        return (*self.of, *([self.base] if self.base else ()))
+
+
+def plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
+    """
+    All runs by name, the most important first.
+
+    Args:
+        sensibility_rows (`int`): Size of the sensibility set: random and longest-reply sets have as many samples.
+        seeds (`int`, *optional*, defaults to `3`): Of the rows of [`CORE`].
+    """
+    expert, rationality, online = "sft_sensibility", "sft_rationality", "sft_online"
+    size = {"empathy_n": sensibility_rows}
+    core = {
+        "full": {"empathy_keep": EVERYTHING},
+        "sensibility": {},
+        "random": {"empathy_rule": "random", **size},
+    }
+    soft = {"empathy_policy": "soft", "empathy_policy_options": {"weigh": "loss"}}
+    loss_aware = {"empathy_policy": "loss_aware", "empathy_policy_options": {"weigh": "loss"}}
+    experts = ("sensibility expert", "rationality expert")
+    runs: list[Run] = []
+    for seed in range(seeds):
+        for name, options in core.items():
+            drawn = {"empathy_seed": seed} if name == "random" else {}
+            runs.append(Run(name if seed == 0 else f"{name}-{seed}", expert, {**options, **drawn}, seed))
+    runs += [
+        # the others' epochs are the table's steps already: those of the sensibility set, which random's size is, too
+        Run("full, as many epochs", expert, core["full"], epochs=True),
+        Run("discarded", expert, {"empathy_keep": DISCARDED}),
+        Run("rationality", rationality),
+        Run("longest reply", expert, {"empathy_rule": "longest", **size}),
+        Run("base", expert, {"empathy_keep": EVERYTHING}, steps=0.5, shown=False),
+        Run("sensibility expert", expert, steps=0.5, base="base"),
+        Run("rationality expert", rationality, steps=0.5, base="base"),
+        Run("base, then full", expert, {"empathy_keep": EVERYTHING}, steps=0.5, base="base"),
+        Run("mean of the experts", "average", base="base", of=experts),
+        Run("mixture, untrained", "compose", base="base", of=experts, shown=False),
+        Run("mixture", "sft_moe", steps=0.125, base="mixture, untrained"),
+        Run("soft gate", online, soft),
+        Run("loss-aware", online, loss_aware),
+        *(Run(f"T = {t}", expert, {"empathy_threshold": t}) for t in (3, 4, 6, 7)),
+        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}, base="base"),
+    ]
+    return {run.name: run for run in runs}

@@ -1,0 +1,231 @@
+"""One run: the recipe that trains it, in a process of its own, and what it took."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from data import speakers_turns, untrained
+from plan import Run
+from transformers.trainer_utils import get_last_checkpoint
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEAKERS = "speakers"
+LENGTH = 96
+"""Tokens of a dialogue with its reply, at most."""
+EVALS = 6
+"""How often a run is measured on the validation samples that it is watched by; the best checkpoint is kept."""
+
+SETTINGS = {
+    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "per_device_train_batch_size": 16,
+    "weight_decay": 0.01, "max_length": LENGTH, "train_sampling_strategy": "group_by_length",
+    "eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True, "save_total_limit": 1,
+    "per_device_eval_batch_size": 64, "logging_steps": 25, "disable_tqdm": True, "dataset_test_split": "validation",
+}  # fmt: skip
+"""Of every run of a small model."""
+ROUTER = {"learning_rate": 1e-2}
+
+
+def steps_of(run: Run, steps: int, work: Path) -> int:
+    """Optimizer steps of a run: its share of the table's, or an epoch of what it selects for each of the table's."""
+    if not run.epochs:
+        return max(1, round(steps * run.steps))
+    table = plan_of(work)
+    return math.ceil(selected_rows(run, work) * table["epochs"] / table["batch"])
+
+
+def selected_rows(run: Run, work: Path) -> int:
+    """How many samples a run of the released rule, or of a number of samples, trains on."""
+    if "empathy_n" in run.options:
+        return int(run.options["empathy_n"])
+    quadrants = json.loads((work / "scored.json").read_text(encoding="utf-8"))["quadrants"]
+    return sum(quadrants[name] for name in run.options.get("empathy_keep", "sensibility").split(","))
+
+
+def plan_of(work: Path) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    return json.loads((work / "table.json").read_text(encoding="utf-8"))
+
+
+def slug(name: str) -> str:
+    """A run's name as that of a file."""
+    return "_".join(re.findall(r"[\w-]+", name))
+
+
+def folder_of(name: str, work: Path) -> Path:
+    """Where a run's model lies."""
+    return work / "models" / slug(name)
+
+
+def record_of(run: Run, work: Path) -> Path:
+    """What a run took and gave; it is there once the run is finished."""
+    return work / "runs" / f"{slug(run.name)}.json"
+
+
+def command_of(run: Run, work: Path) -> list[str]:
+    """The recipe's command line."""
+    table = plan_of(work)
+    base = folder_of(run.base, work) if run.base else Path(table["model"] or work / "models" / SPEAKERS)
+    config = table["config"] or ROOT / "recipes" / "configs" / "tiny_cpu.yaml"
+    steps = steps_of(run, table["steps"], work)
+    every = max(1, steps // EVALS)
+    settings: dict[str, Any] = {} if table["config"] else SETTINGS
+    if run.recipe == "sft_moe":
+        settings |= ROUTER | {"load_best_model_at_end": False}
+    settings = settings | {
+        "dataset": work / "scored", "output_dir": folder_of(run.name, work), "model_name_or_path": base,
+        "max_steps": steps, "eval_steps": every, "save_steps": every, "seed": run.seed, **run.options,
+    }  # fmt: skip
+    words = [f"--config={config}"]
+    for name, value in settings.items():
+        words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+@contextmanager
+def only_replies_projected() -> Iterator[None]:
+    """
+    The log-probabilities of replies alone are computed, as TRL does where there is Triton.
+
+    Elsewhere TRL projects every position onto the vocabulary and then masks those of the prompt, three in four here;
+    the loss is the same.
+    """
+    import trl.trainer.utils as utils
+
+    before = utils._use_triton
+    utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        utils._use_triton = before
+
+
+def train_on_speakers(work: Path, epochs: float = 1.0) -> Path:
+    """
+    The model that all small ones begin as: it has read what speakers say in the training split, and not one reply.
+
+    Of a model with random weights that is trained on replies alone, most of what it learns is English, which every
+    row's set teaches alike; this teaches it once, and to all.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    folder = work / "models" / SPEAKERS
+    if (folder / "trainer_state.json").exists():
+        return folder
+    settings = SFTConfig(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        max_length=LENGTH,
+        learning_rate=2e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        train_sampling_strategy="group_by_length",
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=50,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+    )
+    trainer = SFTTrainer(str(untrained(work)), args=settings, train_dataset=speakers_turns(work))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
+    trainer.save_model()
+    trainer.save_state()
+    return folder
+
+
+def train(run: Run, work: Path) -> None:
+    """Trains or makes a run's model, in this process; goes on where it was cut off."""
+    from ee_trl import compose_moe
+    from ee_trl.moe.compose import average_experts
+    from ee_trl.recipe_args import parse_recipe_args
+
+    target = folder_of(run.name, work)
+    if run.recipe in ("average", "compose"):
+        assert run.base is not None
+        base, experts = folder_of(run.base, work), {name.split()[0]: folder_of(name, work) for name in run.of}
+        if run.recipe == "average":
+            average_experts(base, experts, target)
+        else:
+            from datasets import Dataset
+
+            selected = {name: str(folder / "selection" / "selected.parquet") for name, folder in experts.items()}
+            compose_moe(base, experts, target, gate_data={n: Dataset.from_parquet(p) for n, p in selected.items()})
+        return
+    recipe = import_module(f"ee_trl.recipes.{run.recipe}")
+    with only_replies_projected():
+        recipe.main(*parse_recipe_args(recipe.make_parser(), command_of(run, work)))
+
+
+def train_and_measure(run: Run, work: Path) -> None:
+    """What the process of one run does."""
+    from measures import on_validation
+
+    train(run, work)
+    on_validation(run, work)
+
+
+def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
+    """Trains and measures a run in a process of its own, and records what it took; a finished one is read."""
+    record = record_of(run, work)
+    if record.exists():
+        return json.loads(record.read_text(encoding="utf-8"))
+    record.parent.mkdir(parents=True, exist_ok=True)
+    attempts, log = record.with_suffix(".attempts"), record.with_suffix(".log")
+    seconds = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
+    start = time.time()
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).parent), "--work", str(work), "--train", run.name],
+            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False,
+        )  # fmt: skip
+    seconds.append(round(time.time() - start, 1))
+    attempts.write_text(json.dumps(seconds), encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(f"{run.name!r} failed; its output is in {log}")
+    validation = json.loads((work / "validation" / record.name).read_text(encoding="utf-8"))
+    found = {
+        "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
+        "shown": run.shown, "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,
+        **what_it_took(run, work), "validation": validation,
+    }  # fmt: skip
+    record.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    return found
+
+
+def what_it_took(run: Run, work: Path) -> dict[str, Any]:
+    """Samples, steps, tokens and losses of a run that a recipe trained."""
+    folder = folder_of(run.name, work)
+    if not (folder / "trainer_state.json").exists():
+        return {}
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    best, history = state.get("best_model_checkpoint"), state["log_history"]
+    selection, rows = folder / "selection" / "selection.json", folder / "rows" / "rows.json"
+    if selection.exists():
+        samples = json.loads(selection.read_text(encoding="utf-8"))["counts"]["kept"]
+    else:
+        samples = json.loads(rows.read_text(encoding="utf-8"))["samples"]
+    return {
+        "samples": samples,
+        "steps": state["global_step"],
+        "tokens": int(max(entry.get("num_tokens", entry.get("eval_num_tokens", 0)) for entry in history)),
+        "kept_step": int(best.rpartition("-")[2]) if best else state["global_step"],
+        "watched": [
+            {"step": entry["step"], "tokens": entry.get("eval_num_tokens"), "loss": entry["eval_loss"]}
+            for entry in history
+            if "eval_loss" in entry
+        ],
+    }
