@@ -21,7 +21,7 @@ from trl import SFTConfig
 from ee_trl import compose_moe
 from ee_trl.errors import CompositionError
 from ee_trl.moe.gates import GateBatch, gate_batches, init_gates, probe, prototype
-from ee_trl.moe.router import routers, routing_weights
+from ee_trl.moe.router import logits_of, routers, routing_weights
 from ee_trl.moe.routing import measure_routing
 from ee_trl.moe.training import ROUTERS, RouterSFTTrainer, check_config
 
@@ -143,7 +143,11 @@ def test_gates_from_data_know_whose_data_it_is(how: str, bar: float, tmp_path: P
 def weights_of(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """`(layers, tokens, experts)`."""
     found: list[torch.Tensor] = []
-    handles = [r.register_forward_hook(lambda m, a, out: found.append(out[0])) for r in routers(model).values()]
+
+    def note(router: Any, args: Any) -> None:
+        found.append(logits_of(router, *args))
+
+    handles = [router.register_forward_pre_hook(note) for router in routers(model).values()]
     tiny.logits(model, ids) if mask is None else model(ids, attention_mask=mask)
     for handle in handles:
         handle.remove()

@@ -140,8 +140,9 @@ def only(model: Any, expert: int) -> Iterator[None]:
     """Every token goes to one expert."""
 
     def force(module: Any, args: Any, output: Any) -> Any:
-        scores, weights, chosen = output
-        return scores, (chosen == expert).to(weights.dtype), chosen
+        [chosen] = [part for part in output if not part.is_floating_point()]
+        first, weights, last = output  # the logits are first or last
+        return first, (chosen == expert).to(weights.dtype), last
 
     handles = [router.register_forward_hook(force) for router in routers(model).values()]
     try:

@@ -65,6 +65,22 @@ def routing_weights(logits: torch.Tensor, top_k: int) -> torch.Tensor:
     return weights.scatter_(-1, best.indices, best.values.softmax(-1))
 
 
+def logits_of(router: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """
+    What a router makes of its input, before softmax: classes differ, by family and version, in what they return.
+
+    Args:
+        router (`torch.nn.Module`): Of one of [`router_classes`].
+        hidden (`torch.Tensor` of shape `(..., hidden)`): What reaches it.
+
+    Returns:
+        `torch.Tensor` of shape `(tokens, experts)`, in the type of the router's weights.
+    """
+    from torch.nn.functional import linear
+
+    return linear(hidden.reshape(-1, hidden.size(-1)).to(router.weight.dtype), router.weight)
+
+
 def layer_list(model: Any) -> Iterator[Any]:
     """The decoder layers, in order."""
     yield from model.get_decoder().layers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .router import expert_names, layer_list, pad, router_of, routing_weights
+from .router import expert_names, layer_list, logits_of, pad, router_of, routing_weights
 
 
 if TYPE_CHECKING:
@@ -79,7 +79,11 @@ def _encode(tokenizer: Any, row: dict[str, Any]) -> list[int]:
 def _logits(model: Any, blocks: Sequence[Any], ids: Any, mask: Any) -> list[Any]:
     """The logits of every router, of shape `(batch * length, experts)`."""
     found: list[Any] = []
-    handles = [block.register_forward_hook(lambda module, args, output: found.append(output[0])) for block in blocks]
+
+    def note(block: Any, args: Any) -> None:
+        found.append(logits_of(block, *args))
+
+    handles = [block.register_forward_pre_hook(note) for block in blocks]
     try:
         device = next(model.parameters()).device
         model.get_decoder()(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
