@@ -215,7 +215,7 @@ class RecipeRun(ABC):
     def end(self, trainer: SFTTrainer) -> None:
         """Ends trackers and, unless the run is one of several ([`several_runs`]), the launch's process group."""
         if not _several.get():
-            trainer.end()
+            trainer.accelerator.end_training()
 
     @abstractmethod
     def data_section(self) -> str:
