@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ee_trl.axes import DEFAULT_THRESHOLD
+from ee_trl.display import Displayed, Table
 from ee_trl.errors import EmpathyError, unknown
 
 from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, load_candidate, read_replies
@@ -27,9 +28,10 @@ REPLIES_FOLDER = "replies"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """
-    What [`evaluate_models`] found. [`~Comparison.to_dict`] gives it as plain types, [`~Comparison.write`] as files.
+    What [`evaluate_models`] found. Prints as tables; [`~Comparison.to_dict`] gives it as plain types,
+    [`~Comparison.write`] as files.
 
     Args:
         dataset (`dict`): Name, size, fingerprint and what was left out of the evaluation set.
@@ -68,6 +70,17 @@ class Comparison:
         from .report import write_report
 
         return write_report(self, folder)
+
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        from .shown import parts_of
+
+        return parts_of(self)
+
+    def __str__(self) -> str:
+        from .report import head_of
+
+        return head_of(self)
 
 
 def evaluate_models(

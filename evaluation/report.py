@@ -129,14 +129,17 @@ def decoding_in_words(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """The report as Markdown."""
     parts = [
-        "# Evaluation",
-        _head_part(comparison),
-        _numbers_part(comparison),
-        *_paired_parts(comparison),
+        head_of(comparison),
         *([_emotions_part(comparison)] if comparison.emotions else []),
         _examples_part(comparison),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def head_of(comparison: Comparison) -> str:
+    """The report's first parts, as Markdown: candidates, numbers and differences."""
+    parts = [_head_part(comparison), _numbers_part(comparison), *_paired_parts(comparison)]
+    return "\n\n".join(["# Evaluation", *parts])
 
 
 def _head_part(comparison: Comparison) -> str:

@@ -84,6 +84,7 @@ def test_a_budget_is_kept_with_audit_and_calibration(budget: float, calibration:
     assert report.calls == judge.asked
     assert report.samples == 1_200
     assert report.saved >= (1 - budget) * 1_200
+    assert report._repr_html_() == "".join(f"<p>{line}</p>" for line in str(report).splitlines())
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Any:

@@ -299,6 +299,18 @@ def test_hostile_text_stays_text_in_the_page(compared) -> None:
     assert page.count("data:image/png;base64,") == 4
 
 
+def test_a_comparison_shows_itself_in_a_notebook_and_in_a_terminal(compared) -> None:
+    found, out, _ = compared
+    html = found._repr_html_()
+    assert "<b>people" not in html
+    assert "&lt;b&gt;people&lt;/b&gt;" in html
+    low, high = found.models["base"]["intervals"]["dist1"]
+    assert f"{found.numbers('base')['dist1']:.2f} ({low:.2f} to {high:.2f})" in html
+    assert html.count("<table>") == 1 + len(found.paired)
+    assert str(found) in (out / "report.md").read_text(encoding="utf-8")
+    assert "## Differences" in str(found)
+
+
 def test_hostile_text_stays_text_in_markdown(compared) -> None:
     _, folder, _ = compared
     text = (folder / "report.md").read_text(encoding="utf-8")

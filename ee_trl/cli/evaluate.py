@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..evaluation.comparison import evaluate_models
     from ..evaluation.generation import Decoding
-    from ..evaluation.report import DATA, markdown
+    from ..evaluation.report import DATA
     from ..scoring.load import load_scorer
 
     folder = Path(args.output)
@@ -126,6 +126,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json({"output": str(folder), **found.to_dict()})
     else:
-        print(markdown(found).split("\n## By emotion")[0].split("\n## Where they")[0])
+        print(found)
         common.note(f"wrote {folder}")
     return 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD
+from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError
 from ..reports.agreement import agree, check_libraries
 from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
@@ -32,9 +33,9 @@ _PARTS = 5  # of the held-out samples: each is calibrated on the others
 
 
 @dataclass(frozen=True)
-class Distilled:
+class Distilled(Displayed):
     """
-    What [`distill`] made.
+    What [`distill`] made. Prints as a table.
 
     Args:
         folder (`Path`): The scorer: `EmpathyDataSelector(folder)`.
@@ -43,6 +44,12 @@ class Distilled:
 
     folder: Path
     report: dict[str, Any]
+
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
+        from ..reports.distillation import report_parts
+
+        return report_parts(self.report)
 
     def __str__(self) -> str:
         from ..reports.distillation import report_text

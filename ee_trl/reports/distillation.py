@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
 from ..data import write_json, write_text
+from ..display import Table
 from ..selection import sweep
 from .agreement import CLASSES, interval, number, percent
 from .plane import COLOURS, _save
@@ -79,6 +80,16 @@ def report_text(report: Mapping[str, Any]) -> str:
     )
 
 
+def report_parts(report: Mapping[str, Any]) -> Iterable[str | Table]:
+    """The report for a notebook: agreement, shares by threshold, and agreement by number of labels."""
+    yield f"{report['encoder']} distilled from {report['samples']:,} judged samples; {_split(report)}"
+    yield Table(("agreement with the judge", "held out"), _agreement_rows(report))
+    head = ("T, by the judge / by the distilled scorer", *QUADRANTS)
+    yield Table(head, _share_rows(report))
+    if report["curve"]:
+        yield Table(_CURVE_HEAD, _curve_rows(report))
+
+
 # ---- Markdown ------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +115,7 @@ def _origin_part(report: Mapping[str, Any]) -> str:
     )
 
 
-def _agreement_part(report: Mapping[str, Any]) -> str:
+def _agreement_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = report["agreement"]
     three = found["three_way"]
     rows = [
@@ -127,6 +138,11 @@ def _agreement_part(report: Mapping[str, Any]) -> str:
                 f"{' / '.join(number(alone['spearman'][a]) for a in AXES)}, {number(alone['kappa'])}",
             )
         )
+    return rows
+
+
+def _agreement_part(report: Mapping[str, Any]) -> str:
+    found = report["agreement"]
     folds = [
         f"Fold {n}: Spearman {' / '.join(number(row['spearman'][a]) for a in AXES)}, kappa {number(row['kappa'])}."
         for n, row in enumerate(report["by_fold"], start=1)
@@ -135,31 +151,39 @@ def _agreement_part(report: Mapping[str, Any]) -> str:
         f"## Agreement with the judge\n\n{_split(report).capitalize()}; none was seen by the "
         f"fit or the calibration that predicted it. T = {' and '.join(f'{t:g}' for t in found['threshold'])}, ties: "
         f"{found['ties']}. In brackets 95 % bootstrap intervals.\n\n"
-        + _table(("", "held out"), rows)
+        + _table(("", "held out"), _agreement_rows(report))
         + ("\n\n" + " ".join(folds) if folds else "")
         + "\n\n![The judge against the distilled scorer, and the shares by T](report.png)"
     )
 
 
-def _shares_part(report: Mapping[str, Any]) -> str:
-    rows = [
+def _share_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
         (f"{row['threshold']:g}", *(f"{percent(row[q]['judge'])} / {percent(row[q]['distilled'])}" for q in QUADRANTS))
         for row in report["shares"]
     ]
+
+
+def _shares_part(report: Mapping[str, Any]) -> str:
     return "## What a threshold keeps\n\nShare of each quadrant, by the judge / by the distilled scorer:\n\n" + _table(
-        ("T", *QUADRANTS), rows
+        ("T", *QUADRANTS), _share_rows(report)
     )
+
+
+_CURVE_HEAD = ("judged samples", *(f"Spearman, {axis}" for axis in AXES), "three-way agreement", "kappa")
+
+
+def _curve_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (f"{p['labels']:,}", *(number(p["spearman"][a]) for a in AXES), percent(p["agreement"]), number(p["kappa"]))
+        for p in report["curve"]
+    ]
 
 
 def _curve_parts(report: Mapping[str, Any]) -> list[str]:
     if not report["curve"]:
         return []
-    rows = [
-        (f"{p['labels']:,}", *(number(p["spearman"][a]) for a in AXES), percent(p["agreement"]), number(p["kappa"]))
-        for p in report["curve"]
-    ]
-    head = ("judged samples", *(f"Spearman, {a}" for a in AXES), "three-way agreement", "kappa")
-    return ["## Agreement by number of judged samples\n\n" + _table(head, rows)]
+    return ["## Agreement by number of judged samples\n\n" + _table(_CURVE_HEAD, _curve_rows(report))]
 
 
 def _cost_part(report: Mapping[str, Any]) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..display import Displayed, Table
 from .conformal import agreement_interval
 
 
 @dataclass
-class CascadeReport:
+class CascadeReport(Displayed):
     """
-    Counts of a cascade; grows while it scores.
+    Counts of a cascade; grows while it scores. Prints as two lines.
 
     Args:
         samples (`int`): Dialogues scored.
@@ -88,9 +89,10 @@ class CascadeReport:
             "agreement_interval": [low, high],
         }
 
-    def __str__(self) -> str:
+    def parts(self) -> Iterable[str | Table]:
+        """For a notebook."""
         low, high = self.interval
-        lines = [
+        return [
             f"the judge was needed for {self.needed:,} of {self.samples:,} samples ({self.share:.1%}): "
             f"{self.judged:,} decided by it, {self.audited:,} audited, {self.calibration_calls:,} for calibration; "
             f"{self.saved:,} calls saved, {self.calls:,} made now",
@@ -98,4 +100,6 @@ class CascadeReport:
             if self.agreement is not None
             else "agreement with the judge: not known, nothing was audited",
         ]
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join(str(part) for part in self.parts())
