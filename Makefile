@@ -3,6 +3,7 @@
 #   make efficient-empathy   the whole method: both experts, their mixture and its baselines, side by side (CPU)
 #   make docs         the documentation site, into build/site
 #   make test         set up and run the tests (those marked slow are left to make test-all)
+#   make test-lowest  the same in .venv-lowest/, with the oldest versions that are supported
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,14 +12,26 @@ ifneq ($(DATA),)
 export EE_TRL_DATA ?= $(DATA)
 endif
 
-.PHONY: quickstart efficient-empathy test test-all lint types format docs wheel clean
+.PHONY: quickstart efficient-empathy test test-all test-lowest lint types format docs wheel clean
+
+PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON_IS_NEW_ENOUGH)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# constraints-lowest.txt goes over constraints.txt, package by package
+.venv-lowest/installed: pyproject.toml constraints.txt constraints-lowest.txt
+	@$(PYTHON_IS_NEW_ENOUGH)
+	$(PYTHON) -m venv .venv-lowest
+	awk -F== 'FNR == NR { lowest[tolower($$1)] } FNR == NR || !(tolower($$1) in lowest)' \
+		constraints-lowest.txt constraints.txt > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --upgrade pip
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@touch $@
 
 quickstart: .venv/installed
@@ -32,6 +45,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(BIN)/pytest
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -52,4 +68,4 @@ wheel: .venv/installed
 	$(BIN)/python -m build --wheel --sdist --outdir dist .
 
 clean:
-	rm -rf .venv build dist runs *.egg-info
+	rm -rf .venv .venv-lowest build dist runs *.egg-info

@@ -67,7 +67,7 @@ def distilled(encoder: Path, judged: Path, tmp_path_factory: pytest.TempPathFact
 def test_it_shows_itself_in_a_notebook(distilled: Any) -> None:
     html = distilled._repr_html_()
     found = distilled.report["agreement"]
-    assert f"<td style=\"text-align:right\">{found['three_way']['agreement']:.1%}</td>" in html
+    assert f'<td style="text-align:right">{found["three_way"]["agreement"]:.1%}</td>' in html
     assert f"{found['axes']['sensibility']['spearman']:.2f} (" in html
     assert html.count("<table>") == 3, "agreement, shares, curve"
 

@@ -355,6 +355,7 @@ def test_an_adapter_that_cannot_be_folded_in_is_refused_by_name(
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # older PEFT, of the adapter
 def test_real_dora_and_lora_on_embeddings_are_refused(llama: dict[str, Path], tmp_path: Path) -> None:
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (tiny.LAYERS, {"use_dora": True}, "DoRA"),
