@@ -100,6 +100,14 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_every_picture_is_made_by_a_script_that_the_checklist_names() -> None:
+    scripts = [*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")]
+    checklist = (ROOT / "docs/releasing.md").read_text(encoding="utf-8")
+    for picture in (ROOT / "docs/images").iterdir():
+        makers = [path for path in scripts if picture.stem in path.read_text(encoding="utf-8")]
+        assert any(f"{path.parent.name}/{path.name}" in checklist for path in makers), picture.name
+
+
 def test_formats_page_lists_every_format_and_every_reason() -> None:
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     for name in FORMATS:
