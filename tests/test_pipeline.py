@@ -153,7 +153,7 @@ def said_of(text: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_whole_chain_on_the_embedded_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As `make efficient-empathy` runs it, within five minutes of a core; every model is evaluated on the same rows."""
+    """As `make efficient-empathy` does it, in five minutes of a core; each model is evaluated on the same rows."""
     started = time.process_time()  # the wall clock is that of everything else on the machine, too
     run(tmp_path, "--disable_tqdm", "true")
     assert time.process_time() - started < 300
