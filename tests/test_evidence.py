@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -91,3 +92,21 @@ def test_every_run_that_is_told_of_has_its_raw_result() -> None:
         share = run.steps * set_up["table"]["steps"]
         if found.get("steps") and not run.epochs:
             assert found["steps"] == round(share), found["name"]
+
+
+def test_the_hubs_utterances_give_the_rows_of_the_files(data: ModuleType, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    turns = ["I'm sad.", "Oh no, why?", "My dog died. He was old", "Sorry!"]
+    raw = [
+        {"conv_id": "c:1", "utterance_idx": i, "context": "sad", "prompt": "My dog died", "speaker_idx": i % 2,
+         "utterance": turn, "selfeval": "", "tags": ""}
+        for i, turn in enumerate(turns, 1)
+    ]  # fmt: skip
+    DatasetDict(train=Dataset.from_list(raw)).save_to_disk(tmp_path / "hub")
+    pairs = [{"context": turns[:1], "response": turns[1]}, {"context": turns[:3], "response": turns[3]}]
+    Dataset.from_list([{**pair, "emotion": "sad"} for pair in pairs]).to_parquet(tmp_path / "file.parquet")
+    found = data.read_typed(str(tmp_path / "hub"), "train")
+    assert found == data.read_typed(str(tmp_path / "file.parquet"))
+    assert found[1]["context"] == ["i am sad .", "oh no , why ?", "my dog died . he was old"]
+    assert [row["emotion"] for row in found] == ["sad", "sad"]

@@ -2,6 +2,7 @@
 Does selecting help? The paper's claims on EmpatheticDialogues, run by run, each finished one kept.
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER
+    python benchmarks/evidence facebook/empathetic_dialogues --judged ed_validation_scored.parquet --encoder ID
 
 The folder of data holds `ed_train.parquet`, `ed_validation_scored.parquet` and `ed_test.parquet`, and for EPITOME's
 levels `epitome_reddit.parquet`; the encoder is a local folder or hub id, e.g. that of all-MiniLM-L6-v2 (the pip
@@ -45,7 +46,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks/evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", nargs="?", type=Path, help="folder with the splits of EmpatheticDialogues")
+    parser.add_argument("data", nargs="?", help="folder with the splits of EmpatheticDialogues, or the hub's name")
+    parser.add_argument("--judged", type=Path, help=f"the judged validation split (default: {data.VALIDATION} there)")
     parser.add_argument("--encoder", help="local folder or hub id of the encoder that the scorers are made of")
     parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="where all is kept")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="these runs, and those that they need")
@@ -63,6 +65,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.train and not (args.data and args.encoder):
         parser.error("the folder of data and --encoder are needed")
+    if args.data and not args.judged and not (Path(args.data) / data.VALIDATION).exists():
+        parser.error(f"there is no {data.VALIDATION} in {args.data!r}: name the judged validation split with --judged")
     if bool(args.model) != bool(args.config):
         parser.error("--model and --config go together")
     args.work = args.work.resolve()
@@ -71,7 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def set_up(args: argparse.Namespace) -> dict[str, Any]:
     """Everything before the first run: data, scorers, scores, and what the table's runs have in common."""
-    found = {"data": data.prepare(args.data, args.work)}
+    found = {"data": data.prepare(args.data, args.work, args.judged)}
     scorers = {half: data.scorer_of(half, args.encoder, args.work) for half in data.HALVES}
     found["scorers"] = {half: report for half, (_, report) in scorers.items()}
     found["scored"] = data.score_train(scorers["A"][0], args.work, args.max_length)
@@ -160,7 +164,7 @@ def threads_of(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
     """Measures all finished runs on the test split."""
     finished = [run for run in runs.values() if run.shown and training.record_of(run, args.work).exists()]
-    posts = args.data / "epitome_reddit.parquet"
+    posts = Path(args.data) / "epitome_reddit.parquet"
     epitome = measures.epitome_of(posts, args.work) if posts.exists() else None
     pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
     found = measures.on_test(finished, args.work, args.work / "scorers" / "B", epitome, pairs)

@@ -21,6 +21,7 @@ from datasets import Dataset
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, distill
 from ee_trl.axes import AXES, QUADRANTS, TIE
 from ee_trl.distillation.judged import folds_of, open_judged
+from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.score_plane import quadrants
 
 
@@ -60,15 +61,20 @@ def plain_text(text: str) -> str:
     return " ".join({"``": '"', "''": '"'}.get(word, word) for word in words)
 
 
-def read_split(path: Path, *, as_typed: bool = False) -> list[dict[str, Any]]:
-    """The rows of a split with `context`, `response`, `emotion`, and scores if any; `as_typed` is rewritten."""
+def read_split(path: Path) -> list[dict[str, Any]]:
+    """The rows that [`prepare`] wrote: `context`, `response`, `emotion`, and scores where they are."""
     wanted = ("context", "response", "emotion", *AXES)
-    rows = [{name: row[name] for name in wanted if name in row} for row in Dataset.from_parquet(str(path))]
-    if as_typed:
-        for row in rows:
-            row["context"] = [plain_text(text) for text in row["context"]]
-            row["response"] = plain_text(row["response"])
-    return rows
+    return [{name: row[name] for name in wanted if name in row} for row in Dataset.from_parquet(str(path))]
+
+
+def read_typed(source: str, split: str | None = None) -> list[dict[str, Any]]:
+    """A split of dialogues in any format, from a file or the hub, rewritten by [`plain_text`]."""
+    found = read_eval_set(source, split=split)
+    emotions = found.emotions or [""] * len(found)
+    return [
+        {"context": [plain_text(text) for text in d.context], "response": plain_text(d.response), "emotion": emotion}
+        for d, emotion in zip(found.dialogues, emotions, strict=True)
+    ]
 
 
 def without_repeats(rows: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> tuple[list[Any], Counter]:
@@ -101,14 +107,26 @@ def cut(row: dict[str, Any], lengths: Sequence[int], most: int) -> dict[str, Any
     return {**row, "context": context}
 
 
-def prepare(source: Path, work: Path, seed: int = 0) -> dict[str, Any]:
-    """Writes the splits as the runs read them, and the halves that the scorers learn from; says what went."""
+def prepare(source: str, work: Path, judged: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """
+    Writes the splits as the runs read them, and the halves that the scorers learn from; says what went.
+
+    Args:
+        source (`str`): A folder with [`TRAIN`] and [`TEST`], or else a data set with the splits train and test, such
+            as the hub's.
+        work (`Path`): The folder of the runs.
+        judged (`Path`, *optional*): The judged validation split; by default [`VALIDATION`] of the folder.
+        seed (`int`, *optional*, defaults to `0`): Of the halves.
+    """
     folder, record = work / "data", work / "data" / "prepared.json"
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))
+    files = (Path(source) / TRAIN).exists()
+    validation = read_split(judged or Path(source) / VALIDATION)
+    test = read_split(Path(source) / TEST) if files else read_typed(source, "test")
+    train = read_typed(str(Path(source) / TRAIN)) if files else read_typed(source, "train")
+    train, gone = without_repeats(train, [*validation, *test])
     folder.mkdir(parents=True, exist_ok=True)
-    validation, test = read_split(source / VALIDATION), read_split(source / TEST)
-    train, gone = without_repeats(read_split(source / TRAIN, as_typed=True), [*validation, *test])
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
         Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
     numbers = open_judged(folder / "validation.parquet").conversations

@@ -90,7 +90,7 @@ def perplexities(runs: Sequence[Record], rows: Sequence[str]) -> str:
     for row in rows:
         mine = of_row(runs, row)
         if not mine:
-            found.append([row, *["not run"] * 5, *["" for _ in QUADRANTS[1:]]])
+            found.append([row, "not run yet", *[""] * (4 + len(QUADRANTS))])
             continue
         by = [run["validation"]["perplexity"] for run in mine]
         took = [
@@ -98,9 +98,19 @@ def perplexities(runs: Sequence[Record], rows: Sequence[str]) -> str:
             f"{mine[0]['samples']:,}" if mine[0].get("samples") else "",
             f"{mine[0]['steps']:,}" if mine[0].get("steps") else "",
             f"{mean(run['tokens'] for run in mine) / 1e6:.2f}" if mine[0].get("tokens") else "",
+            f"{mean(run['seconds'] for run in mine):,.0f}",
         ]
         found.append([row, *took, *(spread([one[name]["value"] for one in by]) for name in QUADRANTS)])
-    head = ["row", "seeds", "samples", "steps", "tokens (M)", "perplexity, all", *(f"of {q}" for q in QUADRANTS[1:])]
+    head = [
+        "row",
+        "seeds",
+        "samples",
+        "steps",
+        "tokens (M)",
+        "seconds",
+        "perplexity, all",
+        *(f"of {q}" for q in QUADRANTS[1:]),
+    ]
     return table(head, found)
 
 
