@@ -61,9 +61,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", action="store_true", help="measure the finished runs on the test split: at the end")
     parser.add_argument("--again", metavar="RUN", help="train a finished run anew and compare")
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results" / "evidence")
-    parser.add_argument("--train", metavar="RUN", help=argparse.SUPPRESS)  # the process of one run
+    for name in ("--train", "--answer"):  # a process of its own for one run
+        parser.add_argument(name, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if not args.train and not (args.data and args.encoder):
+    args.alone = args.train or args.answer
+    if not args.alone and not (args.data and args.encoder):
         parser.error("the folder of data and --encoder are needed")
     if args.data and not args.judged and not (Path(args.data) / data.VALIDATION).exists():
         parser.error(f"there is no {data.VALIDATION} in {args.data!r}: name the judged validation split with --judged")
@@ -167,6 +169,14 @@ def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
     posts = Path(args.data) / "epitome_reddit.parquet"
     epitome = measures.epitome_of(posts, args.work) if posts.exists() else None
     pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
+    logs = {run.name: args.work / "replies" / f"{training.slug(run.name)}.log" for run in finished}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        going = [
+            pool.submit(training.in_process, args.work, threads_of(args), log, "--answer", name)
+            for name, log in logs.items()
+        ]
+        for future in going:
+            future.result()
     found = measures.on_test(finished, args.work, args.work / "scorers" / "B", epitome, pairs)
     write(args.results / "test.json", found)
 
@@ -178,8 +188,12 @@ def write(path: Path, value: Any) -> None:
 
 def main() -> None:
     args = parse()
-    if args.train:
-        training.train_and_measure(runs_of(args)[args.train], args.work)
+    if args.alone:
+        run = runs_of(args)[args.alone]
+        if args.train:
+            training.train_and_measure(run, args.work)
+        else:
+            measures.answer(run, args.work, args.work / "scorers" / "B")
         return
     found = set_up(args)
     libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,24 @@ from plan import Run
 from training import folder_of, slug
 
 from ee_trl.axes import AXES, QUADRANTS, TIE
+from ee_trl.data import spread
 from ee_trl.epitome_training import read_posts, train_epitome
-from ee_trl.evaluation.candidates import Replies, load_candidate
+from ee_trl.evaluation.candidates import LoadedModel, Replies, load_candidate
 from ee_trl.evaluation.comparison import make_tools
 from ee_trl.evaluation.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 from ee_trl.evaluation.distinct.bootstrap import intervals
 from ee_trl.evaluation.eval_set import EvalSet, read_eval_set
 from ee_trl.evaluation.findings import differences, numbers_of
 from ee_trl.evaluation.generation import Decoding, generate_replies
-from ee_trl.evaluation.measures import Measure, measure, measure_references
+from ee_trl.evaluation.measures import Measure, Tools, measure, measure_references
 from ee_trl.evaluation.stored_replies import StoredReplies
 from ee_trl.score_plane import quadrants
 
 
 METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "completion_perplexity", "epitome")
 BATCH = 64
+AXES_SAMPLES = 2_000
+"""Test dialogues, evenly spaced, whose replies are scored."""
 DECODING = Decoding(max_new_tokens=40)
 BOOTSTRAP = (1000, 0.95, 0)
 
@@ -74,11 +78,49 @@ def epitome_of(source: Path, work: Path) -> Path:
     return folder
 
 
+def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
+    """What the test split is measured with."""
+    return make_tools(
+        scorer=str(scorer), threshold=5.0, ties="drop", store=str(work / "scores.sqlite"), tokenizer="nltk",
+        batch_size=BATCH, epitome=epitome, bertscore_model=None, bertscore_layers=None, judge=None,
+        judge_options=None, show=None,
+    )  # fmt: skip
+
+
+def answered(run: Run, work: Path, eval_set: EvalSet) -> tuple[Replies, LoadedModel]:
+    """A run's replies on the test split, made or read, and its model."""
+    loaded = load_candidate(str(folder_of(run.name, work)))
+    made_by = {"model": loaded.fingerprint, "decoding": DECODING.to_dict()}
+    texts = generate_replies(
+        loaded.model, loaded.tokenizer, eval_set.prompts, batch_size=BATCH, label=run.name, decoding=DECODING,
+        stored=StoredReplies(work / "replies", slug(run.name), made_by),
+    )  # fmt: skip
+    return Replies(texts, loaded.description, loaded.fingerprint), loaded
+
+
+def answer(run: Run, work: Path, scorer: Path) -> None:
+    """What takes long of the test split, so that several processes can share it: replies, and their scores."""
+    eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
+    replies, loaded = answered(run, work, eval_set)
+    measured(eval_set, replies, loaded, test_tools(work, scorer, None), ("empathy_axes",))
+
+
+def measured(
+    eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools, metrics: Sequence[str]
+) -> dict[str, Measure]:
+    """The metrics of replies; the axes of every so-manieth, as scorer B is no quick one."""
+    chosen = spread(len(eval_set), AXES_SAMPLES)
+    some = replace(eval_set, dialogues=tuple(eval_set.dialogues[i] for i in chosen), emotions=None)
+    texts = replace(replies, texts=[replies.texts[i] for i in chosen])
+    found = measure(eval_set, replies, loaded, tools, [name for name in metrics if name != "empathy_axes"])
+    return found | measure(some, texts, None, tools, ("empathy_axes",))
+
+
 def on_test(
     runs: Sequence[Run], work: Path, scorer: Path, epitome: Path | None, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """
-    Everything on the test split, for all runs at once; replies are kept as they are made.
+    Everything on the test split, for all runs at once; replies and scores are kept as they are made.
 
     Args:
         runs (`Sequence[Run]`): Finished ones.
@@ -88,31 +130,31 @@ def on_test(
         pairs (`Sequence` of names): A and B, whose paired differences (B - A) are told.
     """
     eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
-    tools = make_tools(
-        scorer=str(scorer), threshold=5.0, ties="drop", store=str(work / "scores.sqlite"), tokenizer="nltk",
-        batch_size=BATCH, epitome=epitome, bertscore_model=None, bertscore_layers=None, judge=None,
-        judge_options=None, show=None,
-    )  # fmt: skip
+    tools = test_tools(work, scorer, epitome)
     metrics = METRICS if epitome else METRICS[:-1]
+    words = words_of(eval_set)
     measures: dict[str, dict[str, Measure]] = {}
-    found: dict[str, Any] = {"n": len(eval_set), "dataset": eval_set.fingerprint, "decoding": DECODING.to_dict()}
-    found["models"] = {}
+    models: dict[str, Any] = {}
     for run in runs:
-        loaded = load_candidate(str(folder_of(run.name, work)))
-        made_by = {"model": loaded.fingerprint, "decoding": DECODING.to_dict()}
-        texts = generate_replies(
-            loaded.model, loaded.tokenizer, eval_set.prompts, batch_size=BATCH, label=run.name, decoding=DECODING,
-            stored=StoredReplies(work / "replies", slug(run.name), made_by),
-        )  # fmt: skip
-        measures[run.name] = measure(
-            eval_set, Replies(texts, loaded.description, loaded.fingerprint), loaded, tools, metrics
-        )
-        found["models"][run.name] = numbers_of(measures[run.name], BOOTSTRAP)
-        nll = np.log(found["models"][run.name]["numbers"]["perplexity"])
-        tokens = found["models"][run.name]["details"]["completion_perplexity"]["tokens"]
-        found["models"][run.name]["numbers"]["perplexity_per_word"] = float(np.exp(nll * tokens / words_of(eval_set)))
-        print(f"{run.name}: {found['models'][run.name]['numbers']}", flush=True)
-    found["references"] = numbers_of(measure_references(eval_set, tools, metrics), BOOTSTRAP)
-    found["paired"] = differences([p for p in pairs if set(p) <= set(measures)], measures, BOOTSTRAP)
-    found["scorer"] = tools.run.scorer.fingerprint
-    return found
+        replies, loaded = answered(run, work, eval_set)
+        measures[run.name] = measured(eval_set, replies, loaded, tools, metrics)
+        found = numbers_of(measures[run.name], BOOTSTRAP)
+        numbers, tokens = found["numbers"], found["details"]["completion_perplexity"]["tokens"]
+        numbers["perplexity_per_word"] = float(np.exp(np.log(numbers["perplexity"]) * tokens / words))
+        models[run.name] = found
+        print(run.name, {name: round(value, 3) for name, value in numbers.items()}, flush=True)
+    references = Replies(eval_set.references, "references", eval_set.fingerprint)
+    of_references = {
+        **measure_references(eval_set, tools, ("distinct",)),
+        **measured(eval_set, references, None, tools, ("empathy_axes", *(["epitome"] if epitome else []))),
+    }
+    return {
+        "n": len(eval_set),
+        "n_of_axes": len(spread(len(eval_set), AXES_SAMPLES)),
+        "dataset": eval_set.fingerprint,
+        "decoding": DECODING.to_dict(),
+        "scorer": tools.run.scorer.fingerprint,
+        "models": models,
+        "references": numbers_of(of_references, BOOTSTRAP),
+        "paired": differences([pair for pair in pairs if set(pair) <= set(measures)], measures, BOOTSTRAP),
+    }

@@ -85,6 +85,6 @@ def plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         Run("soft gate", online, soft),
         Run("loss-aware", online, loss_aware),
         *(Run(f"T = {t}", expert, {"empathy_threshold": t}) for t in (3, 4, 6, 7)),
-        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}, base="base"),
+        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}, steps=0.5, base="base"),
     ]
     return {run.name: run for run in runs}

@@ -175,6 +175,7 @@ def draw(results: Path, images: Path) -> None:
     import numpy as np
 
     _, runs, test = read_results(results)
+    images.mkdir(exist_ok=True)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for row, colour in zip(CORE, ("tab:gray", "tab:orange", "tab:blue"), strict=True):
         for run in of_row(runs, row):

@@ -178,24 +178,30 @@ def train_and_measure(run: Run, work: Path) -> None:
     on_validation(run, work)
 
 
+def in_process(work: Path, threads: int, log: Path, *options: str) -> None:
+    """Runs this command in a process of its own; raises where it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, str(Path(__file__).parent), "--work", str(work), *options]
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(options)} failed; its output is in {log}")
+
+
 def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
     """Trains and measures a run in a process of its own, and records what it took; a finished one is read."""
     record = record_of(run, work)
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))
-    record.parent.mkdir(parents=True, exist_ok=True)
-    attempts, log = record.with_suffix(".attempts"), record.with_suffix(".log")
+    attempts = record.with_suffix(".attempts")
     seconds = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
     start = time.time()
-    with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent), "--work", str(work), "--train", run.name],
-            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=False,
-        )  # fmt: skip
-    seconds.append(round(time.time() - start, 1))
-    attempts.write_text(json.dumps(seconds), encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError(f"{run.name!r} failed; its output is in {log}")
+    try:
+        in_process(work, threads, record.with_suffix(".log"), "--train", run.name)
+    finally:
+        seconds.append(round(time.time() - start, 1))
+        attempts.write_text(json.dumps(seconds), encoding="utf-8")
     validation = json.loads((work / "validation" / record.name).read_text(encoding="utf-8"))
     found = {
         "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
