@@ -167,7 +167,8 @@ def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
     """Measures all finished runs on the test split."""
     finished = [run for run in runs.values() if run.shown and training.record_of(run, args.work).exists()]
     posts = Path(args.data) / "epitome_reddit.parquet"
-    epitome = measures.epitome_of(posts, args.work) if posts.exists() else None
+    if posts.exists():
+        measures.train_levels(posts, args.work)
     pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
     logs = {run.name: args.work / "replies" / f"{training.slug(run.name)}.log" for run in finished}
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -177,8 +178,13 @@ def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
         ]
         for future in going:
             future.result()
-    found = measures.on_test(finished, args.work, args.work / "scorers" / "B", epitome, pairs)
+    found = measures.on_test(finished, args.work, args.work / "scorers" / "B", epitome_there(args.work), pairs)
     write(args.results / "test.json", found)
+
+
+def epitome_there(work: Path) -> Path | None:
+    """The classifier of EPITOME's levels, if there were posts to train it on."""
+    return work / measures.EPITOME if (work / measures.EPITOME).exists() else None
 
 
 def write(path: Path, value: Any) -> None:
@@ -193,7 +199,7 @@ def main() -> None:
         if args.train:
             training.train_and_measure(run, args.work)
         else:
-            measures.answer(run, args.work, args.work / "scorers" / "B")
+            measures.answer(run, args.work, args.work / "scorers" / "B", epitome_there(args.work))
         return
     found = set_up(args)
     libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")

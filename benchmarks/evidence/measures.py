@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dill
 import numpy as np
 from datasets import Dataset
 from plan import Run
@@ -30,6 +31,7 @@ from ee_trl.score_plane import quadrants
 
 METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "completion_perplexity", "epitome")
 BATCH = 64
+EPITOME = "epitome"
 AXES_SAMPLES = 2_000
 """Test dialogues, evenly spaced, whose replies are scored."""
 DECODING = Decoding(max_new_tokens=40)
@@ -70,12 +72,10 @@ def words_of(eval_set: EvalSet) -> int:
     return sum(len(reference.split()) + 1 for reference in eval_set.references)
 
 
-def epitome_of(source: Path, work: Path) -> Path:
-    """The classifier of EPITOME's levels, trained on its Reddit posts."""
-    folder = work / "epitome"
-    if not folder.exists():
-        train_epitome(read_posts(Dataset.from_parquet(str(source))), folder, folds=0)
-    return folder
+def train_levels(posts: Path, work: Path) -> None:
+    """Trains the classifier of EPITOME's levels on its Reddit posts."""
+    if not (work / EPITOME).exists():
+        train_epitome(read_posts(Dataset.from_parquet(str(posts))), work / EPITOME, folds=0)
 
 
 def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
@@ -87,22 +87,28 @@ def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
     )  # fmt: skip
 
 
-def answered(run: Run, work: Path, eval_set: EvalSet) -> tuple[Replies, LoadedModel]:
-    """A run's replies on the test split, made or read, and its model."""
+def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str, Measure]:
+    """A run's replies on the test split and what they measure, made or, from when they were made, read."""
+    kept = work / "test" / f"{slug(run.name)}.dill"
+    if kept.exists():
+        return dill.loads(kept.read_bytes())
+    eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
     loaded = load_candidate(str(folder_of(run.name, work)))
     made_by = {"model": loaded.fingerprint, "decoding": DECODING.to_dict()}
     texts = generate_replies(
         loaded.model, loaded.tokenizer, eval_set.prompts, batch_size=BATCH, label=run.name, decoding=DECODING,
         stored=StoredReplies(work / "replies", slug(run.name), made_by),
     )  # fmt: skip
-    return Replies(texts, loaded.description, loaded.fingerprint), loaded
+    replies = Replies(texts, loaded.description, loaded.fingerprint)
+    found = measured(eval_set, replies, loaded, test_tools(work, scorer, epitome), metrics_of(epitome))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(dill.dumps(found))
+    return found
 
 
-def answer(run: Run, work: Path, scorer: Path) -> None:
-    """What takes long of the test split, so that several processes can share it: replies, and their scores."""
-    eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
-    replies, loaded = answered(run, work, eval_set)
-    measured(eval_set, replies, loaded, test_tools(work, scorer, None), ("empathy_axes",))
+def metrics_of(epitome: Path | None) -> tuple[str, ...]:
+    """The metrics that there are the means for."""
+    return METRICS if epitome else METRICS[:-1]
 
 
 def measured(
@@ -130,19 +136,15 @@ def on_test(
         pairs (`Sequence` of names): A and B, whose paired differences (B - A) are told.
     """
     eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
-    tools = test_tools(work, scorer, epitome)
-    metrics = METRICS if epitome else METRICS[:-1]
-    words = words_of(eval_set)
-    measures: dict[str, dict[str, Measure]] = {}
+    tools, words = test_tools(work, scorer, epitome), words_of(eval_set)
+    measures = {run.name: answer(run, work, scorer, epitome) for run in runs}
     models: dict[str, Any] = {}
-    for run in runs:
-        replies, loaded = answered(run, work, eval_set)
-        measures[run.name] = measured(eval_set, replies, loaded, tools, metrics)
-        found = numbers_of(measures[run.name], BOOTSTRAP)
+    for name, found_by in measures.items():
+        found = numbers_of(found_by, BOOTSTRAP)
         numbers, tokens = found["numbers"], found["details"]["completion_perplexity"]["tokens"]
         numbers["perplexity_per_word"] = float(np.exp(np.log(numbers["perplexity"]) * tokens / words))
-        models[run.name] = found
-        print(run.name, {name: round(value, 3) for name, value in numbers.items()}, flush=True)
+        models[name] = found
+        print(name, {key: round(value, 3) for key, value in numbers.items()}, flush=True)
     references = Replies(eval_set.references, "references", eval_set.fingerprint)
     of_references = {
         **measure_references(eval_set, tools, ("distinct",)),
