@@ -164,12 +164,13 @@ def threads_of(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
-    """Measures all finished runs on the test split."""
-    finished = [run for run in runs.values() if run.shown and training.record_of(run, args.work).exists()]
+    """Measures what is finished on the test split, of each row the first seed."""
+    rows = [run for run in runs.values() if run.shown and run.seed == 0]
+    finished = [run for run in rows if training.record_of(run, args.work).exists()]
     posts = Path(args.data) / "epitome_reddit.parquet"
     if posts.exists():
         measures.train_levels(posts, args.work)
-    pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
+    pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a]
     logs = {run.name: args.work / "replies" / f"{training.slug(run.name)}.log" for run in finished}
     with ThreadPoolExecutor(args.jobs) as pool:
         going = [

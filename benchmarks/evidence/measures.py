@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from plan import Run
 from training import folder_of, slug
 
 from ee_trl.axes import AXES, QUADRANTS, TIE
-from ee_trl.data import spread
 from ee_trl.epitome_training import read_posts, train_epitome
-from ee_trl.evaluation.candidates import LoadedModel, Replies, load_candidate
+from ee_trl.evaluation.candidates import Replies, load_candidate
 from ee_trl.evaluation.comparison import make_tools
 from ee_trl.evaluation.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 from ee_trl.evaluation.distinct.bootstrap import intervals
@@ -25,16 +23,16 @@ from ee_trl.evaluation.eval_set import EvalSet, read_eval_set
 from ee_trl.evaluation.findings import differences, numbers_of
 from ee_trl.evaluation.generation import Decoding, generate_replies
 from ee_trl.evaluation.measures import Measure, Tools, measure, measure_references
-from ee_trl.evaluation.stored_replies import StoredReplies
 from ee_trl.score_plane import quadrants
 
 
-METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "completion_perplexity", "epitome")
+METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "epitome")
 BATCH = 64
 EPITOME = "epitome"
-AXES_SAMPLES = 2_000
-"""Test dialogues, evenly spaced, whose replies are scored."""
-DECODING = Decoding(max_new_tokens=40)
+REPLIES = 2_000
+"""Test dialogues, evenly spaced, that are replied to; perplexities are of all."""
+DECODING = Decoding(max_new_tokens=40, temperature=0.7, top_p=0.9, seed=0)
+"""Greedily, a small model that has seen little says "i am sorry to hear that ." to everything."""
 BOOTSTRAP = (1000, 0.95, 0)
 
 
@@ -92,18 +90,24 @@ def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str
     kept = work / "test" / f"{slug(run.name)}.dill"
     if kept.exists():
         return dill.loads(kept.read_bytes())
-    eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
     loaded = load_candidate(str(folder_of(run.name, work)))
-    made_by = {"model": loaded.fingerprint, "decoding": DECODING.to_dict()}
+    whole, part = test_sets(work)
     texts = generate_replies(
-        loaded.model, loaded.tokenizer, eval_set.prompts, batch_size=BATCH, label=run.name, decoding=DECODING,
-        stored=StoredReplies(work / "replies", slug(run.name), made_by),
-    )  # fmt: skip
-    replies = Replies(texts, loaded.description, loaded.fingerprint)
-    found = measured(eval_set, replies, loaded, test_tools(work, scorer, epitome), metrics_of(epitome))
+        loaded.model, loaded.tokenizer, part.prompts, batch_size=BATCH, label=run.name, decoding=DECODING
+    )
+    replies, tools = Replies(texts, loaded.description, loaded.fingerprint), test_tools(work, scorer, epitome)
+    found = measure(part, replies, loaded, tools, metrics_of(epitome))
+    found |= measure(whole, replies, loaded, tools, ["completion_perplexity"])
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(dill.dumps(found))
+    (kept.parent / f"{slug(run.name)}.txt").write_text("\n".join(texts), encoding="utf-8")
     return found
+
+
+def test_sets(work: Path) -> tuple[EvalSet, EvalSet]:
+    """The test split, and the part of it that is replied to."""
+    path = str(work / "held_out" / "test.parquet")
+    return read_eval_set(path), read_eval_set(path, limit=REPLIES)
 
 
 def metrics_of(epitome: Path | None) -> tuple[str, ...]:
@@ -111,22 +115,11 @@ def metrics_of(epitome: Path | None) -> tuple[str, ...]:
     return METRICS if epitome else METRICS[:-1]
 
 
-def measured(
-    eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools, metrics: Sequence[str]
-) -> dict[str, Measure]:
-    """The metrics of replies; the axes of every so-manieth, as scorer B is no quick one."""
-    chosen = spread(len(eval_set), AXES_SAMPLES)
-    some = replace(eval_set, dialogues=tuple(eval_set.dialogues[i] for i in chosen), emotions=None)
-    texts = replace(replies, texts=[replies.texts[i] for i in chosen])
-    found = measure(eval_set, replies, loaded, tools, [name for name in metrics if name != "empathy_axes"])
-    return found | measure(some, texts, None, tools, ("empathy_axes",))
-
-
 def on_test(
     runs: Sequence[Run], work: Path, scorer: Path, epitome: Path | None, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """
-    Everything on the test split, for all runs at once; replies and scores are kept as they are made.
+    Everything on the test split, for all runs at once; what each gave is kept as it is made.
 
     Args:
         runs (`Sequence[Run]`): Finished ones.
@@ -135,8 +128,8 @@ def on_test(
         epitome (`Path`, *optional*): A classifier of levels.
         pairs (`Sequence` of names): A and B, whose paired differences (B - A) are told.
     """
-    eval_set = read_eval_set(str(work / "held_out" / "test.parquet"))
-    tools, words = test_tools(work, scorer, epitome), words_of(eval_set)
+    whole, part = test_sets(work)
+    tools, words = test_tools(work, scorer, epitome), words_of(whole)
     measures = {run.name: answer(run, work, scorer, epitome) for run in runs}
     models: dict[str, Any] = {}
     for name, found_by in measures.items():
@@ -145,15 +138,14 @@ def on_test(
         numbers["perplexity_per_word"] = float(np.exp(np.log(numbers["perplexity"]) * tokens / words))
         models[name] = found
         print(name, {key: round(value, 3) for key, value in numbers.items()}, flush=True)
-    references = Replies(eval_set.references, "references", eval_set.fingerprint)
-    of_references = {
-        **measure_references(eval_set, tools, ("distinct",)),
-        **measured(eval_set, references, None, tools, ("empathy_axes", *(["epitome"] if epitome else []))),
-    }
+    references = Replies(part.references, "references", part.fingerprint)
+    of_references = measure_references(part, tools, METRICS)
+    if epitome:
+        of_references |= measure(part, references, None, tools, ["epitome"])
     return {
-        "n": len(eval_set),
-        "n_of_axes": len(spread(len(eval_set), AXES_SAMPLES)),
-        "dataset": eval_set.fingerprint,
+        "n": len(whole),
+        "replies": len(part),
+        "dataset": whole.fingerprint,
         "decoding": DECODING.to_dict(),
         "scorer": tools.run.scorer.fingerprint,
         "models": models,

@@ -197,7 +197,7 @@ def draw(results: Path, images: Path) -> None:
         parts[0].plot([t for t, _ in rows], values, marker="o", color=colour, label=f"of {group} references")
     parts[0].set(xlabel="threshold T", ylabel="perplexity (validation)", xticks=[t for t, _ in rows])
     parts[0].legend()
-    if test is not None:
+    if test is not None and all(one["name"] in test["models"] for _, one in rows):
         for key, colour in (("sensibility", "tab:orange"), ("rationality", "tab:green")):
             values = [test["models"][one["name"]]["numbers"][key] for _, one in rows]
             parts[1].plot([t for t, _ in rows], values, marker="o", color=colour, label=f"{key} of the replies (test)")
