@@ -171,7 +171,11 @@ def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
     if posts.exists():
         measures.train_levels(posts, args.work)
     pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a]
-    logs = {run.name: args.work / "replies" / f"{training.slug(run.name)}.log" for run in finished}
+    logs = {
+        run.name: args.work / "replies" / f"{training.slug(run.name)}.log"
+        for run in finished
+        if not measures.kept_of(run, args.work).exists()
+    }
     with ThreadPoolExecutor(args.jobs) as pool:
         going = [
             pool.submit(training.in_process, args.work, threads_of(args), log, "--answer", name)

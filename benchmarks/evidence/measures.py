@@ -87,7 +87,7 @@ def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
 
 def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str, Measure]:
     """A run's replies on the test split and what they measure, made or, from when they were made, read."""
-    kept = work / "test" / f"{slug(run.name)}.dill"
+    kept = kept_of(run, work)
     if kept.exists():
         return dill.loads(kept.read_bytes())
     loaded = load_candidate(str(folder_of(run.name, work)))
@@ -102,6 +102,11 @@ def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str
     kept.write_bytes(dill.dumps(found))
     (kept.parent / f"{slug(run.name)}.txt").write_text("\n".join(texts), encoding="utf-8")
     return found
+
+
+def kept_of(run: Run, work: Path) -> Path:
+    """Where what a run's replies measure is kept."""
+    return work / "test" / f"{slug(run.name)}.dill"
 
 
 def test_sets(work: Path) -> tuple[EvalSet, EvalSet]:

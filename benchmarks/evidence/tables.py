@@ -142,7 +142,7 @@ def replies(runs: Sequence[Record], test: Record | None, rows: Sequence[str]) ->
 
 
 def pairs(test: Record | None, baseline: str, rows: Sequence[str]) -> str:
-    """Paired differences to a baseline, of one seed, with 95 % intervals; a star where Holm's p is below 0.05."""
+    """Paired differences to a baseline, of one seed, with 95 % intervals."""
     if test is None:
         return "Not measured yet.\n"
     shown = [key for key in TEST if key not in ("perplexity_per_word", "words")]
@@ -159,8 +159,7 @@ def difference(number: Record | None, digits: int) -> str:
     if number is None or number["difference"] is None:
         return ""
     low, high = number["interval"]
-    star = "\\*" if number["p_holm"] is not None and number["p_holm"] < 0.05 else ""
-    return f"{number['difference']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}){star}"
+    return f"{number['difference']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
