@@ -190,13 +190,15 @@ def draw(results: Path, images: Path) -> None:
     rows = [(t, one) for t, name in enumerate(THRESHOLDS, 3) for one in of_row(runs, name) if one["seed"] == 0]
     if len(rows) < 2:
         return
-    figure, parts = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    replied = test is not None and all(one["name"] in test["models"] for _, one in rows)
+    figure, parts = plt.subplots(1, 1 + replied, figsize=(9, 3.8), squeeze=False, layout="constrained")
+    parts = parts[0]
     for group, colour in (("all", "tab:gray"), ("sensibility", "tab:orange"), ("rationality", "tab:green")):
         values = [one["validation"]["perplexity"][group]["value"] for _, one in rows]
         parts[0].plot([t for t, _ in rows], values, marker="o", color=colour, label=f"of {group} references")
     parts[0].set(xlabel="threshold T", ylabel="perplexity (validation)", xticks=[t for t, _ in rows])
     parts[0].legend()
-    if test is not None and all(one["name"] in test["models"] for _, one in rows):
+    if test is not None and replied:
         for key, colour in (("sensibility", "tab:orange"), ("rationality", "tab:green")):
             values = [test["models"][one["name"]]["numbers"][key] for _, one in rows]
             parts[1].plot([t for t, _ in rows], values, marker="o", color=colour, label=f"{key} of the replies (test)")
