@@ -42,6 +42,9 @@ from plan import Run, plan
 from ee_trl.evaluation.paired import plain
 
 
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "evidence"
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmarks/evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,7 +63,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=training.LENGTH, help="tokens of a dialogue with its reply")
     parser.add_argument("--test", action="store_true", help="measure the finished runs on the test split: at the end")
     parser.add_argument("--again", metavar="RUN", help="train a finished run anew and compare")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results" / "evidence")
+    parser.add_argument(
+        "--results", type=Path, help=f"folder for what is found (default: {RESULTS}, with --model in --work)"
+    )
     for name in ("--train", "--answer"):  # a process of its own for one run
         parser.add_argument(name, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -72,6 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if bool(args.model) != bool(args.config):
         parser.error("--model and --config go together")
     args.work = args.work.resolve()
+    args.results = args.results or (args.work / "results" if args.model else RESULTS)
     return args
 
 
@@ -221,7 +227,8 @@ def main() -> None:
     train_all(runs, args)
     if args.test:
         test(args, runs)
-    tables.write_all(args.results, Path(__file__).parents[2] / "docs")
+    if args.results == RESULTS:  # those that the page is about
+        tables.write_all(args.results, Path(__file__).parents[2] / "docs")
 
 
 if __name__ == "__main__":
