@@ -32,7 +32,7 @@ EPITOME = "epitome"
 REPLIES = 2_000
 """Test dialogues, evenly spaced, that are replied to; perplexities are of all."""
 DECODING = Decoding(max_new_tokens=40, temperature=0.7, top_p=0.9, seed=0)
-"""Greedily, a small model that has seen little says "i am sorry to hear that ." to everything."""
+"""Sampled: greedily, a small model that has seen little says one sentence to nearly everybody."""
 BOOTSTRAP = (1000, 0.95, 0)
 
 

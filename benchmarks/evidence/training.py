@@ -28,13 +28,14 @@ EVALS = 6
 """How often a run is measured on the validation samples that it is watched by; the best checkpoint is kept."""
 
 SETTINGS = {
-    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "per_device_train_batch_size": 16,
-    "weight_decay": 0.01, "max_length": LENGTH, "train_sampling_strategy": "group_by_length",
+    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "weight_decay": 0.01,
+    "train_sampling_strategy": "group_by_length",
     "eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True, "save_total_limit": 1,
     "per_device_eval_batch_size": 64, "logging_steps": 25, "disable_tqdm": True, "dataset_test_split": "validation",
 }  # fmt: skip
 """Of every run of a small model."""
-ROUTER = {"learning_rate": 1e-2}
+ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False}
+"""What differs for a mixture's gates."""
 
 
 def steps_of(run: Run, steps: int, work: Path) -> int:
@@ -80,10 +81,10 @@ def command_of(run: Run, work: Path) -> list[str]:
     config = table["config"] or ROOT / "recipes" / "configs" / "tiny_cpu.yaml"
     steps = steps_of(run, table["steps"], work)
     every = max(1, steps // EVALS)
-    settings: dict[str, Any] = {} if table["config"] else SETTINGS
-    if run.recipe == "sft_moe":
-        settings |= ROUTER | {"load_best_model_at_end": False}
-    settings = settings | {
+    settings: dict[str, Any] = {
+        **({} if table["config"] else SETTINGS),
+        **(ROUTER if run.recipe == "sft_moe" else {}),
+        "per_device_train_batch_size": table["batch"], "max_length": table["max_length"],
         "dataset": work / "scored", "output_dir": folder_of(run.name, work), "model_name_or_path": base,
         "max_steps": steps, "eval_steps": every, "save_steps": every, "seed": run.seed, **run.options,
     }  # fmt: skip
