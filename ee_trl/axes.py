@@ -17,5 +17,8 @@ BALANCED, LOW, TIE = "balanced", "low", "tie"
 QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 """High sensibility only, high rationality only, both high, both low; see [`ee_trl.selection.quadrants`]."""
 
+QUADRANT = "quadrant"
+"""The column that names a sample's quadrant."""
+
 DEFAULT_THRESHOLD = 5.0
 """T of the released rule (Efficient-Empathy)."""

@@ -46,8 +46,9 @@ def read_posts(dataset: Any) -> Posts:
 
     import numpy as np
 
-    from .data import features_of, rows_of, tables_of
+    from .data import features_of, tables_of
     from .evaluation.epitome.classifier import LEVELS, MECHANISMS
+    from .rows import rows_of
 
     features = features_of(dataset)
     needed = (SEEKER, RESPONSE, *MECHANISMS)

@@ -56,3 +56,10 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value), valid, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {value!r}; valid: {', '.join(valid)}.{hint}"
+
+
+def root_cause(error: BaseException) -> str:
+    """The error that stands behind an error, as `Type: message`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

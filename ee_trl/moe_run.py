@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES
-from .data import write_json
 from .errors import CompositionError
 from .experts import SELECTION_DIR, ExpertRun
 from .recipe_run import EMBEDDED
 from .reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from .rows import label_names
+from .writing import write_json
 
 
 if TYPE_CHECKING:

@@ -63,16 +63,16 @@ class OnlineRun(RecipeRun):
         return f"given with the data, where missing by {own}" if self._scores_given else own
 
     def _write_rows(self) -> None:
-        from .data import write_file, write_json
-        from .selector import _conversation_order
+        from .data import conversation_order
         from .subset import dialogue_tables, refuse_utterances
+        from .writing import write_file, write_json
 
         source, folder, left_out = self.source, self.folder / ROWS_DIR, Counter[str]()
         fmt = recognise(source.column_names)
         if self._scores_given:
             refuse_utterances(fmt)
         if fmt.utterance_rows:
-            source = source.select(_conversation_order(source))
+            source = source.select(conversation_order(source))
         features, tables = dialogue_tables(source, "last" if self._scores_given else self.selector.turns, left_out)
         settings = {name: value for name, value in self.identity.items() if name.startswith("data.")}
         samples = write_file(tables, features, folder / "rows.parquet", metadata=settings)

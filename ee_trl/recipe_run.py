@@ -124,7 +124,7 @@ class RecipeRun(ABC):
         self._write_record("finished" if self.finished else "running")
 
     def _write_record(self, status: str) -> None:
-        from .data import write_json
+        from .writing import write_json
 
         if self.state.is_main_process:
             write_json(self.folder / RECORD, {"status": status, "identity": self.identity})
@@ -152,7 +152,7 @@ class RecipeRun(ABC):
         return self._split(self.args.dataset_train_split)
 
     def _split(self, name: str) -> Dataset:
-        from .data import open_dataset
+        from .opening import open_dataset
         from .sample import load_sample
 
         if self.args.dataset is None:

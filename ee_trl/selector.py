@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
-from .axes import AXES, DEFAULT_THRESHOLD, RATIONALITY, SENSIBILITY
-from .data import columns_of, conform, features_of, open_dataset, progress, progress_bar, tables_of, to_dataset
-from .dialogue import Turns, check_turns, recognise, samples_of, utterance_number
+from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY
+from .data import conversation_order, each_split, features_of, is_stream, progress, progress_bar, tables_of
+from .dialogue import Turns, check_turns
 from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
+from .opening import check_dataset, open_rows, opened
 from .reports.summary import summarise
-from .rows import rows_of
 from .scoring import engine
 from .scoring.base import Scorer
 from .scoring.coverage import Coverage
@@ -27,14 +25,13 @@ from .scoring.launched import Launch, fill_share
 from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
 from .scoring.store import FILE_NAME, ScoreStore, cache_folder
+from .streams import scored_stream, selected_stream
 from .subset import (
-    check_scored,
     read_scores,
-    refuse_utterances,
     training_features,
-    training_row,
     training_tables,
 )
+from .writing import to_dataset
 
 
 if TYPE_CHECKING:
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUADRANT = "quadrant"
 RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed")
 
 
@@ -195,12 +191,12 @@ class EmpathyDataSelector:
         if isinstance(dataset, (str, os.PathLike)):
             opened = open_rows(dataset)
             if hasattr(opened, "keys"):
-                return _each_split(opened, lambda part: self._score_rows(part, shared))
+                return each_split(opened, lambda part: self._score_rows(part, shared))
             return self._score_rows(opened, shared)
-        _check_dataset(dataset)
+        check_dataset(dataset)
         if hasattr(dataset, "keys"):
-            return _each_split(dataset, lambda part: self.score(part, shared=shared))
-        return self._score_stream(dataset) if _is_stream(dataset) else self._score_rows(dataset, shared)
+            return each_split(dataset, lambda part: self.score(part, shared=shared))
+        return scored_stream(self, dataset) if is_stream(dataset) else self._score_rows(dataset, shared)
 
     def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool) -> Dataset:
         filled = self.fill_store(dataset) if shared or self._ray else None
@@ -225,7 +221,7 @@ class EmpathyDataSelector:
         self._plan(dataset, features, layout)
         launch = Launch() if self._ray else Launch.from_environment()
         bar = progress_bar(
-            total=total if _is_stream(dataset) else len(dataset),
+            total=total if is_stream(dataset) else len(dataset),
             label="score",
             show=False if launch.rank else self.show_progress,
         )
@@ -250,8 +246,8 @@ class EmpathyDataSelector:
 
     def _in_order(self, dataset: Any, layout: engine.Layout) -> Any:
         """The data set with the utterances of each conversation together."""
-        if layout.fmt.utterance_rows and not _is_stream(dataset):
-            return dataset.select(_conversation_order(dataset))
+        if layout.fmt.utterance_rows and not is_stream(dataset):
+            return dataset.select(conversation_order(dataset))
         return dataset
 
     def score_tables(
@@ -273,10 +269,10 @@ class EmpathyDataSelector:
             kept = " and ".join(layout.renames[name] for name in layout.given_scores)
             logger.warning("the data set's own scores are kept as %s; to use those, select without scoring", kept)
         order = None
-        if layout.fmt.utterance_rows and not _is_stream(dataset):
-            order = _conversation_order(dataset)
+        if layout.fmt.utterance_rows and not is_stream(dataset):
+            order = conversation_order(dataset)
             dataset = dataset.select(order)
-        total = total if _is_stream(dataset) else len(dataset)
+        total = total if is_stream(dataset) else len(dataset)
         self._plan(dataset, features, layout)
         bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
         run = self.new_run(filled)
@@ -295,25 +291,6 @@ class EmpathyDataSelector:
         if QUADRANT in table.column_names:
             return table.set_column(table.schema.get_field_index(QUADRANT), QUADRANT, column)
         return table.append_column(QUADRANT, column)
-
-    def _score_stream(self, stream: IterableDataset) -> IterableDataset:
-        from datasets import DatasetInfo, IterableDataset
-        from datasets.iterable_dataset import ArrowExamplesIterable
-
-        stream = stream.with_format(None)
-        if stream.features is not None:  # tables, since the library's way back from rows changes values that are JSON
-            features, _ = self.score_tables(stream)
-            tables = ArrowExamplesIterable(_keyed_tables, {"make": self.score_tables, "stream": stream})
-            return IterableDataset(tables, info=DatasetInfo(features=features))
-        layout = engine.layout_of(columns_of(stream), self.detail_columns)
-
-        def rows() -> Iterator[dict[str, Any]]:
-            batches = engine.batched_rows(stream, layout, self.batch_rows)
-            for row in engine.score_rows(batches, layout, self.new_run(), self.turns):
-                name = rules.quadrants([row[SENSIBILITY]], [row[RATIONALITY]], self.threshold, self.ties)[0]
-                yield row | {QUADRANT: str(name) or None}
-
-        return IterableDataset.from_generator(rows)
 
     # ---- select ----------------------------------------------------------------------------------------------------
 
@@ -354,18 +331,18 @@ class EmpathyDataSelector:
             "axis": axis,
             "seed": seed,
         }
-        scored = _opened(scored)
+        scored = opened(scored)
         if hasattr(scored, "keys"):
-            return _each_split(scored, lambda part: self.select(part, **options))
-        if _is_stream(scored):
-            return self._select_stream(scored, **options)
+            return each_split(scored, lambda part: self.select(part, **options))
+        if is_stream(scored):
+            return selected_stream(self, scored, **options)
         chosen = self.choose(scored, **options)
         features, tables = self.select_tables(scored, chosen)
         return to_dataset(tables, features)
 
     def choose(self, scored: Dataset | IterableDataset, **options: Any) -> rules.Selection:
         """The [`Selection`] behind [`~EmpathyDataSelector.select`]: indices, and for every sample dropped a reason."""
-        scored = _opened(scored)
+        scored = opened(scored)
         if hasattr(scored, "keys"):
             raise FormatError(f"there are several splits: {', '.join(scored)}; choose from one of them")
         scores = read_scores(scored, lengths=options.get("rule") == "longest")
@@ -387,61 +364,13 @@ class EmpathyDataSelector:
         features = features_of(scored)
         bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
         tables = progress(tables_of(scored, self.batch_rows), bar)
-        return training_features(features), self._kept_tables(tables, features, kept)
+        return training_features(features), self.kept_tables(tables, features, kept)
 
-    def _kept_tables(self, tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
+    def kept_tables(self, tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
+        """The rows `kept` of scored tables, as training rows, with their quadrant at the selector's threshold."""
         if QUADRANT in features and "scorer" in features:  # it was written at the threshold of scoring
             tables = (self._with_quadrant(table) for table in tables)
         return training_tables(tables, features, kept)
-
-    def _select_stream(self, stream: IterableDataset, **options: Any) -> IterableDataset:
-        from datasets import DatasetInfo, IterableDataset
-        from datasets.iterable_dataset import ArrowExamplesIterable
-
-        if options["rule"] != "threshold":
-            raise SelectionError(
-                f"rule {options['rule']!r} needs all the scores at once, which a stream does not give; use "
-                "rule='threshold', or a datasets.Dataset"
-            )
-        stream = stream.with_format(None)
-        columns = columns_of(stream)
-        check_scored(columns)
-        fmt = recognise(columns)
-        refuse_utterances(fmt)
-
-        def choose(batch: list[dict[str, Any]]) -> list[int]:
-            scores: list[list[Any]] = [[row.get(axis) for row in batch] for axis in AXES]
-            chosen = rules.select_indices(*scores, threshold=self.threshold, ties=self.ties, **options)
-            return chosen.indices.tolist()
-
-        choose([])  # what is wrong with the options is said now, not when the first row is read
-        if stream.features is not None:
-            kept = {"make": partial(self._stream_tables, options=options), "stream": stream}
-            info = DatasetInfo(features=training_features(stream.features))
-            return IterableDataset(ArrowExamplesIterable(_keyed_tables, kept), info=info)
-
-        def rows() -> Iterator[dict[str, Any]]:
-            source = iter(stream)
-            while batch := list(islice(source, self.batch_rows)):
-                for i in choose(batch):
-                    [sample] = samples_of(fmt, [batch[i]], "last")
-                    if sample.dialogue:
-                        yield training_row(batch[i], sample.dialogue)
-
-        return IterableDataset.from_generator(rows)
-
-    def _stream_tables(self, stream: IterableDataset, options: dict[str, Any]) -> tuple[Features, Iterator[pa.Table]]:
-        """The rows chosen from a stream, table by table, as [`~EmpathyDataSelector.select_tables`] gives them."""
-        from datasets import Dataset
-
-        features = features_of(stream)
-
-        def tables() -> Iterator[pa.Table]:
-            for table in tables_of(stream, self.batch_rows):
-                chosen = self.choose(Dataset(table), **options)
-                yield from self._kept_tables([table], features, chosen.kept)
-
-        return training_features(features), tables()
 
     # ---- look ------------------------------------------------------------------------------------------------------
 
@@ -452,14 +381,14 @@ class EmpathyDataSelector:
         Returns:
             [`~ee_trl.reports.summary.Summary`], which prints as a table; a mapping of split to summary for several.
         """
-        scored = _opened(scored)
+        scored = opened(scored)
         if hasattr(scored, "keys"):
             return BySplit((name, self.summary(part)) for name, part in scored.items())
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
         """The share of each quadrant at each threshold, by split if several; see [`~ee_trl.selection.sweep`]."""
-        scored = _opened(scored)
+        scored = opened(scored)
         if hasattr(scored, "keys"):
             grid = list(grid)
             return BySplit((name, self.sweep(part, grid)) for name, part in scored.items())
@@ -501,7 +430,7 @@ class EmpathyDataSelector:
 
         rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
         source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
-        dataset = _opened(scored)
+        dataset = opened(scored)
         return card_of(self, dataset, self.choose(dataset, **rule), source=source, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
@@ -542,60 +471,3 @@ class EmpathyDataSelector:
 
     def __repr__(self) -> str:
         return f"EmpathyDataSelector({self._spec!r}, threshold={self.threshold}, ties={self.ties!r})"
-
-
-def _opened(dataset: Any) -> Any:
-    """The data set itself, or what is found under a path or name; the only split of a mapping with one split."""
-    if isinstance(dataset, (str, os.PathLike)):
-        found: Any = open_dataset(dataset)
-        return next(iter(found.values())) if hasattr(found, "keys") and len(found) == 1 else found
-    _check_dataset(dataset)
-    return dataset
-
-
-def open_rows(source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None) -> Any:
-    """The rows of a path or name, to read once: parquet as a stream, unless neighbouring rows must be found."""
-    found: Any = open_dataset(source, config=config, split=split, streaming=True)
-    if hasattr(found, "keys"):
-        return next(iter(found.values())) if len(found) == 1 else found
-    if _is_stream(found) and recognise(features_of(found)).utterance_rows:
-        return open_dataset(source, config=config, split=split)
-    return found
-
-
-def _check_dataset(dataset: Any) -> None:
-    if not hasattr(dataset, "keys") and not hasattr(dataset, "iter"):
-        raise FormatError(
-            f"{type(dataset).__name__} is not a data set; give a datasets.Dataset, IterableDataset or DatasetDict, or "
-            "a path or hub name. datasets.Dataset.from_list makes one from a list of dicts."
-        )
-
-
-def _each_split(splits: Any, function: Any) -> Any:
-    return type(splits)({name: function(part) for name, part in splits.items()})
-
-
-def _is_stream(dataset: Any) -> bool:
-    return not hasattr(dataset, "__len__")
-
-
-def _keyed_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    """The tables that `make` gives of a stream, numbered; made anew whenever the stream is read."""
-    features, tables = make(stream)
-    for number, table in enumerate(tables):
-        yield (0, number), conform(table, features.arrow_schema)
-
-
-def _conversation_order(dataset: Dataset) -> list[int]:
-    """Row numbers by conversation (in order of first appearance), and within one by `utterance_idx`."""
-    import numpy as np
-
-    first: dict[str, int] = {}
-    start, numbers = array("q"), array("d")
-    wanted = ["conv_id", "utterance_idx"]
-    for table in tables_of(dataset.select_columns(wanted), 10_000):
-        for row in rows_of(table, features_of(dataset), wanted):
-            i = len(start)
-            start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
-            numbers.append(utterance_number(row["utterance_idx"]))
-    return np.lexsort((numbers, start)).tolist()

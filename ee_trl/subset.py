@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, RATIONALITY, SENSIBILITY
 from .coded import Coded, Coder, distinct
-from .data import BATCH_ROWS, columns_of, features_of, tables_of, to_dataset
+from .data import BATCH_ROWS, columns_of, features_of, tables_of
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .errors import FormatError, ScoresError
 from .rows import label_names, rows_of
+from .writing import to_dataset
 
 
 if TYPE_CHECKING:

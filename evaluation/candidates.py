@@ -229,7 +229,7 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
 
 
 def _columns_of(path: Path) -> dict[str, list[Any]]:
-    from ee_trl.data import open_dataset
+    from ee_trl.opening import open_dataset
 
     if path.suffix.lower() == ".txt":
         return {REPLY_COLUMNS[0]: path.read_text(encoding="utf-8").splitlines()}

@@ -9,9 +9,10 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ee_trl.data import features_of, rows_of, spread, tables_of
+from ee_trl.data import features_of, spread, tables_of
 from ee_trl.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
 from ee_trl.errors import FormatError
+from ee_trl.rows import rows_of
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def read_eval_set(
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
+    from ee_trl.data import conversation_order
+    from ee_trl.opening import open_rows
     from ee_trl.sample import load_sample
-    from ee_trl.selector import _conversation_order, open_rows
 
     if source is None:
         return load_sample("test"), "the embedded sample's held-out dialogues"
@@ -116,7 +118,7 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
     if hasattr(dataset, "keys"):
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
     if recognise(list(features_of(dataset))).utterance_rows:
-        dataset = dataset.select(_conversation_order(dataset))
+        dataset = dataset.select(conversation_order(dataset))
     return dataset, called
 
 

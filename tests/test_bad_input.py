@@ -25,9 +25,10 @@ from same_dialogues import WAYS, messages
 
 from ee_trl import EmpathyDataSelector
 from ee_trl.cli.main import main
-from ee_trl.data import open_dataset, tables_of
+from ee_trl.data import tables_of
 from ee_trl.dialogue import FORMATS, REASONS, SCORED, recognise
 from ee_trl.errors import EmpathyError, FormatError, ScoresError, SelectionError
+from ee_trl.opening import open_dataset
 from ee_trl.rows import rows_of
 from ee_trl.scoring.engine import layout_of
 from ee_trl.selection import KEEPABLE

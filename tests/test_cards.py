@@ -13,8 +13,8 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 
 from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.cli.main import main
-from ee_trl.data import open_dataset, write_json
 from ee_trl.errors import EmpathyError
+from ee_trl.opening import open_dataset
 from ee_trl.reports.agreement import agree
 from ee_trl.reports.agreement_page import Side, report_dict
 from ee_trl.reports.card_parts import audit_text, emotion_audit
@@ -22,6 +22,7 @@ from ee_trl.reports.cards import CITATION, dataset_card
 from ee_trl.reports.licence import UNKNOWN, find_licence
 from ee_trl.reports.model_card import hub_name, with_section
 from ee_trl.subset import read_scores
+from ee_trl.writing import write_json
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2

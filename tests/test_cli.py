@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ee_trl.cli.main import COMMANDS, build_parser, main
-from ee_trl.data import read_metadata
 from ee_trl.sample import load_sample
+from ee_trl.writing import read_metadata
 
 
 @pytest.fixture(scope="module")

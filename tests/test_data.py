@@ -17,23 +17,12 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Json, List, Value
 from same_dialogues import messages
 
-from ee_trl.data import (
-    WRITABLE,
-    atomic,
-    check_output,
-    columns_of,
-    conform,
-    features_of,
-    open_dataset,
-    read_metadata,
-    row_count,
-    rows_of,
-    tables_of,
-    to_dataset,
-    write_file,
-)
+from ee_trl.data import columns_of, conform, features_of, tables_of
 from ee_trl.dialogue import SOURCE_ERROR
 from ee_trl.errors import FormatError
+from ee_trl.opening import open_dataset, row_count
+from ee_trl.rows import rows_of
+from ee_trl.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file
 
 
 ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]

@@ -22,12 +22,14 @@ from datasets import (
 from same_dialogues import CONVERSATIONS, DIALOGUES, MULTI_TURN, ROW_TURN, SCORES, SINGLE_TURN, WAYS, messages
 
 from ee_trl import EmpathyDataSelector
-from ee_trl.data import features_of, open_dataset, to_dataset, write_file
+from ee_trl.data import features_of
 from ee_trl.dialogue import REASONS
 from ee_trl.errors import FormatError, ScorerError, ScoresError
+from ee_trl.opening import open_dataset
 from ee_trl.scoring.engine import SCORE_COLUMNS, layout_of
 from ee_trl.scoring.load import check_scorer, load_scorer
 from ee_trl.scoring.run import ScoringRun
+from ee_trl.writing import to_dataset, write_file
 
 
 HALF = "half a \ud83d smile"

@@ -16,9 +16,9 @@ from datasets import Dataset
 
 from ee_trl import CausalLMScorer, EmpathyDataSelector, load_sample, load_scorer
 from ee_trl.cli.main import main
-from ee_trl.data import read_metadata
 from ee_trl.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.scoring.causal_lm import DETAILS
+from ee_trl.writing import read_metadata
 
 
 sys.path.insert(0, str(ROOT / "scripts"))

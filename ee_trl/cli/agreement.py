@@ -178,14 +178,14 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
     """All samples of a data set, in the order in which `ee-trl score` writes them."""
-    from ..data import features_of, rows_of, tables_of
+    from ..data import conversation_order, features_of, tables_of
     from ..dialogue import recognise, samples_of
-    from ..selector import _conversation_order
+    from ..rows import rows_of
 
     features = features_of(dataset)
     fmt = recognise(list(features))
     if fmt.utterance_rows:
-        dataset = dataset.select(_conversation_order(dataset))
+        dataset = dataset.select(conversation_order(dataset))
     wanted = [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in features]
     if fmt.utterance_rows:  # a conversation spans rows
         return samples_of(fmt, [row for t in tables_of(dataset) for row in rows_of(t, features, wanted)], turns)
@@ -205,7 +205,7 @@ def _read_side(name: str, dataset: Any, chosen: Any) -> Side:
 
 
 def _file_side(path: str, samples: Sequence[Sample], turns: Turns, chosen: Any) -> Side:
-    from ..selector import open_rows
+    from ..opening import open_rows
     from ..subset import check_scored
 
     scored = open_rows(path)

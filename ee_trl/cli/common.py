@@ -172,7 +172,7 @@ def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelect
 
 def open_input(source: str, args: argparse.Namespace) -> Any:
     """One split of the input; parquet files as a stream."""
-    from ..selector import open_rows
+    from ..opening import open_rows
 
     dataset = open_rows(source, config=args.config, split=args.split)
     if hasattr(dataset, "keys"):
@@ -221,6 +221,6 @@ def parse_grid(text: str) -> list[float]:
 
 def open_written(path: Any) -> Any:
     """A file that this package just wrote, as a stream where that goes."""
-    from ..data import open_dataset
+    from ..opening import open_dataset
 
     return open_dataset(path, split="train", streaming=True)

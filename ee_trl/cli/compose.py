@@ -81,7 +81,7 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
 def _datasets(given: list[str] | None) -> dict[str, Any] | None:
     if given is None:
         return None
-    from ..data import open_dataset
+    from ..opening import open_dataset
 
     opened = {name: open_dataset(path) for name, path in _pairs("--gate-data", given).items()}
     return {name: data["train"] if hasattr(data, "keys") else data for name, data in opened.items()}

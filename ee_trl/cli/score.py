@@ -139,10 +139,11 @@ def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data import check_output, row_count, write_file
+    from ..opening import row_count
     from ..reports.rubric import rubric_text
     from ..scoring.launched import Launch
     from ..scoring.load import load_scorer
+    from ..writing import check_output, write_file
 
     cascade = args.scorer == "cascade"
     options = scorer_options(args)

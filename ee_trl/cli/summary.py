@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data import read_metadata
+    from ..writing import read_metadata
 
     selector = common.make_selector(args)
     scored = common.open_input(args.scored, args)

@@ -37,9 +37,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data import open_dataset
     from ..epitome_training import read_posts, train_epitome
     from ..evaluation.epitome.classifier import CONFIG
+    from ..opening import open_dataset
 
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():

@@ -67,8 +67,9 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     Raises:
         [`ScoresError`]: There are no scores, or too few.
     """
-    from ..data import features_of, rows_of, tables_of
+    from ..data import features_of, tables_of
     from ..dialogue import recognise, samples_of
+    from ..rows import rows_of
     from ..selection import scores_array
     from ..subset import check_scored, read_scores, refuse_utterances
 
@@ -95,7 +96,7 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
 
 def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
-    from ..selector import open_rows
+    from ..opening import open_rows
 
     dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
     if hasattr(dataset, "keys"):

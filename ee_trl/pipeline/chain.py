@@ -238,7 +238,7 @@ class EfficientEmpathy:
 
     def _evaluate(self, models: Mapping[str, Stage], score: Stage, select: Stage, router: Stage) -> Path:
         """Evaluates each model, and writes the report."""
-        from ..data import write_json
+        from ..writing import write_json
         from .report import write_side_by_side
         from .side_by_side import evaluate_folder
 

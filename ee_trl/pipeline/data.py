@@ -31,7 +31,7 @@ def read_rows(path: Path) -> Dataset:
 
 def sources(args: PipelineArguments) -> dict[str, Dataset]:
     """What to train on, and what is held out: another file, another split, or a share drawn at random."""
-    from ..data import open_dataset
+    from ..opening import open_dataset
     from ..sample import load_sample
 
     if args.dataset is None:
@@ -66,7 +66,8 @@ def write_scored(
         shared (`bool`, *optional*, defaults to `False`): Whether all processes call this, and share the work.
         write (`bool`, *optional*, defaults to `True`): Whether this process writes, and says what was scored.
     """
-    from ..data import tables_of, write_file
+    from ..data import tables_of
+    from ..writing import write_file
 
     for name, dataset in sources(args).items():
         if all(axis in dataset.column_names for axis in AXES):
@@ -95,9 +96,9 @@ def write_sets(
         rule (`Mapping`): The options of [`EmpathyDataSelector.select`] but `keep`.
         sets (`Mapping[str, str]`): Name -> the quadrants that it keeps.
     """
-    from ..data import write_file, write_json, write_text
     from ..reports.plane import plot_plane
     from ..subset import read_scores
+    from ..writing import write_file, write_json, write_text
 
     dataset = read_rows(scored)
     summary, scores = selector.summary(dataset), read_scores(dataset)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import write_json, write_text
 from ..reports.routing import PICTURE
 from ..reports.run import METRIC_NOTES, _cell, _table
+from ..writing import write_json, write_text
 from .side_by_side import ALL
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
-from ..data import write_json, write_text
 from ..dialogue import REASONS, SCORED
 from ..rubric import Rubric
+from ..writing import write_json, write_text
 from .agreement import CELLS, CLASSES, Agreement, interval, number, percent
 from .plane import _save
 from .run import _cell, _table

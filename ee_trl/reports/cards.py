@@ -123,8 +123,8 @@ def card_of(
         rubric (`str`, *optional*): What a judge was asked, where the selector's scorer does not tell.
         options: `name`, `file` and `agreement` of [`dataset_card`].
     """
-    from ..data import read_metadata
     from ..subset import read_scores
+    from ..writing import read_metadata
     from .rubric import rubric_text
 
     scores = read_scores(scored, emotion=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
-from ..data import write_json, write_text
 from ..display import Table
 from ..selection import sweep
+from ..writing import write_json, write_text
 from .agreement import CLASSES, interval, number, percent
 from .plane import COLOURS, _save
 from .run import _cell, _table

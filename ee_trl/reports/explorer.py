@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import DEFAULT_THRESHOLD, SENSIBILITY
-from ..data import check_output, write_text
 from ..errors import FormatError
 from ..selection import Threshold
+from ..writing import check_output, write_text
 from .explorer_data import DEFAULT_LIMIT, explorer_data
 
 
@@ -66,13 +66,13 @@ def write_explorer(
         [`ScoresError`]: There are no scores.
         [`SelectionError`]: An option is not valid.
     """
-    from ..selector import _opened
+    from ..opening import opened
 
     path = check_output(output, overwrite=overwrite, endings=ENDINGS)
     library = plotting_library()
     if isinstance(scored, (str, os.PathLike)):
         source = source or os.fspath(scored)
-    dataset = _opened(scored)
+    dataset = opened(scored)
     if hasattr(dataset, "keys"):
         raise FormatError(f"there are several splits: {', '.join(dataset)}; explore one of them")
     named: dict[str, Any] = {"source": source, "split": split, "config": config}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..data import rows_of
 from ..dialogue import (
     SCORED,
     SOURCE_ERROR,
@@ -26,6 +25,7 @@ from ..dialogue import (
     whole_number,
 )
 from ..errors import ScoresError
+from ..rows import rows_of
 
 
 if TYPE_CHECKING:
