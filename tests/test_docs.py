@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -18,6 +21,7 @@ from ee_trl.dialogue import FORMATS, REASONS
 from ee_trl.sample import load_sample
 
 
+METRICS = sorted(ROOT.glob("evaluation/*/README.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "recipes/README.md", ROOT / "benchmarks/README.md"]
 
@@ -53,17 +57,32 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path, monkeypatch: pyt
                 assert main(command[1:]) == 0, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES + METRICS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     text = NOT_RUN.sub("", page.read_text(encoding="utf-8"))
     kinds = set(re.findall(r"^```(\w+)\n", text, flags=re.MULTILINE))
-    assert kinds <= {"python", "bash", "text"}, "other code says why it is not run, in a comment before it"
+    run = {"python", "text", "bibtex"} if page in METRICS else {"python", "bash", "text"}
+    assert kinds <= run, "other code says why it is not run, in a comment before it"
 
 
 def test_the_api_page_has_every_public_name() -> None:
     listed = set(re.findall(r"^::: [\w.]+\.(\w+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE))
     public = {name for name in ee_trl.__all__ if callable(getattr(ee_trl, name))}
     assert public <= listed, public - listed
+
+
+@pytest.mark.parametrize("page", PAGES + METRICS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_api_page_has_every_name_that_a_page_imports(page: Path) -> None:
+    api = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: ([\w.]+)$", api, flags=re.MULTILINE)
+    listed = [pkgutil.resolve_name(re.sub(r"^evaluation\.", "ee_trl.evaluation.", name)) for name in names]
+    code = "\n".join(re.findall(r"```(?:python|py)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    for module, names in re.findall(
+        r"^ *from (ee_trl[\w.]*) import \(?([\w, \n]+?)(?:\)|$)", code, flags=re.MULTILINE
+    ):
+        for name in re.findall(r"\w+", names):
+            value = getattr(importlib.import_module(module), name)
+            assert any(value is known or inspect.getmodule(value) is known for known in listed), f"{module}.{name}"
 
 
 def test_the_list_of_errors_is_up_to_date() -> None:
