@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -78,7 +79,74 @@ def test_the_tables_are_those_of_the_results() -> None:
 
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert tables.rendered(page, RESULTS) == page, "run benchmarks/evidence again: it makes the tables anew"
-    assert len(tables._MARKED.findall(page)) == 7
+    assert len(tables._MARKED.findall(page)) == 8
+    assert "not run yet" not in page
+
+
+def test_tokens_go_on_where_a_run_was_cut_off() -> None:
+    import training
+
+    begun = [{"step": 2, "num_tokens": 10.0}, {"step": 2, "eval_loss": 1.0, "eval_num_tokens": 10.0}]
+    whole = [*begun, {"step": 4, "num_tokens": 25.0}, {"step": 4, "train_runtime": 1.0}]
+    resumed = [*begun, {"step": 4, "num_tokens": 15.0}, {"step": 4, "train_runtime": 1.0}]
+    assert training.tokens_seen(whole) == [10, 10, 25, 25]
+    assert training.tokens_seen(resumed, [2]) == [10, 10, 25, 25]
+
+
+def test_differences_at_a_like_length_leave_out_what_length_does() -> None:
+    import measures
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    short, long = rng.integers(0, 4, 4_000), rng.integers(2, 6, 4_000)
+    a, b = short + rng.normal(size=4_000), long + 0.5 + rng.normal(size=4_000)
+    found = measures.matched(a, b, short, long)
+    assert b.mean() - a.mean() > 2
+    assert found["difference"] == pytest.approx(0.5, abs=0.1)
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    assert measures.matched(a, a, short, short)["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--only", "sensibilty"], "there is no run 'sensibilty'; there are: full; sensibility; "),
+        (["--again", "nothing"], "there is no run 'nothing'"),
+        (["--jobs", "0"], "--jobs 0 is not a number above 0"),
+        (["--epochs", "nan"], "--epochs nan is not a number above 0"),
+        (["--max-length", "-1"], "--max-length -1 is not a number above 0"),
+        (["--model", "some/model"], "--model and --config go together"),
+        (["--judged", "nowhere.parquet"], "there is no judged validation split 'nowhere.parquet'"),
+    ],
+)
+def test_what_would_fail_late_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    command = evidence_command()
+    for name in ("ed_train.parquet", "ed_validation_scored.parquet", "ed_test.parquet"):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit):
+        command.parse([str(tmp_path), "--encoder", "folder", *options])
+    assert told in capsys.readouterr().err
+
+
+def test_results_are_the_pages_only_if_asked(tmp_path: Path) -> None:
+    command = evidence_command()
+    for name in ("ed_train.parquet", "ed_validation_scored.parquet", "ed_test.parquet"):
+        (tmp_path / name).touch()
+    words = [str(tmp_path), "--encoder", "folder", "--work", str(tmp_path / "work")]
+    assert command.parse(words).results == tmp_path / "work" / "results"
+    assert command.parse([*words, "--page"]).results == RESULTS
+
+
+def evidence_command() -> ModuleType:
+    pytest.importorskip("nltk")
+    spec = importlib.util.spec_from_file_location("evidence_command", FOLDER / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    return command
 
 
 def test_every_run_that_is_told_of_has_its_raw_result() -> None:

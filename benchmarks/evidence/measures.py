@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,13 @@ def on_validation(run: Run, work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"name": run.name, "fingerprint": loaded.fingerprint, "perplexity": {}}
     for name in ("all", *QUADRANTS, TIE):
         inside = np.ones(len(of), bool) if name == "all" else of == name
+        counts = {"samples": int(inside.sum()), "tokens": int(tokens[inside].sum())}
+        if not inside.any():
+            found["perplexity"][name] = {**counts, "value": None, "interval": None}
+            continue
         resampler = perplexity_resampler(nlls[inside], tokens[inside])
         point, ends = resampler.point(), intervals(resampler, *BOOTSTRAP)
-        found["perplexity"][name] = {
-            "samples": int(inside.sum()),
-            "tokens": int(tokens[inside].sum()),
-            "value": point["perplexity"],
-            "interval": ends["perplexity"],
-        }
+        found["perplexity"][name] = {**counts, "value": point["perplexity"], "interval": ends["perplexity"]}
     found["perplexity_per_word"] = float(np.exp(nlls.sum() / words_of(eval_set)))
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(found, indent=2), encoding="utf-8")
@@ -109,6 +108,49 @@ def kept_of(run: Run, work: Path) -> Path:
     return work / "test" / f"{slug(run.name)}.dill"
 
 
+LENGTHS = (0, 5, 7, 9, 11, 14, 18)
+"""Words from which on a reply is in the next bin of lengths."""
+
+
+def matched_pair(pair: tuple[str, str], measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Differences B - A of the levels and axes between replies of a like length, since longer ones score higher."""
+    bins = [np.digitize(measures[name]["distinct"].samples["words"], LENGTHS[1:]) for name in pair]
+    numbers = {
+        name: matched(*(measures[run][metric].samples[name] for run in pair), *bins)
+        for metric in ("empathy_axes", "epitome")
+        if metric in measures[pair[0]]
+        for name in measures[pair[0]][metric].samples
+    }
+    return {"a": pair[0], "b": pair[1], "numbers": numbers}
+
+
+def matched(a: np.ndarray, b: np.ndarray, bins_a: np.ndarray, bins_b: np.ndarray) -> dict[str, Any]:
+    """
+    Mean difference B - A within bins, weighted by how many replies of both are in each, with a percentile interval.
+
+    Args:
+        a, b (`np.ndarray` of shape `(n,)`): A number of each reply to the same dialogues; NaN counts nowhere.
+        bins_a, bins_b (`np.ndarray` of shape `(n,)`): The bin of each.
+    """
+    resamples, level, seed = BOOTSTRAP
+    rng = np.random.default_rng(seed)
+    everyone = np.arange(len(a))
+    draws = [everyone, *(rng.choice(everyone, len(a)) for _ in range(resamples))]
+    point, *others = (_within(a[rows], b[rows], bins_a[rows], bins_b[rows]) for rows in draws)
+    return {"difference": point, "interval": np.nanquantile(others, [(1 - level) / 2, (1 + level) / 2]).tolist()}
+
+
+def _within(a: np.ndarray, b: np.ndarray, bins_a: np.ndarray, bins_b: np.ndarray) -> float:
+    means, counts = [], []
+    for values, bins in ((a, bins_a), (b, bins_b)):
+        there = ~np.isnan(values)
+        n = np.bincount(bins[there], minlength=len(LENGTHS))
+        means.append(np.bincount(bins[there], values[there], len(LENGTHS)) / np.maximum(n, 1))
+        counts.append(n)
+    weights = np.where((counts[0] > 0) & (counts[1] > 0), counts[0] + counts[1], 0)
+    return float(((means[1] - means[0]) * weights).sum() / weights.sum())
+
+
 def test_sets(work: Path) -> tuple[EvalSet, EvalSet]:
     """The test split, and the part of it that is replied to."""
     path = str(work / "held_out" / "test.parquet")
@@ -143,6 +185,7 @@ def on_test(
         numbers["perplexity_per_word"] = float(np.exp(np.log(numbers["perplexity"]) * tokens / words))
         models[name] = found
         print(name, {key: round(value, 3) for key, value in numbers.items()}, flush=True)
+    pairs = [pair for pair in pairs if set(pair) <= set(measures)]
     references = Replies(part.references, "references", part.fingerprint)
     of_references = measure_references(part, tools, METRICS)
     if epitome:
@@ -155,5 +198,6 @@ def on_test(
         "scorer": tools.run.scorer.fingerprint,
         "models": models,
         "references": numbers_of(of_references, BOOTSTRAP),
-        "paired": differences([pair for pair in pairs if set(pair) <= set(measures)], measures, BOOTSTRAP),
+        "paired": differences(pairs, measures, BOOTSTRAP),
+        "matched": [matched_pair(pair, measures) for pair in pairs],
     }

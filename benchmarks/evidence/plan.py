@@ -27,7 +27,6 @@ class Run:
         epochs (`bool`, *optional*, defaults to `False`): So many epochs of its own data, not so many steps.
         base (`str`, *optional*): The run whose model it goes on from; by default what all runs begin as.
         of (`tuple[str, ...]`, *optional*): The runs that it is made of.
-        shown (`bool`, *optional*, defaults to `True`): Whether it is a row of the tables, and not a step on the way.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Run:
     epochs: bool = False
     base: str | None = None
     of: tuple[str, ...] = ()
-    shown: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -75,12 +73,12 @@ def plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         Run("discarded", expert, {"empathy_keep": DISCARDED}),
         Run("rationality", rationality),
         Run("longest reply", expert, {"empathy_rule": "longest", **size}),
-        Run("base", expert, {"empathy_keep": EVERYTHING}, steps=0.5, shown=False),
+        Run("base", expert, {"empathy_keep": EVERYTHING}, steps=0.5),
         Run("sensibility expert", expert, steps=0.5, base="base"),
         Run("rationality expert", rationality, steps=0.5, base="base"),
         Run("base, then full", expert, {"empathy_keep": EVERYTHING}, steps=0.5, base="base"),
         Run("mean of the experts", "average", base="base", of=experts),
-        Run("mixture, untrained", "compose", base="base", of=experts, shown=False),
+        Run("mixture, untrained", "compose", base="base", of=experts),
         Run("mixture", "sft_moe", steps=0.125, base="mixture, untrained"),
         Run("soft gate", online, soft),
         Run("loss-aware", online, loss_aware),

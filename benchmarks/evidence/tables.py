@@ -15,9 +15,11 @@ CORE = ("full", "sensibility", "random")
 OTHERS = ("rationality", "discarded", "longest reply", "soft gate", "loss-aware")
 THRESHOLDS = ("T = 3", "T = 4", "sensibility", "T = 6", "T = 7")
 MIXTURE = (
-    "base, then full", "sensibility expert", "rationality expert", "mean of the experts", "union of the experts",
-    "mixture",
+    "base", "base, then full", "sensibility expert", "rationality expert", "mean of the experts",
+    "union of the experts", "mixture, untrained", "mixture",
 )  # fmt: skip
+EPOCHS = "full, as many epochs"
+COMPARED = ("full", EPOCHS, "sensibility", *OTHERS, "T = 3", "T = 4", "T = 6", "T = 7")
 QUADRANTS = ("all", "sensibility", "rationality", "balanced", "low")
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -36,11 +38,12 @@ def rendered(page: str, results: Path) -> str:
     made = {
         "data": data_table(set_up),
         "steps": perplexities(runs, (*CORE, *OTHERS)),
-        "epochs": perplexities(runs, ("full, as many epochs", "sensibility", "random")),
+        "epochs": perplexities(runs, (EPOCHS, "sensibility", "random")),
         "thresholds": perplexities(runs, THRESHOLDS),
         "mixture": perplexities(runs, MIXTURE),
-        "test": replies(runs, test, (*CORE, *OTHERS, *MIXTURE)),
-        "paired": pairs(test, "random", ("full", "sensibility", *OTHERS)),
+        "test": replies(runs, test, (*CORE, EPOCHS, *OTHERS, *(t for t in THRESHOLDS if t not in CORE), *MIXTURE)),
+        "paired": pairs(test, "paired", "random", COMPARED),
+        "matched": pairs(test, "matched", "random", COMPARED),
     }
     return _MARKED.sub(lambda m: f"{m[1]}{made[m[2]]}{m[3]}", page)
 
@@ -141,14 +144,15 @@ def replies(runs: Sequence[Record], test: Record | None, rows: Sequence[str]) ->
     return table(["row", *(title for title, _ in TEST.values())], [*found, ["the references", *cells]])
 
 
-def pairs(test: Record | None, baseline: str, rows: Sequence[str]) -> str:
-    """Paired differences to a baseline, of one seed, with 95 % intervals."""
+def pairs(test: Record | None, kind: str, baseline: str, rows: Sequence[str]) -> str:
+    """Differences to a baseline, of one seed, with 95 % intervals: paired, or of replies of a like length."""
     if test is None:
         return "Not measured yet.\n"
-    shown = [key for key in TEST if key not in ("perplexity_per_word", "words")]
+    there = {key for pair in test.get(kind, []) for key in pair["numbers"]}
+    shown = [key for key in TEST if key in there - {"perplexity_per_word", "words"}]
     found = []
     for row in rows:
-        for pair in test["paired"]:
+        for pair in test.get(kind, []):
             if pair["a"] == baseline and pair["b"] == row:
                 found.append([row, *(difference(pair["numbers"].get(key), TEST[key][1]) for key in shown)])
     return table([f"less {baseline}", *(TEST[key][0] for key in shown)], found)
@@ -181,7 +185,7 @@ def draw(results: Path, images: Path) -> None:
             seen = [(point["tokens"] / 1e6, np.exp(point["loss"])) for point in run["watched"] if point["tokens"]]
             label = row if run["seed"] == 0 else None
             axes.plot(*zip(*seen, strict=True), color=colour, alpha=0.8, marker=".", label=label)
-    axes.set(xlabel="training tokens (million)", ylabel="perplexity of validation replies", yscale="log")
+    axes.set(xlabel="training tokens (million)", ylabel="perplexity of the 400 watched replies", yscale="log")
     axes.legend()
     axes.grid(alpha=0.3, which="both")
     figure.savefig(images / "evidence_tokens.png", dpi=110)

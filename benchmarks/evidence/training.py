@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -27,13 +28,16 @@ LENGTH = 96
 EVALS = 6
 """How often a run is measured on the validation samples that it is watched by; the best checkpoint is kept."""
 
-SETTINGS = {
-    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "weight_decay": 0.01,
-    "train_sampling_strategy": "group_by_length",
+WATCHED = {
     "eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True, "save_total_limit": 1,
     "per_device_eval_batch_size": 64, "logging_steps": 25, "disable_tqdm": True, "dataset_test_split": "validation",
 }  # fmt: skip
-"""Of every run of a small model."""
+"""Of every run: its best checkpoint on the validation samples is kept."""
+SMALL = {
+    "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "weight_decay": 0.01,
+    "train_sampling_strategy": "group_by_length",
+}  # fmt: skip
+"""Of a small model's run, which has no config of its own."""
 ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False}
 """What differs for a mixture's gates."""
 
@@ -74,16 +78,31 @@ def record_of(run: Run, work: Path) -> Path:
     return work / "runs" / f"{slug(run.name)}.json"
 
 
+def whole_model(folder: Path) -> Path:
+    """A run's model for others to begin from: of an adapter, itself merged into its base, beside it."""
+    if not (folder / "adapter_config.json").exists():
+        return folder
+    merged = folder / "merged"
+    if not merged.exists():
+        from ee_trl.evaluation.candidates import load_candidate
+
+        loaded = load_candidate(str(folder))
+        partial = folder / "merged.partial"
+        loaded.model.save_pretrained(partial)
+        loaded.tokenizer.save_pretrained(partial)
+        partial.rename(merged)
+    return merged
+
+
 def command_of(run: Run, work: Path) -> list[str]:
     """The recipe's command line."""
     table = plan_of(work)
-    base = folder_of(run.base, work) if run.base else Path(table["model"] or work / "models" / SPEAKERS)
+    base = whole_model(folder_of(run.base, work)) if run.base else table["model"] or work / "models" / SPEAKERS
     config = table["config"] or ROOT / "recipes" / "configs" / "tiny_cpu.yaml"
     steps = steps_of(run, table["steps"], work)
     every = max(1, steps // EVALS)
     settings: dict[str, Any] = {
-        **({} if table["config"] else SETTINGS),
-        **(ROUTER if run.recipe == "sft_moe" else {}),
+        **WATCHED, **({} if table["config"] else SMALL), **(ROUTER if run.recipe == "sft_moe" else {}),
         "per_device_train_batch_size": table["batch"], "max_length": table["max_length"],
         "dataset": work / "scored", "output_dir": folder_of(run.name, work), "model_name_or_path": base,
         "max_steps": steps, "eval_steps": every, "save_steps": every, "seed": run.seed, **run.options,
@@ -157,7 +176,10 @@ def train(run: Run, work: Path) -> None:
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):
         assert run.base is not None
-        base, experts = folder_of(run.base, work), {name.split()[0]: folder_of(name, work) for name in run.of}
+        base, experts = (
+            whole_model(folder_of(run.base, work)),
+            {name.split()[0]: folder_of(name, work) for name in run.of},
+        )
         if run.recipe == "average":
             average_experts(base, experts, target)
         else:
@@ -171,12 +193,26 @@ def train(run: Run, work: Path) -> None:
         recipe.main(*parse_recipe_args(recipe.make_parser(), command_of(run, work)))
 
 
+def stops_of(run: Run, work: Path) -> list[int]:
+    """The steps that a run was at when it was cut off and went on."""
+    path = record_of(run, work).with_suffix(".stops")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
 def train_and_measure(run: Run, work: Path) -> None:
     """What the process of one run does."""
     from measures import on_validation
 
-    train(run, work)
-    on_validation(run, work)
+    record_of(run, work).parent.mkdir(parents=True, exist_ok=True)
+    with record_of(run, work).with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held by a process that outlived the command that started it
+        folder = folder_of(run.name, work)
+        if folder.exists() and (checkpoint := get_last_checkpoint(str(folder))):
+            stops = [step for step in stops_of(run, work) if step < int(checkpoint.rpartition("-")[2])]
+            stops.append(int(checkpoint.rpartition("-")[2]))
+            record_of(run, work).with_suffix(".stops").write_text(json.dumps(stops), encoding="utf-8")
+        train(run, work)
+        on_validation(run, work)
 
 
 def in_process(work: Path, threads: int, log: Path, *options: str) -> None:
@@ -206,11 +242,29 @@ def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
     validation = json.loads((work / "validation" / record.name).read_text(encoding="utf-8"))
     found = {
         "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
-        "shown": run.shown, "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,
+        "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,
         **what_it_took(run, work), "validation": validation,
     }  # fmt: skip
     record.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found
+
+
+def tokens_seen(history: list[dict[str, Any]], resumed: Sequence[int] = ()) -> list[int]:
+    """
+    Tokens trained on up to each entry of a log.
+
+    Args:
+        history (`list[dict]`): The trainer's log.
+        resumed (`Sequence[int]`, *optional*): Steps from which it went on after a stop; there it counts from nothing.
+    """
+    seen, before, last, stops = [], 0, 0, sorted(resumed)
+    for entry in history:
+        while stops and entry["step"] > stops[0]:
+            stops.pop(0)
+            before, last = before + last, 0
+        last = int(entry.get("num_tokens", entry.get("eval_num_tokens", last)))
+        seen.append(before + last)
+    return seen
 
 
 def what_it_took(run: Run, work: Path) -> dict[str, Any]:
@@ -220,6 +274,7 @@ def what_it_took(run: Run, work: Path) -> dict[str, Any]:
         return {}
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     best, history = state.get("best_model_checkpoint"), state["log_history"]
+    resumed = stops_of(run, work)
     selection, rows = folder / "selection" / "selection.json", folder / "rows" / "rows.json"
     if selection.exists():
         samples = json.loads(selection.read_text(encoding="utf-8"))["counts"]["kept"]
@@ -228,11 +283,11 @@ def what_it_took(run: Run, work: Path) -> dict[str, Any]:
     return {
         "samples": samples,
         "steps": state["global_step"],
-        "tokens": int(max(entry.get("num_tokens", entry.get("eval_num_tokens", 0)) for entry in history)),
+        "tokens": int(max(tokens_seen(history, resumed))),
         "kept_step": int(best.rpartition("-")[2]) if best else state["global_step"],
         "watched": [
-            {"step": entry["step"], "tokens": entry.get("eval_num_tokens"), "loss": entry["eval_loss"]}
-            for entry in history
+            {"step": entry["step"], "tokens": tokens, "loss": entry["eval_loss"]}
+            for entry, tokens in zip(history, tokens_seen(history, resumed), strict=True)
             if "eval_loss" in entry
         ],
     }
