@@ -45,15 +45,16 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> Path
     from ee_trl.cli.common import versions
 
     folder = Path(folder)
-    write_json(folder / DATA, {**comparison.to_dict(), "versions": versions()})
-    write_text(folder / REPLIES, _reply_lines(comparison))
-    write_text(folder / TEXT, markdown(comparison))
+    data = {**comparison.to_dict(), "versions": versions()}
+    texts = {REPLIES: _reply_lines(comparison), TEXT: markdown(comparison)}
     try:
-        write_text(folder / PAGE, html_page(comparison))
+        texts[PAGE] = html_page(comparison)
     except MissingExtraError as error:
         logger.warning("%s; %s is left out", error, PAGE)
-        return folder / TEXT
-    return folder / PAGE
+    for name, text in texts.items():  # all of them are made before the first is written
+        write_text(folder / name, text)
+    write_json(folder / DATA, data)  # the last: where it is, the report is whole
+    return folder / (PAGE if PAGE in texts else TEXT)
 
 
 def _reply_lines(comparison: Comparison) -> str:
@@ -282,7 +283,9 @@ def html_page(comparison: Comparison) -> str:
     """
     names = shown_numbers(comparison)
     keys = emotion_numbers(comparison) if comparison.emotions else []
-    pictures = {"numbers": picture(plots.numbers_figure(comparison, names)) if names else None}
+    pictures: dict[str, str | None] = dict.fromkeys(("numbers", "plane", "shares", "emotions"))
+    if names:
+        pictures["numbers"] = picture(plots.numbers_figure(comparison, names))
     if "sensibility" in names:
         pictures |= {
             "plane": picture(plots.plane_figure(comparison)),

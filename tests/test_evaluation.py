@@ -359,6 +359,30 @@ def test_without_picture_library_the_page_is_left_out(compared, monkeypatch, cap
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_report_of_some_metrics_leaves_out_their_pictures(tmp_path, capsys) -> None:
+    (tmp_path / "r.txt").write_text("one\ntwo words\n", encoding="utf-8")
+    options = {"predictions": {"r": tmp_path / "r.txt"}, "limit": 2, "resamples": 20, "store": False}
+    page = evaluate_models(**options, metrics=["distinct"]).write(tmp_path / "out")
+    assert page.name == "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert "Sensibility and rationality" not in text
+    assert text.count("data:image/png;base64,") == 2  # the numbers, and words by emotion
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--predictions", str(tmp_path / "r.txt"), "--limit", "2"]
+    assert main([*command, "--metrics", "dialogue_bleu", "-o", str(tmp_path / "cli"), "-q", "--no-store"]) == 0
+    assert "| bleu4 |" in capsys.readouterr().out
+    assert (tmp_path / "cli" / "report.html").stat().st_size
+
+
+def test_a_report_that_fails_leaves_no_file(compared, tmp_path, monkeypatch) -> None:
+    from ee_trl.evaluation import report
+
+    monkeypatch.setattr(report, "html_page", lambda comparison: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compared[0].write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 
