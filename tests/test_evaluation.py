@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WordScorer
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 from ee_trl import build_tiny_causal_lm, load_metric, load_sample
 from ee_trl.cli.main import main
@@ -464,8 +464,29 @@ def test_eval_sets_come_from_any_format(tmp_path) -> None:
     ]
     spoken = read_eval_set(Dataset.from_list(raw))
     assert (spoken.references, spoken.emotions) == (["oh", "great"], ("joyful", "joyful"))
+    shuffled = Dataset.from_list([raw[i] for i in (3, 0, 2, 1)]).to_iterable_dataset()
+    assert read_eval_set(shuffled).dialogues == spoken.dialogues
     with pytest.raises(FormatError, match="no dialogue with a reply"):
         read_eval_set(Dataset.from_list(rows[1:]))
+
+
+def test_a_split_is_chosen_whether_in_memory_or_on_the_disk(tmp_path) -> None:
+    train, test = load_sample("train").select(range(3)), load_sample("test").select(range(2))
+    both = DatasetDict(train=train, test=test)
+    both.save_to_disk(tmp_path / "both")
+    streams = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in both.items()})
+    for source in (both, tmp_path / "both", streams):
+        for split in both:
+            assert read_eval_set(source, split=split).dialogues == read_eval_set(both[split]).dialogues
+        with pytest.raises(FormatError, match=r"several splits: train, test; name one \(--split\)"):
+            read_eval_set(source)
+    assert read_eval_set(DatasetDict(test=test)).dialogues == read_eval_set(test).dialogues
+    with pytest.raises(FormatError, match="unknown split 'tets'; valid: train, test. Did you mean 'test'?"):
+        read_eval_set(both, split="tets")
+    with pytest.raises(FormatError, match="has no split 'other'; leave the split out"):
+        read_eval_set(Dataset.from_dict({"context": [["a"]], "response": ["b"]}), split="other")
+    with pytest.raises(FormatError, match="list is not a data set"):
+        read_eval_set([{"context": ["a"], "response": "b"}])
 
 
 def test_replies_of_a_report_are_read_again(compared) -> None:
