@@ -63,7 +63,8 @@ class EmpathyEvalCallback(TrainerCallback):
             Of generation; by default the trainer's evaluation batch size.
 
     Raises:
-        [`TrainingError`]: `every_n_steps` is no whole number of at least 1.
+        [`TrainingError`]: `every_n_steps` or `batch_size` is no whole number of at least 1, `samples` none of at
+            least 0.
         [`FormatError`]: The dialogues cannot be read.
     """
 
@@ -79,13 +80,18 @@ class EmpathyEvalCallback(TrainerCallback):
         decoding: Decoding | None = None,
         batch_size: int | None = None,
     ) -> None:
+        from .evaluation.checks import is_whole
         from .evaluation.eval_set import EvalSet, read_eval_set
         from .evaluation.generation import Decoding
         from .evaluation.measures import Tools
         from .selector import EmpathyDataSelector
 
-        if not isinstance(every_n_steps, int) or isinstance(every_n_steps, bool) or every_n_steps < 1:
-            raise TrainingError(f"every_n_steps {every_n_steps!r} is not a whole number of at least 1")
+        given = {"every_n_steps": (every_n_steps, 1), "samples": (samples, 0)}
+        if batch_size is not None:
+            given["batch_size"] = (batch_size, 1)
+        for name, (value, least) in given.items():
+            if not is_whole(value, least):
+                raise TrainingError(f"{name} {value!r} is not a whole number of at least {least}")
         self.trainer, self.every_n_steps, self.samples = trainer, every_n_steps, samples
         self.eval_set: EvalSet = dataset if isinstance(dataset, EvalSet) else read_eval_set(dataset, limit=limit)
         self.decoding = decoding or Decoding()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .checks import check_decoding, check_whole
+
 
 if TYPE_CHECKING:
     from .stored_replies import StoredReplies
@@ -24,12 +26,18 @@ class Decoding:
         temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Of sampling: the share of the probability that is drawn from.
         seed (`int`, *optional*, defaults to `0`): Of sampling.
+
+    Raises:
+        [`~ee_trl.errors.EmpathyError`]: One of them is out of its range.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """What determines the replies: of greedy decoding the length alone."""
@@ -68,12 +76,13 @@ def generate_replies(
         `list[str]`: the replies, in the order of the prompts, without special tokens.
 
     Raises:
-        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template.
+        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template, or a number is out of its range.
     """
     from tqdm.auto import tqdm
 
     from .stored_replies import prompt_keys
 
+    check_whole("batch_size", batch_size, 1)
     decoding = decoding or Decoding(max_new_tokens)
     encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
     keys = prompt_keys(prompts)

@@ -154,7 +154,11 @@ def test_a_trainer_without_running_means_logs_at_once(with_callback, monkeypatch
     assert said == [{"empathy_eval/dist1": 5.0}]
 
 
-def test_a_wrong_interval_is_refused(with_callback) -> None:
+def test_wrong_numbers_are_refused(with_callback) -> None:
+    for wrong in ({"samples": -1}, {"batch_size": 0}, {"batch_size": 2.5}):
+        [(name, value)] = wrong.items()
+        with pytest.raises(TrainingError, match=f"{name} {value} is not a whole number of at least"):
+            EmpathyEvalCallback(with_callback[0], **wrong)
     for bad in (0, -1, 1.5, True):
         with pytest.raises(TrainingError, match="every_n_steps"):
             EmpathyEvalCallback(with_callback[0], every_n_steps=bad)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import WordScorer
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from tiny_encoder import tiny_encoder
 
 from ee_trl import build_tiny_causal_lm, load_metric, load_sample
 from ee_trl.cli.main import main
@@ -420,6 +421,10 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
     Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "other.parquet")
     wrong = Dataset.from_dict({"prediction": ["a"] * 3, "reference": ["not it"] * 3})
     wrong.to_parquet(tmp_path / "wrong.parquet")
+    for name, third in (("null", None), ("label", "proudd")):
+        emotions = Dataset.from_dict({"prediction": ["a"] * 3, "predicted_emotion": ["sad", "proud", third]})
+        emotions.to_parquet(tmp_path / f"{name}.parquet")
+    encoder = str(tiny_encoder(tmp_path / "encoder"))
     for options, message in (
         ({}, "nothing to evaluate"),
         ({"models": [base, base]}, "two candidates are called 'base'"),
@@ -438,9 +443,61 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
         ),
         ({"models": [base], "predictions": [str(tmp_path / "wrong.parquet")]}, "other references"),
         ({"predictions": [str(tmp_path / "none.txt")]}, "no such file"),
+        ({"models": [base], "predictions": [str(tmp_path / "null.parquet")]}, "predicted_emotion[2] must be a string"),
+        ({"models": [base], "predictions": [str(tmp_path / "label.parquet")]}, "Did you mean 'proud'?"),
+        ({"models": [base], "resamples": -1}, "resamples -1 is not a whole number of at least 0"),
+        ({"models": [base], "confidence": 95}, "confidence 95 is not a share between 0 and 1"),
+        ({"models": [base], "seed": -1}, "seed -1 is not a whole number of at least 0"),
+        ({"models": [base], "batch_size": 0}, "batch_size 0 is not a whole number of at least 1"),
+        (
+            {"models": [base], "bertscore_model": str(tmp_path / "nosuch")},
+            f"bertscore_model '{tmp_path / 'nosuch'}' is",
+        ),
+        (
+            {"models": [base], "bertscore_model": encoder, "bertscore_layers": 99},
+            "bertscore_layers 99 is not valid; valid: 1 to 2",
+        ),
     ):
         with pytest.raises(EmpathyError, match=re.escape(message)):
             evaluate_models(**{"limit": 3, "store": False, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens 0 is not a whole number of at least 1"),
+        ({"temperature": -1.0}, "temperature -1.0 is not valid; valid: 0 (greedy)"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"top_p": 2.0}, "top_p 2.0 is not valid; valid: a share above 0, up to 1"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"seed": -1}, "seed -1 is not a whole number of at least 0"),
+    ],
+)
+def test_decoding_that_generates_nothing_is_refused(options, message) -> None:
+    with pytest.raises(EmpathyError, match=re.escape(message)):
+        Decoding(**options)
+
+
+def test_wrong_numbers_on_the_command_line_are_refused_with_a_message(models, tmp_path, capsys) -> None:
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--model", str(models["base"]), "-o", str(tmp_path / "o")]
+    for option, value in (("--resamples", "-1"), ("--batch-size", "0"), ("--max-new-tokens", "0"), ("--top-p", "2")):
+        assert main([*command, option, value]) == 3
+        assert f"{option[2:].replace('-', '_')} {value}" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_emotions_that_are_not_those_of_the_data_set_are_not_measured(tmp_path) -> None:
+    rows = [{"context": ["it broke"], "response": "oh no", "emotion": emotion} for emotion in ("bored", "sad")]
+    Dataset.from_dict({"prediction": ["a", "b"], "predicted_emotion": ["bored", None]}).to_parquet(
+        tmp_path / "own.parquet"
+    )
+    found = evaluate_models(
+        predictions=[str(tmp_path / "own.parquet")], dataset=Dataset.from_list(rows), store=False, resamples=0
+    )
+    assert "accuracy" not in found.numbers("own")
+    assert set(found.emotions) == {"bored", "sad"}
+    assert "emotion_accuracy needs an emotion of EmpatheticDialogues for each dialogue" in str(found)
 
 
 def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_path) -> None:
