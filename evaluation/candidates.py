@@ -143,7 +143,8 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
         raise EmpathyError(unknown("dtype", dtype, DTYPES))
     if not isinstance(source, (str, os.PathLike)):
         model, tokenizer = source
-        return LoadedModel(model, tokenizer, _kind_of(model.config), weights_of(model))
+        fingerprint = f"{weights_of(model)}+{prompting_of(model, tokenizer)}"
+        return LoadedModel(model, tokenizer, _kind_of(model.config), fingerprint)
     name = os.fspath(source)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
@@ -166,6 +167,19 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise EmpathyError(f"the model {name!r} cannot be loaded: {error}") from error
     return LoadedModel(model.to(device).eval(), tokenizer, description, f"{fingerprint}/{resolved}")
+
+
+def prompting_of(model: Any, tokenizer: Any) -> str:
+    """Names what turns a conversation into ids and ids into a reply: template, special tokens, vocabulary, ends."""
+    from hashlib import sha256
+
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())
+    if fast is not None:  # these two are of the last call
+        rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    parts = (tokenizer.chat_template, tokenizer.special_tokens_map, rules, ends)
+    return f"tokenizer@{sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]}"
 
 
 def _with_adapter(model: Any, folder: str) -> Any:

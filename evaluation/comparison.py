@@ -17,7 +17,7 @@ from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, l
 from .checks import check_bootstrap, check_emotions, check_encoder, check_whole
 from .eval_set import EvalSet, read_eval_set
 from .findings import Bootstrap, by_emotion, differences, examples_of, numbers_of, samples_of
-from .generation import Decoding, generate_replies
+from .generation import WAY, Decoding, generate_replies
 from .measures import Measure, Tools, check_metrics, measure, measure_references
 from .paired import pairs_of, plain
 from .stored_replies import StoredReplies
@@ -300,7 +300,7 @@ def _generated(
     folder: Path | None,
     show: bool | None,
 ) -> Replies:
-    made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict()}
+    made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict(), "way": WAY}
     stored = None if folder is None else StoredReplies(folder / REPLIES_FOLDER, candidate.name, made_by)
     texts = generate_replies(
         loaded.model,

@@ -221,6 +221,62 @@ def test_batches_change_no_reply(models) -> None:
     assert first != one_by_one
 
 
+def test_greedy_is_greedy_whatever_the_generation_config_says(models) -> None:
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=4).prompts
+    greedy = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
+    sampled = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=Decoding(8, temperature=1.5))
+    for name, value in (
+        ("num_beams", 4),
+        ("repetition_penalty", 1.5),
+        ("no_repeat_ngram_size", 1),
+        ("suppress_tokens", list(range(0, len(loaded.tokenizer), 2))),
+        ("num_return_sequences", 2),
+        ("return_dict_in_generate", True),
+        ("min_p", 0.9),
+    ):
+        setattr(loaded.model.generation_config, name, value)
+    plain = torch.tensor([loaded.tokenizer.apply_chat_template(prompts[0], add_generation_prompt=True)["input_ids"]])
+    with torch.inference_mode():
+        found = loaded.model.generate(plain, max_new_tokens=8, do_sample=False, pad_token_id=0).sequences[0]
+    reply = loaded.tokenizer.decode(found[plain.shape[1] :], skip_special_tokens=True).strip()
+    assert reply != greedy[0]  # so the config does count where it is asked
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT) == greedy
+    hot = Decoding(8, temperature=1.5)
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot) == sampled
+
+
+def test_a_loaded_pair_is_told_apart_by_its_tokenizer_too(models, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(models["base"]),
+        AutoTokenizer.from_pretrained(models["base"]),
+    )
+
+    def named() -> str:
+        return load_candidate((model, tokenizer)).fingerprint
+
+    names = [named()]
+    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=1)
+    assert named() == names[0]  # what a call leaves behind is no part of it
+    template = tokenizer.chat_template
+    tokenizer.chat_template = "hm " + template
+    names.append(named())
+    tokenizer.chat_template = template
+    assert named() == names[0]
+    model.generation_config.eos_token_id = [5, 6]
+    names.append(named())
+    tokenizer.add_tokens(["<other>"])
+    names.append(named())
+    assert len(set(names)) == 4
+    options = {"limit": 2, "decoding": SHORT, "resamples": 0, "store": False, "metrics": ["distinct"], "show": False}
+    for changed in (template, "hm " + template):
+        tokenizer.chat_template = changed
+        evaluate_models({"m": (model, tokenizer)}, **options, output=tmp_path)
+    assert len(list((tmp_path / "replies").iterdir())) == 2
+
+
 def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
     from ee_trl.evaluation.generation import encode_prompt
 
