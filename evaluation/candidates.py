@@ -204,9 +204,9 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
 
     Args:
         path (`str` or `os.PathLike`):
-            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file with a reply a
-            line. A column `reference` (or `response`) is held against the set's references; `predicted_emotion`
-            gives the emotion that the model recognised.
+            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file (UTF-8) with a
+            reply a line. A column `reference` (or `response`) is held against the set's references;
+            `predicted_emotion` gives the emotion that the model recognised.
         eval_set ([`EvalSet`]): What they are replies to.
         name (`str`, *optional*): The candidate's, which may be the column's: `replies.jsonl` of a report has a column
             for each.
@@ -246,9 +246,21 @@ def _columns_of(path: Path) -> dict[str, list[Any]]:
     from ee_trl.opening import open_dataset
 
     if path.suffix.lower() == ".txt":
-        return {REPLY_COLUMNS[0]: path.read_text(encoding="utf-8").splitlines()}
+        return {REPLY_COLUMNS[0]: _lines_of(path)}
     dataset: Any = open_dataset(path, split="train")
     return {name: list(dataset[name]) for name in dataset.column_names}
+
+
+def _lines_of(path: Path) -> list[str]:
+    """A text file's lines. What ends one is a newline alone: a reply may hold other characters that break lines."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{str(path)!r} is not UTF-8: {error}; save it as UTF-8") from error
+    lines = text.split("\n")
+    if not lines[-1]:  # after the last newline
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> None:

@@ -564,6 +564,17 @@ def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_p
     assert [everything.references[i] for i in some.rows] == some.references
 
 
+def test_a_line_of_a_text_file_is_a_reply_whatever_it_holds(tmp_path) -> None:
+    eval_set, path = read_eval_set(limit=4), tmp_path / "r.txt"
+    replies = ["one\u2028still one", "two\x0b\x85\rstill two", "", "four"]
+    for text in ("\n".join(replies), "\n".join(replies) + "\n", "\ufeff" + "\r\n".join(replies) + "\r\n"):
+        path.write_bytes(text.encode())
+        assert read_replies(path, eval_set).texts == replies
+    path.write_bytes("größer".encode("latin-1"))
+    with pytest.raises(FormatError, match="r.txt' is not UTF-8"):
+        read_replies(path, eval_set)
+
+
 def test_eval_sets_come_from_any_format(tmp_path) -> None:
     rows = [{"context": ["hi", "hello", "i won"], "response": "great !", "emotion": "proud"},
             {"context": ["it broke"], "response": "", "emotion": "sad"}]  # fmt: skip
