@@ -18,6 +18,9 @@ MODEL, PREDICTIONS = "model", "predictions"
 REPLY_COLUMNS = ("prediction", "reply")
 REFERENCE_COLUMNS = ("reference", "response")
 EMOTION_COLUMN = "predicted_emotion"
+INDEX_COLUMN = "index"
+"""Of a report's replies, beside a column for each candidate."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -68,7 +71,7 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
         predictions (`Mapping` or `Sequence`, *optional*): The same of files of replies.
 
     Raises:
-        [`EmpathyError`]: There is none, a file is not there, or two have one name.
+        [`EmpathyError`]: There is none, a file is not there, two have one name, or one is called `index`.
     """
     found = [*_named(models, MODEL), *_named(predictions, PREDICTIONS)]
     if not found:
@@ -77,6 +80,11 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise EmpathyError(f"two candidates are called {twice[0]!r}; name them apart: first={twice[0]}, second=...")
+    if INDEX_COLUMN in names:
+        raise EmpathyError(
+            f"a candidate cannot be called {INDEX_COLUMN!r}, which is the number of the dialogue beside the replies; "
+            "name it: other=path"
+        )
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
             raise FormatError(f"no such file: {str(candidate.source)!r} (in {os.getcwd()!r})")

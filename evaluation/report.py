@@ -17,7 +17,7 @@ from ee_trl.reports.run import _cell, _table
 from ee_trl.writing import write_json, write_text
 
 from . import plots
-from .candidates import MODEL
+from .candidates import INDEX_COLUMN, MODEL
 from .measures import NEEDS, NOTES
 
 
@@ -60,7 +60,9 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> Path
 def _reply_lines(comparison: Comparison) -> str:
     names = list(comparison.replies)
     rows = zip(*comparison.replies.values(), strict=True)
-    return "".join(json.dumps({"index": i, **dict(zip(names, row, strict=True))}) + "\n" for i, row in enumerate(rows))
+    return "".join(
+        json.dumps({INDEX_COLUMN: i, **dict(zip(names, row, strict=True))}) + "\n" for i, row in enumerate(rows)
+    )
 
 
 def shown_numbers(comparison: Comparison) -> list[str]:

@@ -621,7 +621,11 @@ def test_replies_of_a_report_are_read_again(compared) -> None:
         read_replies(folder / "replies.jsonl", eval_set, "other")
 
 
-def test_names_of_candidates() -> None:
+def test_names_of_candidates(tmp_path) -> None:
+    (tmp_path / "index.txt").write_text("a\n", encoding="utf-8")
+    for given in ({"models": {"index": "org/model"}}, {"predictions": [tmp_path / "index.txt"]}):
+        with pytest.raises(EmpathyError, match="a candidate cannot be called 'index'"):
+            candidates_of(**given)
     assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
 
 
