@@ -40,9 +40,9 @@ class EmpathyEvalCallback(TrainerCallback):
     """
     Generates replies to a fixed set of dialogues every so many steps, and logs metrics and a table of samples.
 
-    The metrics go through the trainer's log to every reporter, under `empathy_eval/`. The table goes to Weights &
-    Biases, Trackio, Comet and TensorBoard where the trainer reports to them, and always to a file
-    `empathy_samples/step-<n>.jsonl` in the output folder.
+    The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations between
+    two logs, those of the last (`history` has all). The table goes to Weights & Biases, Trackio, Comet and TensorBoard
+    where the trainer reports to them, and always to a file `empathy_samples/step-<n>.jsonl` in the output folder.
 
     Args:
         trainer (`Trainer`):
@@ -171,9 +171,11 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def _log(self, numbers: dict[str, float]) -> None:
         named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
-        if hasattr(self.trainer, "_metrics"):  # TRL's: goes out with the trainer's next log
-            for name, value in named.items():
-                self.trainer._metrics["train"][name].append(value)
+        if hasattr(self.trainer, "_metrics"):  # TRL's: the means of these lists go out with the trainer's next log
+            running = self.trainer._metrics["train"]
+            for name in [name for name in running if name.startswith(PREFIX)]:  # of an evaluation since the last log
+                del running[name]
+            running.update({name: [value] for name, value in named.items()})
         else:
             self.trainer.log(named)
 
