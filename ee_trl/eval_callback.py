@@ -40,9 +40,9 @@ class EmpathyEvalCallback(TrainerCallback):
     """
     Generates replies to a fixed set of dialogues every so many steps, and logs metrics and a table of samples.
 
-    The metrics go through the trainer's log to every reporter, under `empathy_eval/`. The table goes to Weights &
-    Biases, Trackio, Comet and TensorBoard where the trainer reports to them, and always to a file
-    `empathy_samples/step-<n>.jsonl` in the output folder.
+    The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations between
+    two logs, those of the last (`history` has all). The table goes to Weights & Biases, Trackio, Comet and TensorBoard
+    where the trainer reports to them, and always to a file `empathy_samples/step-<n>.jsonl` in the output folder.
 
     Args:
         trainer (`Trainer`):
@@ -63,7 +63,8 @@ class EmpathyEvalCallback(TrainerCallback):
             Of generation; by default the trainer's evaluation batch size.
 
     Raises:
-        [`TrainingError`]: `every_n_steps` is no whole number of at least 1.
+        [`TrainingError`]: `every_n_steps` or `batch_size` is no whole number of at least 1, `samples` none of at
+            least 0.
         [`FormatError`]: The dialogues cannot be read.
     """
 
@@ -79,13 +80,18 @@ class EmpathyEvalCallback(TrainerCallback):
         decoding: Decoding | None = None,
         batch_size: int | None = None,
     ) -> None:
+        from .evaluation.checks import is_whole
         from .evaluation.eval_set import EvalSet, read_eval_set
         from .evaluation.generation import Decoding
         from .evaluation.measures import Tools
         from .selector import EmpathyDataSelector
 
-        if not isinstance(every_n_steps, int) or isinstance(every_n_steps, bool) or every_n_steps < 1:
-            raise TrainingError(f"every_n_steps {every_n_steps!r} is not a whole number of at least 1")
+        given = {"every_n_steps": (every_n_steps, 1), "samples": (samples, 0)}
+        if batch_size is not None:
+            given["batch_size"] = (batch_size, 1)
+        for name, (value, least) in given.items():
+            if not is_whole(value, least):
+                raise TrainingError(f"{name} {value!r} is not a whole number of at least {least}")
         self.trainer, self.every_n_steps, self.samples = trainer, every_n_steps, samples
         self.eval_set: EvalSet = dataset if isinstance(dataset, EvalSet) else read_eval_set(dataset, limit=limit)
         self.decoding = decoding or Decoding()
@@ -165,9 +171,11 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def _log(self, numbers: dict[str, float]) -> None:
         named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
-        if hasattr(self.trainer, "_metrics"):  # TRL's: goes out with the trainer's next log
-            for name, value in named.items():
-                self.trainer._metrics["train"][name].append(value)
+        if hasattr(self.trainer, "_metrics"):  # TRL's: the means of these lists go out with the trainer's next log
+            running = self.trainer._metrics["train"]
+            for name in [name for name in running if name.startswith(PREFIX)]:  # of an evaluation since the last log
+                del running[name]
+            running.update({name: [value] for name, value in named.items()})
         else:
             self.trainer.log(named)
 

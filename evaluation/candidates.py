@@ -18,6 +18,9 @@ MODEL, PREDICTIONS = "model", "predictions"
 REPLY_COLUMNS = ("prediction", "reply")
 REFERENCE_COLUMNS = ("reference", "response")
 EMOTION_COLUMN = "predicted_emotion"
+INDEX_COLUMN = "index"
+"""Of a report's replies, beside a column for each candidate."""
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -68,7 +71,7 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
         predictions (`Mapping` or `Sequence`, *optional*): The same of files of replies.
 
     Raises:
-        [`EmpathyError`]: There is none, a file is not there, or two have one name.
+        [`EmpathyError`]: There is none, a file is not there, two have one name, or one is called `index`.
     """
     found = [*_named(models, MODEL), *_named(predictions, PREDICTIONS)]
     if not found:
@@ -77,6 +80,11 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise EmpathyError(f"two candidates are called {twice[0]!r}; name them apart: first={twice[0]}, second=...")
+    if INDEX_COLUMN in names:
+        raise EmpathyError(
+            f"a candidate cannot be called {INDEX_COLUMN!r}, which is the number of the dialogue beside the replies; "
+            "name it: other=path"
+        )
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
             raise FormatError(f"no such file: {str(candidate.source)!r} (in {os.getcwd()!r})")
@@ -143,7 +151,8 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
         raise EmpathyError(unknown("dtype", dtype, DTYPES))
     if not isinstance(source, (str, os.PathLike)):
         model, tokenizer = source
-        return LoadedModel(model, tokenizer, _kind_of(model.config), weights_of(model))
+        fingerprint = f"{weights_of(model)}+{prompting_of(model, tokenizer)}"
+        return LoadedModel(model, tokenizer, _kind_of(model.config), fingerprint)
     name = os.fspath(source)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
@@ -168,6 +177,19 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     return LoadedModel(model.to(device).eval(), tokenizer, description, f"{fingerprint}/{resolved}")
 
 
+def prompting_of(model: Any, tokenizer: Any) -> str:
+    """Names what turns a conversation into ids and ids into a reply: template, special tokens, vocabulary, ends."""
+    from hashlib import sha256
+
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())
+    if fast is not None:  # these two are of the last call
+        rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    parts = (tokenizer.chat_template, tokenizer.special_tokens_map, rules, ends)
+    return f"tokenizer@{sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]}"
+
+
 def _with_adapter(model: Any, folder: str) -> Any:
     from peft import PeftModel
 
@@ -190,9 +212,9 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
 
     Args:
         path (`str` or `os.PathLike`):
-            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file with a reply a
-            line. A column `reference` (or `response`) is held against the set's references; `predicted_emotion`
-            gives the emotion that the model recognised.
+            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file (UTF-8) with a
+            reply a line. A column `reference` (or `response`) is held against the set's references;
+            `predicted_emotion` gives the emotion that the model recognised.
         eval_set ([`EvalSet`]): What they are replies to.
         name (`str`, *optional*): The candidate's, which may be the column's: `replies.jsonl` of a report has a column
             for each.
@@ -232,9 +254,21 @@ def _columns_of(path: Path) -> dict[str, list[Any]]:
     from ee_trl.opening import open_dataset
 
     if path.suffix.lower() == ".txt":
-        return {REPLY_COLUMNS[0]: path.read_text(encoding="utf-8").splitlines()}
+        return {REPLY_COLUMNS[0]: _lines_of(path)}
     dataset: Any = open_dataset(path, split="train")
     return {name: list(dataset[name]) for name in dataset.column_names}
+
+
+def _lines_of(path: Path) -> list[str]:
+    """A text file's lines. What ends one is a newline alone: a reply may hold other characters that break lines."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{str(path)!r} is not UTF-8: {error}; save it as UTF-8") from error
+    lines = text.split("\n")
+    if not lines[-1]:  # after the last newline
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> None:

@@ -14,9 +14,10 @@ from ee_trl.display import Displayed, Table
 from ee_trl.errors import EmpathyError, unknown
 
 from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, load_candidate, read_replies
+from .checks import check_bootstrap, check_emotions, check_encoder, check_whole
 from .eval_set import EvalSet, read_eval_set
 from .findings import Bootstrap, by_emotion, differences, examples_of, numbers_of, samples_of
-from .generation import Decoding, generate_replies
+from .generation import WAY, Decoding, generate_replies
 from .measures import Measure, Tools, check_metrics, measure, measure_references
 from .paired import pairs_of, plain
 from .stored_replies import StoredReplies
@@ -176,6 +177,8 @@ def evaluate_models(
     if judge_pairs and judge is None:
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
+    check_whole("batch_size", batch_size, 1)
+    check_bootstrap(resamples, confidence, seed)
     decoding = decoding or Decoding()
     eval_set = (
         dataset
@@ -185,6 +188,7 @@ def evaluate_models(
     given = {
         c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL
     }  # files fail early
+    check_emotions(given, eval_set, wanted)
     tools = make_tools(
         scorer=scorer,
         threshold=threshold,
@@ -281,6 +285,8 @@ def make_tools(
             classifier = load_classifier(epitome)
         except ValueError as error:
             raise EmpathyError(str(error)) from error
+    if options["bertscore_model"] is not None:
+        check_encoder(options["bertscore_model"], options["bertscore_layers"])
     chooser = None if judge is None else load_chooser(judge, **(judge_options or {}))
     return Tools(selector.new_run(), selector.threshold, ties, classifier=classifier, judge=chooser, **options)
 
@@ -294,7 +300,7 @@ def _generated(
     folder: Path | None,
     show: bool | None,
 ) -> Replies:
-    made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict()}
+    made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict(), "way": WAY}
     stored = None if folder is None else StoredReplies(folder / REPLIES_FOLDER, candidate.name, made_by)
     texts = generate_replies(
         loaded.model,

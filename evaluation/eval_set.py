@@ -9,9 +9,10 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ee_trl.data import features_of, spread, tables_of
+from ee_trl.data import features_of, is_stream, spread, tables_of
 from ee_trl.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
-from ee_trl.errors import FormatError
+from ee_trl.errors import FormatError, unknown
+from ee_trl.opening import check_dataset
 from ee_trl.rows import rows_of
 
 
@@ -71,10 +72,10 @@ def read_eval_set(
     Reads the dialogues to evaluate on.
 
     Args:
-        source (`str`, `os.PathLike` or `Dataset`, *optional*):
+        source (`str`, `os.PathLike`, `Dataset`, `IterableDataset` or `DatasetDict`, *optional*):
             A file, folder, hub name or data set, in any format; by default the held-out part of the embedded sample.
         split, config (`str`, *optional*):
-            Of a data set that has several.
+            Of a data set that has several; the only split needs no name.
         limit (`int`, *optional*):
             So many dialogues alone, evenly spaced.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
@@ -114,12 +115,37 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
     if isinstance(source, (str, os.PathLike)):
         dataset, called = open_rows(source, config=config, split=split), os.path.basename(os.fspath(source))
     else:
-        dataset, called = source, "the data set"
+        dataset, called = _split_of(source, split), "the data set"
     if hasattr(dataset, "keys"):
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
     if recognise(list(features_of(dataset))).utterance_rows:
+        dataset = _gathered(dataset)
         dataset = dataset.select(conversation_order(dataset))
     return dataset, called
+
+
+def _split_of(source: Any, split: str | None) -> Any:
+    """One split of a mapping of them, where it is named or the only one; a data set as it is."""
+    check_dataset(source)
+    if not hasattr(source, "keys"):
+        if split not in (None, str(source.split)):
+            raise FormatError(f"the data set is one split and has no split {split!r}; leave the split out")
+        return source
+    if split is not None and split not in source:
+        raise FormatError(unknown("split", split, [str(name) for name in source]))
+    if split is None and len(source) != 1:
+        return source
+    return source[split or next(iter(source))]
+
+
+def _gathered(dataset: Any) -> Any:
+    """The same data set, of a stream its rows in memory: the turns of a conversation may lie anywhere in it."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    if not is_stream(dataset):
+        return dataset
+    return Dataset(pa.concat_tables([features_of(dataset).arrow_schema.empty_table(), *tables_of(dataset)]))
 
 
 def _samples(dataset: Any, turns: Turns) -> tuple[list[tuple[Dialogue | None, str | None]], list[str]]:

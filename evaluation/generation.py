@@ -7,29 +7,53 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .checks import check_decoding, check_whole
+
 
 if TYPE_CHECKING:
     from .stored_replies import StoredReplies
 
 Messages = Sequence[dict[str, str]]
 
+PLAIN: dict[str, Any] = {
+    "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "diversity_penalty": 0.0, "penalty_alpha": None,
+    "dola_layers": None, "constraints": None, "force_words_ids": None, "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None, "use_mtp": None, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None,
+    "max_time": None, "bad_words_ids": None, "sequence_bias": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None, "guidance_scale": None,
+    "exponential_decay_length_penalty": None, "watermarking_config": None, "min_p": None, "top_h": None,
+    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "return_dict_in_generate": False,
+}  # fmt: skip
+"""What a model's own generation config may say, and what it is set to: replies follow from the model, the prompt, the
+end tokens and [`Decoding`] alone."""
+
+WAY = 2
+"""Of generation; raised where the same model, prompt and decoding give other replies than before."""
+
 
 @dataclass(frozen=True)
 class Decoding:
     """
-    How replies are generated.
+    How replies are generated; what the model's own generation config says of it, beams and penalties, does not count.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
         temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Of sampling: the share of the probability that is drawn from.
         seed (`int`, *optional*, defaults to `0`): Of sampling.
+
+    Raises:
+        [`~ee_trl.errors.EmpathyError`]: One of them is out of its range.
     """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """What determines the replies: of greedy decoding the length alone."""
@@ -68,12 +92,13 @@ def generate_replies(
         `list[str]`: the replies, in the order of the prompts, without special tokens.
 
     Raises:
-        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template.
+        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template, or a number is out of its range.
     """
     from tqdm.auto import tqdm
 
     from .stored_replies import prompt_keys
 
+    check_whole("batch_size", batch_size, 1)
     decoding = decoding or Decoding(max_new_tokens)
     encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
     keys = prompt_keys(prompts)
@@ -124,6 +149,7 @@ def generate_batch(
 ) -> list[str]:
     """The replies to prompts of ids, padded on the left; the generators of random numbers are left as they were."""
     import torch
+    from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(map(len, prompts))
@@ -132,6 +158,8 @@ def generate_batch(
     how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if decoding.temperature > 0:
         how = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    known = vars(GenerationConfig())  # which of them this version of the library has
+    how |= {name: value for name, value in PLAIN.items() if name in known}
     with torch.inference_mode(), own_randomness(seed):
         output = model.generate(
             input_ids=ids,

@@ -11,6 +11,7 @@ import numpy as np
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, unknown
 
+from .checks import has_emotions
 from .paired import AnyResampler
 
 
@@ -29,7 +30,7 @@ METRICS = (
 NEEDS = {
     "completion_perplexity": "a model, not a file of replies",
     "epitome": "a classifier (--epitome)",
-    "emotion_accuracy": "emotions in the data and a column predicted_emotion beside the replies",
+    "emotion_accuracy": "an emotion of EmpatheticDialogues for each dialogue, and a column predicted_emotion",
     "bertscore": "an encoder (--bertscore-model)",
     "judge": "a judge (--judge)",
 }
@@ -130,7 +131,7 @@ def measure(
     there = {
         "completion_perplexity": loaded is not None,
         "epitome": tools.classifier is not None,
-        "emotion_accuracy": replies.emotions is not None and eval_set.emotions is not None,
+        "emotion_accuracy": replies.emotions is not None and has_emotions(eval_set),
         "bertscore": tools.bertscore_model is not None,
         "judge": tools.judge is not None,
     }

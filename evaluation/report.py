@@ -17,7 +17,7 @@ from ee_trl.reports.run import _cell, _table
 from ee_trl.writing import write_json, write_text
 
 from . import plots
-from .candidates import MODEL
+from .candidates import INDEX_COLUMN, MODEL
 from .measures import NEEDS, NOTES
 
 
@@ -45,21 +45,24 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> Path
     from ee_trl.cli.common import versions
 
     folder = Path(folder)
-    write_json(folder / DATA, {**comparison.to_dict(), "versions": versions()})
-    write_text(folder / REPLIES, _reply_lines(comparison))
-    write_text(folder / TEXT, markdown(comparison))
+    data = {**comparison.to_dict(), "versions": versions()}
+    texts = {REPLIES: _reply_lines(comparison), TEXT: markdown(comparison)}
     try:
-        write_text(folder / PAGE, html_page(comparison))
+        texts[PAGE] = html_page(comparison)
     except MissingExtraError as error:
         logger.warning("%s; %s is left out", error, PAGE)
-        return folder / TEXT
-    return folder / PAGE
+    for name, text in texts.items():  # all of them are made before the first is written
+        write_text(folder / name, text)
+    write_json(folder / DATA, data)  # the last: where it is, the report is whole
+    return folder / (PAGE if PAGE in texts else TEXT)
 
 
 def _reply_lines(comparison: Comparison) -> str:
     names = list(comparison.replies)
     rows = zip(*comparison.replies.values(), strict=True)
-    return "".join(json.dumps({"index": i, **dict(zip(names, row, strict=True))}) + "\n" for i, row in enumerate(rows))
+    return "".join(
+        json.dumps({INDEX_COLUMN: i, **dict(zip(names, row, strict=True))}) + "\n" for i, row in enumerate(rows)
+    )
 
 
 def shown_numbers(comparison: Comparison) -> list[str]:
@@ -282,7 +285,9 @@ def html_page(comparison: Comparison) -> str:
     """
     names = shown_numbers(comparison)
     keys = emotion_numbers(comparison) if comparison.emotions else []
-    pictures = {"numbers": picture(plots.numbers_figure(comparison, names)) if names else None}
+    pictures: dict[str, str | None] = dict.fromkeys(("numbers", "plane", "shares", "emotions"))
+    if names:
+        pictures["numbers"] = picture(plots.numbers_figure(comparison, names))
     if "sensibility" in names:
         pictures |= {
             "plane": picture(plots.plane_figure(comparison)),

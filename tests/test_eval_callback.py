@@ -91,6 +91,17 @@ def test_its_numbers_are_in_the_log_and_right(with_callback) -> None:
     assert distinct_scores(replies)["dist2"] == pytest.approx(callback.history[-1]["dist2"])
 
 
+def test_of_several_evaluations_since_the_last_log_the_last_is_logged(base, tmp_path) -> None:
+    trainer, callback = train(base, tmp_path, with_callback=True, logging_steps=5, max_steps=6, learning_rate=0.1)
+    history = {entry["step"]: entry for entry in callback.history}
+    logged = [entry for entry in trainer.state.log_history if "empathy_eval/words" in entry]
+    assert ([*history], [entry["step"] for entry in logged]) == ([2, 4, 6], [5, 6])
+    assert history[2] | {"step": 4} != history[4]  # so that a mean of the two would be another
+    for entry, step in zip(logged, (4, 6), strict=True):
+        numbers = {f"empathy_eval/{name}": value for name, value in history[step].items() if name != "step"}
+        assert {name: value for name, value in entry.items() if name.startswith("empathy_eval/")} == numbers
+
+
 def test_the_table_of_samples_is_a_file(with_callback) -> None:
     trainer, callback = with_callback
     files = sorted((Path(trainer.args.output_dir) / "empathy_samples").iterdir())
@@ -154,7 +165,11 @@ def test_a_trainer_without_running_means_logs_at_once(with_callback, monkeypatch
     assert said == [{"empathy_eval/dist1": 5.0}]
 
 
-def test_a_wrong_interval_is_refused(with_callback) -> None:
+def test_wrong_numbers_are_refused(with_callback) -> None:
+    for wrong in ({"samples": -1}, {"batch_size": 0}, {"batch_size": 2.5}):
+        [(name, value)] = wrong.items()
+        with pytest.raises(TrainingError, match=f"{name} {value} is not a whole number of at least"):
+            EmpathyEvalCallback(with_callback[0], **wrong)
     for bad in (0, -1, 1.5, True):
         with pytest.raises(TrainingError, match="every_n_steps"):
             EmpathyEvalCallback(with_callback[0], every_n_steps=bad)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import WordScorer
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from tiny_encoder import tiny_encoder
 
 from ee_trl import build_tiny_causal_lm, load_metric, load_sample
 from ee_trl.cli.main import main
@@ -220,6 +221,62 @@ def test_batches_change_no_reply(models) -> None:
     assert first != one_by_one
 
 
+def test_greedy_is_greedy_whatever_the_generation_config_says(models) -> None:
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=4).prompts
+    greedy = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
+    sampled = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=Decoding(8, temperature=1.5))
+    for name, value in (
+        ("num_beams", 4),
+        ("repetition_penalty", 1.5),
+        ("no_repeat_ngram_size", 1),
+        ("suppress_tokens", list(range(0, len(loaded.tokenizer), 2))),
+        ("num_return_sequences", 2),
+        ("return_dict_in_generate", True),
+        ("min_p", 0.9),
+    ):
+        setattr(loaded.model.generation_config, name, value)
+    plain = torch.tensor([loaded.tokenizer.apply_chat_template(prompts[0], add_generation_prompt=True)["input_ids"]])
+    with torch.inference_mode():
+        found = loaded.model.generate(plain, max_new_tokens=8, do_sample=False, pad_token_id=0).sequences[0]
+    reply = loaded.tokenizer.decode(found[plain.shape[1] :], skip_special_tokens=True).strip()
+    assert reply != greedy[0]  # so the config does count where it is asked
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT) == greedy
+    hot = Decoding(8, temperature=1.5)
+    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot) == sampled
+
+
+def test_a_loaded_pair_is_told_apart_by_its_tokenizer_too(models, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(models["base"]),
+        AutoTokenizer.from_pretrained(models["base"]),
+    )
+
+    def named() -> str:
+        return load_candidate((model, tokenizer)).fingerprint
+
+    names = [named()]
+    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=1)
+    assert named() == names[0]  # what a call leaves behind is no part of it
+    template = tokenizer.chat_template
+    tokenizer.chat_template = "hm " + template
+    names.append(named())
+    tokenizer.chat_template = template
+    assert named() == names[0]
+    model.generation_config.eos_token_id = [5, 6]
+    names.append(named())
+    tokenizer.add_tokens(["<other>"])
+    names.append(named())
+    assert len(set(names)) == 4
+    options = {"limit": 2, "decoding": SHORT, "resamples": 0, "store": False, "metrics": ["distinct"], "show": False}
+    for changed in (template, "hm " + template):
+        tokenizer.chat_template = changed
+        evaluate_models({"m": (model, tokenizer)}, **options, output=tmp_path)
+    assert len(list((tmp_path / "replies").iterdir())) == 2
+
+
 def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
     from ee_trl.evaluation.generation import encode_prompt
 
@@ -359,6 +416,30 @@ def test_without_picture_library_the_page_is_left_out(compared, monkeypatch, cap
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_report_of_some_metrics_leaves_out_their_pictures(tmp_path, capsys) -> None:
+    (tmp_path / "r.txt").write_text("one\ntwo words\n", encoding="utf-8")
+    options = {"predictions": {"r": tmp_path / "r.txt"}, "limit": 2, "resamples": 20, "store": False}
+    page = evaluate_models(**options, metrics=["distinct"]).write(tmp_path / "out")
+    assert page.name == "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert "Sensibility and rationality" not in text
+    assert text.count("data:image/png;base64,") == 2  # the numbers, and words by emotion
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--predictions", str(tmp_path / "r.txt"), "--limit", "2"]
+    assert main([*command, "--metrics", "dialogue_bleu", "-o", str(tmp_path / "cli"), "-q", "--no-store"]) == 0
+    assert "| bleu4 |" in capsys.readouterr().out
+    assert (tmp_path / "cli" / "report.html").stat().st_size
+
+
+def test_a_report_that_fails_leaves_no_file(compared, tmp_path, monkeypatch) -> None:
+    from ee_trl.evaluation import report
+
+    monkeypatch.setattr(report, "html_page", lambda comparison: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compared[0].write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 
@@ -396,6 +477,10 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
     Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "other.parquet")
     wrong = Dataset.from_dict({"prediction": ["a"] * 3, "reference": ["not it"] * 3})
     wrong.to_parquet(tmp_path / "wrong.parquet")
+    for name, third in (("null", None), ("label", "proudd")):
+        emotions = Dataset.from_dict({"prediction": ["a"] * 3, "predicted_emotion": ["sad", "proud", third]})
+        emotions.to_parquet(tmp_path / f"{name}.parquet")
+    encoder = str(tiny_encoder(tmp_path / "encoder"))
     for options, message in (
         ({}, "nothing to evaluate"),
         ({"models": [base, base]}, "two candidates are called 'base'"),
@@ -414,9 +499,61 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
         ),
         ({"models": [base], "predictions": [str(tmp_path / "wrong.parquet")]}, "other references"),
         ({"predictions": [str(tmp_path / "none.txt")]}, "no such file"),
+        ({"models": [base], "predictions": [str(tmp_path / "null.parquet")]}, "predicted_emotion[2] must be a string"),
+        ({"models": [base], "predictions": [str(tmp_path / "label.parquet")]}, "Did you mean 'proud'?"),
+        ({"models": [base], "resamples": -1}, "resamples -1 is not a whole number of at least 0"),
+        ({"models": [base], "confidence": 95}, "confidence 95 is not a share between 0 and 1"),
+        ({"models": [base], "seed": -1}, "seed -1 is not a whole number of at least 0"),
+        ({"models": [base], "batch_size": 0}, "batch_size 0 is not a whole number of at least 1"),
+        (
+            {"models": [base], "bertscore_model": str(tmp_path / "nosuch")},
+            f"bertscore_model '{tmp_path / 'nosuch'}' is",
+        ),
+        (
+            {"models": [base], "bertscore_model": encoder, "bertscore_layers": 99},
+            "bertscore_layers 99 is not valid; valid: 1 to 2",
+        ),
     ):
         with pytest.raises(EmpathyError, match=re.escape(message)):
             evaluate_models(**{"limit": 3, "store": False, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens 0 is not a whole number of at least 1"),
+        ({"temperature": -1.0}, "temperature -1.0 is not valid; valid: 0 (greedy)"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"top_p": 2.0}, "top_p 2.0 is not valid; valid: a share above 0, up to 1"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"seed": -1}, "seed -1 is not a whole number of at least 0"),
+    ],
+)
+def test_decoding_that_generates_nothing_is_refused(options, message) -> None:
+    with pytest.raises(EmpathyError, match=re.escape(message)):
+        Decoding(**options)
+
+
+def test_wrong_numbers_on_the_command_line_are_refused_with_a_message(models, tmp_path, capsys) -> None:
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--model", str(models["base"]), "-o", str(tmp_path / "o")]
+    for option, value in (("--resamples", "-1"), ("--batch-size", "0"), ("--max-new-tokens", "0"), ("--top-p", "2")):
+        assert main([*command, option, value]) == 3
+        assert f"{option[2:].replace('-', '_')} {value}" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_emotions_that_are_not_those_of_the_data_set_are_not_measured(tmp_path) -> None:
+    rows = [{"context": ["it broke"], "response": "oh no", "emotion": emotion} for emotion in ("bored", "sad")]
+    Dataset.from_dict({"prediction": ["a", "b"], "predicted_emotion": ["bored", None]}).to_parquet(
+        tmp_path / "own.parquet"
+    )
+    found = evaluate_models(
+        predictions=[str(tmp_path / "own.parquet")], dataset=Dataset.from_list(rows), store=False, resamples=0
+    )
+    assert "accuracy" not in found.numbers("own")
+    assert set(found.emotions) == {"bored", "sad"}
+    assert "emotion_accuracy needs an emotion of EmpatheticDialogues for each dialogue" in str(found)
 
 
 def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_path) -> None:
@@ -425,6 +562,17 @@ def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_p
     replies = read_replies(tmp_path / "all.txt", some)
     assert replies.texts == [f"reply {i}" for i in some.rows]
     assert [everything.references[i] for i in some.rows] == some.references
+
+
+def test_a_line_of_a_text_file_is_a_reply_whatever_it_holds(tmp_path) -> None:
+    eval_set, path = read_eval_set(limit=4), tmp_path / "r.txt"
+    replies = ["one\u2028still one", "two\x0b\x85\rstill two", "", "four"]
+    for text in ("\n".join(replies), "\n".join(replies) + "\n", "\ufeff" + "\r\n".join(replies) + "\r\n"):
+        path.write_bytes(text.encode())
+        assert read_replies(path, eval_set).texts == replies
+    path.write_bytes("größer".encode("latin-1"))
+    with pytest.raises(FormatError, match="r.txt' is not UTF-8"):
+        read_replies(path, eval_set)
 
 
 def test_eval_sets_come_from_any_format(tmp_path) -> None:
@@ -440,8 +588,29 @@ def test_eval_sets_come_from_any_format(tmp_path) -> None:
     ]
     spoken = read_eval_set(Dataset.from_list(raw))
     assert (spoken.references, spoken.emotions) == (["oh", "great"], ("joyful", "joyful"))
+    shuffled = Dataset.from_list([raw[i] for i in (3, 0, 2, 1)]).to_iterable_dataset()
+    assert read_eval_set(shuffled).dialogues == spoken.dialogues
     with pytest.raises(FormatError, match="no dialogue with a reply"):
         read_eval_set(Dataset.from_list(rows[1:]))
+
+
+def test_a_split_is_chosen_whether_in_memory_or_on_the_disk(tmp_path) -> None:
+    train, test = load_sample("train").select(range(3)), load_sample("test").select(range(2))
+    both = DatasetDict(train=train, test=test)
+    both.save_to_disk(tmp_path / "both")
+    streams = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in both.items()})
+    for source in (both, tmp_path / "both", streams):
+        for split in both:
+            assert read_eval_set(source, split=split).dialogues == read_eval_set(both[split]).dialogues
+        with pytest.raises(FormatError, match=r"several splits: train, test; name one \(--split\)"):
+            read_eval_set(source)
+    assert read_eval_set(DatasetDict(test=test)).dialogues == read_eval_set(test).dialogues
+    with pytest.raises(FormatError, match="unknown split 'tets'; valid: train, test. Did you mean 'test'?"):
+        read_eval_set(both, split="tets")
+    with pytest.raises(FormatError, match="has no split 'other'; leave the split out"):
+        read_eval_set(Dataset.from_dict({"context": [["a"]], "response": ["b"]}), split="other")
+    with pytest.raises(FormatError, match="list is not a data set"):
+        read_eval_set([{"context": ["a"], "response": "b"}])
 
 
 def test_replies_of_a_report_are_read_again(compared) -> None:
@@ -452,7 +621,11 @@ def test_replies_of_a_report_are_read_again(compared) -> None:
         read_replies(folder / "replies.jsonl", eval_set, "other")
 
 
-def test_names_of_candidates() -> None:
+def test_names_of_candidates(tmp_path) -> None:
+    (tmp_path / "index.txt").write_text("a\n", encoding="utf-8")
+    for given in ({"models": {"index": "org/model"}}, {"predictions": [tmp_path / "index.txt"]}):
+        with pytest.raises(EmpathyError, match="a candidate cannot be called 'index'"):
+            candidates_of(**given)
     assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
 
 

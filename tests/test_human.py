@@ -237,6 +237,9 @@ def test_answers_that_are_not_of_this_study_are_refused(tmp_path) -> None:
     assert one.given[item] == {"empathy": "A"}
     with pytest.raises(EmpathyError, match="are all answers to sheet-1"):
         study_results(key, [one, one])
+    for wrong in ({"resamples": -1}, {"confidence": 95}, {"seed": -1}):
+        with pytest.raises(EmpathyError, match="{} {} is not a".format(*next(iter(wrong.items())))):
+            study_results(key, [one], **wrong)
     with pytest.raises(FormatError, match="no such file"):
         read_key(tmp_path / "none")
 

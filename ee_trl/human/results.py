@@ -40,11 +40,14 @@ def study_results(
         wins ([`compare_answers`]) or ratings ([`rate_answers`]) and the `agreement` of the raters ([`agreement`]).
 
     Raises:
-        [`EmpathyError`]: There are no answers, or two files of one sheet.
+        [`EmpathyError`]: There are no answers, two files of one sheet, or a bootstrap that cannot be drawn.
         [`MissingExtraError`]: statsmodels, krippendorff or scipy is not installed.
     """
+    from ..evaluation.checks import check_bootstrap
+
     for module in ("statsmodels.stats.inter_rater", "krippendorff", "scipy.stats"):
         require(module, extra="human", purpose=_PURPOSE)
+    check_bootstrap(resamples, confidence, seed)
     twice = [sheet for sheet, n in Counter(a.sheet for a in answers).items() if n > 1]
     if twice:
         files = ", ".join(repr(a.source) for a in answers if a.sheet == twice[0])
