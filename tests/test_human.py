@@ -77,6 +77,27 @@ def test_sheets_are_blinded_balanced_and_in_orders_of_their_own() -> None:
     assert [item.dialogue for item in other[0].items] != orders[0]
 
 
+def test_a_study_is_named_by_all_that_it_is_made_of(tmp_path, capsys) -> None:
+    study = {"contexts": CONTEXTS, "replies": REPLIES, "aspects": ["empathy"], "dialogues": [0, 1, 2]}
+    others = [
+        {"replies": {**REPLIES, "expert": REPLIES["base"]}},
+        {"replies": {"base": REPLIES["base"], "second": REPLIES["expert"]}},
+        {"contexts": [[["Speaker", "else"]]] * 12},
+        {"dialogues": [0, 1, 3]},
+        {"aspects": ["coherence"]},
+        {"kind": "rating"},
+        {"raters": 2},
+        {"seed": 1},
+    ]
+    keys = [make_sheets(**(study | other))[1] for other in ({}, *others)]
+    assert len({key.study for key in keys}) == len(keys)
+    assert make_sheets(**study)[1] == keys[0]
+    for folder, options in (("one", study), ("other", study | others[0])):
+        write_sheets(tmp_path / folder, *make_sheets(**options))
+    assert main(["human", "import", str(tmp_path / "one"), str(tmp_path / "other" / "sheet-1.csv")]) == 3
+    assert f"is of study '{keys[1].study}', the key of study '{keys[0].study}'" in capsys.readouterr().err
+
+
 def test_rating_sheets_hold_every_reply_once() -> None:
     sheets, key = make_sheets(CONTEXTS, {**REPLIES, "people": ["p"] * 12}, kind="rating", raters=2)
     for sheet in sheets:

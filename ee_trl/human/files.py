@@ -147,7 +147,10 @@ def read_answers(path: str | os.PathLike[str], key: Key) -> Answers:
     sheets = sorted({str(row.get("sheet")) for row in rows})
     for row in rows:
         if row.get("study") != key.study:
-            raise FormatError(f"{str(path)!r} is of study {row.get('study')!r}, the key of {key.study!r}")
+            raise FormatError(
+                f"{str(path)!r} is of study {row.get('study')!r}, the key of study {key.study!r}; give the answers "
+                "and the key of one study"
+            )
     if len(sheets) != 1:
         raise FormatError(f"{str(path)!r} holds answers of several sheets: {', '.join(sheets)}; one file a rater")
     if sheets[0] not in key.sheets:
