@@ -282,6 +282,9 @@ def test_the_commands(tmp_path, capsys) -> None:
     assert "key.json' is there already" in capsys.readouterr().err
     assert main([*command, "--n", "100000", "--overwrite"]) == 3
     assert "to which the candidates reply differently" in capsys.readouterr().err
+    taken = ["--predictions", f"references={tmp_path / 'base.jsonl'}", "--kind", "rating", "--references"]
+    assert main([*command, *taken, "--overwrite"]) == 3
+    assert "a file of replies is called 'references', as the reference replies are" in capsys.readouterr().err
     answers = answer_sheets(tmp_path / "study", key, lambda *args: "expert", ".json")
     results = ["human", "import", str(tmp_path / "study"), *map(str, answers), "-o", str(tmp_path / "results")]
     assert main(results) == 0
