@@ -285,6 +285,9 @@ def test_the_commands(tmp_path, capsys) -> None:
     taken = ["--predictions", f"references={tmp_path / 'base.jsonl'}", "--kind", "rating", "--references"]
     assert main([*command, *taken, "--overwrite"]) == 3
     assert "a file of replies is called 'references', as the reference replies are" in capsys.readouterr().err
+    same = [*command[:3], *files[:2], "--predictions", f"again={tmp_path / 'base.jsonl'}", *command[-2:]]
+    assert main([*same, "--overwrite"]) == 3
+    assert "there is nothing to rate: base and again reply the same to all" in capsys.readouterr().err
     answers = answer_sheets(tmp_path / "study", key, lambda *args: "expert", ".json")
     results = ["human", "import", str(tmp_path / "study"), *map(str, answers), "-o", str(tmp_path / "results")]
     assert main(results) == 0
@@ -295,3 +298,11 @@ def test_the_commands(tmp_path, capsys) -> None:
     assert main(results) == 3
     assert main([*results, "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["raters"] == 2
+    (tmp_path / "study" / "notes.csv").write_text("mine", encoding="utf-8")
+    assert main([*command, "--n", "4", "--raters", "1", "--aspects", "empathy, coherence", "--overwrite"]) == 0
+    left = {path.name for path in (tmp_path / "study").iterdir()} - {path.name for path in answers}
+    assert left == {"sheet-1.csv", "sheet-1.html", "key.json", "notes.csv"}
+    assert read_key(tmp_path / "study").aspects == ["empathy", "coherence"]
+    (tmp_path / "study" / "key.json").write_text("{}", encoding="utf-8")
+    assert main([*command, "--n", "4", "--overwrite"]) == 3
+    assert "key.json' is not a key of `ee-trl human export`" in capsys.readouterr().err

@@ -74,6 +74,10 @@ def export_study(
     if kind == AB and len(replies) == 2:
         first, second = replies.values()
         there = [i for i in there if first[i].strip() != second[i].strip()]
+    if not there:
+        raise EmpathyError(
+            f"there is nothing to rate: {' and '.join(replies)} reply the same to all {len(eval_set):,} dialogues"
+        )
     if not 1 <= n <= len(there):
         what = "to which the candidates reply differently" if kind == AB else "in the data set"
         raise EmpathyError(f"n {n} is not valid; valid: 1 to {len(there):,}, the dialogues {what}")
