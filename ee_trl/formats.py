@@ -89,12 +89,13 @@ def _message(turn: Any) -> Message:
     if not isinstance(role, str) or role.lower() not in _ROLES:
         return Message("", "", "unknown_role")
     try:
-        return Message(_ROLES[role.lower()], _text(content))
+        return Message(_ROLES[role.lower()], content_text(content))
     except BadRow as bad:
         return Message(_ROLES[role.lower()], "", str(bad))
 
 
-def _text(content: Any) -> str:
+def content_text(content: Any) -> str:
+    """The text of a turn's content, a text or a list of such parts; raises [`BadRow`] for anything else."""
     if isinstance(content, str):
         return content
     if isinstance(content, (list, tuple)):  # content parts of multimodal chat templates; text parts only
@@ -131,13 +132,13 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
         return [*parse_messages(context), Message("assistant", response)]
     # utterances alternate, and the last is the speaker's
     roles = ["user" if (len(context) - i) % 2 else "assistant" for i in range(len(context))]
-    said = [Message(role, _text(text)) for role, text in zip(roles, context, strict=True)]
+    said = [Message(role, content_text(text)) for role, text in zip(roles, context, strict=True)]
     return [*said, Message("assistant", response)]
 
 
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
     """One utterance of raw EmpatheticDialogues; the role is its speaker's number until the conversation is known."""
-    return [Message(str(row.get("speaker_idx")), _text(row.get("utterance")).replace("_comma_", ","))]
+    return [Message(str(row.get("speaker_idx")), content_text(row.get("utterance")).replace("_comma_", ","))]
 
 
 # ---- formats -------------------------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ def parse_recipe_args(parser: TrlParser, argv: Sequence[str] | None = None) -> t
     parser.allow_abbrev = False  # `--learn 1` must not pass for `--learning_rate 1`
     try:
         _check_names(parser, args)
-        return parser.parse_args_and_config(args)
+        return parser.parse_args_and_config(_without_anothers_options(args))
     except (ValueError, TypeError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
@@ -320,21 +320,64 @@ def _split_config(arg: str) -> list[str]:
 
 def _check_names(parser: TrlParser, args: list[str]) -> None:
     """Raises for a key of the YAML file or an option of the command line that no argument has."""
-    import yaml
-
     options = [name.lstrip("-") for name in parser._option_string_actions]
     given = [(arg[2:].split("=")[0], "option") for arg in args if arg.startswith("--") and arg != "--config"]
-    if "--config" in args:
-        at = args.index("--config") + 1
-        if at == len(args):
-            raise ValueError("--config names no file")
-        config = yaml.safe_load(Path(args[at]).read_text(encoding="utf-8"))
-        given += [(str(key), f"key in {args[at]}") for key in (config or {}) if key != "env"]
+    file, config = _config_of(args)
+    given += [(str(key), f"key in {file}") for key in config if key != "env"]
     for name, kind in given:
         if name not in options:
             close = difflib.get_close_matches(name, options, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "--help lists the valid ones"
             raise ValueError(f"unknown {kind}: {name!r}; {hint}")
+
+
+def _config_of(args: list[str]) -> tuple[str, dict[str, Any]]:
+    """The file that `--config` names, and what it holds; nothing where it names none."""
+    import yaml
+
+    if "--config" not in args:
+        return "", {}
+    at = args.index("--config") + 1
+    if at == len(args):
+        raise ValueError("--config names no file")
+    config = yaml.safe_load(Path(args[at]).read_text(encoding="utf-8")) or {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{args[at]} holds no mapping of names to values")
+    return args[at], config
+
+
+def _without_anothers_options(args: list[str]) -> list[str]:
+    """
+    The command line, with empty options of the policy where it names another policy than the YAML file, and none.
+
+    The file's options are those of the file's policy, and say nothing of another.
+    """
+    given = _last_value(args, "empathy_policy")
+    file, config = _config_of(args)
+    its_own = config.get("empathy_policy", OnlineArguments.empathy_policy)
+    options = config.get("empathy_policy_options")
+    if given in (None, its_own) or not options or _last_value(args, "empathy_policy_options") is not None:
+        return args
+    logger.warning(
+        "The policy is %s, not %s as in %s: the file's empathy_policy_options (%s) are left out. Those of %s: "
+        "--empathy_policy_options '{...}'.",
+        given,
+        its_own,
+        file,
+        options,
+        given,
+    )
+    return [*args, "--empathy_policy_options", "{}"]
+
+
+def _last_value(args: list[str], name: str) -> str | None:
+    """The value of an option of the command line, `--name value` or `--name=value`; of several the last."""
+    found = None
+    for arg, after in zip(args, [*args[1:], None], strict=True):
+        option, equals, value = arg.partition("=")
+        if option == f"--{name}":
+            found = value if equals else after
+    return found
 
 
 def run_recipe(main: Callable[..., None], parser: TrlParser) -> None:

@@ -7,28 +7,36 @@ In a script: `GRPOTrainer(model, reward_funcs=sensibility_reward, train_dataset=
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, MAX_SCORE, RATIONALITY, SENSIBILITY
 from .dialogue import dialogue_of
 from .errors import EmpathyError, FormatError, unknown
+from .formats import BadRow, content_text
 
 
 if TYPE_CHECKING:
     from .scoring.base import Scorer
 
+AXIS_OR_WEIGHTS = f"{', '.join(AXES)}, or weights such as {{'{AXES[0]}': 0.7, '{AXES[1]}': 0.3}}"
+
 
 class EmpathyReward:
     """
-    A reward from 0 to 1: the score of the completion, in the light of its prompt, over the highest possible.
+    A reward from 0 to 1: the score of the completion, in the light of its prompt, over the highest possible. In TRL's
+    logs it is called by its axes and weights, e.g. `sensibility_reward` or `sensibility_0.7_rationality_0.3_reward`.
 
     Args:
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
             What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
-            The axis that counts; or weights of both, whose weighted sum is the reward.
+            The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
+            they are divided by the sum of their absolute values. What has a negative weight is subtracted, and the
+            reward goes down to -1.
         failed (`float`, *optional*, defaults to `0.0`):
             The reward of an empty completion. One that the scorer gives no score gets none (`None`), and TRL leaves it
             out.
@@ -37,7 +45,7 @@ class EmpathyReward:
 
     Raises:
         [`ScorerError`]: There is no such scorer.
-        [`EmpathyError`]: An axis that is not known.
+        [`EmpathyError`]: An axis that is not known, or weights that are no numbers or all 0.
     """
 
     def __init__(
@@ -50,15 +58,10 @@ class EmpathyReward:
     ) -> None:
         from .scoring.load import load_scorer
 
-        weights = {axis: 1.0} if isinstance(axis, str) else dict(axis)
-        for name in weights:
-            if name not in AXES:
-                raise EmpathyError(unknown("axis", name, AXES))
-        self.weights = tuple(float(weights.get(name, 0.0)) for name in AXES)
+        self.weights = _weights(axis)
         self.failed = failed
         self.scorer: Scorer = load_scorer(scorer, **options)
-        name = axis if isinstance(axis, str) else "empathy"
-        self.__name__ = f"{name}_reward"  # what TRL calls it in its logs
+        self.__name__ = f"{_name(self.weights)}_reward"  # what TRL calls it in its logs
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
         """
@@ -71,9 +74,16 @@ class EmpathyReward:
 
         Returns:
             `list[float | None]`: one for each completion.
+
+        Raises:
+            [`FormatError`]: A completion that holds no text, or another number of prompts than of completions.
         """
         from .scoring.run import ScoringRun
 
+        if len(prompts) != len(completions):
+            raise FormatError(
+                f"{len(prompts)} prompts and {len(completions)} completions do not go together; give a prompt for each"
+            )
         replies = [reply_text(completion) for completion in completions]
         asked = [i for i, reply in enumerate(replies) if reply.strip()]
         rewards: list[float | None] = [self.failed] * len(replies)
@@ -85,14 +95,50 @@ class EmpathyReward:
         return rewards
 
 
+def _weights(axis: str | Mapping[str, float]) -> tuple[float, ...]:
+    """
+    What each of the axes counts, of a name or weights; their absolute values sum to 1.
+
+    Raises:
+        [`EmpathyError`]: An axis that is not known, or weights that are no numbers or all 0.
+    """
+    if not isinstance(axis, (str, Mapping)):
+        raise EmpathyError(f"axis {axis!r} is neither a name nor weights; valid: {AXIS_OR_WEIGHTS}")
+    weights = {axis: 1.0} if isinstance(axis, str) else dict(axis)
+    for name, weight in weights.items():
+        if name not in AXES:
+            raise EmpathyError(unknown("axis", name, AXES))
+        if not isinstance(weight, Real) or not math.isfinite(weight):
+            raise EmpathyError(f"the weight of {name}, {weight!r}, is not a number; valid: {AXIS_OR_WEIGHTS}")
+    whole = sum(abs(float(weight)) for weight in weights.values())
+    if not whole:
+        raise EmpathyError(f"axis {axis!r} gives no axis a weight; valid: {AXIS_OR_WEIGHTS}")
+    return tuple(float(weights.get(name, 0.0)) / whole for name in AXES)
+
+
+def _name(weights: Sequence[float]) -> str:
+    """`sensibility`, or `sensibility_0.7_rationality_0.3`."""
+    return "_".join(
+        name if weight == 1 else f"{name}_{weight:.4g}" for name, weight in zip(AXES, weights, strict=True) if weight
+    )
+
+
 def reply_text(completion: Any) -> str:
-    """The text of a completion, which is a text or a list of messages."""
+    """
+    The text of a completion, which is a text or a list of messages; of their contents, a text or a list of such parts.
+
+    Raises:
+        [`FormatError`]: It is something else, or a part of it is no text.
+    """
     if isinstance(completion, str):
         return completion
     try:
-        return "\n".join(str(message["content"] or "") for message in completion)
-    except (TypeError, KeyError):
-        raise FormatError(f"a completion must be a text or a list of messages, got {completion!r}") from None
+        contents = [message["content"] for message in completion]
+        return "\n".join(content_text(content) for content in contents if content is not None)
+    except (TypeError, KeyError, BadRow):
+        raise FormatError(
+            f"a completion must be a text or a list of messages of text alone, got {completion!r}"
+        ) from None
 
 
 def context_of(prompt: Any) -> list[Any]:

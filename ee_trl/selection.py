@@ -152,6 +152,9 @@ def sweep(
     Returns:
         [`Sweep`], a `list[dict]` that prints as a table: for each T `{"threshold", "scored", "<quadrant>": count,
         "<quadrant>_share": of the scored}`.
+
+    Raises:
+        [`SelectionError`]: The grid is empty, or holds something that is no threshold.
     """
     s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
     rows = Sweep()
@@ -163,6 +166,8 @@ def sweep(
             row[name] = found.get(name, 0)
             row[f"{name}_share"] = row[name] / scored if scored else 0.0
         rows.append(row)
+    if not rows:
+        raise SelectionError("the grid holds no threshold; give one at least, e.g. range(1, 10) or 1:9")
     return rows
 
 

@@ -100,6 +100,39 @@ def test_numbers_by_hand(selector: EmpathyDataSelector) -> None:
     assert CITATION in text
 
 
+@pytest.mark.parametrize(
+    ("options", "title", "said"),
+    [
+        (
+            {"keep": "sensibility,tie"},
+            "sensibility and tie samples",
+            "selected by two scores of each listener's reply.",
+        ),
+        (
+            {"rule": "random", "seed": 4},
+            "samples drawn at random",
+            "drawn at random (seed 4) from all that have scores",
+        ),
+        ({"rule": "longest"}, "samples with the longest replies", "those with the longest replies of all that have"),
+        ({"rule": "top"}, "samples highest in sensibility", "those whose replies score highest in sensibility."),
+        (
+            {"rule": "top", "axis": "difference"},
+            "samples highest in sensibility minus rationality",
+            "those whose replies score highest in sensibility minus rationality.",
+        ),
+    ],
+)
+def test_title_and_first_sentence_are_of_the_rule(
+    options: dict[str, Any], title: str, said: str, selector: EmpathyDataSelector
+) -> None:
+    card = selector.card(rows(), **options)
+    assert head(card)["pretty_name"] == title
+    text = str(card)
+    assert f"\n# {title}\n" in text
+    assert f"%)**, {said}" in text
+    assert ("selected by two scores" in text) is ("rule" not in options)
+
+
 def test_audit_counts_every_sample_of_every_emotion_once(selector: EmpathyDataSelector) -> None:
     data = selector.score(load_sample())
     for options in ({"keep": "rationality"}, {"rule": "random", "n": 100}):

@@ -128,6 +128,15 @@ def test_every_picture_is_made_by_a_script_that_the_checklist_names() -> None:
         assert any(f"python {script.relative_to(ROOT)}" in checklist for script in makers), picture.name
 
 
+def test_every_picture_is_on_a_page() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in TEXTS
+        for target in re.findall(r"!\[[^\]]+\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert not set((ROOT / "docs/images").iterdir()) - shown
+
+
 def test_formats_page_lists_every_format_and_every_reason() -> None:
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     for name in FORMATS:

@@ -77,6 +77,27 @@ def test_sheets_are_blinded_balanced_and_in_orders_of_their_own() -> None:
     assert [item.dialogue for item in other[0].items] != orders[0]
 
 
+def test_a_study_is_named_by_all_that_it_is_made_of(tmp_path, capsys) -> None:
+    study = {"contexts": CONTEXTS, "replies": REPLIES, "aspects": ["empathy"], "dialogues": [0, 1, 2]}
+    others = [
+        {"replies": {**REPLIES, "expert": REPLIES["base"]}},
+        {"replies": {"base": REPLIES["base"], "second": REPLIES["expert"]}},
+        {"contexts": [[["Speaker", "else"]]] * 12},
+        {"dialogues": [0, 1, 3]},
+        {"aspects": ["coherence"]},
+        {"kind": "rating"},
+        {"raters": 2},
+        {"seed": 1},
+    ]
+    keys = [make_sheets(**(study | other))[1] for other in ({}, *others)]
+    assert len({key.study for key in keys}) == len(keys)
+    assert make_sheets(**study)[1] == keys[0]
+    for folder, options in (("one", study), ("other", study | others[0])):
+        write_sheets(tmp_path / folder, *make_sheets(**options))
+    assert main(["human", "import", str(tmp_path / "one"), str(tmp_path / "other" / "sheet-1.csv")]) == 3
+    assert f"is of study '{keys[1].study}', the key of study '{keys[0].study}'" in capsys.readouterr().err
+
+
 def test_rating_sheets_hold_every_reply_once() -> None:
     sheets, key = make_sheets(CONTEXTS, {**REPLIES, "people": ["p"] * 12}, kind="rating", raters=2)
     for sheet in sheets:
@@ -264,6 +285,12 @@ def test_the_commands(tmp_path, capsys) -> None:
     assert "key.json' is there already" in capsys.readouterr().err
     assert main([*command, "--n", "100000", "--overwrite"]) == 3
     assert "to which the candidates reply differently" in capsys.readouterr().err
+    taken = ["--predictions", f"references={tmp_path / 'base.jsonl'}", "--kind", "rating", "--references"]
+    assert main([*command, *taken, "--overwrite"]) == 3
+    assert "a file of replies is called 'references', as the reference replies are" in capsys.readouterr().err
+    same = [*command[:3], *files[:2], "--predictions", f"again={tmp_path / 'base.jsonl'}", *command[-2:]]
+    assert main([*same, "--overwrite"]) == 3
+    assert "there is nothing to rate: base and again reply the same to all" in capsys.readouterr().err
     answers = answer_sheets(tmp_path / "study", key, lambda *args: "expert", ".json")
     results = ["human", "import", str(tmp_path / "study"), *map(str, answers), "-o", str(tmp_path / "results")]
     assert main(results) == 0
@@ -274,3 +301,11 @@ def test_the_commands(tmp_path, capsys) -> None:
     assert main(results) == 3
     assert main([*results, "--overwrite", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["raters"] == 2
+    (tmp_path / "study" / "notes.csv").write_text("mine", encoding="utf-8")
+    assert main([*command, "--n", "4", "--raters", "1", "--aspects", "empathy, coherence", "--overwrite"]) == 0
+    left = {path.name for path in (tmp_path / "study").iterdir()} - {path.name for path in answers}
+    assert left == {"sheet-1.csv", "sheet-1.html", "key.json", "notes.csv"}
+    assert read_key(tmp_path / "study").aspects == ["empathy", "coherence"]
+    (tmp_path / "study" / "key.json").write_text("{}", encoding="utf-8")
+    assert main([*command, "--n", "4", "--overwrite"]) == 3
+    assert "key.json' is not a key of `ee-trl human export`" in capsys.readouterr().err

@@ -353,6 +353,33 @@ def test_online_arguments_as_yaml_and_as_options(tmp_path: Path) -> None:
     assert (steps, type(steps)) == (12, int)
 
 
+def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("- seed\n")
+    with pytest.raises(SystemExit):
+        parse_recipe_args(sft_online.make_parser(), [f"--config={tmp_path / 'c.yaml'}", "--empathy_policy", "gate"])
+    assert "c.yaml holds no mapping of names to values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_another_policy_than_the_file_s_leaves_the_file_s_options(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `sft_online.py --empathy_policy curriculum`, whose demonstration has options of `soft`."""
+
+    def options(*extra: str) -> Any:
+        caplog.clear()
+        args, _, _ = parse_recipe_args(sft_online.make_parser(), ["--max_steps", "6", *extra])
+        return args.empathy_policy, args.empathy_policy_options
+
+    soft = {"tau_start": 2.0, "tau_end": 0.25}
+    for named in (["--empathy_policy", policy], [f"--empathy_policy={policy}"]):
+        assert options(*named) == (policy, soft if policy == "soft" else {})
+        assert ("empathy_policy_options ({'tau_start': 2.0" in caplog.text) is (policy != "soft")
+    assert f"The policy is {policy}, not soft as in" in caplog.text or policy == "soft"
+    assert options("--empathy_policy", policy, "--empathy_policy_options", "{}") == (policy, {})
+    assert "are left out" not in caplog.text, "options that are given are those that count"
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_names_every_argument_of_ours(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = RECIPES[name].make_parser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -32,11 +33,60 @@ def test_a_reward_is_the_score_over_ten() -> None:
 
 def test_axes_can_be_weighted() -> None:
     reward = EmpathyReward(WordScorer(), {"sensibility": 1.0, "rationality": -0.5})
-    assert reward(["hello"], ["so sorry ?"]) == [pytest.approx((3 - 0.5 * 5) / 10)]
-    assert reward.__name__ == "empathy_reward"
-    assert EmpathyReward(WordScorer(), "rationality").__name__ == "rationality_reward"
-    with pytest.raises(EmpathyError, match="unknown axis 'kindness'; valid: sensibility, rationality"):
-        EmpathyReward(WordScorer(), "kindness")
+    assert reward(["hello"], ["so sorry ?"]) == [pytest.approx((3 - 0.5 * 5) / 1.5 / 10)]
+    for weight in (0.5, 1, 30):  # only the ratio counts: the reward stays within 0 and 1
+        both = EmpathyReward(WordScorer(), {"sensibility": weight, "rationality": weight})
+        assert both(["hello"], ["so sorry ?"]) == [pytest.approx((3 + 5) / 2 / 10)]
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [
+        ("rationality", "rationality"),
+        ({"rationality": 3}, "rationality"),
+        ({"sensibility": 0.7, "rationality": 0.3}, "sensibility_0.7_rationality_0.3"),
+        ({"rationality": -1, "sensibility": 2}, "sensibility_0.6667_rationality_-0.3333"),
+    ],
+)
+def test_rewards_are_called_by_what_they_weigh(axis, name) -> None:
+    assert EmpathyReward(WordScorer(), axis).__name__ == f"{name}_reward"
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("kindness", "unknown axis 'kindness'; valid: sensibility, rationality"),
+        ({"kindness": 1}, "unknown axis 'kindness'"),
+        (
+            {},
+            "axis {} gives no axis a weight; valid: sensibility, rationality, or weights such as {'sensibility': 0.7",
+        ),
+        ({"sensibility": 0}, "gives no axis a weight"),
+        ({"sensibility": "x"}, "the weight of sensibility, 'x', is not a number"),
+        ({"sensibility": float("nan")}, "the weight of sensibility, nan, is not a number"),
+        (["sensibility"], "axis ['sensibility'] is neither a name nor weights"),
+        (None, "axis None is neither"),
+    ],
+)
+def test_axes_that_weigh_nothing_are_refused(axis, message) -> None:
+    with pytest.raises(EmpathyError, match=re.escape(message)):
+        EmpathyReward(WordScorer(), axis)
+
+
+def test_contents_as_lists_of_parts_are_read_as_their_text() -> None:
+    parts = [{"type": "text", "text": "I am so sorry."}, {"type": "text", "text": "How old was he?"}]
+    [wanted] = sensibility_reward([PROMPT], [REPLY])
+    prompt = [{"role": "user", "content": [{"type": "text", "text": "My dog died."}]}]
+    assert sensibility_reward([prompt], [[{"role": "assistant", "content": parts}]]) == [wanted]
+    assert sensibility_reward([PROMPT], [[{"role": "assistant", "content": None}]]) == [0.0]  # a call of a tool
+    for content in ([*parts, {"type": "image"}], [{"type": "text"}], 5):
+        with pytest.raises(FormatError, match="a list of messages of text alone"):
+            sensibility_reward([PROMPT], [[{"role": "assistant", "content": content}]])
+
+
+def test_prompts_and_completions_go_together() -> None:
+    with pytest.raises(FormatError, match="1 prompts and 2 completions do not go together"):
+        sensibility_reward([PROMPT], [REPLY, REPLY])
 
 
 def test_empty_and_unscored_completions() -> None:

@@ -291,5 +291,11 @@ def test_sweep_counts_what_the_rule_keeps(ties: str) -> None:
             assert row["tie"] == 0
 
 
+def test_a_sweep_over_no_threshold_is_refused() -> None:
+    for grid in ([], range(9, 1), iter(())):
+        with pytest.raises(SelectionError, match="the grid holds no threshold"):
+            sweep(SIX_S, SIX_R, grid=grid)
+
+
 def test_sweep_of_nothing() -> None:
     assert [sum(row[name] for name in QUADRANTS) for row in sweep([], [])] == [0] * 9

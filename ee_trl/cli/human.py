@@ -83,7 +83,7 @@ def run_export(args: argparse.Namespace) -> int:
         folder,
         references=args.references,
         kind=args.kind,
-        aspects=args.aspects.split(","),
+        aspects=[name.strip() for name in args.aspects.split(",")],
         n=args.n,
         raters=args.raters,
         limit=args.limit,

@@ -52,7 +52,8 @@ def export_study(
         `list[Path]`: the sheets' files.
 
     Raises:
-        [`EmpathyError`]: There are fewer dialogues than `n`, or the candidates are not as the kind needs them.
+        [`EmpathyError`]: There are fewer dialogues than `n`, a file is called as the references are, or the candidates
+            are not as the kind needs them.
     """
     from ..evaluation.candidates import candidates_of, read_replies
     from ..evaluation.eval_set import read_eval_set
@@ -61,6 +62,11 @@ def export_study(
     replies = {}
     if predictions or not references:
         for candidate in candidates_of(predictions=predictions):
+            if references and candidate.name == REFERENCES:
+                raise EmpathyError(
+                    f"a file of replies is called {REFERENCES!r}, as the reference replies are; name it otherwise: "
+                    f"other={candidate.source}"
+                )
             replies[candidate.name] = read_replies(candidate.source, eval_set, candidate.name).texts
     if references:
         replies[REFERENCES] = eval_set.references
@@ -68,6 +74,10 @@ def export_study(
     if kind == AB and len(replies) == 2:
         first, second = replies.values()
         there = [i for i in there if first[i].strip() != second[i].strip()]
+    if not there:
+        raise EmpathyError(
+            f"there is nothing to rate: {' and '.join(replies)} reply the same to all {len(eval_set):,} dialogues"
+        )
     if not 1 <= n <= len(there):
         what = "to which the candidates reply differently" if kind == AB else "in the data set"
         raise EmpathyError(f"n {n} is not valid; valid: 1 to {len(there):,}, the dialogues {what}")

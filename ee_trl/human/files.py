@@ -19,6 +19,7 @@ from .sheets import AB, ASPECTS, CHOICES, RATED, SCALE, Key, Sheet
 
 
 KEY_FILE = "key.json"
+ENDINGS = (".csv", ".html")  # of a sheet's files
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 
 
@@ -42,15 +43,24 @@ class Answers:
 
 
 def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: Key) -> list[Path]:
-    """Writes every sheet as CSV and HTML, and the key; gives the sheets' files."""
+    """
+    Writes every sheet as CSV and HTML, and the key; gives the sheets' files. Sheets of the study that was there go.
+
+    Raises:
+        [`FormatError`]: What is there as the key is none.
+    """
     folder = Path(folder)
+    before = read_key(folder).sheets if (folder / KEY_FILE).exists() else {}
     paths = []
     for sheet in sheets:
-        for ending, text in ((".csv", sheet_csv(sheet)), (".html", sheet_html(sheet))):
+        for ending, text in zip(ENDINGS, (sheet_csv(sheet), sheet_html(sheet)), strict=True):
             path = folder / f"{sheet.name}{ending}"
             write_text(path, text)
             paths.append(path)
     write_json(folder / KEY_FILE, key.to_dict())
+    for name in set(before) - {sheet.name for sheet in sheets}:
+        for ending in ENDINGS:
+            (folder / f"{Path(name).name}{ending}").unlink(missing_ok=True)
     return paths
 
 
@@ -147,7 +157,10 @@ def read_answers(path: str | os.PathLike[str], key: Key) -> Answers:
     sheets = sorted({str(row.get("sheet")) for row in rows})
     for row in rows:
         if row.get("study") != key.study:
-            raise FormatError(f"{str(path)!r} is of study {row.get('study')!r}, the key of {key.study!r}")
+            raise FormatError(
+                f"{str(path)!r} is of study {row.get('study')!r}, the key of study {key.study!r}; give the answers "
+                "and the key of one study"
+            )
     if len(sheets) != 1:
         raise FormatError(f"{str(path)!r} holds answers of several sheets: {', '.join(sheets)}; one file a rater")
     if sheets[0] not in key.sheets:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 from ..errors import EmpathyError, unknown
@@ -69,7 +71,7 @@ class Key:
     What raters must not see.
 
     Args:
-        study (`str`): Names the study; sheets and answers carry it.
+        study (`str`): Names the study, by all that it was made of; sheets and answers carry it.
         kind (`str`): `"ab"` or `"rating"`.
         aspects (`list[str]`): What is asked.
         candidates (`list[str]`): The candidates' names; of `"ab"` two.
@@ -122,7 +124,7 @@ def make_sheets(
     chosen = list(range(len(contexts))) if dialogues is None else list(dialogues)
     _check(kind, aspects, names, raters, chosen)
     draw = random.Random(f"{seed}")
-    study = f"{draw.getrandbits(48):012x}"
+    study = _study(seed, kind, list(aspects), raters, names, contexts, [replies[name] for name in names], chosen)
     sheets, keys = [], {}
     for rater in range(1, raters + 1):
         shown = _sides(chosen, names, draw) if kind == AB else [(i, [name]) for i in chosen for name in names]
@@ -136,6 +138,11 @@ def make_sheets(
         sheets.append(Sheet(f"sheet-{rater}", study, kind, list(aspects), items))
         keys[f"sheet-{rater}"] = key
     return sheets, Key(study, kind, list(aspects), names, keys)
+
+
+def _study(*made_of: Any) -> str:
+    """Names a study by all that it is made of: what differs in any of it has another name."""
+    return sha256(json.dumps(made_of, default=list).encode()).hexdigest()[:12]
 
 
 def _sides(chosen: Sequence[int], names: Sequence[str], draw: random.Random) -> list[tuple[int, list[str]]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..axes import RATIONALITY, SENSIBILITY
+from ..selection import DIFFERENCE
 from .card_parts import agreement_lines, audit_text, cell, code, emotion_audit
 from .licence import Licence, find_licence, given_licence
 from .model_card import hub_name
@@ -73,7 +75,7 @@ def dataset_card(
 
     licence = licence or Licence()
     kept = len(chosen)
-    name = " ".join((name or "").split()) or f"{' and '.join(chosen.settings['keep'])} samples"
+    name = " ".join((name or "").split()) or _title(chosen)
     head: dict[str, Any] = licence.metadata()
     if hub_name(source):
         head["source_datasets"] = [source]
@@ -138,12 +140,37 @@ def card_of(
     return dataset_card(scores, chosen, summary, source=source, licence=licence, rubric=rubric, **options)
 
 
+def _title(chosen: Selection) -> str:
+    settings = chosen.settings
+    return {
+        "threshold": f"{' and '.join(settings['keep'])} samples",
+        "top": f"samples highest in {_ranked_by(settings)}",
+        "random": "samples drawn at random",
+        "longest": "samples with the longest replies",
+    }[settings["rule"]]
+
+
+def _by_what(settings: Mapping[str, Any]) -> str:
+    """How the samples were chosen, after "so many of so many samples"."""
+    return {
+        "threshold": "selected by two scores of each listener's reply",
+        "top": f"those whose replies score highest in {_ranked_by(settings)}",
+        "random": f"drawn at random (seed {settings.get('seed')}) from all that have scores, whatever these are",
+        "longest": "those with the longest replies of all that have scores, whatever these are",
+    }[settings["rule"]]
+
+
+def _ranked_by(settings: Mapping[str, Any]) -> str:
+    axis = str(settings.get("axis"))
+    return f"{SENSIBILITY} minus {RATIONALITY}" if axis == DIFFERENCE else axis
+
+
 def _what(chosen: Selection, source: str | None) -> str:
     kept, total = len(chosen), len(chosen.drops)
     of = f" of `{code(hub_name(source) or Path(source).name)}`" if source else ""
     return (
-        f"**{kept:,} of {total:,} samples{of} ({kept / max(total, 1):.1%})**, selected by two scores of each "
-        "listener's reply, from 0 to 10: *sensibility* (it shares, names or soothes the feeling) and *rationality* "
+        f"**{kept:,} of {total:,} samples{of} ({kept / max(total, 1):.1%})**, {_by_what(chosen.settings)}. "
+        "The scores go from 0 to 10: *sensibility* (the reply shares, names or soothes the feeling) and *rationality* "
         "(it reasons about the situation: asks, explains, advises). Each sample is a `prompt`, the dialogue so far, "
         "and a `completion`, the reply; its scores are beside it."
     )
