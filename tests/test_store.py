@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,31 @@ def test_the_key_is_of_all_that_a_scorer_sees() -> None:
     assert len({dialogue_key(d) for d in [base, *others]}) == 1 + len(others)
     assert dialogue_key(base) == dialogue_key(Dialogue(("a", "b"), "c", ("user", "user")))
     assert len(dialogue_key(Dialogue(("\x00 😢 \u202e",), "é", ("user",)))) == 16
+
+
+def test_numbers_of_scorers_that_are_used_anew_after_a_prune_elsewhere(tmp_path: Path) -> None:
+    here, elsewhere = ScoreStore(tmp_path / "s.sqlite"), ScoreStore(tmp_path / "s.sqlite")
+    here.save("one", {b"a": StoredScore("scored", 1, 2)})
+    assert here.find("one", [b"a"])
+    elsewhere.prune()
+    elsewhere.save("two", {b"a": StoredScore("scored", 9, 9)})
+    assert here.find("one", [b"a"]) == {}
+    assert list(here.scores_of("one")) == []
+    here.save("one", {b"a": StoredScore("scored", 1, 2)})
+    assert [next(here.scores_of(name)).sensibility for name in ("one", "two")] == [1, 9]
+
+
+def test_threads_take_turns_with_one_store(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "s.sqlite")
+
+    def work(start: int) -> None:
+        for n in range(start, start + 50):
+            store.save("one", {n.to_bytes(16, "big"): StoredScore("scored", n % 10, 1)})
+            assert store.find("one", [n.to_bytes(16, "big")])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(0, 200, 50)))
+    assert len(list(store.scores_of("one"))) == 200
 
 
 def _write(path: str, numbers: range) -> None:
