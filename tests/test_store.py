@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -451,3 +452,34 @@ def test_cache_lists_sizes_and_prunes(capsys: Any, tmp_path: Path) -> None:
         assert f"deleted {deleted} entries" in capsys.readouterr().out
     assert ScoreStore().scorers() == []
     assert main(["cache", "list", "--store", str(tmp_path / "none.sqlite")]) == 5
+
+
+def test_prune_takes_one_kind_of_what_to_delete_and_days_that_are_some(capsys: Any) -> None:
+    EmpathyDataSelector(Picky([2])).score(rows(range(5)))
+    for args in (["--unused-days", "nan"], ["--unused-days", "-1"], ["--unused-days", "inf"], ["--all", "--scorer=a"]):
+        with pytest.raises(SystemExit):
+            main(["cache", "prune", *args])
+        assert "of at least 0" in (err := capsys.readouterr().err) or "not allowed with argument" in err
+    assert main(["cache", "prune", "--all", "--failures"]) == 5
+    for days in (math.nan, -1, math.inf):
+        with pytest.raises(StoreError, match="of at least 0"):
+            ScoreStore().prune(unused_days=days)
+    assert [entry.scored for entry in ScoreStore().scorers()] == [4]
+    assert main(["cache", "prune", "--scorer", "picky-1", "--failures"]) == 0
+    assert "deleted 1 entries" in capsys.readouterr().out
+
+
+def test_prune_all_makes_room_on_a_full_disk(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "s.sqlite")
+    store.save("one", {n.to_bytes(16, "big"): StoredScore("scored", 1, 2) for n in range(1_000)})
+    full = "import resource, sys; from ee_trl.cli.main import main; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+    prune = ["cache", "prune", "--store", str(store.path)]
+    with closing(store):
+        for what, code in (("--failures", 5), ("--all", 0)):
+            command = [sys.executable, "-c", f"{full} sys.exit(main({[*prune, what]}))"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+    assert not list(tmp_path.glob("s.sqlite*"))
+    (tmp_path / "text").write_text("no database, and of the user's")
+    assert main(["cache", "prune", "--all", "--store", str(tmp_path / "text")]) == 5
+    assert (tmp_path / "text").exists()

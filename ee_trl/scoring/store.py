@@ -7,6 +7,7 @@ what is missing alone. Failures are kept with their reason, so that they can be 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import struct
@@ -38,6 +39,7 @@ CREATE TABLE scores (
     rationality REAL, details BLOB, made REAL NOT NULL, PRIMARY KEY (scorer, dialogue)
 ) WITHOUT ROWID;
 """
+_MAGIC = b"SQLite format 3\0"  # the first bytes of every database
 _AT_ONCE = 500  # keys in one query
 _PATIENCE = 60.0  # seconds to wait for another process that is writing
 _TOUCH_EVERY = 3_600.0  # seconds after which a scorer's use is noted again
@@ -219,8 +221,7 @@ class ScoreStore:
 
     def size(self) -> int:
         """Bytes on disk, with SQLite's side files."""
-        parts = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))]
-        return sum(part.stat().st_size for part in parts if part.exists())
+        return store_size(self.path)
 
     def prune(
         self, *, fingerprint: str | None = None, unused_days: float | None = None, failures: bool = False
@@ -230,12 +231,17 @@ class ScoreStore:
 
         Args:
             fingerprint (`str`, *optional*): Of this scorer alone; by default of all.
-            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days.
+            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days, 0 or more.
             failures (`bool`, *optional*, defaults to `False`): The failures alone, so that they are tried anew.
 
         Returns:
             `int`: how many were deleted.
+
+        Raises:
+            [`StoreError`]: `unused_days` is no such number, or the store cannot be written to.
         """
+        if unused_days is not None and not 0 <= unused_days < math.inf:
+            raise StoreError(f"unused days {unused_days!r} is not a finite number of at least 0, e.g. 90")
         chosen = "SELECT id FROM scorers WHERE (?1 IS NULL OR fingerprint = ?1) AND (?2 IS NULL OR used < ?2)"
         limit = None if unused_days is None else time.time() - 86_400 * unused_days
         with self._errors():
@@ -293,7 +299,7 @@ class ScoreStore:
         except (sqlite3.Error, OSError) as error:
             remedy = f"give another place with --store FILE (store=...) or ${CACHE_VARIABLE}, or none with --no-store"
             said = str(error).lower()
-            if "full" in said or "no space" in said or "disk i/o" in said:
+            if _is_full(error):
                 problem = f"the disk is full, or refuses to be written to ({error})"
                 remedy = f"make room (`ee-trl cache prune`) and run the same command again, or {remedy}"
             elif "not a database" in said or "malformed" in said:
@@ -322,6 +328,36 @@ class ScoreStore:
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self.path)!r})"
+
+
+def store_size(path: Path) -> int:
+    """Bytes on disk of a store, with SQLite's side files."""
+    return sum(part.stat().st_size for part in _files(path) if part.exists())
+
+
+def delete_store(path: Path, error: StoreError) -> None:
+    """
+    Unlinks a store's files, for where a full disk has no room even to delete in them.
+
+    Args:
+        path (`Path`): The store's file.
+        error ([`StoreError`]): What it said; raised again unless it is of a full disk and the file a database.
+    """
+    with path.open("rb") as file:
+        if not (_is_full(error.__cause__) and file.read(len(_MAGIC)) == _MAGIC):
+            raise error
+    for part in _files(path):
+        part.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    """The database and SQLite's side files."""
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+
+
+def _is_full(error: BaseException | None) -> bool:
+    said = str(error).lower()
+    return "full" in said or "no space" in said or "disk i/o" in said
 
 
 def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
