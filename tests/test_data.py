@@ -7,6 +7,9 @@ import gzip
 import json
 import lzma
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from ee_trl.dialogue import SOURCE_ERROR
 from ee_trl.errors import FormatError
 from ee_trl.opening import open_dataset, row_count
 from ee_trl.rows import rows_of
-from ee_trl.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file
+from ee_trl.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file, write_text
 
 
 ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]
@@ -431,6 +434,37 @@ def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    left = f".a.partial-{platform.node()}-"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    others = {f"{left}{os.getppid()}", f".a.partial-elsewhere-{gone.pid}", f".b.partial-{platform.node()}-{gone.pid}"}
+    for name in (f"{left}{gone.pid}", *others):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a", "text")
+    assert set(os.listdir(tmp_path)) == {"a", *others}
+
+
+FULL_DISK = """
+import resource, sys
+from datasets import Dataset
+from ee_trl.cli.main import main
+
+Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "-q"]))
+"""
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert f"{tmp_path / f'out{ending}'}. Make room there" in done.stderr
+    assert os.listdir(tmp_path) == ["a.parquet"]
 
 
 def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:
