@@ -51,6 +51,7 @@ REASONS = {
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
     "invalid_json": "the line of the file is not JSON, or nested too deeply",
+    "too_many_fields": "the line of the csv file has more fields than its header",
     "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
