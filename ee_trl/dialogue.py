@@ -18,6 +18,7 @@ from .formats import FORMATS, BadRow, DialogueFormat, Message, recognise
 __all__ = [
     "FORMATS",
     "MAX_TURN_CHARS",
+    "NOT_ASKED",
     "REASONS",
     "SCORED",
     "SOURCE_ERROR",
@@ -60,8 +61,12 @@ REASONS = {
     "server_unavailable": "the server could not be reached, was overloaded or failed",
     "server_refused": "the server refused this sample: too long for the model, filtered, not valid",
     "server_malformed": "the server's answer is not a chat completion with what was asked for",
+    "server_not_asked": "the server had not answered many samples before this one; the next run asks it",
 }
 """Why a sample can be unscored, by name."""
+
+NOT_ASKED = "server_not_asked"
+"""That of [`REASONS`] which is no answer of the scorer's: such samples are asked by the next run anyway."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker",)
 """Those of [`REASONS`] that are no failure: the data are as they should be, there is just no reply."""

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import WordScorer
 from datasets import Dataset
+from same_dialogues import WAYS
 
 from ee_trl import Dialogue, EmpathyDataSelector
 from ee_trl.cli.main import main
@@ -267,6 +268,18 @@ def test_failures_in_a_scored_data_set_are_retried_on_request() -> None:
     assert EmpathyDataSelector(mended).score(scored)["score_status"][1] == "too_long_for_scorer"
     assert EmpathyDataSelector(mended, retry_failures=True).score(scored)["score_status"] == ["scored"] * 3
     assert mended.asked == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_details_of_what_was_scored_without_them_come_from_the_store(way: str) -> None:
+    data = Dataset.from_list(WAYS[way])
+    scored = EmpathyDataSelector(Picky()).score(data)
+    again = Picky()
+    selector = EmpathyDataSelector(again, details=True)
+    found = selector.score(scored).to_list()
+    assert found == selector.score(data).select_columns(list(found[0])).to_list()
+    assert again.asked == 0
+    assert [row["words"] is None for row in found] == [row["score_status"] != "scored" for row in found]
 
 
 def test_a_failure_that_fails_again_is_tried_once_a_run() -> None:
