@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import WordScorer
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from same_dialogues import WAYS
 
 from ee_trl import Dialogue, EmpathyDataSelector
@@ -496,3 +496,22 @@ def test_prune_all_makes_room_on_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, and of the user's")
     assert main(["cache", "prune", "--all", "--store", str(tmp_path / "text")]) == 5
     assert (tmp_path / "text").exists()
+
+
+def test_coverage_of_several_splits_is_of_all_of_them() -> None:
+    splits = DatasetDict(a=rows(range(5)), b=rows([7, 8, 8]))
+    selector = EmpathyDataSelector(Picky([2]))
+    for shared in (False, True):
+        selector.score(splits, shared=shared)
+        assert selector.coverage
+        assert (selector.coverage.samples, selector.coverage.unscored) == (8, {"too_long_for_scorer": 1})
+        assert selector.coverage.asked == (0 if shared else 7)
+        assert selector.coverage.duplicates + selector.coverage.cache_hits == (8 if shared else 1)
+    streams = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in splits.items()})
+    for streamed in (streams, streams.map(lambda row: row)):
+        scored = selector.score(streamed)
+        for read, samples in (("a", 5), ("a", 5), ("b", 8)):
+            list(scored[read])
+            assert selector.coverage.samples == samples
+    selector.score(splits["b"])
+    assert selector.coverage.samples == 3
