@@ -133,7 +133,7 @@ def _look_through(path: Path, separator: str, columns: _Columns) -> None:
             possible = columns.possible.setdefault(name, _possible(name))
             if name in columns.filled and possible == ["text"]:
                 continue
-            fields = set(texts) - {None}
+            fields = {text for text in texts if text is not None}
             columns.possible[name] = [kind for kind in possible if all(map(_KINDS[kind], fields))]
             if fields:
                 columns.filled.add(name)

@@ -156,8 +156,8 @@ class EmpathyDataSelector:
             part (`tuple[int, str]`, *optional*): Call and split, whose run counts beside those of the call's others.
         """
         run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
-        others = {key: r for key, r in self._runs.items() if part and key and key[0] == part[0]}
-        self._runs = {**others, part: run}
+        self._runs = {key: r for key, r in self._runs.items() if part and key and key[0] == part[0]}
+        self._runs[part] = run
         return run
 
     @property

@@ -153,8 +153,8 @@ def annotate(
 
     done = _done(rows, layout, run)
     if layout.rescored:  # whose rows know where they come from
-        given = [whole_number(row.get("row_index")) for row in rows]
-        row_numbers = [here if place is None else place for here, place in zip(row_numbers, given, strict=True)]
+        places = [whole_number(row.get("row_index")) for row in rows]
+        row_numbers = [here if place is None else place for here, place in zip(row_numbers, places, strict=True)]
     samples = _samples(rows, layout, turns, done)
     todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
     scored = run.score([d for i in todo if (d := samples[i].dialogue) is not None])
