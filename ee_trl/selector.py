@@ -218,6 +218,8 @@ class EmpathyDataSelector:
         """What `score` makes of a data set, or of each of its splits."""
         if not hasattr(dataset, "keys"):
             return score(dataset, None)
+        for rows in dataset.values():
+            check_dataset(rows)
         self._calls += 1
         return type(dataset)({name: score(rows, (self._calls, str(name))) for name, rows in dataset.items()})
 
