@@ -18,6 +18,7 @@ from .formats import FORMATS, BadRow, DialogueFormat, Message, recognise
 __all__ = [
     "FORMATS",
     "MAX_TURN_CHARS",
+    "NOT_ASKED",
     "REASONS",
     "SCORED",
     "SOURCE_ERROR",
@@ -51,6 +52,7 @@ REASONS = {
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
     "invalid_json": "the line of the file is not JSON, or nested too deeply",
+    "too_many_fields": "the line of the csv file has more fields than its header",
     "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
@@ -59,8 +61,12 @@ REASONS = {
     "server_unavailable": "the server could not be reached, was overloaded or failed",
     "server_refused": "the server refused this sample: too long for the model, filtered, not valid",
     "server_malformed": "the server's answer is not a chat completion with what was asked for",
+    "server_not_asked": "the server had not answered many samples before this one; the next run asks it",
 }
 """Why a sample can be unscored, by name."""
+
+NOT_ASKED = "server_not_asked"
+"""That of [`REASONS`] which is no answer of the scorer's: such samples are asked by the next run anyway."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker",)
 """Those of [`REASONS`] that are no failure: the data are as they should be, there is just no reply."""

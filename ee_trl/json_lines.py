@@ -93,7 +93,7 @@ def _write_rows(paths: list[Path], target: Path, types: _Types) -> None:
 
 
 def _batches(path: Path) -> Iterator[list[tuple[Row, str | None]]]:
-    with _opened(path) as lines:
+    with opened_text(path) as lines:
         found = _read_rows(lines)
         while batch := list(islice(found, _BATCH_ROWS)):
             yield batch
@@ -166,8 +166,8 @@ def _can_be_written(kind: pa.DataType) -> bool:
     return not level
 
 
-def _opened(path: Path) -> Any:
-    """The lines of a file, unpacked by its name."""
+def opened_text(path: Path, *, newline: str | None = None, errors: str = "surrogateescape") -> Any:
+    """The lines of a file of UTF-8, unpacked by its name."""
     import bz2
     import gzip
     import io
@@ -176,11 +176,11 @@ def _opened(path: Path) -> Any:
     import pyarrow as pa
 
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    encoding, errors = "utf-8-sig", "surrogateescape"
+    options: Any = {"encoding": "utf-8-sig", "errors": errors, "newline": newline}
     suffix = path.suffix.lower()
     if suffix == ".zst":  # which Python knows from 3.14 on
-        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding=encoding, errors=errors)
-    return openers.get(suffix, open)(path, "rt", encoding=encoding, errors=errors)
+        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), **options)
+    return openers.get(suffix, open)(path, "rt", **options)
 
 
 def _read_rows(lines: Iterable[str]) -> Iterator[tuple[Row, str | None]]:

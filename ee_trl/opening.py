@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .csv_lines import read_csv
 from .data import BATCH_ROWS, features_of, is_stream
 from .dialogue import recognise
 from .errors import FormatError, root_cause, unknown
-from .formats import FORMATS
 from .json_lines import COMPRESSED, read_json
 from .writing import temporary_folder
 
@@ -31,8 +31,6 @@ _BUILDERS = {
     ".tsv": "csv",
     ".arrow": "arrow",
 }
-_TEXT_COLUMNS = sorted({name for fmt in FORMATS.values() for name in fmt.dialogue_columns} | {"utterance"})
-"""Columns that are text in a csv file even where all of them look like numbers."""
 
 
 def open_dataset(
@@ -183,12 +181,9 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
             raise FormatError(f"{str(path)!r} is empty")
     if builder == "json":
         return read_json(paths, temporary_folder())
-    options: dict[str, Any] = {"split": "train"}
-    if builder == "csv":  # only an empty field is missing: a reply may well be "none" or "NA"
+    if builder == "csv":
         separator = "\t" if ".tsv" in [s.lower() for s in paths[0].suffixes] else ","
-        # without `index_col`, a line with a field too many would shift all its fields by one
-        options |= {"keep_default_na": False, "na_values": [""], "sep": separator, "index_col": False}
-        options["converters"] = dict.fromkeys(_TEXT_COLUMNS, _text_or_null)
+        return read_csv(paths, temporary_folder(), separator)
     if builder == "parquet":
         for path in paths:
             _check_names(path)
@@ -198,7 +193,7 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
             return _without_rows(paths[0])
 
     try:
-        return load_dataset(builder, data_files=[glob.escape(str(path)) for path in paths], **options)
+        return load_dataset(builder, data_files=[glob.escape(str(path)) for path in paths], split="train")
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise
@@ -234,10 +229,6 @@ def _check_names(path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FormatError(f"{str(path)!r} has several columns of the name {twice[0]!r}; rename all but one of them")
-
-
-def _text_or_null(field: str) -> str | None:
-    return field or None
 
 
 def _without_rows(path: Path) -> Dataset:

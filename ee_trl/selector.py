@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import selection as rules
 from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .scoring.ray_data import RayOptions
 
 logger = logging.getLogger(__name__)
+
+Part: TypeAlias = tuple[int, str]
+"""A call of `score` and one of the splits that it was given."""
 
 RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed")
 
@@ -123,7 +126,8 @@ class EmpathyDataSelector:
             self._options = {"threshold": self.threshold, "ties": ties, **scorer_options}
         self._store = store
         self._ray = ray
-        self._run: ScoringRun | None = None
+        self._runs: dict[Part | None, ScoringRun] = {}
+        self._calls = 0
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -143,15 +147,26 @@ class EmpathyDataSelector:
             return self._store
         return ScoreStore(None if self._store is True else self._store)
 
-    def new_run(self, filled: Coverage | None = None) -> ScoringRun:
-        """The scorer at work, with its store; [`~EmpathyDataSelector.coverage`] is of this run from now on."""
-        self._run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
-        return self._run
+    def new_run(self, filled: Coverage | None = None, part: Part | None = None) -> ScoringRun:
+        """
+        The scorer at work, with its store; [`~EmpathyDataSelector.coverage`] is of this run from now on.
+
+        Args:
+            filled ([`Coverage`], *optional*): What [`~EmpathyDataSelector.fill_store`] gave, if that went before.
+            part (`tuple[int, str]`, *optional*): Call and split, whose run counts beside those of the call's others.
+        """
+        run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
+        self._runs = {key: r for key, r in self._runs.items() if part and key and key[0] == part[0]}
+        self._runs[part] = run
+        return run
 
     @property
     def coverage(self) -> Coverage | None:
-        """What the last scoring did: scored, unscored by reason, from the store, tokens, time; `None` before any."""
-        return self._run.coverage if self._run else None
+        """
+        What the last scoring did, all splits together: scored, unscored by reason, from the store, tokens, time;
+        `None` before any. Splits that are streams count as far as they have been read.
+        """
+        return Coverage.of_splits([run.coverage for run in self._runs.values()]) if self._runs else None
 
     @property
     def detail_columns(self) -> tuple[str, ...]:
@@ -190,22 +205,34 @@ class EmpathyDataSelector:
         """
         if isinstance(dataset, (str, os.PathLike)):
             opened = open_rows(dataset)
-            if hasattr(opened, "keys"):
-                return each_split(opened, lambda part: self._score_rows(part, shared))
-            return self._score_rows(opened, shared)
+            return self._score_splits(opened, lambda rows, part: self._score_rows(rows, shared, part))
         check_dataset(dataset)
-        if hasattr(dataset, "keys"):
-            return each_split(dataset, lambda part: self.score(part, shared=shared))
-        return scored_stream(self, dataset) if is_stream(dataset) else self._score_rows(dataset, shared)
+        return self._score_splits(
+            dataset,
+            lambda rows, part: (
+                scored_stream(self, rows, part) if is_stream(rows) else self._score_rows(rows, shared, part)
+            ),
+        )
 
-    def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool) -> Dataset:
-        filled = self.fill_store(dataset) if shared or self._ray else None
-        features, tables = self.score_tables(dataset, filled=filled)
+    def _score_splits(self, dataset: Any, score: Callable[[Any, Part | None], Any]) -> Any:
+        """What `score` makes of a data set, or of each of its splits."""
+        if not hasattr(dataset, "keys"):
+            return score(dataset, None)
+        for rows in dataset.values():
+            check_dataset(rows)
+        self._calls += 1
+        return type(dataset)({name: score(rows, (self._calls, str(name))) for name, rows in dataset.items()})
+
+    def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool, part: Part | None) -> Dataset:
+        filled = self.fill_store(dataset, part=part) if shared or self._ray else None
+        features, tables = self.score_tables(dataset, filled=filled, part=part)
         scored = to_dataset(tables, features)
         logger.info("%s", self.coverage)
         return scored
 
-    def fill_store(self, dataset: Dataset | IterableDataset, total: int | None = None) -> Coverage | None:
+    def fill_store(
+        self, dataset: Dataset | IterableDataset, total: int | None = None, part: Part | None = None
+    ) -> Coverage | None:
         """
         Scores into the store what it lacks: on a Ray cluster, or each process of a launch its share of it.
 
@@ -225,7 +252,7 @@ class EmpathyDataSelector:
             label="score",
             show=False if launch.rank else self.show_progress,
         )
-        run = self.new_run()
+        run = self.new_run(part=part)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
         tables = progress(tables_of(self._in_order(dataset, layout), self.batch_rows), bar)
         dialogues = engine.dialogues_of(tables, features, layout, run, self.turns)
@@ -251,7 +278,11 @@ class EmpathyDataSelector:
         return dataset
 
     def score_tables(
-        self, dataset: Dataset | IterableDataset, total: int | None = None, filled: Coverage | None = None
+        self,
+        dataset: Dataset | IterableDataset,
+        total: int | None = None,
+        filled: Coverage | None = None,
+        part: Part | None = None,
     ) -> tuple[Features, Iterator[pa.Table]]:
         """
         The scored data set as features and a stream of Arrow tables, for writing it in flat memory.
@@ -260,6 +291,7 @@ class EmpathyDataSelector:
             dataset (`Dataset` or `IterableDataset`): One split.
             total (`int`, *optional*): Its rows, for the progress bar, where it is a stream.
             filled ([`Coverage`], *optional*): What [`~EmpathyDataSelector.fill_store`] gave, if that went before.
+            part (`tuple[int, str]`, *optional*): See [`~EmpathyDataSelector.new_run`].
         """
         from datasets import Features, Value
 
@@ -275,7 +307,7 @@ class EmpathyDataSelector:
         total = total if is_stream(dataset) else len(dataset)
         self._plan(dataset, features, layout)
         bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
-        run = self.new_run(filled)
+        run = self.new_run(filled, part)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
         tables = progress(tables_of(dataset, self.batch_rows), bar)
         scored = engine.score_tables(tables, features, layout, run, self.turns, order)
@@ -467,7 +499,7 @@ class EmpathyDataSelector:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_run": None}  # a run belongs to its process
+        return {**self.__dict__, "_runs": {}}  # a run belongs to its process
 
     def __repr__(self) -> str:
         return f"EmpathyDataSelector({self._spec!r}, threshold={self.threshold}, ties={self.ties!r})"

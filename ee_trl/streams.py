@@ -20,24 +20,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Features, IterableDataset
 
-    from .selector import EmpathyDataSelector
+    from .selector import EmpathyDataSelector, Part
 
 
-def scored_stream(selector: EmpathyDataSelector, stream: IterableDataset) -> IterableDataset:
-    """[`EmpathyDataSelector.score`] of a stream: its tables, or rows where it does not know its columns."""
+def scored_stream(selector: EmpathyDataSelector, stream: IterableDataset, part: Part | None = None) -> IterableDataset:
+    """
+    [`EmpathyDataSelector.score`] of a stream: its tables, or rows where it does not know its columns; `part` as of
+    [`EmpathyDataSelector.new_run`].
+    """
     from datasets import DatasetInfo, IterableDataset
     from datasets.iterable_dataset import ArrowExamplesIterable
 
     stream = stream.with_format(None)
     if stream.features is not None:  # tables, since the library's way back from rows changes values that are JSON
-        features, _ = selector.score_tables(stream)
-        tables = ArrowExamplesIterable(_keyed_tables, {"make": selector.score_tables, "stream": stream})
+        make = partial(selector.score_tables, part=part)
+        features, _ = make(stream)
+        tables = ArrowExamplesIterable(_keyed_tables, {"make": make, "stream": stream})
         return IterableDataset(tables, info=DatasetInfo(features=features))
     layout = engine.layout_of(columns_of(stream), selector.detail_columns)
 
     def rows() -> Iterator[dict[str, Any]]:
         batches = engine.batched_rows(stream, layout, selector.batch_rows)
-        for row in engine.score_rows(batches, layout, selector.new_run(), selector.turns):
+        for row in engine.score_rows(batches, layout, selector.new_run(part=part), selector.turns):
             name = rules.quadrants([row[SENSIBILITY]], [row[RATIONALITY]], selector.threshold, selector.ties)[0]
             yield row | {QUADRANT: str(name) or None}
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from .data import conform
 from .dialogue import has_lone_surrogates
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
 """How much is written at once: what a file says of each of its parts has to fit into memory too."""
 WRITABLE = (".parquet", ".jsonl")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a file system says where there is no room for a file."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
@@ -36,7 +43,7 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
 
     path = temporary_folder() / "data.arrow"
     schema = features.arrow_schema
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with _named_when_full(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for table in _gathered(tables, schema):
             writer.write_table(table)
     return Dataset.from_file(str(path))
@@ -144,12 +151,34 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """A name to write to; it becomes `path` when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    kind = f".{path.name}.partial-{platform.node()}-"
+    _remove_left_over(path.parent, kind)
+    partial = path.with_name(f"{kind}{os.getpid()}")
     try:
-        yield partial
-        os.replace(partial, path)
+        with _named_when_full(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_left_over(folder: Path, kind: str) -> None:
+    """Removes what processes of this machine that were killed have left of an output."""
+    for partial in folder.glob(f"{glob.escape(kind)}*"):
+        number = partial.name.removeprefix(kind)
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named_when_full(path: Path) -> Iterator[None]:
+    """Lets what a full disk says name the file, which Arrow's errors do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and not error.filename:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def temporary_folder() -> Path:

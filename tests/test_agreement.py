@@ -18,12 +18,14 @@ from sklearn.metrics import cohen_kappa_score
 from ee_trl import LinearScorer
 from ee_trl.cli.agreement import parse_options
 from ee_trl.cli.main import main
-from ee_trl.data import spread
+from ee_trl.data import spread, tables_of
 from ee_trl.errors import EmpathyError, SelectionError
+from ee_trl.opening import open_dataset
 from ee_trl.reports.agreement import CELLS, _kappas, _resampled_spearman, agree
 from ee_trl.reports.agreement_page import Side, markdown, write_agreement
 from ee_trl.rubric import Rubric
 from ee_trl.sample import load_sample
+from ee_trl.writing import write_file
 
 
 # sensibility, rationality, balanced, low, tie, unscored by B
@@ -234,6 +236,25 @@ def test_a_scorer_agrees_with_its_own_file(name: str, folder: Path, capsys: pyte
     assert found["agreement"]["axes"]["sensibility"]["mean_absolute_difference"] == 0
     assert found["a"]["fingerprint"] == found["b"]["fingerprint"] == LinearScorer().fingerprint
     assert found["a"]["injection"] is found["b"]["injection"] is None
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_the_rubric_of_a_judged_file_is_in_reports(ending: str, folder: Path, tmp_path: Path, capsys: Any) -> None:
+    rubric = Rubric("mine", "Rate it.\n\n0 to 10.")
+    scored, path = open_dataset(folder / "scored.parquet"), tmp_path / f"judged{ending}"
+    scored = scored.remove_columns("scorer").add_column("scorer", [f"judge/{rubric.fingerprint}/nf4"] * len(scored))
+    write_file(tables_of(scored), scored.features, path, metadata={"rubric": rubric.text})
+    data = str(folder / "dialogues.parquet")
+    for i, command in enumerate(([data, str(path), "linear"], [str(path), "given", "linear"])):
+        assert main(["agreement", *command, "--no-injection", "-o", str(tmp_path / str(i))]) == 0
+        report = json.loads((tmp_path / str(i) / "agreement.json").read_text())
+        assert report["a"]["rubric"] == {"name": "mine", "fingerprint": rubric.fingerprint, "text": rubric.text}
+        assert rubric.text in (tmp_path / str(i) / "agreement.md").read_text()
+    capsys.readouterr()
+    assert main(["summary", str(path)]) == 0
+    assert rubric.text in capsys.readouterr().out
+    assert main(["explore", str(path), "-o", str(tmp_path / "page.html")]) == 0
+    assert json.dumps(rubric.text) in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_given_scores_against_a_scorer_with_a_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

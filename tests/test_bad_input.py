@@ -323,7 +323,6 @@ def floats(value: Any) -> Any:
 
 @pytest.mark.parametrize("times", EXAMPLES)
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.filterwarnings("ignore:Length of header or names does not match")  # pandas' own word about such a line
 def test_csv_files(name: str, times: int, files: Callable[[str], Path]) -> None:
     cells = st.sampled_from(
         [text for text in TEXTS if "\0" not in text and not any("\ud800" <= c < "\ue000" for c in text)]

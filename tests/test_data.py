@@ -7,6 +7,9 @@ import gzip
 import json
 import lzma
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from ee_trl.dialogue import SOURCE_ERROR
 from ee_trl.errors import FormatError
 from ee_trl.opening import open_dataset, row_count
 from ee_trl.rows import rows_of
-from ee_trl.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file
+from ee_trl.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file, write_text
 
 
 ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]
@@ -161,13 +164,61 @@ def test_tab_separated(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "a.tsv").to_list() == [{"context": "Well, no", "response": "I see"}]
 
 
-@pytest.mark.filterwarnings("ignore:Length of header or names does not match")  # pandas' own word about such a line
 def test_csv_line_with_a_field_too_many_does_not_shift_the_others(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("context,response\na,b,\nc,d,\n", encoding="utf-8")
+    (tmp_path / "a.csv").write_text('context,response\na,b,\nc,"d\n\nd",\n', encoding="utf-8")
     assert open_dataset(tmp_path / "a.csv").to_list() == [
         {"context": "a", "response": "b"},
-        {"context": "c", "response": "d"},
+        {"context": "c", "response": "d\n\nd"},
     ]
+    (tmp_path / "b.csv").write_text("context,response,id\na,Oh, no,1\n\nb,c,2\nd\n", encoding="utf-8")
+    data = open_dataset(tmp_path / "b.csv")
+    assert reasons(data) == ["too_many_fields", None, None]
+    assert data["source_line"][:] == ["a,Oh, no,1", None, None]
+    assert data.select_columns(["context", "response", "id"])[:] == {
+        "context": [None, "b", "d"],
+        "response": [None, "c", None],
+        "id": [None, 2, None],
+    }
+
+
+CSV_COLUMNS: dict[str, tuple[list[str], list[Any]]] = {
+    "id": (["9007199254740993", "", "-3"], [2**53 + 1, None, -3]),
+    "code": (["007", "8", "9"], ["007", "8", "9"]),
+    "price": (["1.50", "2.0", ""], ["1.50", "2.0", None]),
+    "share": (["1.5", "2.0", ""], [1.5, 2.0, None]),
+    "long": (["1" * 23, "1", "2"], ["1" * 23, "1", "2"]),
+    "flag": (["True", "", "False"], [True, None, False]),
+    "word": (["true", "nan", "inf"], ["true", "nan", "inf"]),
+    "nothing": (["", "", ""], [None, None, None]),
+    "sensibility": (["5", "5.0", "7.25"], [5.0, 5.0, 7.25]),
+    "rationality": (["", "1.50", "07"], [None, 1.5, 7.0]),
+    "sensibility_std": (["", "", ""], [None, None, None]),
+    "context": (["1", "2", "3"], ["1", "2", "3"]),
+    "response": (["1.0", "True", ""], ["1.0", "True", None]),
+}
+
+
+def test_csv_values_are_what_the_line_says(tmp_path: Path) -> None:
+    fields = zip(*(texts for texts, _ in CSV_COLUMNS.values()), strict=True)
+    (tmp_path / "a.csv").write_text("\r\n".join(map(",".join, [CSV_COLUMNS, *fields])), encoding="utf-8-sig")
+    data = open_dataset(tmp_path / "a.csv")
+    assert data[:] == {name: values for name, (_, values) in CSV_COLUMNS.items()}
+    assert data.features["sensibility_std"] == Value("float64")
+    assert [type(v) for v in data[0].values()] == [type(values[0]) for _, values in CSV_COLUMNS.values()]
+
+
+def test_csv_column_that_turns_into_words_late(tmp_path: Path) -> None:
+    ids = [*map(str, range(12_000)), "the last"]
+    lines = [f"a,b,{name}\n" for name in ids]
+    (tmp_path / "a.csv").write_text("context,response,id\n" + "".join(lines), encoding="utf-8")
+    assert open_dataset(tmp_path / "a.csv")["id"][:] == ids
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nmore\n"])
+def test_csv_that_ends_within_quotes(end: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'context,response\na,b\na,"b{end}', encoding="utf-8")
+    with pytest.raises(FormatError, match=r"a\.csv.*close the quotes"):
+        open_dataset(tmp_path / "a.csv")
 
 
 def test_parquet_without_rows(tmp_path: Path) -> None:
@@ -431,6 +482,37 @@ def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    left = f".a.partial-{platform.node()}-"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    others = {f"{left}{os.getppid()}", f".a.partial-elsewhere-{gone.pid}", f".b.partial-{platform.node()}-{gone.pid}"}
+    for name in (f"{left}{gone.pid}", *others):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a", "text")
+    assert set(os.listdir(tmp_path)) == {"a", *others}
+
+
+FULL_DISK = """
+import resource, sys
+from datasets import Dataset
+from ee_trl.cli.main import main
+
+Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "-q"]))
+"""
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert f"{tmp_path / f'out{ending}'}. Make room there" in done.stderr
+    assert os.listdir(tmp_path) == ["a.parquet"]
 
 
 def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ BAD: list[tuple[str, dict[str, Any] | list[dict[str, Any]]]] = [
     ("invalid_json", {"messages": None, SOURCE_ERROR: "invalid_json"}),
     ("invalid_json", [{**utterance(None, None, None, None), SOURCE_ERROR: "invalid_json"}]),
     ("invalid_text", [utterance(1, 1, SAD), {**utterance(2, 2, "\\ud83d"), SOURCE_ERROR: "invalid_text"}]),
+    ("too_many_fields", {"context": None, "response": None, SOURCE_ERROR: "too_many_fields"}),
     ("null_dialogue", {"messages": None, SOURCE_ERROR: "of no reader's"}),
     ("null_dialogue", {"messages": None, SOURCE_ERROR: ["invalid_json"]}),
 ]

@@ -57,11 +57,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+RUBRIC = "Rate the reply.\n\nEvaluation Form (scores ONLY):"
+
+
 @pytest.fixture(scope="module")
 def distilled(encoder: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("distilled") / "scorer"
     options = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 16, "held_out": 0.2, "price_per_hour": 36.0}
-    return distill(judged, encoder, folder, curve=[60], **options)
+    return distill(judged, encoder, folder, curve=[60], rubric=RUBRIC, **options)
 
 
 def test_it_shows_itself_in_a_notebook(distilled: Any) -> None:
@@ -73,6 +76,12 @@ def test_it_shows_itself_in_a_notebook(distilled: Any) -> None:
 
 
 # ---- the whole of it -----------------------------------------------------------------------------------------------
+
+
+def test_the_judges_rubric_is_in_report_and_card(distilled: Any) -> None:
+    assert distilled.report["rubric"] == RUBRIC
+    for name in ("report.md", "README.md"):
+        assert f"text\n{RUBRIC}\n" in (distilled.folder / name).read_text(encoding="utf-8")
 
 
 def test_it_learns_the_judge(distilled: Any) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from fake_server import FakeServer, Reply, by_words, completion, conforming, reply_of, serving, text_only
 
 from ee_trl import EmpathyDataSelector, ServerScorer, load_sample, load_scorer
 from ee_trl.cli.main import main
-from ee_trl.dialogue import REASONS, Dialogue
+from ee_trl.dialogue import NOT_ASKED, REASONS, Dialogue
 from ee_trl.errors import MissingExtraError, ScorerError
 from ee_trl.rubric import Rubric, load_rubric, parse_form, render_form
 from ee_trl.scoring import server as server_module
@@ -450,16 +451,41 @@ def test_a_server_that_goes_away_is_given_up_and_found_again(caplog: pytest.LogC
         before = len(server.asked)
         _, reasons = reasons_of(scorer, numbered(500))
         asked = len(server.asked) - before
-        assert set(reasons) == {"server_unavailable"}
+        assert set(reasons) == {"server_unavailable", NOT_ASKED}
+        assert reasons.count("server_unavailable") == asked
         assert server_module.GIVE_UP_AFTER <= asked < server_module.GIVE_UP_AFTER + 4
         assert caplog.text.count("did not answer 20 samples") == 1
         _, reasons = reasons_of(scorer, numbered(500))
-        assert set(reasons) == {"server_unavailable"}
+        assert set(reasons) == {"server_unavailable", NOT_ASKED}
         assert len(server.asked) - before - asked <= 4, "the next call does not try as long again"
         assert caplog.text.count("did not answer 20 samples") == 1, "said once until it is back"
         down.clear()
         _, reasons = reasons_of(scorer, numbered(50))
         assert set(reasons) == {None}
+
+
+def test_what_was_not_asked_in_an_outage_is_asked_by_the_same_call_later(tmp_path: Path) -> None:
+    down = threading.Event()
+    data = Dataset.from_list([{"context": list(d.context), "response": d.response} for d in numbered(60)])
+
+    def behaviour(request: dict[str, Any], before: int) -> Reply:
+        return Reply({"error": "down"}, 503, AT_ONCE) if down.is_set() else conforming(request)
+
+    with serving(behaviour) as server:
+
+        def selector(**options: Any) -> EmpathyDataSelector:
+            scorer = scorer_of(server, max_retries=0, concurrency=1)
+            return EmpathyDataSelector(scorer, store=tmp_path / "s.sqlite", **options)
+
+        first = selector(batch_rows=30)
+        first.score(data.select([0]))
+        down.set()
+        lost = first.score(data)["score_status"][:]
+        assert lost.count(NOT_ASKED) > 20
+        down.clear()
+        later = selector().score(data)["score_status"][:]
+        assert later == [status if status == "server_unavailable" else "scored" for status in lost]
+        assert set(selector(retry_failures=True).score(data)["score_status"]) == {"scored"}
 
 
 # ---- a clear stop --------------------------------------------------------------------------------------------------

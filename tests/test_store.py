@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import WordScorer
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from same_dialogues import WAYS
 
 from ee_trl import Dialogue, EmpathyDataSelector
 from ee_trl.cli.main import main
@@ -103,6 +106,31 @@ def test_the_key_is_of_all_that_a_scorer_sees() -> None:
     assert len({dialogue_key(d) for d in [base, *others]}) == 1 + len(others)
     assert dialogue_key(base) == dialogue_key(Dialogue(("a", "b"), "c", ("user", "user")))
     assert len(dialogue_key(Dialogue(("\x00 😢 \u202e",), "é", ("user",)))) == 16
+
+
+def test_numbers_of_scorers_that_are_used_anew_after_a_prune_elsewhere(tmp_path: Path) -> None:
+    here, elsewhere = ScoreStore(tmp_path / "s.sqlite"), ScoreStore(tmp_path / "s.sqlite")
+    here.save("one", {b"a": StoredScore("scored", 1, 2)})
+    assert here.find("one", [b"a"])
+    elsewhere.prune()
+    elsewhere.save("two", {b"a": StoredScore("scored", 9, 9)})
+    assert here.find("one", [b"a"]) == {}
+    assert list(here.scores_of("one")) == []
+    here.save("one", {b"a": StoredScore("scored", 1, 2)})
+    assert [next(here.scores_of(name)).sensibility for name in ("one", "two")] == [1, 9]
+
+
+def test_threads_take_turns_with_one_store(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "s.sqlite")
+
+    def work(start: int) -> None:
+        for n in range(start, start + 50):
+            store.save("one", {n.to_bytes(16, "big"): StoredScore("scored", n % 10, 1)})
+            assert store.find("one", [n.to_bytes(16, "big")])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(0, 200, 50)))
+    assert len(list(store.scores_of("one"))) == 200
 
 
 def _write(path: str, numbers: range) -> None:
@@ -240,6 +268,18 @@ def test_failures_in_a_scored_data_set_are_retried_on_request() -> None:
     assert EmpathyDataSelector(mended).score(scored)["score_status"][1] == "too_long_for_scorer"
     assert EmpathyDataSelector(mended, retry_failures=True).score(scored)["score_status"] == ["scored"] * 3
     assert mended.asked == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_details_of_what_was_scored_without_them_come_from_the_store(way: str) -> None:
+    data = Dataset.from_list(WAYS[way])
+    scored = EmpathyDataSelector(Picky()).score(data)
+    again = Picky()
+    selector = EmpathyDataSelector(again, details=True)
+    found = selector.score(scored).to_list()
+    assert found == selector.score(data).select_columns(list(found[0])).to_list()
+    assert again.asked == 0
+    assert [row["words"] is None for row in found] == [row["score_status"] != "scored" for row in found]
 
 
 def test_a_failure_that_fails_again_is_tried_once_a_run() -> None:
@@ -425,3 +465,53 @@ def test_cache_lists_sizes_and_prunes(capsys: Any, tmp_path: Path) -> None:
         assert f"deleted {deleted} entries" in capsys.readouterr().out
     assert ScoreStore().scorers() == []
     assert main(["cache", "list", "--store", str(tmp_path / "none.sqlite")]) == 5
+
+
+def test_prune_takes_one_kind_of_what_to_delete_and_days_that_are_some(capsys: Any) -> None:
+    EmpathyDataSelector(Picky([2])).score(rows(range(5)))
+    for args in (["--unused-days", "nan"], ["--unused-days", "-1"], ["--unused-days", "inf"], ["--all", "--scorer=a"]):
+        with pytest.raises(SystemExit):
+            main(["cache", "prune", *args])
+        assert "of at least 0" in (err := capsys.readouterr().err) or "not allowed with argument" in err
+    assert main(["cache", "prune", "--all", "--failures"]) == 5
+    for days in (math.nan, -1, math.inf):
+        with pytest.raises(StoreError, match="of at least 0"):
+            ScoreStore().prune(unused_days=days)
+    assert [entry.scored for entry in ScoreStore().scorers()] == [4]
+    assert main(["cache", "prune", "--scorer", "picky-1", "--failures"]) == 0
+    assert "deleted 1 entries" in capsys.readouterr().out
+
+
+def test_prune_all_makes_room_on_a_full_disk(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "s.sqlite")
+    store.save("one", {n.to_bytes(16, "big"): StoredScore("scored", 1, 2) for n in range(1_000)})
+    full = "import resource, sys; from ee_trl.cli.main import main; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+    prune = ["cache", "prune", "--store", str(store.path)]
+    with closing(store):
+        for what, code in (("--failures", 5), ("--all", 0)):
+            command = [sys.executable, "-c", f"{full} sys.exit(main({[*prune, what]}))"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+    assert not list(tmp_path.glob("s.sqlite*"))
+    (tmp_path / "text").write_text("no database, and of the user's")
+    assert main(["cache", "prune", "--all", "--store", str(tmp_path / "text")]) == 5
+    assert (tmp_path / "text").exists()
+
+
+def test_coverage_of_several_splits_is_of_all_of_them() -> None:
+    splits = DatasetDict(a=rows(range(5)), b=rows([7, 8, 8]))
+    selector = EmpathyDataSelector(Picky([2]))
+    for shared in (False, True):
+        selector.score(splits, shared=shared)
+        assert selector.coverage
+        assert (selector.coverage.samples, selector.coverage.unscored) == (8, {"too_long_for_scorer": 1})
+        assert selector.coverage.asked == (0 if shared else 7)
+        assert selector.coverage.duplicates + selector.coverage.cache_hits == (8 if shared else 1)
+    streams = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in splits.items()})
+    for streamed in (streams, streams.map(lambda row: row)):
+        scored = selector.score(streamed)
+        for read, samples in (("a", 5), ("a", 5), ("b", 8)):
+            list(scored[read])
+            assert selector.coverage.samples == samples
+    selector.score(splits["b"])
+    assert selector.coverage.samples == 3

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     def side(spec: str, options: dict[str, Any]) -> Side:
         if spec == GIVEN:
-            return _read_side(spec, dataset, chosen)
+            return _read_side(spec, args.dataset, dataset, chosen)
         if _is_file(spec):
             return _file_side(spec, samples, turns, chosen)
         return _scorer_side(spec, options, [samples[i] for i in chosen], args)
@@ -192,16 +192,18 @@ def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
     return [s for t in tables_of(dataset) for s in samples_of(fmt, rows_of(t, features, wanted), turns)]
 
 
-def _read_side(name: str, dataset: Any, chosen: Any) -> Side:
-    """Scores that are there already."""
+def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
+    """Scores that are there already, opened from a path."""
     import numpy as np
 
     from ..reports.agreement_page import Side
+    from ..reports.rubric import named_rubric, rubric_of_file
     from ..subset import read_scores
 
     found = read_scores(dataset)
     scores = np.stack([found.sensibility, found.rationality], axis=1)[chosen]
-    return Side(name, ", ".join(found.scorers), scores, found.status[chosen].tolist())
+    rubric = named_rubric(rubric_of_file(path), found.scorers)
+    return Side(name, ", ".join(found.scorers), scores, found.status[chosen].tolist(), rubric)
 
 
 def _file_side(path: str, samples: Sequence[Sample], turns: Turns, chosen: Any) -> Side:
@@ -211,7 +213,7 @@ def _file_side(path: str, samples: Sequence[Sample], turns: Turns, chosen: Any) 
     scored = open_rows(path)
     check_scored(scored.column_names)
     check_aligned(path, samples, read_samples(scored, turns))
-    return _read_side(path, scored, chosen)
+    return _read_side(path, path, scored, chosen)
 
 
 def check_aligned(path: str, samples: Sequence[Sample], others: Sequence[Sample]) -> None:

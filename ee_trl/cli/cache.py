@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, unknown
@@ -36,10 +38,13 @@ def add_parser(commands: Any) -> None:
         common.add_json(action)
         action.set_defaults(run=run)
         if name == "prune":
-            action.add_argument("--scorer", metavar="FINGERPRINT", help="of this scorer (as `list` prints it)")
-            action.add_argument("--unused-days", type=float, metavar="N", help="of scorers not used for N days")
-            action.add_argument("--failures", action="store_true", help="failures alone, so that they are tried anew")
-            action.add_argument("--all", action="store_true", help="everything")
+            whose = action.add_mutually_exclusive_group()
+            whose.add_argument("--scorer", metavar="FINGERPRINT", help="of this scorer (as `list` prints it)")
+            whose.add_argument("--unused-days", type=_days, metavar="N", help="of scorers not used for N days")
+            whose.add_argument("--all", action="store_true", help="everything")
+            action.add_argument(
+                "--failures", action="store_true", help="failures alone, so that they are tried anew (not with --all)"
+            )
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -61,10 +66,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_size(args: argparse.Namespace) -> int:
     """Runs `cache size`."""
-    from ..scoring.store import FILE_NAME, cache_folder
-
     store = _open(args.store)
-    path = str(store.path) if store else args.store or str(cache_folder() / FILE_NAME)
+    path = str(_path(args.store))
     size = store.size() if store else 0
     if args.json:
         common.print_json({"path": path, "bytes": size})
@@ -77,31 +80,66 @@ def run_prune(args: argparse.Namespace) -> int:
     """Runs `cache prune`."""
     if not (args.all or args.scorer or args.unused_days is not None or args.failures):
         raise StoreError("prune what? Give --scorer FINGERPRINT, --unused-days N, --failures, or --all")
-    store = _open(args.store)
-    deleted, before = 0, store.size() if store else 0
-    if store:
-        known = [entry.fingerprint for entry in store.scorers()]
-        if args.scorer is not None and args.scorer not in known:
+    if args.all and args.failures:
+        raise StoreError("--all deletes everything, --failures failures alone: give one of them")
+    if args.all:
+        deleted, freed = _prune_all(args.store)
+    else:
+        store = _open(args.store)
+        before = store.size() if store else 0
+        known = [entry.fingerprint for entry in store.scorers()] if store else []
+        if store and args.scorer is not None and args.scorer not in known:
             raise StoreError(unknown("scorer", args.scorer, known or ["(the store is empty)"]))
-        deleted = store.prune(fingerprint=args.scorer, unused_days=args.unused_days, failures=args.failures)
-    freed = before - (store.size() if store else 0)
+        options = {"fingerprint": args.scorer, "unused_days": args.unused_days, "failures": args.failures}
+        deleted = store.prune(**options) if store else 0
+        freed = before - (store.size() if store else 0)
     if args.json:
         common.print_json({"deleted": deleted, "freed_bytes": freed})
     else:
-        print(f"deleted {deleted:,} entries, freed {readable(freed)}")
+        print(f"deleted {'all' if deleted is None else f'{deleted:,}'} entries, freed {readable(freed)}")
     return 0
+
+
+def _prune_all(given: str | None) -> tuple[int | None, int]:
+    """How many entries were deleted, `None` where nobody could count them, and the bytes that this freed."""
+    from ..scoring.store import delete_store, store_size
+
+    path = _path(given)
+    before = store_size(path)
+    try:
+        store = _open(given)
+        deleted = store.prune() if store else 0
+    except StoreError as error:  # a full disk, most likely
+        if not path.exists():
+            raise
+        delete_store(path, error)
+        deleted = None
+    return deleted, before - store_size(path)
+
+
+def _days(text: str) -> float:
+    try:
+        if 0 <= (days := float(text)) < math.inf:
+            return days
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: a finite number of at least 0, e.g. 90")
 
 
 def _open(path: str | None) -> ScoreStore | None:
     """The store, unless there is none: looking makes no file."""
-    from pathlib import Path
+    from ..scoring.store import ScoreStore
 
-    from ..scoring.store import FILE_NAME, ScoreStore, cache_folder
-
-    file = Path(path).expanduser() if path else cache_folder() / FILE_NAME
+    file = _path(path)
     if path and not file.exists():
         raise StoreError(f"there is no score store {path!r}")
     return ScoreStore(file) if file.exists() else None
+
+
+def _path(given: str | None) -> Path:
+    from ..scoring.store import FILE_NAME, cache_folder
+
+    return Path(given).expanduser() if given else cache_folder() / FILE_NAME
 
 
 def readable(size: float) -> str:

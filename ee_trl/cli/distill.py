@@ -75,6 +75,7 @@ def _add_fit(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..distillation.run import distill
+    from ..reports.rubric import rubric_of_file
 
     if args.quiet:
         from transformers.utils.logging import disable_progress_bar
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         common.open_input(args.scored, args),
         args.encoder,
         args.output,
+        rubric=rubric_of_file(args.scored),
         threshold=args.threshold[0] if len(args.threshold) == 1 else args.threshold,
         **{name: getattr(args, name) for name in names},
     )

@@ -90,11 +90,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"ee-trl: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        print(f"ee-trl: {_said(error)}", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
         print("ee-trl: interrupted; no output was written, scores that were made are in the store", file=sys.stderr)
         return 130
+
+
+def _said(error: OSError) -> str:
+    """What the file system said, of which file, and the fix where there is no room."""
+    from ..writing import FULL
+
+    said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    if error.errno not in FULL:
+        return said
+    return (
+        f"{said}. Make room there, or write elsewhere ($TMPDIR is where temporary files go), and run the same command "
+        "again: scores that were made are in the store"
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from ..reports.rubric import rubric_of_file, rubric_part
     from ..writing import read_metadata
 
     selector = common.make_selector(args)
@@ -37,9 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
         scores = read_scores(scored)
         plot_plane(scores.sensibility, scores.rationality, selector.threshold, args.plot)
+    rubric = rubric_of_file(args.scored)
     if args.json:
         made_by = read_metadata(args.scored) if Path(args.scored).is_file() else None
         common.print_json({**summary.to_dict(), "made_by": made_by})
     else:
         print(summary)
+        if rubric:
+            print("\n".join(["", *rubric_part(rubric)]).rstrip())
     return 0

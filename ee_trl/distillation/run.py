@@ -17,6 +17,7 @@ from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError
 from ..reports.agreement import agree, check_libraries
 from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
+from ..reports.rubric import rubric_of_file
 from ..scoring.calibration import calibrate, knots_of
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
 from ..selection import Threshold, thresholds
@@ -76,6 +77,7 @@ def distill(
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
     price_per_hour: float | None = None,
+    rubric: str | None = None,
     words: float = 0.4,
     seed: int = 0,
     trust_remote_code: bool = False,
@@ -109,6 +111,8 @@ def distill(
             At which the three-way agreement is told; the scorer can be used at any.
         price_per_hour (`float`, *optional*):
             Of this machine, in whatever currency, for the cost in the report.
+        rubric (`str`, *optional*):
+            What the judge was asked, for the report; by default as a file that `ee-trl score` wrote says.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code that comes with the encoder may run.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -140,6 +144,8 @@ def distill(
     folder = _output_folder(output, overwrite)
     sizes = _sizes(curve)
     _check_split(held_out, folds)
+    if rubric is None and isinstance(scored, (str, os.PathLike)):
+        rubric = rubric_of_file(scored)
     judged = open_judged(scored)
     run = _Run(judged, encoder, options, trust_remote_code)
     measured = run.cross_validated(folds) if folds else run.held_out(held_out)
@@ -154,6 +160,7 @@ def distill(
         "conversations": int(judged.conversations.max() + 1),
         "left_out": judged.left_out,
         "judges": list(judged.judges),
+        "rubric": rubric,
         "options": {**asdict(options), "learning_rate": options.rate, "bf16": options.precision},
         "split": measured.split,
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),

@@ -13,6 +13,7 @@ from ..selection import sweep
 from ..writing import write_json, write_text
 from .agreement import CLASSES, interval, number, percent
 from .plane import COLOURS, _save
+from .rubric import rubric_part
 from .run import _cell, _table
 
 
@@ -51,6 +52,8 @@ def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarr
     draw_distillation(report, scores, predicted, folder / "report.png")
     write_json(folder / "report.json", report)
     body = "\n\n".join([_agreement_part(report), _shares_part(report), *_curve_parts(report), _cost_part(report)])
+    if report["rubric"]:
+        body += "\n\n## The rubric\n\n" + "\n".join(rubric_part(report["rubric"])).rstrip()
     write_text(folder / "report.md", f"# Distillation of a judge\n\n{_origin_part(report)}\n\n{body}\n")
     write_text(folder / "README.md", _card(report, body))
     return folder / "report.md"

@@ -19,6 +19,7 @@ from ..errors import SelectionError, unknown
 from ..rows import rows_of
 from ..selection import TIES, Threshold, keep_set, scores_array, thresholds
 from ..subset import Scores, read_scores
+from .rubric import rubric_of_file
 
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def explorer_data(
         "scored": int((s >= 0).sum()),
         "scorers": list(scores.scorers),
         "unscored": [{"name": name, "meaning": REASONS.get(name, ""), "count": n} for name, n in reasons.items()],
+        "rubric": rubric_of_file(source),
         "emotions": names,
         "whole": bool(np.all(s[s >= 0] % (2 * STEPS) == 0) and np.all(r[r >= 0] % (2 * STEPS) == 0)),
         "histogram": _histogram(s, r, emotions),

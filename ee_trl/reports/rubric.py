@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ..rubric import Rubric
@@ -11,6 +16,24 @@ def rubric_text(scorer: Any) -> str | None:
     """What a scorer asks its judge; `None` of a scorer that has no rubric."""
     rubric = getattr(scorer, "rubric", None)
     return rubric.text if isinstance(rubric, Rubric) else None
+
+
+def rubric_of_file(path: str | os.PathLike[str] | None) -> str | None:
+    """What the judge of a file that `ee-trl score` wrote was asked; `None` of another file, and of what is none."""
+    from ..writing import WRITABLE, read_metadata
+
+    if path is None or Path(path).suffix.lower() not in WRITABLE or not Path(path).is_file():
+        return None
+    return (read_metadata(path) or {}).get("rubric")
+
+
+def named_rubric(text: str | None, scorers: Iterable[str]) -> Rubric | None:
+    """A rubric with the name that the fingerprint of one of the scorers has for it."""
+    if text is None:
+        return None
+    digits = hashlib.sha256(text.encode()).hexdigest()[:12]
+    names = [found[1] for scorer in scorers if (found := re.search(rf"([^/]+)/sha256:{digits}", scorer))]
+    return Rubric(names[0] if names else "rubric", text)
 
 
 def rubric_part(text: str | None) -> list[str]:

@@ -79,6 +79,19 @@ class Coverage(Displayed):
             setattr(total, name, getattr(self, name) + sum(getattr(other, name) for other in others))
         return total
 
+    @classmethod
+    def of_splits(cls, parts: Sequence[Coverage]) -> Coverage:
+        """The work on several splits, samples added up; of one split, its own."""
+        first, *others = parts
+        if not others:
+            return first
+        total = first.merged(others)
+        for other in others:
+            total.statuses.update(other.statuses)
+        total.kept = sum(part.kept for part in parts)
+        total.seconds = sum(part.seconds for part in parts)
+        return total
+
     def check(self, max_unscored: float, written: str = "") -> None:
         """
         Holds the run to a limit.

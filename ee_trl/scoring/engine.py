@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..dialogue import (
+    NOT_ASKED,
     SCORED,
     SOURCE_ERROR,
     Dialogue,
@@ -151,6 +152,9 @@ def annotate(
     import numpy as np
 
     done = _done(rows, layout, run)
+    if layout.rescored:  # whose rows know where they come from
+        places = [whole_number(row.get("row_index")) for row in rows]
+        row_numbers = [here if place is None else place for here, place in zip(row_numbers, places, strict=True)]
     samples = _samples(rows, layout, turns, done)
     todo = [i for i, s in enumerate(samples) if s.dialogue is not None]
     scored = run.score([d for i in todo if (d := samples[i].dialogue) is not None])
@@ -178,12 +182,17 @@ def annotate(
 
 
 def _done(rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun) -> set[int]:
-    """The rows that came with this scorer's answer, failures included unless those are to be tried again."""
+    """
+    The rows that came with this scorer's answer, failures included unless those are to be tried again; without the
+    details that are wanted now, the answer is the store's to complete.
+    """
     if not layout.rescored:
         return set()
     answered = {i for i, row in enumerate(rows) if row.get(SCORER) is not None}
     _check_fingerprints({str(rows[i][SCORER]) for i in answered}, run.scorer)
-    return {i for i in answered if rows[i].get(STATUS) == SCORED or not run.retry_failures}
+    scored = {i for i in answered if rows[i].get(STATUS) == SCORED}
+    failed = {i for i in answered - scored if not run.retry_failures and rows[i].get(STATUS) != NOT_ASKED}
+    return failed | {i for i in scored if all(name in rows[i] for name in layout.details)}
 
 
 def _samples(rows: Sequence[Mapping[str, Any]], layout: Layout, turns: Turns, done: set[int]) -> list[Sample]:

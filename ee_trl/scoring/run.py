@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..axes import MAX_SCORE, MIN_SCORE
-from ..dialogue import REASONS, SCORED, Dialogue
+from ..dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
 from ..errors import EmpathyError, ScorerError
 from .base import ScoredBatch
 from .coverage import Coverage
@@ -73,7 +73,7 @@ class ScoringRun:
         self.retry_failures = retry_failures and filled is None
         self.details: tuple[str, ...] = tuple(getattr(scorer, "details", ()))
         self.coverage = filled or Coverage(scorer.fingerprint, str(store.path) if store else None)
-        self._counts_hits = filled is None
+        self._filled = filled is not None
         if hasattr(scorer, "use_store"):  # it asks other scorers, whose scores are kept as well
             scorer.use_store(store, self.retry_failures)
         self.after_batch: Callable[[], object] | None = None
@@ -127,14 +127,17 @@ class ScoringRun:
         """What the store knows, and what it lacks."""
         assert self.store is not None
         known = self.store.find(self.scorer.fingerprint, keys)
-        if self.retry_failures:
-            known = {key: s for key, s in known.items() if s.status == SCORED or key in self._tried}
+        known = {key: s for key, s in known.items() if key in self._tried or not self._again(s.status)}
         missing = {key: d for key, d in zip(keys, dialogues, strict=True) if key not in known}
-        if self._counts_hits:
+        if not self._filled:
             hits = sum(key in known for key in keys)
             self.coverage.cache_hits += hits
             self.coverage.duplicates += len(keys) - hits - len(missing)
         return known, missing
+
+    def _again(self, status: str) -> bool:
+        """Whether what an earlier run has left with this status is asked now."""
+        return status != SCORED and (self.retry_failures or (status == NOT_ASKED and not self._filled))
 
     def _fill(self, missing: Mapping[bytes, Dialogue]) -> dict[bytes, StoredScore]:
         """Asks the scorer, and saves batch by batch."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._optional import require
-from ..dialogue import Dialogue
+from ..dialogue import NOT_ASKED, Dialogue
 from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric
 from .answers import DETAILS, gathered
@@ -163,7 +163,7 @@ class ServerScorer:
         async def worker(client: Any) -> None:
             for index, dialogue in todo:
                 if self._lost >= GIVE_UP_AFTER:
-                    put(without("server_unavailable", index))
+                    put(without(NOT_ASKED, index))
                     continue
                 answer = await self._ask_one(client, index, dialogue, top)
                 put(answer)
@@ -188,7 +188,7 @@ class ServerScorer:
             self._told.add("lost")
             logger.warning(
                 "%s did not answer %d samples one after the other (the last: %s); the rest of this call is not asked "
-                "and stays unscored",
+                "and stays unscored; the same command asks it when the server is back",
                 self.endpoint.host,
                 GIVE_UP_AFTER,
                 answer.reason,

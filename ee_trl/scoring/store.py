@@ -7,13 +7,16 @@ what is missing alone. Failures are kept with their reason, so that they can be 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import struct
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -36,8 +39,10 @@ CREATE TABLE scores (
     rationality REAL, details BLOB, made REAL NOT NULL, PRIMARY KEY (scorer, dialogue)
 ) WITHOUT ROWID;
 """
+_MAGIC = b"SQLite format 3\0"  # the first bytes of every database
 _AT_ONCE = 500  # keys in one query
 _PATIENCE = 60.0  # seconds to wait for another process that is writing
+_TOUCH_EVERY = 3_600.0  # seconds after which a scorer's use is noted again
 
 
 def cache_folder() -> Path:
@@ -98,7 +103,8 @@ class ScoreStore:
         self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
-        self._scorers: dict[str, tuple[int, list[str]]] = {}
+        self._lock, self._lock_owner = threading.RLock(), os.getpid()
+        self._touched: dict[str, float] = {}
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._writing() as db:  # what cannot be written to is found now, not after hours of scoring
@@ -120,32 +126,21 @@ class ScoreStore:
         keys = list(dict.fromkeys(keys))
         found: dict[bytes, StoredScore] = {}
         with self._errors():
-            entry = self._scorer(fingerprint)
-            if entry is None:
-                return found
-            number, names = entry
+            self._touch(fingerprint)
             for start in range(0, len(keys), _AT_ONCE):
                 part = keys[start : start + _AT_ONCE]
-                rows = self._db.execute(
-                    "SELECT dialogue, status, sensibility, rationality, details FROM scores "
-                    f"WHERE scorer = ? AND dialogue IN ({','.join('?' * len(part))})",
-                    (number, *part),
-                )
-                for key, status, s, r, details in rows:
-                    found[bytes(key)] = StoredScore(status, s, r, _unpacked(details, names))
+                for key, *row in self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part):
+                    found[bytes(key)] = _stored(*row)
         return found
 
     def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
         """Everything that is known under a scorer's fingerprint, failures included."""
+        last = b""
         with self._errors():
-            entry = self._scorer(fingerprint)
-            if entry is None:
-                return
-            rows = self._db.execute(
-                "SELECT status, sensibility, rationality, details FROM scores WHERE scorer = ?", (entry[0],)
-            )
-            for status, s, r, details in rows:
-                yield StoredScore(status, s, r, _unpacked(details, entry[1]))
+            self._touch(fingerprint)
+            while rows := self._rows(fingerprint, " AND dialogue > ? ORDER BY dialogue LIMIT ?", (last, _AT_ONCE)):
+                last = bytes(rows[-1][0])
+                yield from (_stored(*row) for _, *row in rows)
 
     def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
         """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
@@ -165,15 +160,26 @@ class ScoreStore:
                 ],
             )
 
-    def _scorer(self, fingerprint: str) -> tuple[int, list[str]] | None:
-        if fingerprint not in self._scorers:
-            row = self._db.execute("SELECT id, details FROM scorers WHERE fingerprint = ?", (fingerprint,)).fetchone()
-            if row is None:
-                return None
-            self._scorers[fingerprint] = row[0], json.loads(row[1])
-            with suppress(sqlite3.OperationalError), self._writing() as db:  # no reason to fail
-                db.execute("UPDATE scorers SET used = ? WHERE id = ?", (time.time(), row[0]))
-        return self._scorers[fingerprint]
+    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """
+        Rows under a fingerprint. The scorer's number is looked up in the same query: another process may have pruned
+        the store since the last, and the number be another scorer's by now.
+        """
+        with self._locked():
+            return self._db.execute(
+                "SELECT dialogue, status, sensibility, rationality, scores.details, scorers.details "
+                f"FROM scorers JOIN scores ON scorer = id WHERE fingerprint = ?{condition}",
+                (fingerprint, *arguments),
+            ).fetchall()
+
+    def _touch(self, fingerprint: str) -> None:
+        """Notes that a scorer is in use."""
+        now = time.time()
+        if now - self._touched.get(fingerprint, 0.0) < _TOUCH_EVERY:
+            return
+        self._touched[fingerprint] = now
+        with suppress(sqlite3.OperationalError), self._writing() as db:  # no reason to fail
+            db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
 
     def _added_scorer(
         self, db: sqlite3.Connection, fingerprint: str, names: Sequence[str], now: float
@@ -189,14 +195,13 @@ class ScoreStore:
             ).lastrowid
         elif grown != known:
             db.execute("UPDATE scorers SET details = ? WHERE id = ?", (json.dumps(grown), number))
-        self._scorers.pop(fingerprint, None)  # until the transaction is through
         return int(number or 0), grown
 
     # ---- looking after it
 
     def scorers(self) -> list[StoredScorer]:
         """Every scorer that has scores here, the one used last first."""
-        with self._errors():
+        with self._errors(), self._locked():
             counts: dict[int, dict[str, int]] = {}
             sizes: dict[int, int] = {}
             rows = self._db.execute(
@@ -216,8 +221,7 @@ class ScoreStore:
 
     def size(self) -> int:
         """Bytes on disk, with SQLite's side files."""
-        parts = [self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))]
-        return sum(part.stat().st_size for part in parts if part.exists())
+        return store_size(self.path)
 
     def prune(
         self, *, fingerprint: str | None = None, unused_days: float | None = None, failures: bool = False
@@ -227,12 +231,17 @@ class ScoreStore:
 
         Args:
             fingerprint (`str`, *optional*): Of this scorer alone; by default of all.
-            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days.
+            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days, 0 or more.
             failures (`bool`, *optional*, defaults to `False`): The failures alone, so that they are tried anew.
 
         Returns:
             `int`: how many were deleted.
+
+        Raises:
+            [`StoreError`]: `unused_days` is no such number, or the store cannot be written to.
         """
+        if unused_days is not None and not 0 <= unused_days < math.inf:
+            raise StoreError(f"unused days {unused_days!r} is not a finite number of at least 0, e.g. 90")
         chosen = "SELECT id FROM scorers WHERE (?1 IS NULL OR fingerprint = ?1) AND (?2 IS NULL OR used < ?2)"
         limit = None if unused_days is None else time.time() - 86_400 * unused_days
         with self._errors():
@@ -244,9 +253,9 @@ class ScoreStore:
                     (*arguments, SCORED) if failures else arguments,
                 ).rowcount
                 db.execute("DELETE FROM scorers WHERE id NOT IN (SELECT DISTINCT scorer FROM scores)")
-            self._scorers.clear()
-            self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with self._locked():
+                self._db.execute("VACUUM")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
 
     # ---- the connection
@@ -263,17 +272,24 @@ class ScoreStore:
             self._connection.execute("PRAGMA synchronous = NORMAL")
         return self._connection
 
+    def _locked(self) -> threading.RLock:
+        """Threads take turns with the connection; a fork may find the lock taken by a thread that it does not have."""
+        if self._lock_owner != os.getpid():
+            self._lock, self._lock_owner = threading.RLock(), os.getpid()
+        return self._lock
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            with suppress(sqlite3.Error):  # a full disk has rolled back already
-                db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        with self._locked():
+            db = self._db
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                    db.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -283,7 +299,7 @@ class ScoreStore:
         except (sqlite3.Error, OSError) as error:
             remedy = f"give another place with --store FILE (store=...) or ${CACHE_VARIABLE}, or none with --no-store"
             said = str(error).lower()
-            if "full" in said or "no space" in said or "disk i/o" in said:
+            if _is_full(error):
                 problem = f"the disk is full, or refuses to be written to ({error})"
                 remedy = f"make room (`ee-trl cache prune`) and run the same command again, or {remedy}"
             elif "not a database" in said or "malformed" in said:
@@ -299,15 +315,49 @@ class ScoreStore:
 
     def close(self) -> None:
         """Ends the connection; the next use opens another."""
-        if self._connection is not None and self._owner == os.getpid():
-            self._connection.close()
-        self._connection = None
+        with self._locked():
+            if self._connection is not None and self._owner == os.getpid():
+                self._connection.close()
+            self._connection = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_connection": None, "_owner": 0, "_scorers": {}}
+        return {"path": self.path, "_connection": None, "_owner": 0, "_touched": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock(), _lock_owner=os.getpid())
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self.path)!r})"
+
+
+def store_size(path: Path) -> int:
+    """Bytes on disk of a store, with SQLite's side files."""
+    return sum(part.stat().st_size for part in _files(path) if part.exists())
+
+
+def delete_store(path: Path, error: StoreError) -> None:
+    """
+    Unlinks a store's files, for where a full disk has no room even to delete in them.
+
+    Args:
+        path (`Path`): The store's file.
+        error ([`StoreError`]): What it said; raised again unless it is of a full disk and the file a database.
+    """
+    with path.open("rb") as file:
+        if not (_is_full(error.__cause__) and file.read(len(_MAGIC)) == _MAGIC):
+            raise error
+    for part in _files(path):
+        part.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    """The database and SQLite's side files."""
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+
+
+def _is_full(error: BaseException | None) -> bool:
+    said = str(error).lower()
+    return "full" in said or "no space" in said or "disk i/o" in said
 
 
 def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
@@ -315,6 +365,15 @@ def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
     if not details:
         return None
     return struct.pack(f"<{len(names)}d", *(details.get(name, float("nan")) for name in names))
+
+
+def _stored(status: str, s: float | None, r: float | None, details: bytes | None, names: str) -> StoredScore:
+    return StoredScore(status, s, r, _unpacked(details, _names(names)))
+
+
+@lru_cache(maxsize=64)
+def _names(text: str) -> list[str]:
+    return json.loads(text)
 
 
 def _unpacked(details: bytes | None, names: Sequence[str]) -> dict[str, float]:

@@ -361,6 +361,8 @@ function about() {
   const reasons = DATA.unscored.map(({ name, meaning, count }) => `${number(count)} ${name}${meaning && ` (${meaning})`}`);
   byId("about").textContent = `${DATA.source ? `${DATA.source}: ` : ""}${number(DATA.rows)} samples, ${
     number(DATA.scored)} scored by ${scorers}.${reasons.length ? ` Unscored: ${reasons.join("; ")}.` : ""}`;
+  byId("asked").hidden = !DATA.rubric;
+  byId("rubric").textContent = DATA.rubric || "";
   const embedded = DIALOGUES.row.length;
   if (embedded === DATA.rows) return;
   byId("sampled").hidden = false;
