@@ -11,6 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AddedToken,
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
@@ -346,6 +347,25 @@ def test_no_special_token_in_the_text_reaches_the_model_as_one(name: str) -> Non
         for text in (marker, f"a{marker}b", f"{marker} {marker}", marker.upper(), f"<{marker}>"):
             turns = prompt.turns(Dialogue((text, "x"), text, ("user", "assistant")))
             assert not control & {i for turn in turns for i in turn}, text
+
+
+ADDED = """<tool_call> </tool_call> <tool_response> </tool_response> <tools> <think> </think> [gMASK] <sop> <extra_id_0>
+<BOS_TOKEN> <|turn> <turn|> <image> <img> <start_of_image> <reserved_106> <unused5> <SPECIAL_12> [TOOL_CALLS] [B_INST]
+[IMG] [control_8] <|fim_prefix|> <0x0A> <pad_token>""".split()
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_no_added_token_that_looks_like_markup_reaches_the_model(special: bool) -> None:
+    """Qwen3's `<tool_call>` is an added token that is not special: what skips special tokens does not see it."""
+    tokenizer, unheard = make_tokenizer("chatml"), ["<answer>", "[made up]", " <a b>"]
+    added = [AddedToken(text, special=special, normalized=False) for text in (*ADDED, *unheard)]
+    tokenizer.add_tokens(added, special_tokens=special)
+    prompt, ids = JudgePrompt(tokenizer, RUBRIC), set(tokenizer.get_added_vocab().values())
+    for marker in (*ADDED, *unheard):
+        for text in (marker, f"x{marker}y", marker * 2, marker[0] + marker + marker[1:]):
+            assert not ids & set(prompt.turn_ids("user", text)), text
+    for marker in ADDED:  # those are told without a tokenizer, for a judge behind a server
+        assert marker not in neutralised(f"x{marker}y")
 
 
 @pytest.mark.parametrize("break_", ["\n", "\r\n", "\u2028", "\x0b", "\x85", "\n\n\n"])

@@ -30,10 +30,14 @@ LABELS = {"user": "Speaker", "assistant": "Listener"}
 
 _DIALOGUE_TITLE = "Dialogue:\n"
 _MARKERS = re.compile(
-    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|"
-    r"<</?SYS>>|</?think>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|unused\d+)>",
+    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]?>|<[^|\uff5c<>]{1,60}[|\uff5c]>|<</?SYS>>|"
+    r"</?(?:s|sop|eop|eod|think|tools?|tool_\w{1,30}|img|image|audio|video)>|"
+    r"<(?:start|end)_of_\w{1,30}>|<(?:bos|eos|pad|unk|mask|sep|cls)(?:_token)?>|"
+    r"<(?:unused|extra_id|reserved|special|custom_token)_?\d+>|<0x[0-9a-f]{2}>|"
+    r"\[/?(?:(?:[BE]_)?INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w{1,30}|[GS]?MASK|SEP|CLS|PAD|UNK|IMG|control_\d+)\]",
     re.I,
 )
+_MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # what an added token looks like that is not a word
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
 
@@ -140,8 +144,12 @@ def neutralised(text: str) -> str:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Special tokens, and added ones that look like markup: what text must never turn into."""
     added = tokenizer.added_tokens_decoder
-    found = {str(token): i for i, token in added.items() if token.special or _MARKERS.search(str(token))}
+    found = {str(token): i for i, token in added.items() if token.special or _looks_like_markup(str(token))}
     return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def _looks_like_markup(token: str) -> bool:
+    return bool(_MARKUP.fullmatch(token) or _MARKERS.search(token))
 
 
 def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[str, str]:
