@@ -301,6 +301,31 @@ def test_probabilities_of_ten_and_one_share_the_first_digit() -> None:
     assert _answer(chain, logits)[11] == 7
 
 
+def space_apart_tokenizer() -> PreTrainedTokenizerFast:
+    """Writes ` 8` as one token and ` 10` as a space and `10`: their first tokens have nothing in common."""
+    names = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "10", *(f"Ġ{d}" for d in range(10))]
+    merges = [("1", "0"), *(("Ġ", str(digit)) for digit in range(10))]
+    bpe = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def test_ten_that_begins_with_a_space_of_its_own_takes_nothing_from_one() -> None:
+    from ee_trl.scoring.causal_lm import _answer
+
+    tokenizer = space_apart_tokenizer()
+    chain = JudgePrompt(tokenizer, RUBRIC).chains[0]
+    assert chain.reads == 2
+    assert tokenizer.convert_ids_to_tokens([chain.first[1], chain.first[10], chain.second]) == ["Ġ1", "Ġ", "10"]
+    logits = torch.full((2, len(tokenizer)), -30.0)
+    logits[0, chain.first[10]], logits[0, chain.first[1]], logits[0, chain.first[7]] = np.log([0.5, 0.3, 0.2])
+    logits[1, chain.second], logits[1, 5] = np.log([0.8, 0.2])
+    values = _answer(chain, logits)
+    np.testing.assert_allclose(values[[1, 7, 10, 11]], [0.3, 0.2, 0.4, 10], atol=1e-6)
+    logits[1, 5] = np.log(4)
+    np.testing.assert_allclose(_answer(chain, logits)[[1, 10, 11]], [0.3, 0.5 / 6, 1], atol=1e-6)
+
+
 def test_details_are_columns_on_request() -> None:
     judge = make_scorer()
     plainly = EmpathyDataSelector(judge, show_progress=False).score(load_sample().select(range(6)))

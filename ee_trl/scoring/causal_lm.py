@@ -355,14 +355,18 @@ def _gathered(found: Iterator[tuple[_Answers, int]]) -> np.ndarray:
 def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:
     """The probability of each value 0 to 10, and the greedy answer, from a chain's logits, `(reads, vocabulary)`."""
     chances = torch.softmax(logits, dim=-1)
-    values = chances[0, list(chain.first)].double().cpu().numpy()
-    greedy = int(values[: len(VALUES) - (chain.second is not None)].argmax())
-    if chain.second is not None:  # 10 is the digit of 1 and one more
-        goes_on = float(chances[1, chain.second])
-        values[10] = values[1] * goes_on
-        values[1] *= 1 - goes_on
-        if greedy == 1 and goes_on >= float(chances[1].max()):
-            greedy = 10
+    values = chances[0, list(chain.first)].double().cpu().numpy()  # of 10: its first token alone
+    if chain.second is None:
+        return np.append(values, values.argmax())
+    goes_on = float(chances[1, chain.second])
+    is_next = goes_on >= float(chances[1].max())
+    begins = chain.first.index(chain.first[10])  # 1, or 10 where no other value begins as it does
+    greedy = int(values[:10].argmax())
+    if is_next and values[10] >= values[greedy]:
+        greedy = 10
+    values[10] *= goes_on
+    if begins != 10:
+        values[begins] *= 1 - goes_on
     return np.append(values, greedy)
 
 

@@ -48,13 +48,14 @@ class Chain:
 
     Args:
         tokens (`tuple[int, ...]`):
-            Ids after the head: the slot (`- Sensibility: `), and where the tokenizer splits 10 into digits its first.
+            Ids after the head: the slot (`- Sensibility: `), and where 10 is two tokens the first of them: the digit
+            of 1, or a space before 10 that other values have in their own token.
         reads (`int`):
             How many of the last tokens' next-token distributions are needed: 1, or 2 where 10 is split.
         first (`tuple[int, ...]` of length 11):
             The id that each value 0 to 10 begins with.
         second (`int`, *optional*):
-            The id that goes on to 10 after its first digit, where 10 is split.
+            The id that goes on to 10 after its first one, where 10 is split.
     """
 
     tokens: tuple[int, ...]
