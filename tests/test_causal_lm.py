@@ -440,6 +440,9 @@ def test_the_fingerprint_tells_what_determines_the_numbers_and_nothing_else(tmp_
         CausalLMScorer(folder, rubric=Rubric("short", RUBRIC.text + " Be fair.")).fingerprint,
         CausalLMScorer(folder, rubric=RUBRIC, dtype="bfloat16").fingerprint,
         CausalLMScorer(folder, rubric=RUBRIC, quantization="nf4").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="nf4", dtype="bfloat16").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="int8").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="int8", dtype="bfloat16").fingerprint,
         CausalLMScorer(saved(tmp_path / "other", family="qwen2"), rubric=RUBRIC).fingerprint,
     ]
     assert len({base, *others}) == len(others) + 1

@@ -22,7 +22,7 @@ from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
 from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, weights_of
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, precision_of, weights_of
 from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
 from .prompt import Chain, JudgePrompt
 
@@ -125,7 +125,7 @@ class CausalLMScorer:
         from hashlib import sha256
 
         asked = sha256(repr((self.prompt.prefix, self.prompt.head, self.prompt.chains)).encode()).hexdigest()[:12]
-        precision = self.quantization if self.quantization != "none" else str(self.model.dtype).removeprefix("torch.")
+        precision = precision_of(self.model, self.quantization)
         return f"{_LAYOUT}/{self._content}/{precision}/{self.rubric.fingerprint}/asked:{asked}/max:{self.max_length}"
 
     # ---- scoring

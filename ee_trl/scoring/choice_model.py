@@ -11,7 +11,7 @@ import torch
 
 from ..errors import ScorerError, unknown
 from .choices import LAYOUT, SLOT_HEADER, Question, candidate_line
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, weights_of
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, precision_of, weights_of
 from .prompt import around_dialogue, control_tokens, turn_line
 
 
@@ -60,8 +60,7 @@ class CausalLMChooser:
     @cached_property
     def fingerprint(self) -> str:
         """Names the model's content and its precision; what it is asked is the caller's."""
-        precision = self.quantization if self.quantization != "none" else str(self.model.dtype).removeprefix("torch.")
-        return f"{LAYOUT}/{self._content}/{precision}"
+        return f"{LAYOUT}/{self._content}/{precision_of(self.model, self.quantization)}"
 
     def choose(self, questions: Sequence[Question], options: Sequence[str]) -> np.ndarray:
         """Probabilities of shape `(n, options)` over the options alone; NaN where a question is too long."""

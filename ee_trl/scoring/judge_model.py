@@ -101,3 +101,9 @@ def weights_of(model: Any) -> str:
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{type(model).__name__}@{digest.hexdigest()[:12]}"
+
+
+def precision_of(model: Any, quantization: str) -> str:
+    """Names what a judge computes in: `"float32"`; quantized, how and in which precision the rest (`"nf4-float32"`)."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return dtype if quantization == "none" else f"{quantization}-{dtype}"
