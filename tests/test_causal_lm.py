@@ -30,6 +30,7 @@ from ee_trl.rubric import Rubric, load_rubric
 from ee_trl.scoring.causal_lm import DETAILS, CausalLMScorer
 from ee_trl.scoring.prefix import trunks_of
 from ee_trl.scoring.prompt import JudgePrompt, neutralised
+from ee_trl.scoring.template import _DIRECTIVES, PROMPT_DATE, rendered
 
 
 TEMPLATES = {
@@ -374,9 +375,34 @@ def test_no_special_token_in_the_text_reaches_the_model_as_one(name: str) -> Non
             assert not control & {i for turn in turns for i in turn}, text
 
 
-ADDED = """<tool_call> </tool_call> <tool_response> </tool_response> <tools> <think> </think> [gMASK] <sop> <extra_id_0>
-<BOS_TOKEN> <|turn> <turn|> <image> <img> <start_of_image> <reserved_106> <unused5> <SPECIAL_12> [TOOL_CALLS] [B_INST]
-[IMG] [control_8] <|fim_prefix|> <0x0A> <pad_token>""".split()
+ADDED = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "<think>",
+    "</think>",
+    "[gMASK]",
+    "<sop>",
+    "<extra_id_0>",
+    "<BOS_TOKEN>",
+    "<|turn>",
+    "<turn|>",
+    "<image>",
+    "<img>",
+    "<start_of_image>",
+    "<reserved_106>",
+    "<unused5>",
+    "<SPECIAL_12>",
+    "[TOOL_CALLS]",
+    "[B_INST]",
+    "[IMG]",
+    "[control_8]",
+    "<|fim_prefix|>",
+    "<0x0A>",
+    "<pad_token>",
+]
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -448,6 +474,46 @@ def test_the_fingerprint_tells_what_determines_the_numbers_and_nothing_else(tmp_
     assert len({base, *others}) == len(others) + 1
     assert load_rubric().fingerprint in others[0]
     assert all("\n" not in fingerprint for fingerprint in others)
+
+
+CLOCK = """{%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y %H:%M:%S.%f") %}{%- endif %}
+Today: {{ date_string }}, {{ strftime_now("%A, %B %-d") }}
+"""
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  {%- set x = 1 %}", "{# a comment #}\n"])
+def test_a_template_that_writes_the_date_asks_the_same_every_day(start: str) -> None:
+    tokenizer = make_tokenizer("chatml")
+    messages = [{"role": "user", "content": "Hello"}]
+    tokenizer.chat_template = start + CLOCK + TEMPLATES["chatml"]
+    now = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = rendered(tokenizer, "Hello")
+    assert "Today: 26 Jul 2024 00:00:00.000000, Friday, July 26\n<|im_start|>user\nHello" in text
+    assert text.splitlines()[-3:] == now.splitlines()[-3:]
+    assert text[: text.index("Today")] == now[: now.index("Today")], "the template begins as it did"
+    assert JudgePrompt(tokenizer, RUBRIC).prefix == JudgePrompt(tokenizer, RUBRIC).prefix
+
+
+def test_the_pinned_directives_are_those_of_one_moment() -> None:
+    from datetime import datetime
+
+    moment = datetime.fromisoformat(PROMPT_DATE)
+    assert {directive: moment.strftime(directive) for directive in _DIRECTIVES} == _DIRECTIVES
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('must start with a system prompt') }}", "must start with a system prompt"),
+        ({"rag": "{{ messages[0].content }}", "tool_use": "x"}, r"\['rag', 'tool_use'\]"),
+        ("{{ messages[0].content", "set tokenizer.chat_template"),
+    ],
+)
+def test_a_template_that_refuses_the_rubric_is_named(template: Any, said: str) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = template
+    with pytest.raises(ScorerError, match=said):
+        JudgePrompt(tokenizer, RUBRIC)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])

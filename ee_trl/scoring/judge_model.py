@@ -104,6 +104,6 @@ def weights_of(model: Any) -> str:
 
 
 def precision_of(model: Any, quantization: str) -> str:
-    """Names what a judge computes in: `"float32"`; quantized, how and in which precision the rest (`"nf4-float32"`)."""
+    """Names what a judge computes in: `"float32"`, or quantized, with the precision of the rest: `"nf4-float32"`."""
     dtype = str(model.dtype).removeprefix("torch.")
     return dtype if quantization == "none" else f"{quantization}-{dtype}"

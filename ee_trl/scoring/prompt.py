@@ -21,6 +21,7 @@ from ..dialogue import Dialogue
 from ..errors import ScorerError
 from ..rubric import ANSWER_HEADER, SLOTS, Rubric
 from .answers import VALUES
+from .template import rendered
 
 
 if TYPE_CHECKING:
@@ -158,13 +159,8 @@ def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[st
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{rubric}\n\n{_DIALOGUE_TITLE}", "\n"
     mark = "\N{WHITE HEXAGON}dialogue\N{WHITE HEXAGON}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": f"{rubric}\n\n{_DIALOGUE_TITLE}{mark}"}],
-        add_generation_prompt=True,
-        tokenize=False,
-        enable_thinking=False,  # templates that know no thinking ignore it
-    )
-    if not isinstance(text, str) or text.count(mark) != 1:
+    text = rendered(tokenizer, f"{rubric}\n\n{_DIALOGUE_TITLE}{mark}")
+    if text.count(mark) != 1:
         raise ScorerError("the tokenizer's chat template loses or repeats what the user says; give another tokenizer")
     before, after = text.split(mark)
     return before, after
