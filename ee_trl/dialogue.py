@@ -52,6 +52,7 @@ REASONS = {
     "invalid_text": "a turn holds lone surrogates, which are not text",
     "invalid_json": "the line of the file is not JSON, or nested too deeply",
     "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
+    "out_of_memory": "memory ran out on this dialogue alone",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",

@@ -27,6 +27,7 @@ from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.dialogue import Dialogue
 from ee_trl.errors import ScorerError
 from ee_trl.rubric import Rubric, load_rubric
+from ee_trl.scoring import causal_lm
 from ee_trl.scoring.causal_lm import DETAILS, CausalLMScorer
 from ee_trl.scoring.prefix import trunks_of
 from ee_trl.scoring.prompt import JudgePrompt, neutralised
@@ -206,6 +207,57 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(
     assert scorer.token_budget in (500, 1_000)
     assert "halved" in caplog.text
     assert max(sizes) > 1_000
+
+
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "plain"])
+def test_a_dialogue_too_large_for_the_memory_alone_is_unscored_and_the_run_goes_on(
+    tree: bool, dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, longer = "very " * 40 + "sad", "very " * 600 + "sad"
+    asked = [
+        *dialogues[:6],
+        Dialogue((longer,), "Oh no", ("user",)),
+        Dialogue((long,), "Why?", ("user",)),  # the first reply of the next, and has room
+        Dialogue((long, "Why?", longer), "Oh no", ("user", "assistant", "user")),
+    ]
+    scorer = make_scorer(token_budget=4_000)
+    scorer.__dict__["takes_tree"] = tree
+    expected = scorer.score(asked)
+    tree_logits, plain_logits = scorer._tree_logits, causal_lm.last_logits
+    room = 450 if tree else 450 + len(scorer.prompt.prefix)
+
+    def check(n: int) -> None:
+        if n > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def tree_in_little(inputs: Any) -> torch.Tensor:
+        check(inputs.input_ids.numel())
+        return tree_logits(inputs)
+
+    def plain_in_little(model: Any, texts: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        check(sum(map(len, texts)))
+        return plain_logits(model, texts, *args, **kwargs)
+
+    monkeypatch.setattr(scorer, "_tree_logits", tree_in_little)
+    monkeypatch.setattr(causal_lm, "last_logits", plain_in_little)
+    batches = list(scorer.score_batches(asked))
+    reasons = {i: why for b in batches for i, why in zip(b.indices, b.reasons or [None] * 99, strict=False)}
+    assert reasons == {i: "out_of_memory" if i in (6, 8) else None for i in range(9)}
+    assert sum(len(b.indices) for b in batches) == 9, "each once"
+    scores = {i: row for b in batches for i, row in zip(b.indices, b.scores, strict=True)}
+    np.testing.assert_allclose([scores[i] for i in (*range(6), 7)], expected[[*range(6), 7]], atol=1e-4)
+    assert scorer.token_budget >= 225, "not halved for those that no budget helps"
+
+
+def test_a_judge_that_does_not_fit_the_memory_at_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scorer = make_scorer()
+    monkeypatch.setattr(scorer, "_tree_logits", full)
+    monkeypatch.setattr(causal_lm, "last_logits", full)
+    with pytest.raises(ScorerError, match="a smaller judge"):
+        scorer.score([Dialogue(("I am sad",), "Why?", ("user",))])
 
 
 def test_another_error_is_not_taken_for_memory(dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch) -> None:
