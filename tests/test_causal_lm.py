@@ -13,14 +13,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AddedToken,
     AutoModelForCausalLM,
+    BartConfig,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RwkvConfig,
 )
 
 from ee_trl import EmpathyDataSelector, load_sample
@@ -77,7 +81,25 @@ SLIDING = {
     "mistral_sliding": lambda v: MistralConfig(vocab_size=v, sliding_window=16, **KV),
     "gemma2": lambda v: Gemma2Config(vocab_size=v, head_dim=8, sliding_window=16, **KV),
 }
-FAMILIES: dict[str, Callable[[int], Any]] = {**FULL, **SLIDING}
+LOCAL: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+UNTOLD = {  # forward takes no position ids, or no mask for each head
+    "mpt": lambda v: MptConfig(vocab_size=v, d_model=32, n_layers=2, n_heads=4, max_seq_len=2048),
+    "gpt_neo": lambda v: GPTNeoConfig(
+        vocab_size=v, hidden_size=32, window_size=16, max_position_embeddings=2048, **LOCAL
+    ),
+}
+UNPADDED = {  # padding is seen, or counted
+    "rwkv": lambda v: RwkvConfig(vocab_size=v, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32),
+    "bart": lambda v: BartConfig(
+        vocab_size=v,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        max_position_embeddings=2048,
+    ),
+}
+FAMILIES: dict[str, Callable[[int], Any]] = {**FULL, **SLIDING, **UNTOLD, **UNPADDED}
 
 
 def make_scorer(
@@ -85,11 +107,11 @@ def make_scorer(
 ) -> CausalLMScorer:
     tokenizer = make_tokenizer(template, digits)
     torch.manual_seed(0)
-    attention = "eager" if family == "gemma2" else "sdpa"
+    attention = "eager" if family in ("gemma2", *UNTOLD, "rwkv") else "sdpa"
     model = AutoModelForCausalLM.from_config(FAMILIES[family](len(tokenizer)), attn_implementation=attention).eval()
     with torch.no_grad():  # weights of a fresh model say nothing: make its answers differ from text to text
         for weight in model.parameters():
-            if weight.ndim > 1:
+            if weight.ndim > 1 and family != "rwkv":
                 weight.mul_(8)
     return CausalLMScorer(model, tokenizer, rubric=options.pop("rubric", RUBRIC), **options)
 
@@ -144,8 +166,18 @@ def test_every_family_is_right_by_tree_or_by_fallback(
     np.testing.assert_allclose(scorer.score(dialogues[:12]), plain(scorer, dialogues[:12]), atol=1e-4)
     assert scorer.takes_tree == (family in FULL)
     scorer.score(dialogues[:2])
-    said = [r for r in caplog.records if "slower" in r.message]
-    assert len(said) == (family in SLIDING), "said once, and only where it is so"
+    for word, where in (("slower", {*SLIDING, *UNTOLD, *UNPADDED}), ("one by one", UNPADDED)):
+        said = [r for r in caplog.records if word in r.message]
+        assert len(said) == (family in where), "said once, and only where it is so"
+
+
+@pytest.mark.parametrize("family", [*UNTOLD, *UNPADDED])
+def test_rounding_hides_no_model_that_shares_or_pads_wrongly(family: str, dialogues: list[Dialogue]) -> None:
+    scorer = make_scorer(family)
+    scorer.model.to(torch.bfloat16)
+    scorer = CausalLMScorer(scorer.model, scorer.tokenizer, rubric=RUBRIC)
+    assert not scorer.takes_tree
+    np.testing.assert_allclose(scorer.score(dialogues[:4]), plain(scorer, dialogues[:4]), atol=0.05)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -22,8 +22,9 @@ from ..errors import ScorerError, unknown
 from ..rubric import Rubric, load_rubric, parse_slot
 from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, precision_of, weights_of
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, precision_of, weights_of
 from .memory import within_memory
+from .plain import last_logits, no_branch_mask, takes_padding
 from .prefix import Branch, Trunk, batches_of, halves_of, shared_cache, tree_inputs, trunks_of
 from .prompt import Chain, JudgePrompt
 
@@ -242,8 +243,11 @@ class CausalLMScorer:
     def _prefix_cache(self) -> Cache:
         return shared_cache(self.model, self.prompt.prefix)
 
-    def _plain_answers(self, samples: list[tuple[int, _Turns]]) -> Iterator[tuple[_Answers, int]]:
+    def _plain_answers(
+        self, samples: list[tuple[int, _Turns]], padded: bool | None = None
+    ) -> Iterator[tuple[_Answers, int]]:
         """Every question as a text of its own: right for any model, and what the tree is checked against."""
+        padded = self._takes_padding if padded is None else padded
         texts = [
             (i, a, [*self.prompt.prefix, *(t for turn in turns for t in turn), *self.prompt.head, *chain.tokens])
             for i, turns in samples
@@ -261,7 +265,7 @@ class CausalLMScorer:
                 start += size
 
         def forward(batch: list[tuple[int, int, list[int]]]) -> tuple[_Answers, int]:
-            logits = last_logits(self.model, [text for _, _, text in batch], keep=2)
+            logits = last_logits(self.model, [text for _, _, text in batch], keep=2, padded=padded)
             for row, (i, a, _) in enumerate(batch):
                 chain = self.prompt.chains[a]
                 halves.setdefault(i, {})[a] = _answer(chain, logits[row, -chain.reads :])
@@ -293,14 +297,19 @@ class CausalLMScorer:
             logger.warning("%s; each question is run as a text of its own, which is right but slower", reason)
         return reason is None
 
+    @cached_property
+    def _exact(self) -> bool:
+        return self.quantization == "none" and self.model.dtype == torch.float32
+
+    @cached_property
+    def _takes_padding(self) -> bool:
+        return takes_padding(self.model, self.prompt.prefix[-64:], self._exact)
+
     @torch.inference_mode()
     def _no_tree_because(self) -> str | None:
-        config = self.model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-        if kinds:
-            return f"this model has layers of {', '.join(sorted(kinds))}, which do not take the branch mask"
-        if self.model.config._attn_implementation not in ("sdpa", "eager"):
-            return f"attention {self.model.config._attn_implementation!r} does not take the branch mask"
+        reason = no_branch_mask(self.model)
+        if reason:
+            return reason
         talk = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
         samples = [
             [self.prompt.turn_ids(("user", "assistant")[i % 2], t) for i, t in enumerate(talk[:n])] for n in (2, 4)
@@ -311,10 +320,9 @@ class CausalLMScorer:
             raise
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
             return f"this model does not take the branch mask ({type(error).__name__}: {error})"
-        plain = _gathered(self._plain_answers(list(enumerate(samples))))
+        plain = _gathered(self._plain_answers(list(enumerate(samples)), padded=False))
         apart = np.abs(np.log(tree[..., :-1] + 1e-30) - np.log(plain[..., :-1] + 1e-30)).max()
-        exact = self.quantization == "none" and self.model.dtype == torch.float32
-        if not apart <= (1e-2 if exact else 1.0):
+        if not apart <= (1e-2 if self._exact else 1.0):
             return f"this model gives other numbers under the branch mask (log probabilities differ by {apart:.2g})"
         return None
 

@@ -11,7 +11,8 @@ import torch
 
 from ..errors import ScorerError, unknown
 from .choices import LAYOUT, SLOT_HEADER, Question, candidate_line
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, precision_of, weights_of
+from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, precision_of, weights_of
+from .plain import last_logits, takes_padding
 from .prompt import around_dialogue, control_tokens, turn_line
 
 
@@ -71,12 +72,19 @@ class CausalLMChooser:
         while start < len(order):
             width = len(texts[order[start]][0])  # type: ignore[index]
             batch = order[start : start + max(1, self.token_budget // width)]
-            logits = last_logits(self.model, [texts[i][0] for i in batch], keep=1)[:, -1]  # type: ignore[index]
+            ids = [texts[i][0] for i in batch]  # type: ignore[index]
+            padded = len(set(map(len, ids))) == 1 or self._takes_padding
+            logits = last_logits(self.model, ids, keep=1, padded=padded)[:, -1]
             for row, i in enumerate(batch):
                 first = logits[row, list(texts[i][1])]  # type: ignore[index]
                 chances[i] = torch.softmax(first, dim=-1).double().cpu().numpy()
             start += len(batch)
         return chances
+
+    @cached_property
+    def _takes_padding(self) -> bool:
+        exact = self.quantization == "none" and self.model.dtype == torch.float32
+        return takes_padding(self.model, self._trusted("How kind is the last reply? Answer with one word."), exact)
 
     def _ids_of(self, question: Question, options: Sequence[str]) -> tuple[list[int], tuple[int, ...]] | None:
         """The ids up to the answer slot, and the id of each option; `None` where the text is too long."""

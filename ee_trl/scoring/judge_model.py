@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +57,6 @@ def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-@torch.inference_mode()
-def last_logits(model: Any, texts: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
-    """Logits at the last `keep` tokens of each text, shape `(b, keep, vocabulary)`, float32; padded on the left."""
-    width, device = max(map(len, texts)), model.device
-    mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts])
-    ids = torch.tensor([[0] * (width - len(t)) + list(t) for t in texts])
-    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    takes = inspect.signature(model.forward).parameters
-    kept = {name: tensor.to(device) for name, tensor in arguments.items() if name in takes}
-    extra: dict[str, Any] = {"logits_to_keep": keep} if "logits_to_keep" in takes else {}
-    return model(**kept, use_cache=False, **extra).logits[:, -keep:].float()
 
 
 def content_of(name: str, model: Any) -> str:
