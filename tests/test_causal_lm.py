@@ -619,6 +619,9 @@ def test_quantized_judges_score_near_full_precision(
     [
         ({"quantization": "int3"}, "valid: none, int8, nf4"),
         ({"dtype": "float8"}, "valid: auto, float32"),
+        ({"token_budget": -5}, "token_budget -5 is not a whole number of at least 1"),
+        ({"max_length": "abc"}, "max_length 'abc' is not a whole number"),
+        ({"revision": "abc"}, "is a folder, which has no revision 'abc'"),
     ],
 )
 def test_unknown_options_list_the_valid_ones(options: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -630,6 +633,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ScorerError, match="cannot be loaded"):
         CausalLMScorer(tmp_path)
+
+
+def test_weights_that_were_cut_short_are_named(tmp_path: Path) -> None:
+    weights = saved(tmp_path / "judge") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ScorerError, match="damaged or cut short"):
+        CausalLMScorer(tmp_path / "judge")
 
 
 def test_code_that_comes_with_a_model_does_not_run_unasked(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ import torch
 
 from ..axes import AXES
 from ..dialogue import Dialogue
-from ..errors import ScorerError, unknown
+from ..errors import ScorerError
 from ..rubric import Rubric, load_rubric, parse_slot
 from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, precision_of, weights_of
+from .judge_model import check_options, content_of, load_judge, precision_of, weights_of
 from .memory import within_memory
 from .plain import last_logits, no_branch_mask, takes_padding
 from .prefix import Branch, Trunk, batches_of, halves_of, shared_cache, tree_inputs, trunks_of
@@ -92,10 +92,7 @@ class CausalLMScorer:
         token_budget: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        if quantization not in QUANTIZATIONS:
-            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-        if dtype not in DTYPES:
-            raise ScorerError(unknown("dtype", dtype, DTYPES))
+        check_options(quantization, dtype, token_budget=token_budget, max_length=max_length)
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
         self.quantization = quantization
         if isinstance(model, (str, os.PathLike)):

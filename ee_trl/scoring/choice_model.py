@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ScorerError, unknown
+from ..errors import ScorerError
 from .choices import LAYOUT, SLOT_HEADER, Question, candidate_line
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, load_judge, precision_of, weights_of
+from .judge_model import check_options, content_of, load_judge, precision_of, weights_of
 from .plain import last_logits, takes_padding
 from .prompt import around_dialogue, control_tokens, turn_line
 
@@ -41,10 +41,7 @@ class CausalLMChooser:
         trust_remote_code: bool = False,
         token_budget: int | None = None,
     ) -> None:
-        if quantization not in QUANTIZATIONS:
-            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-        if dtype not in DTYPES:
-            raise ScorerError(unknown("dtype", dtype, DTYPES))
+        check_options(quantization, dtype, token_budget=token_budget)
         self.quantization = quantization
         if hasattr(model, "forward"):
             if tokenizer is None:

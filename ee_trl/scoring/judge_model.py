@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ScorerError
+from ..errors import ScorerError, unknown
 
 
 if TYPE_CHECKING:
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_options(quantization: str, dtype: str, **counts: Any) -> None:
+    """Raises [`ScorerError`] where an option is unknown, or one of the `counts` is neither `None` nor one."""
+    if quantization not in QUANTIZATIONS:
+        raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
+    if dtype not in DTYPES:
+        raise ScorerError(unknown("dtype", dtype, DTYPES))
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ScorerError(f"{name} {value!r} is not a whole number of at least 1")
 
 
 def load_judge(
@@ -28,8 +39,13 @@ def load_judge(
     trust_remote_code: bool,
 ) -> tuple[Any, Any]:
     """Model (in evaluation mode) and tokenizer of a hub id or folder; raises [`ScorerError`] where that fails."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if revision is not None and Path(name).is_dir():
+        raise ScorerError(
+            f"{name!r} is a folder, which has no revision {revision!r}; leave revision out, or give a hub id"
+        )
     cuda = torch.cuda.is_available()
     resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
     options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
@@ -44,6 +60,10 @@ def load_judge(
         shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
         model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except SafetensorError as error:
+        raise ScorerError(
+            f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
     return model.eval(), tokenizer
