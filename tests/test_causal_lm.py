@@ -602,7 +602,7 @@ def test_a_template_that_refuses_the_rubric_is_named(template: Any, said: str) -
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_quantized_judges_score_near_full_precision(
-    quantization: str, tmp_path: Path, dialogues: list[Dialogue]
+    quantization: str, tmp_path: Path, dialogues: list[Dialogue], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = saved(tmp_path / "judge", family="llama64")  # nf4 on a CPU wants rows of 64
     full = CausalLMScorer(folder, rubric=RUBRIC).score(dialogues)
@@ -612,6 +612,7 @@ def test_quantized_judges_score_near_full_precision(
     kinds = {type(module).__name__ for module in quantized.model.modules()}
     assert {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization] in kinds
     assert np.corrcoef(full.ravel(), scores.ravel())[0, 1] > 0.5
+    assert "will be cast" not in caplog.text, "bitsandbytes says that of each layer and batch"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +70,16 @@ def load_judge(
     return model.eval(), tokenizer
 
 
+def _no_word_of_casts(record: logging.LogRecord) -> bool:
+    """Drops what bitsandbytes says of each int8 layer and batch: that it computes in float16, as it always does."""
+    return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
+
+
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_no_word_of_casts)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
