@@ -54,6 +54,7 @@ REASONS = {
     "invalid_json": "the line of the file is not JSON, or nested too deeply",
     "too_many_fields": "the line of the csv file has more fields than its header",
     "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
+    "out_of_memory": "memory ran out on this dialogue alone",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",

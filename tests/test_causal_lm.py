@@ -11,24 +11,31 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AddedToken,
     AutoModelForCausalLM,
+    BartConfig,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RwkvConfig,
 )
 
 from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.dialogue import Dialogue
 from ee_trl.errors import ScorerError
 from ee_trl.rubric import Rubric, load_rubric
+from ee_trl.scoring import causal_lm
 from ee_trl.scoring.causal_lm import DETAILS, CausalLMScorer
 from ee_trl.scoring.prefix import trunks_of
 from ee_trl.scoring.prompt import JudgePrompt, neutralised
+from ee_trl.scoring.template import _DIRECTIVES, PROMPT_DATE, rendered
 
 
 TEMPLATES = {
@@ -74,7 +81,25 @@ SLIDING = {
     "mistral_sliding": lambda v: MistralConfig(vocab_size=v, sliding_window=16, **KV),
     "gemma2": lambda v: Gemma2Config(vocab_size=v, head_dim=8, sliding_window=16, **KV),
 }
-FAMILIES: dict[str, Callable[[int], Any]] = {**FULL, **SLIDING}
+LOCAL: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
+UNTOLD = {  # forward takes no position ids, or no mask for each head
+    "mpt": lambda v: MptConfig(vocab_size=v, d_model=32, n_layers=2, n_heads=4, max_seq_len=2048),
+    "gpt_neo": lambda v: GPTNeoConfig(
+        vocab_size=v, hidden_size=32, window_size=16, max_position_embeddings=2048, **LOCAL
+    ),
+}
+UNPADDED = {  # padding is seen, or counted
+    "rwkv": lambda v: RwkvConfig(vocab_size=v, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32),
+    "bart": lambda v: BartConfig(
+        vocab_size=v,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        max_position_embeddings=2048,
+    ),
+}
+FAMILIES: dict[str, Callable[[int], Any]] = {**FULL, **SLIDING, **UNTOLD, **UNPADDED}
 
 
 def make_scorer(
@@ -82,11 +107,11 @@ def make_scorer(
 ) -> CausalLMScorer:
     tokenizer = make_tokenizer(template, digits)
     torch.manual_seed(0)
-    attention = "eager" if family == "gemma2" else "sdpa"
+    attention = "eager" if family in ("gemma2", *UNTOLD, "rwkv") else "sdpa"
     model = AutoModelForCausalLM.from_config(FAMILIES[family](len(tokenizer)), attn_implementation=attention).eval()
     with torch.no_grad():  # weights of a fresh model say nothing: make its answers differ from text to text
         for weight in model.parameters():
-            if weight.ndim > 1:
+            if weight.ndim > 1 and family != "rwkv":
                 weight.mul_(8)
     return CausalLMScorer(model, tokenizer, rubric=options.pop("rubric", RUBRIC), **options)
 
@@ -141,8 +166,18 @@ def test_every_family_is_right_by_tree_or_by_fallback(
     np.testing.assert_allclose(scorer.score(dialogues[:12]), plain(scorer, dialogues[:12]), atol=1e-4)
     assert scorer.takes_tree == (family in FULL)
     scorer.score(dialogues[:2])
-    said = [r for r in caplog.records if "slower" in r.message]
-    assert len(said) == (family in SLIDING), "said once, and only where it is so"
+    for word, where in (("slower", {*SLIDING, *UNTOLD, *UNPADDED}), ("one by one", UNPADDED)):
+        said = [r for r in caplog.records if word in r.message]
+        assert len(said) == (family in where), "said once, and only where it is so"
+
+
+@pytest.mark.parametrize("family", [*UNTOLD, *UNPADDED])
+def test_rounding_hides_no_model_that_shares_or_pads_wrongly(family: str, dialogues: list[Dialogue]) -> None:
+    scorer = make_scorer(family)
+    scorer.model.to(torch.bfloat16)
+    scorer = CausalLMScorer(scorer.model, scorer.tokenizer, rubric=RUBRIC)
+    assert not scorer.takes_tree
+    np.testing.assert_allclose(scorer.score(dialogues[:4]), plain(scorer, dialogues[:4]), atol=0.05)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -204,6 +239,57 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(
     assert scorer.token_budget in (500, 1_000)
     assert "halved" in caplog.text
     assert max(sizes) > 1_000
+
+
+@pytest.mark.parametrize("tree", [True, False], ids=["tree", "plain"])
+def test_a_dialogue_too_large_for_the_memory_alone_is_unscored_and_the_run_goes_on(
+    tree: bool, dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, longer = "very " * 40 + "sad", "very " * 600 + "sad"
+    asked = [
+        *dialogues[:6],
+        Dialogue((longer,), "Oh no", ("user",)),
+        Dialogue((long,), "Why?", ("user",)),  # the first reply of the next, and has room
+        Dialogue((long, "Why?", longer), "Oh no", ("user", "assistant", "user")),
+    ]
+    scorer = make_scorer(token_budget=4_000)
+    scorer.__dict__["takes_tree"] = tree
+    expected = scorer.score(asked)
+    tree_logits, plain_logits = scorer._tree_logits, causal_lm.last_logits
+    room = 450 if tree else 450 + len(scorer.prompt.prefix)
+
+    def check(n: int) -> None:
+        if n > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def tree_in_little(inputs: Any) -> torch.Tensor:
+        check(inputs.input_ids.numel())
+        return tree_logits(inputs)
+
+    def plain_in_little(model: Any, texts: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        check(sum(map(len, texts)))
+        return plain_logits(model, texts, *args, **kwargs)
+
+    monkeypatch.setattr(scorer, "_tree_logits", tree_in_little)
+    monkeypatch.setattr(causal_lm, "last_logits", plain_in_little)
+    batches = list(scorer.score_batches(asked))
+    reasons = {i: why for b in batches for i, why in zip(b.indices, b.reasons or [None] * 99, strict=False)}
+    assert reasons == {i: "out_of_memory" if i in (6, 8) else None for i in range(9)}
+    assert sum(len(b.indices) for b in batches) == 9, "each once"
+    scores = {i: row for b in batches for i, row in zip(b.indices, b.scores, strict=True)}
+    np.testing.assert_allclose([scores[i] for i in (*range(6), 7)], expected[[*range(6), 7]], atol=1e-4)
+    assert scorer.token_budget >= 225, "not halved for those that no budget helps"
+
+
+def test_a_judge_that_does_not_fit_the_memory_at_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scorer = make_scorer()
+    monkeypatch.setattr(scorer, "_tree_logits", full)
+    monkeypatch.setattr(causal_lm, "last_logits", full)
+    with pytest.raises(ScorerError, match="a smaller judge"):
+        scorer.score([Dialogue(("I am sad",), "Why?", ("user",))])
 
 
 def test_another_error_is_not_taken_for_memory(dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +386,31 @@ def test_probabilities_of_ten_and_one_share_the_first_digit() -> None:
     assert _answer(chain, logits)[11] == 7
 
 
+def space_apart_tokenizer() -> PreTrainedTokenizerFast:
+    """Writes ` 8` as one token and ` 10` as a space and `10`: their first tokens have nothing in common."""
+    names = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "10", *(f"Ġ{d}" for d in range(10))]
+    merges = [("1", "0"), *(("Ġ", str(digit)) for digit in range(10))]
+    bpe = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def test_ten_that_begins_with_a_space_of_its_own_takes_nothing_from_one() -> None:
+    from ee_trl.scoring.causal_lm import _answer
+
+    tokenizer = space_apart_tokenizer()
+    chain = JudgePrompt(tokenizer, RUBRIC).chains[0]
+    assert chain.reads == 2
+    assert tokenizer.convert_ids_to_tokens([chain.first[1], chain.first[10], chain.second]) == ["Ġ1", "Ġ", "10"]
+    logits = torch.full((2, len(tokenizer)), -30.0)
+    logits[0, chain.first[10]], logits[0, chain.first[1]], logits[0, chain.first[7]] = np.log([0.5, 0.3, 0.2])
+    logits[1, chain.second], logits[1, 5] = np.log([0.8, 0.2])
+    values = _answer(chain, logits)
+    np.testing.assert_allclose(values[[1, 7, 10, 11]], [0.3, 0.2, 0.4, 10], atol=1e-6)
+    logits[1, 5] = np.log(4)
+    np.testing.assert_allclose(_answer(chain, logits)[[1, 10, 11]], [0.3, 0.5 / 6, 1], atol=1e-6)
+
+
 def test_details_are_columns_on_request() -> None:
     judge = make_scorer()
     plainly = EmpathyDataSelector(judge, show_progress=False).score(load_sample().select(range(6)))
@@ -346,6 +457,50 @@ def test_no_special_token_in_the_text_reaches_the_model_as_one(name: str) -> Non
         for text in (marker, f"a{marker}b", f"{marker} {marker}", marker.upper(), f"<{marker}>"):
             turns = prompt.turns(Dialogue((text, "x"), text, ("user", "assistant")))
             assert not control & {i for turn in turns for i in turn}, text
+
+
+ADDED = [
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "<think>",
+    "</think>",
+    "[gMASK]",
+    "<sop>",
+    "<extra_id_0>",
+    "<BOS_TOKEN>",
+    "<|turn>",
+    "<turn|>",
+    "<image>",
+    "<img>",
+    "<start_of_image>",
+    "<reserved_106>",
+    "<unused5>",
+    "<SPECIAL_12>",
+    "[TOOL_CALLS]",
+    "[B_INST]",
+    "[IMG]",
+    "[control_8]",
+    "<|fim_prefix|>",
+    "<0x0A>",
+    "<pad_token>",
+]
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_no_added_token_that_looks_like_markup_reaches_the_model(special: bool) -> None:
+    """Qwen3's `<tool_call>` is an added token that is not special: what skips special tokens does not see it."""
+    tokenizer, unheard = make_tokenizer("chatml"), ["<answer>", "[made up]", " <a b>"]
+    added = [AddedToken(text, special=special, normalized=False) for text in (*ADDED, *unheard)]
+    tokenizer.add_tokens(added, special_tokens=special)
+    prompt, ids = JudgePrompt(tokenizer, RUBRIC), set(tokenizer.get_added_vocab().values())
+    for marker in (*ADDED, *unheard):
+        for text in (marker, f"x{marker}y", marker * 2, marker[0] + marker + marker[1:]):
+            assert not ids & set(prompt.turn_ids("user", text)), text
+    for marker in ADDED:  # those are told without a tokenizer, for a judge behind a server
+        assert marker not in neutralised(f"x{marker}y")
 
 
 @pytest.mark.parametrize("break_", ["\n", "\r\n", "\u2028", "\x0b", "\x85", "\n\n\n"])
@@ -395,6 +550,9 @@ def test_the_fingerprint_tells_what_determines_the_numbers_and_nothing_else(tmp_
         CausalLMScorer(folder, rubric=Rubric("short", RUBRIC.text + " Be fair.")).fingerprint,
         CausalLMScorer(folder, rubric=RUBRIC, dtype="bfloat16").fingerprint,
         CausalLMScorer(folder, rubric=RUBRIC, quantization="nf4").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="nf4", dtype="bfloat16").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="int8").fingerprint,
+        CausalLMScorer(folder, rubric=RUBRIC, quantization="int8", dtype="bfloat16").fingerprint,
         CausalLMScorer(saved(tmp_path / "other", family="qwen2"), rubric=RUBRIC).fingerprint,
     ]
     assert len({base, *others}) == len(others) + 1
@@ -402,9 +560,49 @@ def test_the_fingerprint_tells_what_determines_the_numbers_and_nothing_else(tmp_
     assert all("\n" not in fingerprint for fingerprint in others)
 
 
+CLOCK = """{%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y %H:%M:%S.%f") %}{%- endif %}
+Today: {{ date_string }}, {{ strftime_now("%A, %B %-d") }}
+"""
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  {%- set x = 1 %}", "{# a comment #}\n"])
+def test_a_template_that_writes_the_date_asks_the_same_every_day(start: str) -> None:
+    tokenizer = make_tokenizer("chatml")
+    messages = [{"role": "user", "content": "Hello"}]
+    tokenizer.chat_template = start + CLOCK + TEMPLATES["chatml"]
+    now = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = rendered(tokenizer, "Hello")
+    assert "Today: 26 Jul 2024 00:00:00.000000, Friday, July 26\n<|im_start|>user\nHello" in text
+    assert text.splitlines()[-3:] == now.splitlines()[-3:]
+    assert text[: text.index("Today")] == now[: now.index("Today")], "the template begins as it did"
+    assert JudgePrompt(tokenizer, RUBRIC).prefix == JudgePrompt(tokenizer, RUBRIC).prefix
+
+
+def test_the_pinned_directives_are_those_of_one_moment() -> None:
+    from datetime import datetime
+
+    moment = datetime.fromisoformat(PROMPT_DATE)
+    assert {directive: moment.strftime(directive) for directive in _DIRECTIVES} == _DIRECTIVES
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('must start with a system prompt') }}", "must start with a system prompt"),
+        ({"rag": "{{ messages[0].content }}", "tool_use": "x"}, r"\['rag', 'tool_use'\]"),
+        ("{{ messages[0].content", "set tokenizer.chat_template"),
+    ],
+)
+def test_a_template_that_refuses_the_rubric_is_named(template: Any, said: str) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = template
+    with pytest.raises(ScorerError, match=said):
+        JudgePrompt(tokenizer, RUBRIC)
+
+
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 def test_quantized_judges_score_near_full_precision(
-    quantization: str, tmp_path: Path, dialogues: list[Dialogue]
+    quantization: str, tmp_path: Path, dialogues: list[Dialogue], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = saved(tmp_path / "judge", family="llama64")  # nf4 on a CPU wants rows of 64
     full = CausalLMScorer(folder, rubric=RUBRIC).score(dialogues)
@@ -414,6 +612,7 @@ def test_quantized_judges_score_near_full_precision(
     kinds = {type(module).__name__ for module in quantized.model.modules()}
     assert {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization] in kinds
     assert np.corrcoef(full.ravel(), scores.ravel())[0, 1] > 0.5
+    assert "will be cast" not in caplog.text, "bitsandbytes says that of each layer and batch"
 
 
 @pytest.mark.parametrize(
@@ -421,6 +620,9 @@ def test_quantized_judges_score_near_full_precision(
     [
         ({"quantization": "int3"}, "valid: none, int8, nf4"),
         ({"dtype": "float8"}, "valid: auto, float32"),
+        ({"token_budget": -5}, "token_budget -5 is not a whole number of at least 1"),
+        ({"max_length": "abc"}, "max_length 'abc' is not a whole number"),
+        ({"revision": "abc"}, "is a folder, which has no revision 'abc'"),
     ],
 )
 def test_unknown_options_list_the_valid_ones(options: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -432,6 +634,13 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ScorerError, match="cannot be loaded"):
         CausalLMScorer(tmp_path)
+
+
+def test_weights_that_were_cut_short_are_named(tmp_path: Path) -> None:
+    weights = saved(tmp_path / "judge") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ScorerError, match="damaged or cut short"):
+        CausalLMScorer(tmp_path / "judge")
 
 
 def test_code_that_comes_with_a_model_does_not_run_unasked(tmp_path: Path) -> None:

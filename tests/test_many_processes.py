@@ -87,6 +87,14 @@ def test_ray_options_without_ray_are_refused(tmp_path: Path, capsys: Any) -> Non
     assert "--ray-actors goes with --engine ray" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--ray-cpus", "--ray-gpus"])
+def test_less_than_nothing_cannot_be_reserved(flag: str, tmp_path: Path, capsys: Any) -> None:
+    load_sample().select(range(3)).to_parquet(tmp_path / "d.parquet")
+    args = ["score", str(tmp_path / "d.parquet"), "-o", str(tmp_path / "o.parquet"), "--engine", "ray", flag, "-1"]
+    assert main(args) == 3
+    assert f"cannot reserve -1.0 {flag[6:]}; valid: 0 or more" in capsys.readouterr().err
+
+
 def test_a_missing_ray_is_explained(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     load_sample().select(range(3)).to_parquet(tmp_path / "d.parquet")

@@ -132,7 +132,8 @@ def actors(text: str) -> int | tuple[int, int]:
 
 def ray_options(args: argparse.Namespace) -> RayOptions | None:
     """The actors that the arguments describe; `None` without Ray."""
-    given = {name: value for name in ("actors", "cpus", "gpus", "address") if (value := getattr(args, f"ray_{name}"))}
+    named = {name: getattr(args, f"ray_{name}") for name in ("actors", "cpus", "gpus", "address")}
+    given = {name: value for name, value in named.items() if value is not None}
     if args.engine != "ray":
         if given:
             raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")

@@ -18,12 +18,14 @@ import torch
 
 from ..axes import AXES
 from ..dialogue import Dialogue
-from ..errors import ScorerError, unknown
+from ..errors import ScorerError
 from ..rubric import Rubric, load_rubric, parse_slot
 from .answers import DETAILS, VALUES, gathered, summarised
 from .base import ScoredBatch
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, weights_of
-from .prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
+from .judge_model import check_options, content_of, load_judge, precision_of, weights_of
+from .memory import within_memory
+from .plain import last_logits, no_branch_mask, takes_padding
+from .prefix import Branch, Trunk, batches_of, halves_of, shared_cache, tree_inputs, trunks_of
 from .prompt import Chain, JudgePrompt
 
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _Turns = list[tuple[int, ...]]
-_Answers = dict[int, np.ndarray]
+_Answers = dict[int, np.ndarray | None]  # by the number of the sample; None where memory ran out on it alone
 
 _LAYOUT = "judge-1"  # changes when the token layout does
 
@@ -90,10 +92,7 @@ class CausalLMScorer:
         token_budget: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        if quantization not in QUANTIZATIONS:
-            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-        if dtype not in DTYPES:
-            raise ScorerError(unknown("dtype", dtype, DTYPES))
+        check_options(quantization, dtype, token_budget=token_budget, max_length=max_length)
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
         self.quantization = quantization
         if isinstance(model, (str, os.PathLike)):
@@ -125,7 +124,7 @@ class CausalLMScorer:
         from hashlib import sha256
 
         asked = sha256(repr((self.prompt.prefix, self.prompt.head, self.prompt.chains)).encode()).hexdigest()[:12]
-        precision = self.quantization if self.quantization != "none" else str(self.model.dtype).removeprefix("torch.")
+        precision = precision_of(self.model, self.quantization)
         return f"{_LAYOUT}/{self._content}/{precision}/{self.rubric.fingerprint}/asked:{asked}/max:{self.max_length}"
 
     # ---- scoring
@@ -145,7 +144,13 @@ class CausalLMScorer:
         if misfits:
             nothing = np.full((len(misfits), len(AXES)), np.nan)
             yield ScoredBatch(misfits, nothing, ["too_long_for_scorer"] * len(misfits))
-        for answers, forward_tokens in self._answers(samples):
+        for made, forward_tokens in self._answers(samples):
+            lost = [i for i, answer in made.items() if answer is None]
+            if lost:
+                yield ScoredBatch(lost, np.full((len(lost), len(AXES)), np.nan), ["out_of_memory"] * len(lost))
+            answers = {i: answer for i, answer in made.items() if answer is not None}
+            if not answers:
+                continue
             indices = list(answers)
             found = np.stack(list(answers.values()))
             scores, details = summarised(found[:, :, :-1], found[:, :, -1])
@@ -170,12 +175,12 @@ class CausalLMScorer:
 
         Returns:
             `tuple`: the probability of each answer 0 to 10, shape `(n, 2, 11)`, whose sum is what lay on answers at
-            all, and the greedy answers, shape `(n, 2)`; NaN where a dialogue does not fit.
+            all, and the greedy answers, shape `(n, 2)`; NaN where a dialogue does not fit the model or the memory.
         """
         found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
         for answers, _ in self._answers([self._fitted(self.prompt.turns(dialogue)) for dialogue in dialogues]):
             for i, answer in answers.items():
-                found[i] = answer
+                found[i] = np.nan if answer is None else answer
         return found[:, :, :-1], found[:, :, -1]
 
     def _answers(self, samples: Sequence[_Turns | None]) -> Iterator[tuple[_Answers, int]]:
@@ -195,14 +200,22 @@ class CausalLMScorer:
         def forward(batch: list[Trunk]) -> tuple[_Answers, int]:
             inputs = tree_inputs(batch, self.branch, len(self.prompt.prefix))
             logits = self._tree_logits(inputs)
-            answers = {
+            answers: _Answers = {
                 sample: self._read(logits[row, n])
                 for row, trunk in enumerate(batch)
                 for n, (sample, _) in enumerate(trunk.samples)
             }
             return answers, inputs.input_ids.numel()
 
-        return self._within_memory(lambda budget: batches_of(trunks, len(self.branch.tokens), budget), forward)
+        def give_up(trunk: Trunk) -> _Answers:
+            if len(trunk.samples) == 1:
+                return {trunk.samples[0][0]: None}
+            trunks.extend(halves_of(trunk))
+            return {}
+
+        return within_memory(
+            self, lambda budget: batches_of(trunks, len(self.branch.tokens), budget), forward, give_up
+        )
 
     @torch.inference_mode()
     def _tree_logits(self, inputs: Any) -> torch.Tensor:
@@ -227,8 +240,11 @@ class CausalLMScorer:
     def _prefix_cache(self) -> Cache:
         return shared_cache(self.model, self.prompt.prefix)
 
-    def _plain_answers(self, samples: list[tuple[int, _Turns]]) -> Iterator[tuple[_Answers, int]]:
+    def _plain_answers(
+        self, samples: list[tuple[int, _Turns]], padded: bool | None = None
+    ) -> Iterator[tuple[_Answers, int]]:
         """Every question as a text of its own: right for any model, and what the tree is checked against."""
+        padded = self._takes_padding if padded is None else padded
         texts = [
             (i, a, [*self.prompt.prefix, *(t for turn in turns for t in turn), *self.prompt.head, *chain.tokens])
             for i, turns in samples
@@ -236,6 +252,7 @@ class CausalLMScorer:
         ]
         texts.sort(key=lambda text: -len(text[2]))
         halves: dict[int, dict[int, np.ndarray]] = {}  # samples of which one question was answered
+        lost: set[int] = set()  # samples of which one question was given up
 
         def batches(budget: int) -> Iterator[list[tuple[int, int, list[int]]]]:
             start = 0
@@ -245,44 +262,27 @@ class CausalLMScorer:
                 start += size
 
         def forward(batch: list[tuple[int, int, list[int]]]) -> tuple[_Answers, int]:
-            logits = last_logits(self.model, [text for _, _, text in batch], keep=2)
+            logits = last_logits(self.model, [text for _, _, text in batch], keep=2, padded=padded)
             for row, (i, a, _) in enumerate(batch):
                 chain = self.prompt.chains[a]
                 halves.setdefault(i, {})[a] = _answer(chain, logits[row, -chain.reads :])
             whole = [i for i in dict.fromkeys(i for i, _, _ in batch) if len(halves[i]) == len(AXES)]
-            answers = {i: np.stack([found[a] for a in range(len(AXES))]) for i in whole if (found := halves.pop(i))}
+            answers: _Answers = {
+                i: np.stack([found[a] for a in range(len(AXES))]) for i in whole if (found := halves.pop(i))
+            }
             return answers, len(batch) * len(batch[0][2])
 
-        return self._within_memory(batches, forward)
+        def give_up(text: tuple[int, int, list[int]]) -> _Answers:
+            known, i = len(lost), text[0]
+            lost.add(i)
+            return {i: None} if len(lost) > known else {}
+
+        return within_memory(self, batches, forward, give_up)
 
     def _read(self, logits: torch.Tensor) -> np.ndarray:
         """Answers of shape `(2, 12)` from one branch's logits of shape `(reads, vocabulary)`; see [`_answer`]."""
         parts = torch.split(logits, [chain.reads for chain in self.prompt.chains])
         return np.stack([_answer(chain, part) for chain, part in zip(self.prompt.chains, parts, strict=True)])
-
-    def _within_memory(self, batches: Any, forward: Any) -> Iterator[tuple[_Answers, int]]:
-        """Runs all batches; where memory runs out, halves the token budget and goes on with what is left."""
-        done: set[int] = set()
-        tokens = 0
-        while True:
-            try:
-                for batch in batches(self.token_budget):
-                    left = [item for item in batch if id(item) not in done]
-                    if left:
-                        answers, size = forward(left)
-                        done.update(id(item) for item in left)
-                        tokens += size
-                        if answers:
-                            yield answers, tokens
-                            tokens = 0
-                return
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or self.token_budget <= 64:
-                    raise
-                self.token_budget //= 2
-                logger.warning("out of memory; the token budget is halved to %d", self.token_budget)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
 
     # ---- does this model take the tree?
 
@@ -294,26 +294,32 @@ class CausalLMScorer:
             logger.warning("%s; each question is run as a text of its own, which is right but slower", reason)
         return reason is None
 
+    @cached_property
+    def _exact(self) -> bool:
+        return self.quantization == "none" and self.model.dtype == torch.float32
+
+    @cached_property
+    def _takes_padding(self) -> bool:
+        return takes_padding(self.model, self.prompt.prefix[-64:], self._exact)
+
     @torch.inference_mode()
     def _no_tree_because(self) -> str | None:
-        config = self.model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-        if kinds:
-            return f"this model has layers of {', '.join(sorted(kinds))}, which do not take the branch mask"
-        if self.model.config._attn_implementation not in ("sdpa", "eager"):
-            return f"attention {self.model.config._attn_implementation!r} does not take the branch mask"
+        reason = no_branch_mask(self.model)
+        if reason:
+            return reason
         talk = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
         samples = [
             [self.prompt.turn_ids(("user", "assistant")[i % 2], t) for i, t in enumerate(talk[:n])] for n in (2, 4)
         ]
         try:
             tree = _gathered(self._tree_answers(trunks_of(samples)))
+        except ScorerError:
+            raise
         except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
             return f"this model does not take the branch mask ({type(error).__name__}: {error})"
-        plain = _gathered(self._plain_answers(list(enumerate(samples))))
+        plain = _gathered(self._plain_answers(list(enumerate(samples)), padded=False))
         apart = np.abs(np.log(tree[..., :-1] + 1e-30) - np.log(plain[..., :-1] + 1e-30)).max()
-        exact = self.quantization == "none" and self.model.dtype == torch.float32
-        if not apart <= (1e-2 if exact else 1.0):
+        if not apart <= (1e-2 if self._exact else 1.0):
             return f"this model gives other numbers under the branch mask (log probabilities differ by {apart:.2g})"
         return None
 
@@ -349,23 +355,28 @@ class CausalLMScorer:
 def _gathered(found: Iterator[tuple[_Answers, int]]) -> np.ndarray:
     """The answers of all samples, shape `(n, 2, 12)`."""
     answers = {i: answer for part, _ in found for i, answer in part.items()}
-    return np.stack([answers[i] for i in sorted(answers)])
+    whole = [answer for _, answer in sorted(answers.items()) if answer is not None]
+    if len(whole) < len(answers):
+        raise ScorerError(
+            "memory runs out on a dialogue of four short turns; give a smaller judge, quantization='nf4' or a shorter "
+            "rubric"
+        )
+    return np.stack(whole)
 
 
 def _answer(chain: Chain, logits: torch.Tensor) -> np.ndarray:
     """The probability of each value 0 to 10, and the greedy answer, from a chain's logits, `(reads, vocabulary)`."""
     chances = torch.softmax(logits, dim=-1)
-    values = chances[0, list(chain.first)].double().cpu().numpy()
-    greedy = int(values[: len(VALUES) - (chain.second is not None)].argmax())
-    if chain.second is not None:  # 10 is the digit of 1 and one more
-        goes_on = float(chances[1, chain.second])
-        values[10] = values[1] * goes_on
-        values[1] *= 1 - goes_on
-        if greedy == 1 and goes_on >= float(chances[1].max()):
-            greedy = 10
+    values = chances[0, list(chain.first)].double().cpu().numpy()  # of 10: its first token alone
+    if chain.second is None:
+        return np.append(values, values.argmax())
+    goes_on = float(chances[1, chain.second])
+    is_next = goes_on >= float(chances[1].max())
+    begins = chain.first.index(chain.first[10])  # 1, or 10 where no other value begins as it does
+    greedy = int(values[:10].argmax())
+    if is_next and values[10] >= values[greedy]:
+        greedy = 10
+    values[10] *= goes_on
+    if begins != 10:
+        values[begins] *= 1 - goes_on
     return np.append(values, greedy)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ScorerError, unknown
+from ..errors import ScorerError
 from .choices import LAYOUT, SLOT_HEADER, Question, candidate_line
-from .judge_model import DTYPES, QUANTIZATIONS, content_of, last_logits, load_judge, weights_of
+from .judge_model import check_options, content_of, load_judge, precision_of, weights_of
+from .plain import last_logits, takes_padding
 from .prompt import around_dialogue, control_tokens, turn_line
 
 
@@ -40,10 +41,7 @@ class CausalLMChooser:
         trust_remote_code: bool = False,
         token_budget: int | None = None,
     ) -> None:
-        if quantization not in QUANTIZATIONS:
-            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-        if dtype not in DTYPES:
-            raise ScorerError(unknown("dtype", dtype, DTYPES))
+        check_options(quantization, dtype, token_budget=token_budget)
         self.quantization = quantization
         if hasattr(model, "forward"):
             if tokenizer is None:
@@ -60,8 +58,7 @@ class CausalLMChooser:
     @cached_property
     def fingerprint(self) -> str:
         """Names the model's content and its precision; what it is asked is the caller's."""
-        precision = self.quantization if self.quantization != "none" else str(self.model.dtype).removeprefix("torch.")
-        return f"{LAYOUT}/{self._content}/{precision}"
+        return f"{LAYOUT}/{self._content}/{precision_of(self.model, self.quantization)}"
 
     def choose(self, questions: Sequence[Question], options: Sequence[str]) -> np.ndarray:
         """Probabilities of shape `(n, options)` over the options alone; NaN where a question is too long."""
@@ -72,12 +69,19 @@ class CausalLMChooser:
         while start < len(order):
             width = len(texts[order[start]][0])  # type: ignore[index]
             batch = order[start : start + max(1, self.token_budget // width)]
-            logits = last_logits(self.model, [texts[i][0] for i in batch], keep=1)[:, -1]  # type: ignore[index]
+            ids = [texts[i][0] for i in batch]  # type: ignore[index]
+            padded = len(set(map(len, ids))) == 1 or self._takes_padding
+            logits = last_logits(self.model, ids, keep=1, padded=padded)[:, -1]
             for row, i in enumerate(batch):
                 first = logits[row, list(texts[i][1])]  # type: ignore[index]
                 chances[i] = torch.softmax(first, dim=-1).double().cpu().numpy()
             start += len(batch)
         return chances
+
+    @cached_property
+    def _takes_padding(self) -> bool:
+        exact = self.quantization == "none" and self.model.dtype == torch.float32
+        return takes_padding(self.model, self._trusted("How kind is the last reply? Answer with one word."), exact)
 
     def _ids_of(self, question: Question, options: Sequence[str]) -> tuple[list[int], tuple[int, ...]] | None:
         """The ids up to the answer slot, and the id of each option; `None` where the text is too long."""

@@ -200,6 +200,8 @@ def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Any], token_budget
 def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """A folder as it is; a hub id as it is downloaded."""
     if Path(path).is_dir():
+        if revision is not None:
+            raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")
         return Path(path)
     from huggingface_hub import snapshot_download
 

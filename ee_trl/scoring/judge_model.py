@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ScorerError
+from ..errors import ScorerError, unknown
 
 
 if TYPE_CHECKING:
@@ -18,6 +17,17 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_options(quantization: str, dtype: str, **counts: Any) -> None:
+    """Raises [`ScorerError`] where an option is unknown, or one of the `counts` is neither `None` nor one."""
+    if quantization not in QUANTIZATIONS:
+        raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
+    if dtype not in DTYPES:
+        raise ScorerError(unknown("dtype", dtype, DTYPES))
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ScorerError(f"{name} {value!r} is not a whole number of at least 1")
 
 
 def load_judge(
@@ -30,8 +40,13 @@ def load_judge(
     trust_remote_code: bool,
 ) -> tuple[Any, Any]:
     """Model (in evaluation mode) and tokenizer of a hub id or folder; raises [`ScorerError`] where that fails."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if revision is not None and Path(name).is_dir():
+        raise ScorerError(
+            f"{name!r} is a folder, which has no revision {revision!r}; leave revision out, or give a hub id"
+        )
     cuda = torch.cuda.is_available()
     resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
     options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
@@ -46,32 +61,29 @@ def load_judge(
         shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
         model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except SafetensorError as error:
+        raise ScorerError(
+            f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
+        ) from error
     except (OSError, ValueError, ImportError) as error:
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
     return model.eval(), tokenizer
+
+
+def _no_word_of_casts(record: logging.LogRecord) -> bool:
+    """Drops what bitsandbytes says of each int8 layer and batch: that it computes in float16, as it always does."""
+    return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_no_word_of_casts)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-@torch.inference_mode()
-def last_logits(model: Any, texts: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
-    """Logits at the last `keep` tokens of each text, shape `(b, keep, vocabulary)`, float32; padded on the left."""
-    width, device = max(map(len, texts)), model.device
-    mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts])
-    ids = torch.tensor([[0] * (width - len(t)) + list(t) for t in texts])
-    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    takes = inspect.signature(model.forward).parameters
-    kept = {name: tensor.to(device) for name, tensor in arguments.items() if name in takes}
-    extra: dict[str, Any] = {"logits_to_keep": keep} if "logits_to_keep" in takes else {}
-    return model(**kept, use_cache=False, **extra).logits[:, -keep:].float()
 
 
 def content_of(name: str, model: Any) -> str:
@@ -101,3 +113,9 @@ def weights_of(model: Any) -> str:
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{type(model).__name__}@{digest.hexdigest()[:12]}"
+
+
+def precision_of(model: Any, quantization: str) -> str:
+    """Names what a judge computes in: `"float32"`, or quantized, with the precision of the rest: `"nf4-float32"`."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return dtype if quantization == "none" else f"{quantization}-{dtype}"

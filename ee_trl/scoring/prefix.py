@@ -125,6 +125,13 @@ def trunks_of(samples: Sequence[Sequence[tuple[int, ...]] | None]) -> list[Trunk
     return trunks
 
 
+def halves_of(trunk: Trunk) -> list[Trunk]:
+    """A trunk of two samples or more as two: its earlier replies, without the turns after them, and its later ones."""
+    samples = sorted(trunk.samples, key=lambda sample: sample[1])
+    parts = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    return [Trunk(trunk.tokens[: part[-1][1]], part) for part in parts]
+
+
 # ---- batches -------------------------------------------------------------------------------------------------------
 
 

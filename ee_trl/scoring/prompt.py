@@ -21,6 +21,7 @@ from ..dialogue import Dialogue
 from ..errors import ScorerError
 from ..rubric import ANSWER_HEADER, SLOTS, Rubric
 from .answers import VALUES
+from .template import rendered
 
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ LABELS = {"user": "Speaker", "assistant": "Listener"}
 
 _DIALOGUE_TITLE = "Dialogue:\n"
 _MARKERS = re.compile(
-    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|"
-    r"<</?SYS>>|</?think>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|unused\d+)>",
+    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]?>|<[^|\uff5c<>]{1,60}[|\uff5c]>|<</?SYS>>|"
+    r"</?(?:s|sop|eop|eod|think|tools?|tool_\w{1,30}|img|image|audio|video)>|"
+    r"<(?:start|end)_of_\w{1,30}>|<(?:bos|eos|pad|unk|mask|sep|cls)(?:_token)?>|"
+    r"<(?:unused|extra_id|reserved|special|custom_token)_?\d+>|<0x[0-9a-f]{2}>|"
+    r"\[/?(?:(?:[BE]_)?INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w{1,30}|[GS]?MASK|SEP|CLS|PAD|UNK|IMG|control_\d+)\]",
     re.I,
 )
+_MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # what an added token looks like that is not a word
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
 
@@ -44,13 +49,14 @@ class Chain:
 
     Args:
         tokens (`tuple[int, ...]`):
-            Ids after the head: the slot (`- Sensibility: `), and where the tokenizer splits 10 into digits its first.
+            Ids after the head: the slot (`- Sensibility: `), and where 10 is two tokens the first of them: the digit
+            of 1, or a space before 10 that other values have in their own token.
         reads (`int`):
             How many of the last tokens' next-token distributions are needed: 1, or 2 where 10 is split.
         first (`tuple[int, ...]` of length 11):
             The id that each value 0 to 10 begins with.
         second (`int`, *optional*):
-            The id that goes on to 10 after its first digit, where 10 is split.
+            The id that goes on to 10 after its first one, where 10 is split.
     """
 
     tokens: tuple[int, ...]
@@ -140,8 +146,12 @@ def neutralised(text: str) -> str:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Special tokens, and added ones that look like markup: what text must never turn into."""
     added = tokenizer.added_tokens_decoder
-    found = {str(token): i for i, token in added.items() if token.special or _MARKERS.search(str(token))}
+    found = {str(token): i for i, token in added.items() if token.special or _looks_like_markup(str(token))}
     return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def _looks_like_markup(token: str) -> bool:
+    return bool(_MARKUP.fullmatch(token) or _MARKERS.search(token))
 
 
 def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[str, str]:
@@ -149,13 +159,8 @@ def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[st
     if not tokenizer.chat_template:
         return f"{tokenizer.bos_token or ''}{rubric}\n\n{_DIALOGUE_TITLE}", "\n"
     mark = "\N{WHITE HEXAGON}dialogue\N{WHITE HEXAGON}"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": f"{rubric}\n\n{_DIALOGUE_TITLE}{mark}"}],
-        add_generation_prompt=True,
-        tokenize=False,
-        enable_thinking=False,  # templates that know no thinking ignore it
-    )
-    if not isinstance(text, str) or text.count(mark) != 1:
+    text = rendered(tokenizer, f"{rubric}\n\n{_DIALOGUE_TITLE}{mark}")
+    if text.count(mark) != 1:
         raise ScorerError("the tokenizer's chat template loses or repeats what the user says; give another tokenizer")
     before, after = text.split(mark)
     return before, after

@@ -7,6 +7,7 @@ that dies is replaced, and what it held is asked for again; a driver that dies f
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,15 @@ class RayOptions:
     gpus: float = 0.0
     batch_size: int = 64
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "gpus"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ScorerError(
+                    f"an actor cannot reserve {getattr(self, name)!r} {name}; valid: 0 or more, e.g. 0.5"
+                )
+        if self.batch_size < 1:
+            raise ScorerError(f"batch_size {self.batch_size!r} is not a whole number of at least 1")
 
 
 @dataclass(frozen=True)
