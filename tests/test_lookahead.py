@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -150,6 +152,44 @@ def test_or_training_goes_on_and_it_is_said(ahead: LookAhead, caplog: pytest.Log
     assert "the scorer is odd" in ahead.failure
     ahead.ask([11])
     assert (ahead.outstanding, ahead.take(range(1000))) == (0, [])
+
+
+@pytest.mark.parametrize("ahead", [{"seconds": 0.2}], indirect=True)
+def test_what_a_closed_one_had_not_answered_the_next_one_is_asked(ahead: LookAhead) -> None:
+    ahead.ask(range(150))
+    ahead.close()
+    check(ahead.take(range(1000)), range(150))
+    ahead.forget()
+    ahead.ask([5])  # again: it is of a training before
+    check(ahead.take(range(1000)), [5])
+
+
+def test_a_scorer_of_the_script_itself_takes_its_imports_along() -> None:
+    script = """
+import numpy as np
+from ee_trl import Dialogue, EmpathyDataSelector
+from ee_trl.online.lookahead import LookAhead
+
+class Mine:
+    fingerprint = "mine-1"
+    def score(self, dialogues):
+        return np.array([[7.0, 2.0] for _ in dialogues])
+
+look = LookAhead(EmpathyDataSelector(Mine(), store=False), lambda rows: [[Dialogue(("Hi.",), "Oh.", ("user",))]])
+look.ask([0])
+print(look.take([0]))
+look.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[(0, 7.0, 2.0)]"
+
+
+@pytest.mark.parametrize("ahead", [{"dies": 2}], indirect=True)
+def test_a_scorer_s_error_is_all_that_is_printed(ahead: LookAhead, capfd: pytest.CaptureFixture[str]) -> None:
+    ahead.ask(range(10))
+    with pytest.raises(TrainingError):
+        ahead.take(range(1000))
+    assert "Fatal Python error" not in capfd.readouterr().err
 
 
 def test_what_cannot_be_sent_and_unknown_options_are_refused(tmp_path: Path) -> None:

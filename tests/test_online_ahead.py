@@ -16,6 +16,7 @@ import torch
 
 from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load_sample
 from ee_trl.errors import NothingLeftError, TrainingError
+from ee_trl.online.ahead import ScoringAhead
 from ee_trl.online.plan import put_off, still_due
 from ee_trl.scoring.store import ScoreStore
 
@@ -196,6 +197,72 @@ def test_a_dying_scorer_stops_the_training_or_not_as_asked(model: str, tmp_path:
     assert "goes on without new scores" in caplog.text
     assert "out of luck" in callback.ahead.look.failure
     assert sum(draws(tmp_path / "b")["draws"]) == 12 * 6
+
+
+def test_no_row_is_drawn_unscored_where_a_refresh_is_an_epoch_away(model: str, tmp_path: Path) -> None:
+    """An epoch of 4 steps, a refresh every 5: what comes first in an epoch is settled when it begins."""
+
+    def make(name: str) -> Any:
+        saving = {"max_steps": 9, "save_strategy": "steps", "save_steps": 4}
+        trainer = runs.stock(model, unscored(24), output_dir=tmp_path / name, **saving)
+        EmpathyDataSelector(Lengths(), store=False).attach(trainer, every_n_steps=5)
+        return trainer
+
+    whole = runs.trained(make("whole"))
+    history = json.loads((tmp_path / "whole" / "empathy_history.json").read_text())
+    assert [entry["shares"]["unscored"] for entry in history] == [0] * 9
+    again = make("again")  # the checkpoint is of an epoch's end
+    resumed = runs.trained(again, resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert torch.equal(resumed, whole)
+    assert draws(tmp_path / "again") == draws(tmp_path / "whole")
+
+
+def test_a_plain_checkpoint_in_an_epoch_s_midst_is_taken_over(model: str, tmp_path: Path) -> None:
+    runs.stock(model, unscored(), output_dir=tmp_path, max_steps=3, save_strategy="steps", save_steps=3).train()
+    trainer, callback = attached(model, Lengths(), tmp_path / "b", max_steps=6, every_n_steps=2)
+    trainer.args.logging_steps = 1
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [(h["step"], h["shares"]["unscored"]) for h in callback.diary.history] == [(4, 0), (5, 0), (6, 0)]
+    assert len(set(callback.plan.order[: 6 * 6].tolist())) > 6 * 5, "what the stock training drew counts as drawn"
+
+
+def test_without_any_scores_training_goes_on_alike_and_says_so(model: str, tmp_path: Path, caplog: Any) -> None:
+    trainer, _ = attached(model, Lengths(dies=True), tmp_path, max_steps=3, on_failure="continue")
+    trainer.train()
+    assert caplog.text.count("everything is drawn alike") == 1
+    assert sum(draws(tmp_path)["draws"]) == 3 * 6
+
+
+class NoProcess:
+    """Takes what is asked for; answers when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.failure = None
+
+    def ask(self, rows: Any) -> None:
+        self.asked += rows
+
+    def take(self, wait_for: Any = ()) -> list[Any]:
+        return [(row, 7.0, 2.0) for row in wait_for]
+
+
+def test_no_more_is_asked_for_than_the_window_lacks() -> None:
+    look = NoProcess()
+    ahead = ScoringAhead(look, np.full((1000, 2), np.nan), np.ones(1000, dtype=bool))  # type: ignore[arg-type]
+    order = np.arange(1000)
+    ahead.need(range(8))  # the first are waited for
+    ahead.request(order, 4, 1.0)
+    assert look.asked == list(range(64))
+    for drawn in range(4, 120, 4):
+        ahead.refresh()
+        ahead.request(np.arange(drawn, 1000), 4, 1.0)
+        assert len(look.asked) <= drawn + 64
+        assert not ahead.pending[:drawn].any(), "each is there when it is drawn"
+    fewer = NoProcess()
+    ahead = ScoringAhead(fewer, np.full((1000, 2), np.nan), np.ones(1000, dtype=bool))  # type: ignore[arg-type]
+    ahead.request(order, 4, 0.25)
+    assert len(fewer.asked) == 4 * 64
 
 
 def test_nothing_scored_at_all_is_an_error_of_the_policy(model: str, tmp_path: Path) -> None:

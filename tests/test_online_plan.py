@@ -12,11 +12,12 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from ee_trl.errors import SelectionError, TrainingError
 from ee_trl.online.alignment import mean_by_row
+from ee_trl.online.arrays import tamed
 from ee_trl.online.asking import Schedule, Weights
 from ee_trl.online.callback import loss_weights
 from ee_trl.online.plan import SamplingPlan, draw, install_plan, redraw_tail
 from ee_trl.online.records import Records, interval_figures, merged
-from ee_trl.online.weighting import SampleIdCollator, lift
+from ee_trl.online.weighting import SampleIdCollator, lift, losses_by_sample
 
 
 # ---- draws ---------------------------------------------------------------------------------------------------------
@@ -48,6 +49,37 @@ def test_equal_weights_give_a_permutation_and_a_seed_gives_one_order() -> None:
     assert draw(np.ones(50), 50, [1, 2]).tolist() == draw(np.ones(50), 50, [1, 2]).tolist()
     assert draw(np.ones(50), 50, [1, 2]).tolist() != draw(np.ones(50), 50, [1, 3]).tolist()
     assert draw(np.ones(50), 50, [1], shuffled=False).tolist() == list(range(50))
+
+
+def test_extreme_weights_draw_and_count_as_their_ratios_say() -> None:
+    for greatest in (1e308, 5e-324, 1e-50, 1e39):
+        assert sorted(draw(np.full(9, greatest), 9, [3])) == list(range(9))
+        answer = Schedule().ask(lambda *_, w=greatest: (None, np.full(4, w)), np.zeros((4, 2)), np.zeros(4), 0.0)
+        assert 0.5 <= answer.loss[0] < 1
+    for ordinary in (np.ones(3), np.array([1e-9, 3.3, 1e12])):
+        assert tamed(ordinary) is ordinary
+
+
+def test_a_policy_may_write_in_what_it_is_given() -> None:
+    def policy(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
+        losses[np.isnan(losses)] = 5.0
+        return None, losses
+
+    seen = np.array([1.0, np.nan])
+    assert Schedule().ask(policy, np.zeros((2, 2)), seen, 0.0).loss.tolist() == [1, 5]
+    assert np.isnan(seen[1])
+
+
+def test_losses_by_sample_are_the_sums_over_its_tokens() -> None:
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 40, (4, 50), generator=rng).sort(dim=1).values
+    mask = torch.rand(4, 50, generator=rng) < 0.7
+    log_probs = torch.where(mask, -torch.rand(4, 50, generator=rng), 0)
+    drawn = torch.unique(ids)[1:]  # an id that was not drawn counts nowhere
+    losses, counts = losses_by_sample(log_probs, mask, ids, drawn)
+    for sample, loss, count in zip(drawn.tolist(), losses.tolist(), counts.tolist(), strict=True):
+        assert loss == pytest.approx(float(-log_probs[ids == sample].sum()), rel=1e-6)
+        assert count == int(mask[ids == sample].sum())
 
 
 def test_a_tail_is_drawn_anew_and_the_rest_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import online_runs as runs
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, quadrants
 from ee_trl.errors import EmpathyError, ScoresError, SelectionError, TrainingError
+from ee_trl.online.refusals import check_alone
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
@@ -177,7 +180,8 @@ def test_rows_that_trl_drops_are_counted_and_said(model: str, caplog: pytest.Log
     assert 0 < left < runs.ROWS
     callback = EmpathyDataSelector().attach(trainer, runs.ones)
     assert len(callback.scores) == left
-    assert f"TRL left out {runs.ROWS - left}" in caplog.text
+    said = [record for record in caplog.records if f"TRL left out {runs.ROWS - left}" in record.message]
+    assert [record.levelname for record in said] == ["WARNING"], "in a plain script too"
     trainer.train()
 
 
@@ -286,6 +290,59 @@ def test_a_callback_alone_says_what_it_cannot_do(policy: Any, settings: Any, mes
     trainer.add_callback(EmpathyCallback(EmpathyDataSelector(), policy, dataset=data))
     with pytest.raises(TrainingError, match=message):
         trainer.train()
+
+
+def test_a_callback_alone_in_another_trainer_or_with_a_stream_is_refused(model: str) -> None:
+    data = runs.rows()
+    args = TrainingArguments(tempfile.mkdtemp(), use_cpu=True, max_steps=1, report_to="none")
+    callback = EmpathyCallback(EmpathyDataSelector(), sampling, dataset=data)
+    with pytest.raises(TrainingError, match="arguments are TrainingArguments, not the SFTConfig"):
+        check_alone(args, sampling, data)
+    trainer = runs.stock(model, data.to_iterable_dataset())
+    trainer.add_callback(callback)
+    with pytest.raises(TrainingError, match="is a stream"):
+        trainer.train()
+    others = {
+        "is a DatasetDict.*its splits: 'train'": DatasetDict(train=data),
+        "is a IterableDataset": data.to_iterable_dataset(),
+        "is a str.*load_dataset": "x.parquet",
+    }
+    for message, dataset in others.items():
+        with pytest.raises(TrainingError, match=message):
+            EmpathyCallback(EmpathyDataSelector(), sampling, dataset=dataset)  # type: ignore[arg-type]
+
+
+def test_rows_in_another_order_are_refused_at_equal_length(model: str) -> None:
+    data, selector = runs.rows(), EmpathyDataSelector()
+    other = data.shuffle(seed=1)
+    trainer = runs.stock(model, other)
+    trainer.add_callback(EmpathyCallback(selector, sampling, dataset=data))
+    with pytest.raises(TrainingError, match="in another order"):
+        trainer.train()
+    with pytest.raises(TrainingError, match="in another order"):
+        selector.attach(runs.stock(model, other), sampling, dataset=data)
+    tokens = runs.stock(model, other).train_dataset.select_columns(["input_ids", "labels"])
+    with pytest.raises(TrainingError, match="in another order"):
+        selector.attach(runs.stock(model, tokens), sampling, dataset=data)
+    selector.attach(runs.stock(model, tokens), sampling, dataset=other)
+    with_system = [[{"role": "system", "content": "Be kind."}, *m] for m in data["messages"]]
+    selector.attach(runs.stock(model, Dataset.from_dict({"messages": with_system})), sampling, dataset=data)
+
+
+def test_packed_evaluation_data_are_none_of_the_samples(model: str) -> None:
+    args = runs.config(packing=True, max_length=64, eval_packing=True)
+    more = {"train_dataset": runs.rows(), "eval_dataset": {"train": runs.rows(5), "test": runs.rows(4)}}
+    trainer = EmpathySFTTrainer(model, args=args, selector=EmpathyDataSelector(), policy=runs.ones, **more)
+    assert len(trainer._empathy_samples) == runs.ROWS
+
+
+def test_mistyped_options_are_told_the_valid_ones_before_anything_is_done(model: str) -> None:
+    selector = EmpathyDataSelector()
+    with pytest.raises(SelectionError, match="'warm_up'; valid: keep, .*Did you mean 'warmup'"):
+        EmpathyCallback(selector, "soft", dataset=runs.rows(), warm_up=3)
+    for name in ("on_failure", "behind"):
+        with pytest.raises(TrainingError, match=f"unknown {name} 'go'"):
+            EmpathyCallback(selector, dataset=runs.rows(), **{name: "go"})
 
 
 def test_a_callback_without_trainer_or_rows_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from ee_trl.axes import QUADRANTS
-from ee_trl.errors import SelectionError
+from ee_trl.errors import NothingLeftError, SelectionError
 from ee_trl.online.bandit import PRIORS, ArmState, Bandit, arm_shares, update_arms
 from ee_trl.online.gates import annealed, gate, scheduled, soft_gate
 from ee_trl.online.learnability import learnability, loss_quantiles
@@ -396,6 +396,8 @@ def test_the_share_of_the_second_set_follows_the_schedule_whatever_its_size(orde
         assert not weights[33:].any()
         assert weights.mean() == pytest.approx(1)
     assert [scheduled(schedule, p) for p in (0, 1)] == pytest.approx([0, 1])
+    with pytest.raises(NothingLeftError, match="none of 30 scored samples"):  # of which more may still be scored
+        policy(scores[:30], np.full(30, np.nan), 0.0)
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..dialogue import Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
 from ..selection import scores_array
 from . import ranks
+from .same_rows import compared
 
 
 if TYPE_CHECKING:
@@ -204,15 +205,37 @@ def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled:
 
 def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
     """The positions `0 ... n - 1`; raises [`TrainingError`] where the trainer's rows are not the given ones."""
-    fix = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
     if shuffled:
         raise TrainingError(
-            f"the trainer shuffled its rows (shuffle_dataset=True), so that theirs is another order; {fix}"
+            f"the trainer shuffled its rows (shuffle_dataset=True), so that theirs is another order; {_FIX}"
         )
     if n != given:
         why = f"; TRL drops rows in which max_length leaves nothing to learn: {given - n} of them" if n < given else ""
-        raise TrainingError(f"the trainer has {n} rows, the given data set {given}{why}; {fix}")
+        raise TrainingError(f"the trainer has {n} rows, the given data set {given}{why}; {_FIX}")
     return np.arange(n)
+
+
+def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_length: int | None = None) -> None:
+    """
+    Raises [`TrainingError`] where a spread of the trainer's rows shows that the given ones are in another order.
+
+    Args:
+        rows, given, tokenizer, max_length: See [`~ee_trl.online.same_rows.compared`].
+    """
+    count, wrong = compared(rows, given, tokenizer, max_length)
+    if 2 * wrong > count:
+        raise TrainingError(
+            f"of {count} rows compared, {wrong} of the trainer are more like another row of the given data set than "
+            f"like their own: they are in another order, or of other data; {_FIX}"
+        )
+
+
+_FIX = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
+
+
+def text_tokenizer(processing_class: Any) -> Any:
+    """The tokenizer in a processor, or the tokenizer itself; None if there is none."""
+    return getattr(processing_class, "tokenizer", processing_class)
 
 
 def origin(
@@ -231,10 +254,12 @@ def origin(
         `tuple`: the data set that holds them, the positions of the rows in it, and the text that TRL appended there.
     """
     if trainer is None or source is None:
-        tokenizer = getattr(trainer, "processing_class", None)
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        tokenizer = text_tokenizer(getattr(trainer, "processing_class", None))
         return rows, np.arange(len(rows)), getattr(tokenizer, "eos_token", None)
-    return source, positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset), None
+    positions = positions_in(rows, source, index, shuffled=trainer.args.shuffle_dataset)
+    if index is None:
+        same_dialogues(rows, source, text_tokenizer(trainer.processing_class), trainer.args.max_length)
+    return source, positions, None
 
 
 def has_dialogues(rows: Dataset) -> bool:
@@ -263,4 +288,4 @@ def report(scores: np.ndarray, ahead: int = 0, dropped: int = 0) -> None:
         text += f"; {ahead:,} are scored while training, before they are drawn"
     if dropped:
         text += f"; TRL left out {dropped:,} rows in which max_length leaves nothing to learn"
-    logger.info(text)
+    logger.log(logging.WARNING if dropped else logging.INFO, text)

@@ -99,6 +99,21 @@ def check_choice(kind: str, value: Any, valid: Sequence[str]) -> None:
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 
+def tamed(weights: np.ndarray, largest: int = 64) -> np.ndarray:
+    """
+    Weights that sums, means and 32-bit numbers can hold: divided by a power of two where the greatest is extreme.
+
+    Args:
+        weights (`np.ndarray` of shape `(n,)`): Finite, at least 0.
+        largest (`int`, *optional*, defaults to `64`):
+            Weights whose greatest lies between 2 to the power of minus that and of that come back as they are.
+    """
+    import numpy as np
+
+    exponent = int(np.frexp(weights.max(initial=0.0))[1])
+    return weights if abs(exponent) <= largest else np.ldexp(weights, -exponent)
+
+
 def settle(weights: np.ndarray, unscored: str, policy: str, fix: str) -> np.ndarray:
     """
     Weights without NaN: those of samples that could not be judged become what `unscored` says.

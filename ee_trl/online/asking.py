@@ -9,15 +9,15 @@ weights and loss weights, each of shape `(n,)`, or None for equal ones. An objec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import SelectionError
-from .arrays import bounded, check_number, check_weights
+from ..errors import SelectionError, unknown
+from .arrays import bounded, check_number, check_weights, tamed
 
 
 Policy = Callable[[np.ndarray, np.ndarray, float], Any]
@@ -87,7 +87,7 @@ class Schedule:
         Raises:
             [`SelectionError`]: It is no pair, or its weights are not `n` finite numbers of at least 0, one above 0.
         """
-        answer = policy(_read_only(scores), _read_only(losses), progress)
+        answer = policy(scores.copy(), losses.copy(), progress)  # its own, to write in
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise SelectionError(
                 f"policy {name_of(policy)!r} returned {type(answer).__name__}; expected a pair: sampling weights or "
@@ -95,15 +95,10 @@ class Schedule:
             )
         pairs = zip(answer, ("sampling weights", "loss weights"), strict=True)
         checked = [check_weights(w, len(scores), f"{kind} of policy {name_of(policy)!r}") for w, kind in pairs]
+        checked = [None if w is None else tamed(w) for w in checked]
         if self.floor is not None or self.ceiling is not None:
             checked = [None if w is None else bounded(w, *self._bounds) for w in checked]
         return Weights(*checked)
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def name_of(policy: Any) -> str:
@@ -111,7 +106,9 @@ def name_of(policy: Any) -> str:
     return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
 
 
-def resolve_policy(policy: str | Policy, threshold: Any, ties: str, options: dict[str, Any]) -> Policy:
+def resolve_policy(
+    policy: str | Policy, threshold: Any, ties: str, options: dict[str, Any], others: Sequence[str] = ()
+) -> Policy:
     """
     A policy by its name, or a callable as it is.
 
@@ -119,7 +116,13 @@ def resolve_policy(policy: str | Policy, threshold: Any, ties: str, options: dic
         policy (`str` or `Callable`): A name that `ee_trl.online.policies` knows, or a policy.
         threshold, ties: Of the selector; what a named policy judges by.
         options (`dict`): Of the named policy.
+        others (`Sequence[str]`, *optional*): Options that are not the policy's: a mistyped one may be of them.
     """
-    from .policies import load_policy
+    from .policies import POLICIES, load_policy, policy_options
 
+    if isinstance(policy, str) and policy in POLICIES:
+        for option in options:
+            valid = policy_options(policy)
+            if option not in valid:
+                raise SelectionError(unknown(f"option of policy {policy!r} or of scoring", option, [*valid, *others]))
     return load_policy(policy, threshold=threshold, ties=ties, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
-from ..errors import NothingLeftError, SelectionError, TrainingError
+from ..errors import NothingLeftError, SelectionError, TrainingError, unknown
 from . import alignment, ranks, refusals
-from .ahead import ScoringAhead
+from .ahead import BEHIND, ScoringAhead
 from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
-from .lookahead import LookAhead
+from .lookahead import ON_FAILURE, LookAhead
 from .loss import check_free, hold
 from .packing import Rows, TokenShares
 from .plan import SamplingPlan, draw, install_plan
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME = "same"
+_LEAST_KEPT = 1 / 16
+"""Share of the scored samples that are drawn, below which no more rows are asked for ahead on account of it."""
 _ROWS_A_REFRESH = 4_000  # of the data set, for each step between refreshes: drawing anew costs by its rows
 
 
@@ -90,7 +93,14 @@ class EmpathyCallback(TrainerCallback):
         **policy_options: Any,
     ) -> None:
         self.selector, self.trainer, self.dataset, self.index = selector, trainer, dataset, index
-        self.policy = resolve_policy(policy, selector.threshold, selector.ties, policy_options)
+        options = inspect.signature(EmpathyCallback).parameters.values()
+        known = [option.name for option in options if option.kind is inspect.Parameter.KEYWORD_ONLY]
+        self.policy = resolve_policy(policy, selector.threshold, selector.ties, policy_options, known)
+        for name, value, valid in (("behind", behind, BEHIND), ("on_failure", on_failure, ON_FAILURE)):
+            if value not in valid:
+                raise TrainingError(unknown(name, value, valid))
+        if dataset is not None:
+            refusals.check_rows(dataset)
         self.schedule = Schedule(warmup, every_n_steps, floor, ceiling)
         if trainer is not None:
             check_free(trainer)
@@ -100,6 +110,7 @@ class EmpathyCallback(TrainerCallback):
                 f"or use {refusals.ATTACH}"
             )
         self.ahead: ScoringAhead | None = None
+        self._said_alike = False
         self.scores = self._align(ahead, behind, on_failure)
         self.loss = hold(trainer, self) if trainer is not None else None
         self._units: Rows | None = None
@@ -136,10 +147,10 @@ class EmpathyCallback(TrainerCallback):
 
     # ---- weights ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, state: Any) -> None:
-        """Asks the policy, on the first process, if it is due before the coming step."""
+    def _ask(self, state: Any, *, takes_over: bool = False) -> None:
+        """Asks the policy, on the first process, if it is due before the coming step, or takes a training over."""
         if self.ahead is not None and self.ahead.pending.any():
-            self._ask_ahead(self.ahead, state)
+            self._ask_ahead(self.ahead, state, takes_over)
         elif self.schedule.due(state.global_step, state.max_steps):
             answer = self._answer(state)
             assert answer is not None
@@ -163,23 +174,40 @@ class EmpathyCallback(TrainerCallback):
         try:
             asked = self.schedule.ask(self.policy, self.scores, self.diary.records.last_loss, progress)
         except NothingLeftError:
-            if self.ahead is None or not self.ahead.pending.any():
+            if self.ahead is not None and self.ahead.pending.any():
+                return None
+            if self.ahead is None or self.ahead.failure is None:
                 raise
-            return None
+            if not self._said_alike:
+                self._said_alike = True
+                logger.warning(
+                    "without the scores that the scorer's process did not give, policy %r leaves nothing to draw; "
+                    "everything is drawn alike", name_of(self.policy),
+                )  # fmt: skip
+            asked = Weights()
         return [_SAME if _equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
 
-    def _ask_ahead(self, ahead: ScoringAhead, state: Any) -> None:
-        """The same while scores are on their way: the rows that await one come after the others until they have it."""
-        period = max(self.schedule.every_n_steps, -(-len(self.scores) // _ROWS_A_REFRESH))
+    def _ask_ahead(self, ahead: ScoringAhead, state: Any, takes_over: bool = False) -> None:
+        """The same while scores are on their way."""
         since = state.global_step - self.schedule.warmup_steps(state.max_steps)
-        if state.global_step >= state.max_steps or since % period:
-            return
+        now = not since % self._period or (takes_over and since > 0)
+        if state.global_step < state.max_steps and now:
+            ahead.refresh()
+            self.diary.scores_changed()
+            self._settle(ahead, state, since >= 0)
+
+    @property
+    def _period(self) -> int:
+        """Steps from one refresh of the scores to the next."""
+        return max(self.schedule.every_n_steps, -(-len(self.scores) // _ROWS_A_REFRESH))
+
+    def _settle(self, ahead: ScoringAhead, state: Any, guided: bool) -> None:
+        """Puts the rows that await a score after the others, waits for those near, asks for more."""
         assert self.plan is not None
-        rows = 2 * period * self._step_rows  # that are drawn until the refresh after the next
-        ahead.refresh()
-        self.diary.scores_changed()
+        interval = self._period * self._step_rows
+        rows = interval + max(interval, self._fetched)  # drawn until the next refresh, mostly the one after
         start = ranks.greatest(self.plan.cursor)
-        while since >= 0:
+        while guided:
             none_yet = np.isnan(self.scores).all() and ahead.pending.any()
             answer = None if none_yet else self._answer(state)
             if answer is not None:
@@ -192,7 +220,14 @@ class EmpathyCallback(TrainerCallback):
                 break
             ahead.need(waiting[: len(near)])
             self.diary.scores_changed()
-        ahead.request(self._coming(start), len(self._coming(start, rows)))
+        ahead.request(self._coming(start), len(self._coming(start, interval)), self._kept(ahead) if guided else None)
+
+    def _kept(self, ahead: ScoringAhead) -> float:
+        """The share of the samples with an answer that are drawn at all."""
+        sampling = self.current.sampling
+        if sampling is None or ahead.pending.all():
+            return 1.0
+        return max(float((sampling[~ahead.pending] > 0).mean()), _LEAST_KEPT)
 
     def _coming(self, start: int, rows: int | None = None) -> np.ndarray:
         """The samples of the next rows, in the order in which they are to be drawn, as far as that is known."""
@@ -235,8 +270,11 @@ class EmpathyCallback(TrainerCallback):
         """Puts the plan into the data loader; asks the policy, or goes on where a checkpoint was saved."""
         self._args = args
         if self.loss is None:
-            refusals.check_alone(args, self.policy)
-            alignment.same_order(len(train_dataloader.dataset), len(self.scores), False)
+            rows = train_dataloader.dataset
+            refusals.check_alone(args, self.policy, rows)
+            alignment.same_order(len(rows), len(self.scores), False)
+            tokenizer = alignment.text_tokenizer(kwargs.get("processing_class"))
+            alignment.same_dialogues(rows, self.dataset, tokenizer, args.max_length)
         else:
             refusals.check_trainer(self.trainer)
             rows = len(self.trainer.train_dataset)
@@ -246,9 +284,25 @@ class EmpathyCallback(TrainerCallback):
         self.plan = install_plan(train_dataloader, args.seed if args.data_seed is None else args.data_seed)
         self._steps_in_epoch = max(-(-len(train_dataloader) // args.gradient_accumulation_steps), 1)
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
+        ahead_of_use = 1 + (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
+        self._fetched = train_dataloader.total_batch_size * ahead_of_use
         self.diary, self.current = Diary(self.selector, self.scores), Weights()
-        if not (state.global_step and self._resume(args, state)):
-            self._ask(state)
+        epoch, step = divmod(state.global_step, self._steps_in_epoch)
+        resumed = bool(state.global_step) and self._resume(args, state)
+        self._epoch_settled = not resumed or step > 0
+        if not resumed:
+            self.plan.open_epoch(epoch, 0 if args.ignore_data_skip else step * self._step_rows)
+            self._ask(state, takes_over=True)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Settles the epoch's order while scores are on their way: before this, none knew what comes first in it."""
+        settled, self._epoch_settled = self._epoch_settled, False
+        if settled or self.ahead is None or not self.ahead.pending.any() or state.global_step >= state.max_steps:
+            return
+        if state.global_step >= self.schedule.warmup_steps(state.max_steps):
+            assert self.plan is not None
+            self.plan.open_epoch(self.plan.epoch + 1)
+            self._settle(self.ahead, state, True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Notes the step, logs what it is time to log, and settles the weights of the next step."""
@@ -341,6 +395,7 @@ class EmpathyCallback(TrainerCallback):
         self.diary.load_state_dict(state["diary"])
         if self.ahead is not None and state["ahead"] is not None:
             self.ahead.load_state_dict(state["ahead"])
+            self.scores[self.ahead.pending] = np.nan  # of a training before, by the same trainer
         self.diary.scores_changed()
         self.current = Weights(state["sampling"], state["loss"])
         if self.loss is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
-from ..errors import SelectionError
+from ..errors import NothingLeftError
 from ..selection import TIES, Threshold, keep_set, quadrants, thresholds
 from .arrays import UNSCORED, WEIGH, as_returned, check_choice, check_inputs, check_number, settle
 
@@ -255,7 +255,7 @@ class Curriculum:
         for name, inside in sets.items():
             if not (inside == 1).any():
                 scored = (~unscored).sum()
-                raise SelectionError(f"policy 'curriculum': none of {scored:,} scored samples is {name}; {FIX}")
+                raise NothingLeftError(f"policy 'curriculum': none of {scored:,} scored samples is {name}; {FIX}")
         first, second = names if self.order == "sensibility_first" else names[::-1]
         share = self.final_share * scheduled(self.schedule, progress)
         weights = mixture(sets[first], sets[second], share)

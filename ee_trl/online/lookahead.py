@@ -87,8 +87,9 @@ class LookAhead:
         if not new or self.failure is not None:
             return
         asked = dict(zip(new, self._dialogues_of(new), strict=True))
+        worker = self._started()  # a new one is asked again what is outstanding
         self._outstanding |= asked
-        self._started().ask(asked)
+        worker.ask(asked)
 
     def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
         """
@@ -123,6 +124,7 @@ class LookAhead:
     def _started(self) -> _Worker:
         if self._worker is None:
             self._worker = _Worker(self._settings, self._threads)
+            self._worker.ask(self._outstanding)
         return self._worker
 
     def _restart_or_fail(self, error: str) -> None:
@@ -132,7 +134,7 @@ class LookAhead:
         if not self._restarts:
             self._restarts += 1
             logger.warning("the scorer's process died and is started once more: %s", error)
-            self._started().ask(self._outstanding)
+            self._started()
             return
         self.failure = error
         if self.on_failure == "stop":
@@ -143,8 +145,14 @@ class LookAhead:
         logger.error("the scorer's process died twice; training goes on without new scores. Its error:\n%s", error)
         self._outstanding.clear()
 
+    def forget(self) -> None:
+        """Ends the worker and takes back what was asked for, so that it can be asked for again."""
+        self.close()
+        self._outstanding.clear()
+        self._answered.clear()
+
     def close(self) -> None:
-        """Ends the worker."""
+        """Ends the worker; what it has not answered is asked for again when there is a next one."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -155,7 +163,7 @@ def _packed(settings: dict[str, Any]) -> dict[str, Any]:
     import dill
 
     try:
-        return {**settings, "spec": dill.dumps(settings["spec"])}
+        return {**settings, "spec": dill.dumps(settings["spec"], recurse=True)}
     except Exception as error:  # of whatever the scorer holds
         raise TrainingError(
             f"the scorer {settings['spec']!r} cannot be sent to the process that scores ahead ({error}); give it by "

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from ..errors import TrainingError
+from .arrays import tamed
 
 
 # ---- pure ----------------------------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool 
     Returns:
         `np.ndarray` of shape `(count,)`: indices. Each is there `floor` or `ceil` of `count * weight / sum` times.
     """
-    values = np.asarray(weights, dtype=np.float64)
+    values = tamed(np.asarray(weights, dtype=np.float64))
     rng = np.random.default_rng([abs(int(number)) for number in seed])
     lottery = rng.permutation(len(values))  # neighbours in the data share no fate
     ends = np.cumsum(values[lottery])
@@ -66,7 +67,7 @@ def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
         `np.ndarray` of shape `(n,)`: how many of its `count * weight / sum` draws each sample still has to come; the
         weights themselves where none has.
     """
-    values = np.asarray(weights, dtype=np.float64)
+    values = tamed(np.asarray(weights, dtype=np.float64))
     rest = np.maximum(values * (count / values.sum()) - np.bincount(drawn, minlength=len(values)), 0)
     rest[rest < 1e-9] = 0
     return rest if rest.any() else values
@@ -131,6 +132,20 @@ class SamplingPlan(Sampler[int]):
         self.epoch = epoch
         if hasattr(self.base, "set_epoch"):
             self.base.set_epoch(epoch)
+
+    def open_epoch(self, epoch: int, position: int = 0) -> None:
+        """
+        Has an epoch before it that is not iterated yet, so that its order can be settled beforehand.
+
+        Args:
+            epoch (`int`): The one that is iterated next.
+            position (`int`, *optional*, defaults to `0`): Where it goes on, after a stock training.
+        """
+        self.set_epoch(epoch)
+        self.cursor, self.order, self._restored = position, None, None
+        if position:
+            self.order, self._restored = np.fromiter(iter(self.base), dtype=np.int64), epoch
+            self.set_epoch(epoch)  # to run through a base may move it on
 
     def __iter__(self) -> Iterator[int]:
         order = self._begin()

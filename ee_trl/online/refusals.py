@@ -9,6 +9,10 @@ from ..errors import TrainingError
 
 
 ATTACH = "selector.attach(trainer, policy=...)"
+_STREAM = (
+    "the training data set is a stream, of which neither all scores nor an order exist; use a datasets.Dataset, or "
+    "train on the stream that selector.select(stream) gives"
+)
 
 
 def check_trainer(trainer: Any) -> None:
@@ -28,10 +32,7 @@ def check_trainer(trainer: Any) -> None:
 def _problems(trainer: Any) -> Iterator[str]:
     args = trainer.args
     if not hasattr(trainer.train_dataset, "__len__"):
-        yield (
-            "the training data set is a stream, of which neither all scores nor an order exist; use a "
-            "datasets.Dataset, or train on the stream that selector.select(stream) gives"
-        )
+        yield _STREAM
     if getattr(trainer, "_is_vision_dataset", False):
         yield "rows with images are refused: scores are of text alone; drop the image columns"
     if trainer.compute_loss_func is not None:
@@ -79,8 +80,41 @@ def check_args(args: Any) -> None:
         )
 
 
-def check_alone(args: Any, policy: Any) -> None:
-    """Raises [`TrainingError`] for what a callback that never sees its trainer cannot do."""
+def check_rows(dataset: Any) -> None:
+    """Raises [`TrainingError`] where rows given beside a trainer are no `datasets.Dataset`."""
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+    if isinstance(dataset, Dataset):
+        return
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        fix = f"give one of its splits: {', '.join(repr(name) for name in dataset)}"
+    elif isinstance(dataset, str):
+        fix = "load it first: datasets.load_dataset(...)"
+    else:
+        fix = "of anything else neither all scores nor an order exist"
+    raise TrainingError(
+        f"dataset is a {type(dataset).__name__}, not the datasets.Dataset that the trainer is given; {fix}"
+    )
+
+
+def check_alone(args: Any, policy: Any, rows: Any) -> None:
+    """
+    Raises [`TrainingError`] for what a callback that never sees its trainer cannot do.
+
+    Args:
+        args (`TrainingArguments`): Of the trainer, whose kind they tell.
+        policy (`Callable`): That is to be asked.
+        rows (`Any`): What the trainer's loader reads.
+    """
+    from trl import SFTConfig
+
+    if not isinstance(args, SFTConfig):
+        raise TrainingError(
+            f"the trainer's arguments are {type(args).__name__}, not the SFTConfig of an SFTTrainer, whose rows a "
+            "callback alone can be sure of; for another trainer, train on what selector.select(...) keeps"
+        )
+    if not hasattr(rows, "__len__"):
+        raise TrainingError(_STREAM)
     check_args(args)
     if getattr(args, "packing", False):
         raise TrainingError(

@@ -50,10 +50,12 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(EmpathyCallback(selector, policy, trainer=self, **(online or {})))
 
+    _empathy_prepared = False
+
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        first = not hasattr(self, "train_dataset") and dataset_name == "train"
+        first, self._empathy_prepared = not self._empathy_prepared, True  # the training rows are, before any others
         if not (packing and first and hasattr(dataset, "__len__") and args.max_length is not None):
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         whole = copy.copy(args)

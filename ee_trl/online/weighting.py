@@ -213,6 +213,19 @@ def losses_by_sample(
     losses, counts = -log_probs.detach(), mask.to(torch.float32)
     if mask.size(-1) != log_probs.size(-1):
         counts = F.pad(counts, (log_probs.size(-1) - mask.size(-1), 0))
-    own = ids.unsqueeze(0) == drawn.view(-1, *[1] * ids.dim())
-    axes = tuple(range(1, own.dim()))
-    return torch.where(own, losses, 0).sum(axes), torch.where(own, counts, 0).sum(axes)
+    flat = ids.reshape(-1)
+    place = torch.searchsorted(drawn, flat).clamp(max=len(drawn) - 1)
+    place = torch.where(drawn[place] == flat, place, len(drawn))  # of padding: last, and of no sample
+    place, order = torch.sort(place, stable=True)
+    ends = torch.searchsorted(place, torch.arange(len(drawn), device=drawn.device), right=True)
+    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+    lengths = torch.cat([lengths, (len(flat) - ends[-1:])])
+    sums = [_segment_sums(values.reshape(-1)[order], lengths)[:-1] for values in (losses, counts)]
+    return sums[0], sums[1]
+
+
+def _segment_sums(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The sum of each of the segments, in 64 bits where the device has them."""
+    if values.device.type not in ("cpu", "cuda"):
+        return _segment_sums(values.cpu(), lengths.cpu()).to(values.device)
+    return torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True).to(values.dtype)
