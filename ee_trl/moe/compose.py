@@ -46,6 +46,7 @@ def compose_moe(
     dtype: str | None = None,
     max_shard_size: str | int = "1GB",
     trust_base: bool = False,
+    revision: str | None = None,
     seed: int = 0,
 ) -> Path:
     """
@@ -79,6 +80,8 @@ def compose_moe(
             Bytes in a file, and about half of what is held in memory at most.
         trust_base (`bool`, *optional*, defaults to `False`):
             Accept a LoRA that names another base, as a model that was moved.
+        revision (`str`, *optional*):
+            Of a base on the hub: a branch, a tag or a commit.
         seed (`int`, *optional*, defaults to `0`):
             Of the rows drawn.
 
@@ -91,7 +94,7 @@ def compose_moe(
     check_experts(tuple(experts), shared, top_k)
     how = _gate_init(gate_init, gate_data, tuple(experts))
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base)
+    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
     config = mixture_config(sources.config, tuple(experts), top_k or len(experts))
     batches = None
     if how != "zeros":
@@ -120,16 +123,17 @@ def average_experts(
     dtype: str | None = None,
     max_shard_size: str | int = "1GB",
     trust_base: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """
     Writes the dense model whose every weight is the mean of the experts': the baseline that a mixture must beat.
 
     Args:
-        base, experts, output, dtype, max_shard_size, trust_base: See [`compose_moe`].
+        base, experts, output, dtype, max_shard_size, trust_base, revision: See [`compose_moe`].
     """
     check_experts(tuple(experts), "average", None)
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base)
+    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
     with _whole_or_not_at_all(target) as partial:
         tensors = ((name, sources.shared(name, "average")) for name in sources.names)
         _write(partial, tensors, sources.config, sources, limit)
