@@ -227,9 +227,10 @@ def test_calibration_samples_are_distinct(judged: Path, tmp_path: Path) -> None:
 
     twice = Dataset.from_parquet(str(judged)).select(range(100))
     concatenate_datasets([twice, twice]).to_parquet(tmp_path / "twice.parquet")
-    dialogues, scores = calibration_of(tmp_path / "twice.parquet")
+    dialogues, scores, judges = calibration_of(tmp_path / "twice.parquet")
     assert len(dialogues) == len(scores) == len(set(dialogues)) <= 100
     np.testing.assert_array_equal(scores, LengthJudge().score(dialogues))
+    assert judges == (LengthJudge.fingerprint,)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,15 @@ def _cascade(options: dict[str, Any]) -> Scorer:
     for name, flag in (("cheap", "--cheap"), ("judge", "--judge")):
         if name not in options:
             raise ScorerError(f"the scorer 'cascade' needs {name}=..., a scorer ({flag} NAME)")
-    if isinstance(options.get("calibration"), (str, os.PathLike)):
-        from ..distillation.judged import calibration_of
+    source = options.get("calibration")
+    if not isinstance(source, (str, os.PathLike)):
+        return CascadeScorer(**options)
+    from ..distillation.judged import calibration_of
 
-        options = {**options, "calibration": calibration_of(options["calibration"])}
-    return CascadeScorer(**options)
+    *calibration, judges = calibration_of(source)
+    scorer = CascadeScorer(**{**options, "calibration": tuple(calibration)})
+    scorer.check_judges(judges, os.fspath(source))
+    return scorer
 
 
 def _check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
