@@ -98,7 +98,9 @@ def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEW
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
     from ..opening import open_rows
 
-    dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    if hasattr(dataset, "keys") and len(dataset) == 1:
+        [dataset] = dataset.values()
     if hasattr(dataset, "keys"):
         raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
     return read_judged(dataset, at_least)
