@@ -20,7 +20,7 @@ from .tensors import Sources, mixture_tensors
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedConfig
 
 
@@ -41,7 +41,7 @@ def compose_moe(
     top_k: int | None = None,
     shared: str = "average",
     gate_init: str | None = None,
-    gate_data: Mapping[str, Dataset] | None = None,
+    gate_data: Mapping[str, Dataset | DatasetDict | str | os.PathLike[str]] | None = None,
     gate_samples: int = 256,
     dtype: str | None = None,
     max_shard_size: str | int = "1GB",
@@ -71,7 +71,8 @@ def compose_moe(
             `"probe"`, `"prototype"` or `"zeros"`, see [`~ee_trl.moe.gates.init_gates`]; by default the probe where
             there is `gate_data`, zeros otherwise.
         gate_data (`Mapping[str, Dataset]`, *optional*):
-            Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`.
+            Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`; also its path
+            or hub name. Dialogues without a tokenizer are warned of, and the gates start at zero.
         gate_samples (`int`, *optional*, defaults to `256`):
             Rows of each set that the gates are made from, drawn at random.
         dtype (`str`, *optional*):
@@ -98,10 +99,14 @@ def compose_moe(
     config = mixture_config(sources.config, tuple(experts), top_k or len(experts))
     batches = None
     if how != "zeros":
-        from .gates import gate_batches
+        from .gates import can_be_read, gate_batches, gate_sets
 
         assert gate_data is not None
-        batches = gate_batches(gate_data, sources.tokenizer, gate_samples, seed)
+        sets = gate_sets(gate_data)
+        if can_be_read(sets, sources.tokenizer):
+            batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
+        else:
+            how = "zeros"
     with _whole_or_not_at_all(target) as partial:
         _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
         if batches is not None:
@@ -144,7 +149,7 @@ def average_experts(
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
-def _gate_init(how: str | None, data: Mapping[str, Dataset] | None, experts: tuple[str, ...]) -> str:
+def _gate_init(how: str | None, data: Mapping[str, Any] | None, experts: tuple[str, ...]) -> str:
     if how is not None and how not in GATE_INITS:
         raise CompositionError(unknown("gate_init", how, GATE_INITS))
     if data is None:
