@@ -73,7 +73,11 @@ class RecipeRun(ABC):
         self.identity = self._identity()
         self.finished = False
         self.checkpoint: str | None = None
+        self.check()
         self._open()
+
+    def check(self) -> None:  # noqa: B027
+        """Raises [`EmpathyError`] for settings that cannot be trained with, before anything is written."""
 
     @property
     def model(self) -> str:
