@@ -56,12 +56,23 @@ class MoERun(ExpertRun):
         return get_peft_config(self.model_args)  # type: ignore[return-value]
 
     def check(self) -> None:
-        """Raises [`CompositionError`] for settings of the model that no router can be trained with."""
+        """Raises [`CompositionError`] for a model or settings that no router can be trained with."""
         if self.model_args.load_in_4bit or self.model_args.load_in_8bit:
             raise CompositionError(
                 "the router of a quantized model is not trained: leave out load_in_4bit and load_in_8bit; quantize "
                 "what comes out with ee_trl.moe.quantize.load_in_4bit"
             )
+        if self.model_args.model_name_or_path:
+            from transformers import AutoConfig
+
+            from .moe.training import check_arguments, check_config
+
+            config: Any = AutoConfig.from_pretrained(
+                self.model_args.model_name_or_path, revision=self.model_args.model_revision
+            )
+            check_config(config)
+            lora: Any = self.peft_config()
+            check_arguments(self.training_args, config, None if lora is None else lora.target_modules)
 
     # -- the report
 
@@ -132,7 +143,7 @@ def report_rows(path: Path, number: int, run: ExpertRun) -> tuple[list[dict[str,
     if "emotion" in table.column_names:
         kind, emotions = table.features["emotion"], [row["emotion"] for row in rows]
         names_of = label_names(kind, emotions) if isinstance(kind, ClassLabel) else emotions
-        groups["emotion"] = [str(emotion or "") for emotion in names_of]
+        groups["emotion"] = ["" if emotion is None else str(emotion) for emotion in names_of]
     return rows, groups
 
 

@@ -141,7 +141,7 @@ class PipelineArguments(ExpertArguments):
     )
     empathy_holdout: float = field(
         default=0.1,
-        metadata={"help": "Share held out where no held-out file or split is named."},
+        metadata={"help": "Share held out, in whole conversations, where no held-out file or split is named."},
     )
     empathy_base_training: dict[str, Any] | str | None = field(
         default=None,
@@ -179,6 +179,11 @@ class PipelineArguments(ExpertArguments):
                     raise EmpathyError(unknown(f"option in {name}", option, sorted(valid)))
         if not 0 < self.empathy_holdout < 1:
             raise EmpathyError(f"empathy_holdout {self.empathy_holdout!r} is not a share between 0 and 1")
+
+    @property
+    def draws_holdout(self) -> bool:
+        """Whether what is held out is drawn, by the seed, from what is trained on."""
+        return self.dataset is not None and not (self.empathy_dataset_test or self.dataset_test_split)
 
     def training(self, stage: str) -> dict[str, Any]:
         """The settings in which a stage differs from the experts'."""

@@ -7,6 +7,8 @@ data are is the subclass's: [`~ee_trl.experts.ExpertRun`] selects, [`~ee_trl.onl
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
@@ -71,7 +73,11 @@ class RecipeRun(ABC):
         self.identity = self._identity()
         self.finished = False
         self.checkpoint: str | None = None
+        self.check()
         self._open()
+
+    def check(self) -> None:  # noqa: B027
+        """Raises [`EmpathyError`] for settings that cannot be trained with, before anything is written."""
 
     @property
     def model(self) -> str:
@@ -260,17 +266,30 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, An
 
 
 def _content_of(dataset: str | None) -> str:
-    """Names the data set's content: a file's hash, the names and sizes in a folder, a hub data set's name."""
+    """Names the data set's content: a file's hash, one over all that a folder or a pattern holds, a hub name."""
     if dataset is None:
         return EMBEDDED
-    path = Path(dataset)
+    path = Path(dataset).expanduser()
     if path.is_file():
-        with path.open("rb") as file:
-            digest = sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
+        return f"sha256:{_hash_of(path)}"
     if path.is_dir():
-        names = sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file())
-        return f"sha256:{sha256(json.dumps(names).encode()).hexdigest()}"
-    return dataset
+        files = {str(file.relative_to(path)): file for file in path.rglob("*")}
+        named = {name: file for name, file in files.items() if not _beside_data(Path(name))}
+    elif "*" in dataset:
+        named = {name: Path(name) for name in glob.glob(str(path), recursive=True)}
+    else:
+        return dataset
+    content = [(name, _hash_of(file)) for name, file in sorted(named.items()) if file.is_file()]
+    return f"sha256:{sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def _beside_data(path: Path) -> bool:
+    """Hidden files, and what the library keeps in a folder of `save_to_disk` beside the data."""
+    return any(part.startswith(".") for part in path.parts) or (
+        path.name.startswith("cache-") and path.suffix == ".arrow"
+    )
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,7 +41,6 @@ def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: Model
     if run.finished:
         print(f"{run.folder} is finished already; nothing to do. For another run give another --output_dir.")
         return
-    run.check()
     train_dataset, eval_dataset = run.select()
     training_args.model_init_kwargs = run.model_init_kwargs()
     trainer = RouterSFTTrainer(

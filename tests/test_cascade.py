@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_encoder import sample_dialogues
 
@@ -77,9 +79,7 @@ def test_a_budget_is_kept_with_audit_and_calibration(budget: float, calibration:
     rows = [{"context": list(d.context), "response": d.response} for d in dialogues]
     selector.score(_dataset(rows))
     assert judge.asked <= budget * 1_200
-    assert judge.asked >= budget * 1_200 - (60 if calibration else 1), (
-        "calibration samples can be asked for twice over"
-    )
+    assert judge.asked >= budget * 1_200 - 1, "and used up: calibration samples are asked for once"
     report = scorer.report()
     assert report.calls == judge.asked
     assert report.samples == 1_200
@@ -123,12 +123,29 @@ def test_a_promise_is_kept_on_new_samples(confidence: float | None) -> None:
 def test_samples_to_calibrate_on_are_drawn_and_judged_once(tmp_path: Path) -> None:
     judge, dialogues = Drawn(), made_up(800)
     scorer = cascade(judge=judge, promise=0.95, calibration=200, audit=0.0)
-    ScoringRun(scorer, ScoreStore(tmp_path / "s.sqlite"))
     scorer.plan(dialogues)
     assert judge.asked == 200
-    ScoringRun(scorer, ScoreStore(tmp_path / "s.sqlite")).score(dialogues)
-    assert judge.asked < 800, "those that it has seen come from the store"
-    assert scorer.report().calls == judge.asked
+    found = ScoringRun(scorer).score(dialogues)
+    report = scorer.report()
+    assert report.calls == judge.asked == report.needed < 800, "each sample is asked for once, and counted once"
+    assert report.judged == (found.details[JUDGED] == 1).sum() > judge.asked - 200
+    few = cascade(judge=judge, promise=0.95, calibration=400)
+    for _ in range(2):
+        ScoringRun(few, ScoreStore(tmp_path / "s.sqlite")).score(dialogues[:100])
+    assert few.report().share <= 1
+
+
+def test_sixty_samples_are_enough_to_calibrate_on() -> None:
+    for seed in range(4):
+        scorer = cascade(promise=0.9, calibration=60, seed=seed)
+        assert scorer.plan(made_up(200)).calibrated_on == 60
+
+
+def test_without_dialogues_there_is_no_limit_yet() -> None:
+    scorer = cascade(budget=0.3)
+    empty = _dataset([{"context": ["a"], "response": "b"}]).select([])
+    assert len(EmpathyDataSelector(scorer, show_progress=False).score(empty)) == 0
+    assert scorer.needs_plan
 
 
 def test_a_score_does_not_depend_on_its_batch() -> None:
@@ -289,7 +306,9 @@ def test_too_few_calibration_samples_say_so() -> None:
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_command_scores_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_scores_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     data = tmp_path / "dialogues.parquet"
     load_sample().to_parquet(data)
     command = ["score", str(data), "-o", str(tmp_path / "out.parquet"), "--scorer", "cascade", "--judge", "linear"]
@@ -305,5 +324,14 @@ def test_the_command_scores_and_reports(tmp_path: Path, capsys: pytest.CaptureFi
     command[3] = str(tmp_path / "promised.parquet")
     assert main([*command, "--promise", "95%", "--calibration", str(judged), "-q"]) == 0
     assert "calls saved" in capsys.readouterr().out
+    table = pq.read_table(judged)
+    others = pa.array(["linear-1/sha256:0"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("scorer"), "scorer", others), judged)
+    assert main([*command, "--overwrite", "--promise", "95%", "--calibration", str(judged), "-q"]) == 3
+    assert "were scored by linear-1/sha256:0, and the judge is" in capsys.readouterr().err
+    pq.write_table(table.drop_columns("scorer"), judged)
+    with caplog.at_level("WARNING"):
+        load_scorer("cascade", cheap="linear", judge="linear", promise=0.95, calibration=judged)
+    assert "does not say who scored it" in caplog.text
     assert main(["score", str(data), "-o", str(tmp_path / "x.parquet"), "--promise", "95%"]) == 3
     assert "--promise goes with --scorer cascade" in capsys.readouterr().err

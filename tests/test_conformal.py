@@ -91,11 +91,11 @@ def test_a_budget_is_never_passed_and_is_used(budget: float, decimals: int) -> N
 
 
 def test_what_an_audit_and_a_calibration_take_counts() -> None:
-    doubt, audited = np.random.default_rng(0).random(100), np.arange(100) < 10
-    limit = limit_for_budget(doubt, audited, 0.5, spent=20)
-    assert ((doubt >= limit) | audited).sum() == 30
+    doubt, shown = np.random.default_rng(0).random(100), np.arange(100) < 30
+    limit = limit_for_budget(doubt, shown, 0.5)
+    assert ((doubt >= limit) | shown).sum() == 50
     with pytest.raises(ScorerError, match="ask the judge 30 times already, and a budget of 0.2 allows 20"):
-        limit_for_budget(doubt, audited, 0.2, spent=20)
+        limit_for_budget(doubt, shown, 0.2)
 
 
 # ---- doubts --------------------------------------------------------------------------------------------------------

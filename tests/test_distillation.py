@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 from tiny_encoder import sample_dialogues, tiny_encoder
+from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig, XLNetConfig
 
 from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, choose_to_label, distill, load_sample
 from ee_trl.cli.main import main
 from ee_trl.distillation import STRATEGIES
-from ee_trl.distillation.fit import FitOptions, fit
+from ee_trl.distillation.fit import FitOptions, fit, longest_of
 from ee_trl.distillation.judged import (
     calibration_of,
     conversation_numbers,
@@ -30,6 +32,12 @@ from ee_trl.distillation.run import cross_calibrated, moved
 from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
 from ee_trl.scoring.calibration import calibrate, knots_of
 from ee_trl.scoring.features import extract
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "max_position_embeddings": 130,
+}  # fmt: skip
 
 
 class LengthJudge:
@@ -236,9 +244,66 @@ def test_calibration_samples_are_distinct(judged: Path, tmp_path: Path) -> None:
 
     twice = Dataset.from_parquet(str(judged)).select(range(100))
     concatenate_datasets([twice, twice]).to_parquet(tmp_path / "twice.parquet")
-    dialogues, scores = calibration_of(tmp_path / "twice.parquet")
+    dialogues, scores, judges = calibration_of(tmp_path / "twice.parquet")
     assert len(dialogues) == len(scores) == len(set(dialogues)) <= 100
     np.testing.assert_array_equal(scores, LengthJudge().score(dialogues))
+    assert judges == (LengthJudge.fingerprint,)
+
+
+@pytest.mark.parametrize("width", [1.0, 1e-3, 1e-6])
+def test_narrow_outputs_come_out_as_the_judges_scores(width: float) -> None:
+    draw = np.random.default_rng(0)
+    scores = draw.integers([4, 2], [10, 8], (600, 2)).astype(float)
+    raw = 0.3 + width * (scores + draw.normal(size=(600, 2)))
+    calibrated = calibrate(raw, knots_of(raw, scores))
+    np.testing.assert_allclose(calibrated.mean(axis=0), scores.mean(axis=0), atol=0.6)
+    np.testing.assert_allclose(calibrated, calibrate(raw / width, knots_of(raw / width, scores)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (BertConfig(**SMALL), 130),
+        (RobertaConfig(**SMALL, pad_token_id=1), 128),
+        (XLNetConfig(vocab_size=32, d_model=16, n_layer=1, n_head=2, d_inner=16), None),
+    ],
+    ids=["bert", "roberta", "xlnet"],
+)
+def test_an_encoder_has_as_many_positions_as_it_says(config: Any, longest: int | None) -> None:
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert longest_of(model) == longest
+    model(input_ids=torch.full((1, longest or 200), 5))
+    if longest is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+@pytest.mark.parametrize(
+    ("openings", "options", "message"),
+    [
+        (1, {}, "held_out 0.1 of 1 conversations .* holds 1 out and leaves 0 to fit to"),
+        (2, {}, "holds 1 out and leaves 1 to fit to; at least 2 and 1 are needed"),
+        (60, {"held_out": 0.001}, "holds 1 out and leaves 59"),
+        (60, {"held_out": 0.999}, "holds 60 out and leaves 0"),
+        (4, {"folds": 5}, "5 folds are more than the 4 conversations"),
+        (60, {"folds": 2.5}, "folds 2.5 is not a whole number"),
+        (60, {"seed": -1}, "seed -1 is not a whole number from 0"),
+        (60, {"curve": [30, 80]}, "the curve asks for 80 samples, but 54 are not held out"),
+    ],
+)
+def test_too_few_conversations_are_refused_before_anything_is_fitted(
+    openings: int, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = [
+        {"context": [f"hello {i % openings}"], "response": "oh", "sensibility": i % 10, "rationality": i % 7}
+        for i in range(60)
+    ]
+    monkeypatch.setattr("ee_trl.distillation.run.fit", lambda *_: pytest.fail("it was fitted"))
+    splits = DatasetDict({"train": Dataset.from_list(rows)})  # whose only split is taken
+    with pytest.raises(TrainingError, match=message):
+        distill(splits, "nowhere", tmp_path / "out", **options)
 
 
 @pytest.mark.parametrize(

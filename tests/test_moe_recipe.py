@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_moe as tiny
+from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import MixtralConfig
 
 from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import CompositionError
 from ee_trl.moe.checkpoint import Checkpoint
 from ee_trl.moe.routing import Routing
+from ee_trl.moe_run import report_rows
 from ee_trl.recipe_args import parse_recipe_args
 from ee_trl.recipes import sft_moe
 from ee_trl.reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
@@ -79,7 +83,15 @@ def test_the_recipe_trains_routers_alone_reports_and_resumes(
 
 def test_a_quantized_start_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompositionError, match="leave out load_in_4bit"):
-        run(tmp_path, "--load_in_4bit", "true")
+        run(tmp_path / "out", "--load_in_4bit", "true")
+    assert not (tmp_path / "out").exists()  # so that the corrected command finds no run with other settings
+
+
+def test_one_active_expert_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    MixtralConfig(num_experts_per_tok=1).save_pretrained(tmp_path / "moe")
+    with pytest.raises(CompositionError, match="one active expert"):
+        run(tmp_path / "out", "--model_name_or_path", str(tmp_path / "moe"), "--bf16", "false", "--use_cpu", "true")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------
@@ -110,6 +122,18 @@ def test_the_page_and_the_picture_show_both_times(experts: tuple[str, ...], tmp_
     assert "## Weight by emotion" in page
     assert json.loads((tmp_path / RECORD).read_text())["after"] == after
     assert (tmp_path / PICTURE).stat().st_size > 10_000
+
+
+def test_any_emotion_is_a_group_and_a_cell(tmp_path: Path) -> None:
+    table = Dataset.from_dict({"sensibility": [8.0] * 4, "rationality": [2.0] * 4, "emotion": [0, 0, 1, None]})
+    table.to_parquet(tmp_path / "rows.parquet")
+    selector = SimpleNamespace(threshold=(5.0, 5.0), ties="drop")
+    _, groups = report_rows(tmp_path / "rows.parquet", 4, SimpleNamespace(selector=selector))  # type: ignore[arg-type]
+    assert groups["emotion"] == ["0", "0", "1", ""]
+    summary = summarise_routing(routing(), {"emotion": ["a|b"] * 4})
+    page = write_router_report(tmp_path, summary, summary).read_text()
+    [row] = [line for line in page.splitlines() if line.startswith("| a")]
+    assert row.startswith("| a\\|b | 4 | ")
 
 
 def test_without_matplotlib_the_page_says_how_to_get_the_picture(

@@ -186,14 +186,38 @@ def test_gates_are_made_layer_by_layer_on_what_reaches_them(llama: Path) -> None
         router.weight.data.copy_(weight)
 
 
-def test_gates_of_dialogues_need_a_tokenizer(tmp_path: Path) -> None:
+def test_gates_of_dialogues_start_at_zero_without_a_tokenizer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from ee_trl import load_sample
 
     folders = tiny.family_folder("llama", tmp_path)
     experts = {name: folders[name] for name in EXPERTS}
     data = dict.fromkeys(EXPERTS, load_sample("train").select(range(4)))
-    with pytest.raises(CompositionError, match="there is no tokenizer to read them with"):
-        compose_moe(folders["base"], experts, tmp_path / "moe", gate_data=data)
+    moe = compose_moe(folders["base"], experts, tmp_path / "zero", gate_data=data)
+    assert "there is no tokenizer to read them with: the gates start at zero" in caplog.text
+    assert json.loads((moe / "composition.json").read_text())["settings"]["gate_init"] == "zeros"
+    assert not any(gate.weight.any() for gate in routers(tiny.load(moe)).values())
+
+
+def test_sets_for_the_gates_are_found_or_refused(tmp_path: Path) -> None:
+    from datasets import DatasetDict
+
+    folders = tiny.family_folder("llama", tmp_path)
+    experts = {name: folders[name] for name in EXPERTS}
+    made, other = rows(4), rows(4, seed=1)
+    other.to_parquet(tmp_path / "rows.parquet")
+    nulls = Dataset.from_list([*other.to_list(), {"input_ids": None}])
+    splits = DatasetDict({"train": other, "test": made})
+    for i, one in enumerate((splits, DatasetDict({"test": other}), str(tmp_path / "rows.parquet"), nulls)):
+        moe = compose_moe(
+            folders["base"], experts, tmp_path / f"{i}", gate_data=dict(zip(EXPERTS, (one, made), strict=True))
+        )
+        assert any(gate.weight.any() for gate in routers(tiny.load(moe)).values())
+    two = DatasetDict({"a": made, "b": made})
+    for one, said in ((two, "has the splits a, b; give one"), (made.to_iterable_dataset(), "is of type IterableData")):
+        with pytest.raises(CompositionError, match=said):
+            compose_moe(folders["base"], experts, tmp_path / "moe", gate_data=dict.fromkeys(EXPERTS, one))
     empty = dict.fromkeys(EXPERTS, rows(4).select([]))
     with pytest.raises(CompositionError, match="holds no sample"):
         compose_moe(folders["base"], experts, tmp_path / "moe", gate_data=empty)

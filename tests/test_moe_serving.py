@@ -78,6 +78,28 @@ def test_the_last_message_counts_otherwise_than_those_before() -> None:
         prompt_buckets(system[:1])
 
 
+def test_prompts_without_words_in_parts_or_alone(router: RequestRouter) -> None:
+    parts = [{"type": "text", "text": SAD[0]}, {"type": "image_url", "image_url": {"url": "x"}}]
+    history = [{"role": "assistant", "content": None}, {"role": "user", "content": SAD[0]}]
+    assert router.route([SAD[0], [{"role": "user", "content": parts}], history]) == ["sensibility"] * 3
+    empty = router.probabilities(["", " ", [{"role": "user", "content": None}]])
+    np.testing.assert_allclose(empty, empty[:1].repeat(3, axis=0))
+    for alone in ("I cried", history):
+        with pytest.raises(CompositionError, match=r"is one prompt; give a list of prompts: route\(\[prompt\]\)"):
+            router.route(alone)  # type: ignore[arg-type]
+    with pytest.raises(CompositionError, match="the set of expert 'rationality' holds no prompt to measure on"):
+        router.accuracy({"sensibility": dialogues(SAD), "rationality": dialogues(FACTS).select([])})
+
+
+@pytest.mark.parametrize(("rank", "served_as"), [(1, 1), (2, 8), (300, 320), (512, 512)])
+def test_the_rank_is_one_that_vllm_accepts(
+    rank: int, served_as: int, served: dict[str, Path], router: RequestRouter, tmp_path: Path
+) -> None:
+    experts = {n: tiny.build_lora(served["base"], tmp_path / n, 0, ["q_proj"], r=rank) for n in tiny.LORAS}
+    folder = write_serving(served["base"], experts, router, tmp_path / "serving")
+    assert f"--max-lora-rank {served_as} " in (folder / "serve.sh").read_text()
+
+
 def test_saved_and_loaded_it_is_the_same(router: RequestRouter, tmp_path: Path) -> None:
     again = RequestRouter.load(router.save(tmp_path))
     assert again.experts == router.experts
@@ -123,11 +145,11 @@ def test_the_folder_is_what_vllm_serves(served: dict[str, Path]) -> None:
 
 def test_what_cannot_be_served_is_refused(served: dict[str, Path], router: RequestRouter, tmp_path: Path) -> None:
     experts: dict[str, Any] = {name: served[name] for name in tiny.LORAS}
-    large = tiny.build_lora(served["base"], tmp_path / "large", 0, ["q_proj"], r=300)
+    large = tiny.build_lora(served["base"], tmp_path / "large", 0, ["q_proj"], r=600)
     cases = [
         (experts | {"third": served["base"]}, "the router is for"),
         (experts | {"sensibility": served["base"]}, "is a full model"),
-        (experts | {"sensibility": large}, "exceed 256"),
+        (experts | {"sensibility": large}, "exceed 512"),
     ]
     for given, said in cases:
         with pytest.raises(CompositionError, match=said):

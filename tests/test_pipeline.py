@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from datasets import Dataset
 
+from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
-from ee_trl.pipeline.stages import Stages, differences, digest_files, fingerprint
+from ee_trl.pipeline.chain import EfficientEmpathy
+from ee_trl.pipeline.data import apart
+from ee_trl.pipeline.stages import Stage, Stages, differences, digest_files, fingerprint
 from ee_trl.recipe_args import PipelineArguments, parse_recipe_args
+from ee_trl.recipe_run import _content_of
 from ee_trl.recipes import efficient_empathy
 
 
@@ -30,6 +35,9 @@ SMALL = [
     *("--empathy_base_training", '{"max_steps": 3}', "--empathy_router_training", '{"max_steps": 3}'),
     *("--empathy_max_new_tokens", "4"),
 ]
+
+
+STAGE = Stage("stage", Path("nowhere"), "sha256:0", reused=True)
 
 
 class One:
@@ -140,6 +148,92 @@ def test_the_mappings_are_strict(options: dict[str, Any], said: str) -> None:
 
 
 # ---- for real -------------------------------------------------------------------------------------------------------
+
+
+def prepared(*options: str) -> EfficientEmpathy:
+    on_cpu = ("--bf16", "false", "--use_cpu", "true")
+    return EfficientEmpathy(*parse_recipe_args(efficient_empathy.make_parser(), [*options, *on_cpu]))
+
+
+def test_another_seed_holds_out_others_and_evaluates_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "rows.parquet"
+    load_sample("train").to_parquet(data)
+    seen: dict[str, dict[str, Any]] = {}
+
+    def look(self: Stages, name: str, inputs: dict[str, Any], work: Any, **_: Any) -> None:
+        seen[name] = inputs
+        raise StopIteration
+
+    monkeypatch.setattr(Stages, "run", look)
+    for given, holdout in ((["--dataset", str(data)], [0, 1]), (["--dataset_test_split", "test"], [None, None])):
+        for seed in (0, 1):
+            run = prepared("--output_dir", str(tmp_path / "run"), "--empathy_seed", str(seed), *given)
+            for stage in (run._score, lambda run=run: run._evaluate({"base": STAGE}, STAGE, STAGE, STAGE)):
+                with pytest.raises(StopIteration):
+                    stage()
+            assert seen["score"]["holdout_seed"] == holdout[seed]
+            assert seen["evaluate_base"]["seed"] == seed
+
+
+def test_what_is_held_out_are_whole_conversations() -> None:
+    talks = [[f"hello {i}", "oh", "well", f"bye {i}"] for i in range(40)]
+    utterances = Dataset.from_list(
+        [
+            {"conv_id": f"c{i}", "utterance_idx": n, "speaker_idx": n % 2, "utterance": text, "context": "sad"}
+            for i, talk in enumerate(talks)
+            for n, text in enumerate(talk, start=1)
+        ]
+    )
+    parts = apart(utterances, 0.2, 0)
+    assert [len(parts[name]) for name in ("train", "test")] == [128, 32]
+    assert not set(parts["train"]["conv_id"]) & set(parts["test"]["conv_id"])
+    assert parts["test"]["utterance_idx"] == [1, 2, 3, 4] * 8  # none is torn apart
+    turns = [{"context": talk[:n], "response": talk[n]} for talk in talks for n in (1, 3)] + [{"context": []}]
+    parts = apart(Dataset.from_list(turns), 0.2, 0)
+    firsts = {name: {row["context"][0] for row in part if row["context"]} for name, part in parts.items()}
+    assert firsts["test"]
+    assert not firsts["train"] & firsts["test"]
+    with pytest.raises(EmpathyError, match="of 1 conversations leaves none on one side"):
+        apart(utterances.select(range(4)), 0.2, 0)
+
+
+def test_data_are_known_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file, a folder, a pattern and a home; sizes and names stay what they were."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "data" / "a.jsonl"
+    file.parent.mkdir()
+    named = [str(file), str(file.parent), f"{tmp_path}/data/*.jsonl", "~/data/a.jsonl", "~/data", "~/data/*.jsonl"]
+    file.write_text("1")
+    before = [_content_of(name) for name in named]
+    assert before[0] == before[3]
+    assert before[1] == before[4]
+    (file.parent / "cache-1.arrow").write_text("of the library's")
+    assert [_content_of(name) for name in named] == before
+    file.write_text("2")
+    assert not set(before) & {_content_of(name) for name in named}
+    assert _content_of("owner/name") == "owner/name"
+
+
+def test_a_given_base_is_known_by_its_tokenizer_too(tmp_path: Path) -> None:
+    base = build_tiny_causal_lm(tmp_path / "base")
+    run = prepared("--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(base))
+    found = [run._base(STAGE).digest]
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json", "tokenizer.model"):
+        (base / name).write_text("{}")
+        found.append(run._base(STAGE).digest)
+    assert len(set(found)) == 5
+
+
+def test_the_revision_of_a_base_is_the_one_that_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append(k["revision"]) or tmp_path)
+    options = ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", "owner/model", "--model_revision", "v2"]
+    run = prepared(*options, "--empathy_moe", '{"gate_init": "zeros"}')
+    base = run._base(STAGE)
+    for make in (run._average, lambda experts, base: run._compose(experts, base, STAGE)):
+        with pytest.raises((EmpathyError, OSError)):  # there is nothing in the folder
+            make({"sensibility": STAGE, "rationality": STAGE}, base)
+    assert asked == ["v2"] * 3
 
 
 def run(folder: Path, *args: str) -> None:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         path = average_experts(args.base, experts, args.output, **same)
     else:
         gates = {name: getattr(args, name) for name in ("gate_init", "gate_samples", "seed")}
-        gates["gate_data"] = _datasets(args.gate_data)
+        gates["gate_data"] = _pairs("--gate-data", args.gate_data) if args.gate_data else None
         path = compose_moe(args.base, experts, args.output, top_k=args.top_k, shared=args.shared, **gates, **same)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     if args.json:
@@ -76,12 +76,3 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
             raise CompositionError(f"{option} names {name!r} twice")
         found[name] = value
     return found
-
-
-def _datasets(given: list[str] | None) -> dict[str, Any] | None:
-    if given is None:
-        return None
-    from ..opening import open_dataset
-
-    opened = {name: open_dataset(path) for name, path in _pairs("--gate-data", given).items()}
-    return {name: data["train"] if hasattr(data, "keys") else data for name, data in opened.items()}

@@ -78,6 +78,8 @@ class FitOptions:
                 raise TrainingError(f"{name} {getattr(self, name)!r} is not above 0")
         if not 0 <= self.words < 1:
             raise TrainingError(f"words {self.words!r} is not a share of at least 0 and below 1")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise TrainingError(f"seed {self.seed!r} is not a whole number from 0 to 2 ** 32 - 1")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise TrainingError(f"learning_rate {self.learning_rate!r} is not above 0")
 
@@ -171,6 +173,17 @@ def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: boo
     return model, tokenizer
 
 
+def longest_of(model: torch.nn.Module) -> int | None:
+    """How many tokens an encoder has positions for; `None` for any number."""
+    positions: int = getattr(model.config, "max_position_embeddings", None) or 0
+    if positions <= 0:  # XLNet says -1
+        return None
+    for name, module in model.named_modules():  # RoBERTa and its kin count from behind the padding's place
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return positions - module.padding_idx - 1
+    return positions
+
+
 def fit(
     dialogues: Sequence[Dialogue],
     scores: np.ndarray,
@@ -197,8 +210,8 @@ def fit(
     check_spread(scores)
     start = time.perf_counter()
     model, tokenizer = load_encoder(encoder, options.seed, trust_remote_code)
-    longest = getattr(model.config, "max_position_embeddings", None) or options.inputs.max_length
-    if options.inputs.max_length > longest:
+    longest = longest_of(model)
+    if longest is not None and options.inputs.max_length > longest:
         raise TrainingError(f"max_length {options.inputs.max_length} is more than this encoder's {longest}")
     model = _prepared(model, options)
     texts = options.inputs.encode(tokenizer, dialogues)

@@ -98,18 +98,22 @@ def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEW
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
     from ..opening import open_rows
 
-    dataset = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    if hasattr(dataset, "keys") and len(dataset) == 1:
+        [dataset] = dataset.values()
     if hasattr(dataset, "keys"):
         raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
     return read_judged(dataset, at_least)
 
 
-def calibration_of(scored: AnyDataset | str | os.PathLike[str]) -> tuple[list[Dialogue], np.ndarray]:
-    """Judged samples as a [`CascadeScorer`] takes them, each content once."""
+def calibration_of(
+    scored: AnyDataset | str | os.PathLike[str],
+) -> tuple[list[Dialogue], np.ndarray, tuple[str, ...]]:
+    """Judged samples as a [`CascadeScorer`] takes them, each content once; and who scored them."""
     judged = open_judged(scored)
     first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
     kept = sorted(first.values())
-    return [judged.dialogues[i] for i in kept], judged.scores[kept]
+    return [judged.dialogues[i] for i in kept], judged.scores[kept], judged.judges
 
 
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:

@@ -148,6 +148,7 @@ def distill(
         rubric = rubric_of_file(scored)
     judged = open_judged(scored)
     run = _Run(judged, encoder, options, trust_remote_code)
+    run.check(held_out, folds, sizes)
     measured = run.cross_validated(folds) if folds else run.held_out(held_out)
     points = run.curve(sizes, measured)
     final = run.fit(np.ones(len(judged), bool), "all samples")
@@ -219,6 +220,24 @@ class _Run:
         self.seconds[what] = fitted.seconds
         return fitted
 
+    def check(self, share: float, folds: int | None, sizes: list[int]) -> None:
+        """Raises [`TrainingError`], before anything is fitted, for what the conversations are too few for."""
+        conversations, found = self.judged.conversations, int(self.judged.conversations.max() + 1)
+        if folds is not None and folds > found:
+            raise TrainingError(f"{folds} folds are more than the {found} conversations (unlike first utterances)")
+        if folds is not None and not sizes:
+            return
+        share = 1 / folds if folds else share
+        where = held_out_of(conversations, share, self.options.seed)
+        outside, inside = (len(np.unique(conversations[side])) for side in (where, ~where))
+        if outside < 2 or inside < 1:
+            raise TrainingError(
+                f"held_out {share:g} of {found} conversations (unlike first utterances) holds {outside} out and "
+                f"leaves {inside} to fit to; at least 2 and 1 are needed. Give another held_out, or more conversations"
+            )
+        if sizes and sizes[-1] > (left := int((~where).sum())):
+            raise TrainingError(f"the curve asks for {sizes[-1]} samples, but {left} are not held out")
+
     def held_out(self, share: float) -> Measured:
         where = held_out_of(self.judged.conversations, share, self.options.seed)
         fitted = self.fit(~where, "all but the held-out slice")
@@ -266,8 +285,6 @@ class _Run:
         else:
             where = measured.where
         outside, left = self.judged.part(where), np.flatnonzero(~where)
-        if sizes[-1] > len(left):
-            raise TrainingError(f"the curve asks for {sizes[-1]} samples, but {len(left)} are not held out")
         order = np.random.default_rng(self.options.seed).permutation(left)
         parts = folds_of(outside.conversations, _PARTS, self.options.seed)
         points = []
@@ -350,7 +367,7 @@ def _sizes(curve: Iterable[int]) -> list[int]:
 
 
 def _check_split(held_out: float, folds: int | None) -> None:
-    if folds is not None and folds < 2:
+    if folds is not None and (not isinstance(folds, int) or folds < 2):
         raise TrainingError(f"folds {folds} is not a whole number of at least 2")
     if not 0 < held_out < 1:
         raise TrainingError(f"held_out {held_out!r} is not a share between 0 and 1")

@@ -22,7 +22,7 @@ _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def resolve_folder(source: str | os.PathLike[str]) -> Path:
+def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     """A local folder as it is; any other name is downloaded from the hub (weights, configuration, tokenizer)."""
     folder = Path(source)
     if folder.is_dir():
@@ -32,9 +32,7 @@ def resolve_folder(source: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"])
-        )
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:
         raise CompositionError(f"{str(source)!r} is no folder, and the hub does not give it: {error}") from error
 

@@ -20,7 +20,7 @@ from .tensors import Sources, mixture_tensors
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedConfig
 
 
@@ -41,11 +41,12 @@ def compose_moe(
     top_k: int | None = None,
     shared: str = "average",
     gate_init: str | None = None,
-    gate_data: Mapping[str, Dataset] | None = None,
+    gate_data: Mapping[str, Dataset | DatasetDict | str | os.PathLike[str]] | None = None,
     gate_samples: int = 256,
     dtype: str | None = None,
     max_shard_size: str | int = "1GB",
     trust_base: bool = False,
+    revision: str | None = None,
     seed: int = 0,
 ) -> Path:
     """
@@ -70,7 +71,8 @@ def compose_moe(
             `"probe"`, `"prototype"` or `"zeros"`, see [`~ee_trl.moe.gates.init_gates`]; by default the probe where
             there is `gate_data`, zeros otherwise.
         gate_data (`Mapping[str, Dataset]`, *optional*):
-            Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`.
+            Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`; also its path
+            or hub name. Dialogues without a tokenizer are warned of, and the gates start at zero.
         gate_samples (`int`, *optional*, defaults to `256`):
             Rows of each set that the gates are made from, drawn at random.
         dtype (`str`, *optional*):
@@ -79,6 +81,8 @@ def compose_moe(
             Bytes in a file, and about half of what is held in memory at most.
         trust_base (`bool`, *optional*, defaults to `False`):
             Accept a LoRA that names another base, as a model that was moved.
+        revision (`str`, *optional*):
+            Of a base on the hub: a branch, a tag or a commit.
         seed (`int`, *optional*, defaults to `0`):
             Of the rows drawn.
 
@@ -91,14 +95,18 @@ def compose_moe(
     check_experts(tuple(experts), shared, top_k)
     how = _gate_init(gate_init, gate_data, tuple(experts))
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base)
+    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
     config = mixture_config(sources.config, tuple(experts), top_k or len(experts))
     batches = None
     if how != "zeros":
-        from .gates import gate_batches
+        from .gates import can_be_read, gate_batches, gate_sets
 
         assert gate_data is not None
-        batches = gate_batches(gate_data, sources.tokenizer, gate_samples, seed)
+        sets = gate_sets(gate_data)
+        if can_be_read(sets, sources.tokenizer):
+            batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
+        else:
+            how = "zeros"
     with _whole_or_not_at_all(target) as partial:
         _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
         if batches is not None:
@@ -120,16 +128,17 @@ def average_experts(
     dtype: str | None = None,
     max_shard_size: str | int = "1GB",
     trust_base: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """
     Writes the dense model whose every weight is the mean of the experts': the baseline that a mixture must beat.
 
     Args:
-        base, experts, output, dtype, max_shard_size, trust_base: See [`compose_moe`].
+        base, experts, output, dtype, max_shard_size, trust_base, revision: See [`compose_moe`].
     """
     check_experts(tuple(experts), "average", None)
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base)
+    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
     with _whole_or_not_at_all(target) as partial:
         tensors = ((name, sources.shared(name, "average")) for name in sources.names)
         _write(partial, tensors, sources.config, sources, limit)
@@ -140,7 +149,7 @@ def average_experts(
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 
-def _gate_init(how: str | None, data: Mapping[str, Dataset] | None, experts: tuple[str, ...]) -> str:
+def _gate_init(how: str | None, data: Mapping[str, Any] | None, experts: tuple[str, ...]) -> str:
     if how is not None and how not in GATE_INITS:
         raise CompositionError(unknown("gate_init", how, GATE_INITS))
     if data is None:

@@ -138,10 +138,53 @@ def gate_batches(
     return batches
 
 
+def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
+    """
+    The set of each expert: opened, where it is a path or a name, and of splits `"train"` or the only one.
+
+    Args:
+        data (`Mapping`): Expert's name -> data set, splits, path or hub name.
+
+    Raises:
+        [`CompositionError`]: It is a stream, or has several splits of which none is `"train"`.
+    """
+    from datasets import Dataset
+
+    from ..opening import opened
+
+    found = {}
+    for name, given in data.items():
+        dataset = opened(given)
+        if hasattr(dataset, "keys"):
+            if "train" not in dataset and len(dataset) != 1:
+                raise CompositionError(f"gate_data of expert {name!r} has the splits {', '.join(dataset)}; give one")
+            dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()))
+        if not isinstance(dataset, Dataset):
+            raise CompositionError(
+                f"gate_data of expert {name!r} is of type {type(dataset).__name__}; rows are drawn from a Dataset: "
+                "Dataset.from_list(list(stream.take(1000)))"
+            )
+        found[name] = dataset
+    return found
+
+
+def can_be_read(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
+    """Whether there are token ids, or a tokenizer to make them with; without, it is warned."""
+    dialogues = [name for name, dataset in data.items() if "input_ids" not in dataset.column_names]
+    if tokenizer is None and dialogues:
+        logger.warning(
+            "gate_data of %s holds dialogues, and there is no tokenizer to read them with: the gates start at zero, "
+            "which weighs all active experts alike. Save a tokenizer beside the base, or give a column input_ids",
+            ", ".join(dialogues),
+        )
+        return False
+    return True
+
+
 def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
     """The token ids of each row: its column `input_ids`, or its dialogue by the chat template."""
     if "input_ids" in dataset.column_names:
-        return [list(ids) for ids in dataset["input_ids"]]
+        return [list(ids or ()) for ids in dataset["input_ids"]]
     if tokenizer is None:
         raise CompositionError(
             "gate_data holds dialogues, and there is no tokenizer to read them with; save one beside the base, or "

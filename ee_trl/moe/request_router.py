@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CompositionError
 from ..scoring.features import tokenise
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]]
 
 BITS = 16
 FILE, WEIGHTS = "request_router.json", "request_router.safetensors"
@@ -34,9 +34,12 @@ def prompt_buckets(prompt: Prompt) -> list[int]:
     The hashed words of a prompt: single ones and pairs of the last message, single ones of those before.
 
     Args:
-        prompt (`str` or `Sequence[Mapping[str, str]]`): A text, or messages.
+        prompt (`str` or `Sequence[Mapping[str, Any]]`): A text, or messages; of content in parts the texts count.
     """
-    texts = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt if turn["role"] != "system"]
+    if isinstance(prompt, str):
+        texts = [prompt]
+    else:
+        texts = [_text_of(turn.get("content")) for turn in prompt if turn["role"] != "system"]
     if not texts:
         raise CompositionError("a prompt without a message of a user cannot be routed")
     words = tokenise(texts[-1])
@@ -44,6 +47,17 @@ def prompt_buckets(prompt: Prompt) -> list[int]:
     found = [f"{_LAST} {gram}" for gram in grams]
     found += [f"{_EARLIER} {word}" for text in texts[:-1] for word in tokenise(text)]
     return [zlib.crc32(gram.encode("utf-8")) >> (32 - BITS) for gram in found]
+
+
+def _text_of(content: Any) -> str:
+    """What a message says in words: a text, the text parts of several, nothing where there is only a tool call."""
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, (list, tuple)) or not all(isinstance(part, Mapping) for part in content):
+        raise CompositionError(f"the content {content!r} is neither a text nor a list of parts")
+    return " ".join(str(part["text"]) for part in content if part.get("type", "text") == "text")
 
 
 class RequestRouter:
@@ -105,7 +119,8 @@ class RequestRouter:
         """How likely each prompt is of each expert's set: `(prompts, experts)`, rows sum to 1."""
         import numpy as np
 
-        if not prompts:
+        _check_prompts(prompts)
+        if not len(prompts):
             return np.zeros((0, len(self.experts)))
         return _scores(self.weights, _bags(prompts)).softmax(-1).numpy()
 
@@ -123,6 +138,8 @@ class RequestRouter:
         found = {}
         for name, dataset in data.items():
             routed = self.route(prompts_of(dataset))
+            if not routed:
+                raise CompositionError(f"the set of expert {name!r} holds no prompt to measure on")
             found[name] = sum(expert == name for expert in routed) / len(routed)
         return found | {"balanced": sum(found.values()) / len(found)}
 
@@ -151,6 +168,12 @@ class RequestRouter:
         return cls(record["experts"], load_file(path / WEIGHTS)["weights"])
 
 
+def _check_prompts(prompts: Any) -> None:
+    """Raises [`CompositionError`] for one prompt in the place of a list of them."""
+    if isinstance(prompts, (str, Mapping)) or any(isinstance(prompt, Mapping) for prompt in prompts):
+        raise CompositionError(f"{str(prompts)[:80]!r} is one prompt; give a list of prompts: route([prompt])")
+
+
 def prompts_of(dataset: Dataset) -> list[Prompt]:
     """The prompt of each dialogue with a reply."""
     from ..subset import all_dialogues
@@ -169,7 +192,7 @@ def _bags(prompts: Iterable[Prompt]) -> tuple[torch.Tensor, torch.Tensor, torch.
         own = sorted(set(prompt_buckets(prompt)))
         starts.append(len(buckets))
         buckets += [*own, 2**BITS]
-        shares += [*([len(own) ** -0.5] * len(own)), 1.0]  # of unit length, so that long prompts count no more
+        shares += [*([max(len(own), 1) ** -0.5] * len(own)), 1.0]  # of unit length, so that long prompts count no more
     return torch.tensor(buckets), torch.tensor(starts), torch.tensor(shares)
 
 

@@ -18,7 +18,7 @@ from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraExpert
 
 
 ADAPTERS, ROUTER, RECORD, SCRIPT = "adapters", "request_router", "serving.json", "serve.sh"
-VLLM_RANKS = (8, 16, 32, 64, 128, 256)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's `--max-lora-rank` accepts."""
 
 

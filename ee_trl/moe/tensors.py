@@ -43,10 +43,15 @@ class Sources:
 
     @classmethod
     def open(
-        cls, base: str, experts: Mapping[str, str | os.PathLike[str]], dtype: str | None, trust_base: bool
+        cls,
+        base: str,
+        experts: Mapping[str, str | os.PathLike[str]],
+        dtype: str | None,
+        trust_base: bool,
+        revision: str | None = None,
     ) -> Sources:
         """Opens and checks; nothing is written."""
-        folder = resolve_folder(base)
+        folder = resolve_folder(base, revision)
         config, checkpoint = read_config(folder), Checkpoint(folder)
         family_of(config)
         check_base(config, checkpoint)

@@ -154,7 +154,9 @@ class RouterSFTTrainer(SFTTrainer):
     def __init__(self, model: Any, args: SFTConfig, *, peft_config: LoraConfig | None = None, **kwargs: Any) -> None:
         from transformers import AutoConfig
 
-        config: Any = AutoConfig.from_pretrained(model) if isinstance(model, (str, os.PathLike)) else model.config
+        named = isinstance(model, (str, os.PathLike))
+        revision = (args.model_init_kwargs or {}).get("revision")  # type: ignore[union-attr]
+        config: Any = AutoConfig.from_pretrained(model, revision=revision or "main") if named else model.config
         check_config(config)
         if kwargs.get("quantization_config") is not None or getattr(model, "is_quantized", False):
             raise CompositionError("the router of a quantized model is not trained; quantize after training")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 EXPERTS = (SENSIBILITY, RATIONALITY)
 UNION, BASE, MIXTURE = "union", "base", "moe"
+_OF_A_BASE = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+"""What a base that is given is known by: weights, settings, tokenizer and chat template."""
 
 
 class EfficientEmpathy:
@@ -76,6 +78,7 @@ class EfficientEmpathy:
             "dataset": _content_of(args.dataset),
             "dataset_test": _content_of(args.empathy_dataset_test) if args.empathy_dataset_test else None,
             "splits": [args.dataset_config, args.dataset_train_split, args.dataset_test_split, args.empathy_holdout],
+            "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
             "ee-trl": __version__,
@@ -113,9 +116,9 @@ class EfficientEmpathy:
         if given:
             from ..moe.checkpoint import resolve_folder
 
-            folder = resolve_folder(given).resolve()
+            folder = resolve_folder(given, self.model_args.model_revision).resolve()
             self.base_name = str(folder) if Path(given).is_dir() else given
-            return Stage(BASE, folder, digest(folder, ("*.safetensors", "config.json")), reused=True)
+            return Stage(BASE, folder, digest(folder, _OF_A_BASE), reused=True)
         from ..recipes import sft_sensibility
 
         return self._train(
@@ -202,7 +205,9 @@ class EfficientEmpathy:
 
         def work(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)  # whole, but of a run that was cut off before it said so
-            average_experts(self.base_name or base.folder, {n: stage.folder for n, stage in experts.items()}, folder)
+            folders = {name: stage.folder for name, stage in experts.items()}
+            revision = self.model_args.model_revision
+            average_experts(self.base_name or base.folder, folders, folder, revision=revision)
 
         return self.stages.run("average", inputs, work)
 
@@ -224,7 +229,8 @@ class EfficientEmpathy:
                 data = {name: read_rows(select.folder / f"{name}.parquet") for name in experts}
             folders = {name: stage.folder for name, stage in experts.items()}
             shutil.rmtree(folder, ignore_errors=True)
-            compose_moe(self.base_name or base.folder, folders, folder, gate_data=data, **options)
+            revision = self.model_args.model_revision
+            compose_moe(self.base_name or base.folder, folders, folder, gate_data=data, revision=revision, **options)
 
         return self.stages.run("compose", inputs, work)
 
@@ -252,6 +258,7 @@ class EfficientEmpathy:
                 "model": stage.digest,
                 "test": score.digest,
                 "samples": self.args.empathy_eval_samples,
+                "seed": self.args.empathy_seed,
                 "threshold": self.selector.threshold,
                 "ties": self.selector.ties,
                 **options,

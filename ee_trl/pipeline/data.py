@@ -12,8 +12,10 @@ from ..errors import EmpathyError, SelectionError, unknown
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
+    from ..dialogue import Dialogue
     from ..recipe_args import PipelineArguments
     from ..selector import EmpathyDataSelector
 
@@ -30,7 +32,7 @@ def read_rows(path: Path) -> Dataset:
 
 
 def sources(args: PipelineArguments) -> dict[str, Dataset]:
-    """What to train on, and what is held out: another file, another split, or a share drawn at random."""
+    """What to train on, and what is held out: another file, another split, or a share of the conversations."""
     from ..opening import open_dataset
     from ..sample import load_sample
 
@@ -49,8 +51,56 @@ def sources(args: PipelineArguments) -> dict[str, Dataset]:
         return {"train": train, "test": test}
     if args.dataset_test_split:
         return {"train": train, "test": splits[args.dataset_test_split]}
-    parts = train.train_test_split(test_size=args.empathy_holdout, seed=args.empathy_seed)
-    return {"train": parts["train"], "test": parts["test"]}
+    return apart(train, args.empathy_holdout, args.empathy_seed)
+
+
+def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
+    """
+    A data set as `"train"` and, about `share` of the rows, `"test"`; no conversation is on both sides.
+
+    Args:
+        dataset (`Dataset`): In any dialogue format. Of one conversation are rows that begin with the same utterance;
+            where each row is an utterance, those of one `conv_id` that follow each other.
+        share (`float`): To hold out.
+        seed (`int`): Of the draw.
+    """
+    import numpy as np
+
+    from ..distillation.judged import held_out_of
+
+    numbers = _conversations(dataset)
+    out = held_out_of(numbers, share, seed)
+    if not out.any() or out.all():
+        raise EmpathyError(
+            f"empathy_holdout {share} of {len(set(numbers.tolist()))} conversations leaves none on one side; give "
+            "another share, or name what is held out: empathy_dataset_test or dataset_test_split"
+        )
+    return {"train": dataset.select(np.flatnonzero(~out)), "test": dataset.select(np.flatnonzero(out))}
+
+
+def _conversations(dataset: Dataset) -> np.ndarray:
+    """The number of each row's conversation; a row without a dialogue is of none but its own."""
+    import numpy as np
+
+    from ..data import BATCH_ROWS, tables_of
+    from ..dialogue import conversations, recognise, samples_of
+    from ..distillation.judged import conversation_numbers
+    from ..rows import rows_of
+
+    fmt = recognise(dataset.column_names)
+    wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in dataset.column_names]
+    spans: list[int] = []  # rows of each
+    found: dict[int, Dialogue] = {}
+    for table in tables_of(dataset, len(dataset) if fmt.utterance_rows else BATCH_ROWS):
+        rows, first = rows_of(table, dataset.features, wanted), len(spans)
+        spans += [len(span) for span in conversations(rows)] if fmt.utterance_rows else [1] * len(rows)
+        span_of = np.repeat(np.arange(first, len(spans)), spans[first:])
+        for sample in samples_of(fmt, rows):
+            if sample.dialogue is not None:
+                found.setdefault(int(span_of[sample.row]), sample.dialogue)
+    numbers = np.arange(len(spans))
+    numbers[list(found)] = len(spans) + conversation_numbers(list(found.values()))
+    return np.unique(np.repeat(numbers, spans), return_inverse=True)[1]
 
 
 def write_scored(

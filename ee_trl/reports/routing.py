@@ -116,7 +116,8 @@ def over_layers(load: Sequence[Sequence[float]]) -> list[float]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    cells = ([cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 # ---- the picture ----------------------------------------------------------------------------------------------------

@@ -70,5 +70,6 @@ def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
     inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
     margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
     knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
-    steps = np.maximum(np.diff(knots, axis=1), 1e-4)  # strictly increasing also where the judge never used a number
+    smallest = 1e-5 * np.where(margin > 0, 10 * margin, 1.0)[:, None]  # of the range, however narrow that is
+    steps = np.maximum(np.diff(knots, axis=1), smallest)  # increasing also where the judge never used a number
     return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)

@@ -18,6 +18,7 @@ from ..axes import AXES, DEFAULT_THRESHOLD
 from ..dialogue import SCORED, Dialogue
 from ..errors import ScorerError, unknown
 from ..score_plane import TIES, Threshold, thresholds
+from ..subset import GIVEN
 from .base import ScoredBatch, Scorer
 from .cascade_report import CascadeReport
 from .conformal import LearntDoubt, classes_of, distance_doubt, limit_for_budget, limit_for_promise
@@ -140,6 +141,7 @@ class CascadeScorer:
         self._retry_failures = False
         self._plan: Plan | None = None
         self._counts = CascadeReport()
+        self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # what the judge gave the samples drawn to calibrate on
         _check_calibration(calibration)
 
     @cached_property
@@ -167,6 +169,29 @@ class CascadeScorer:
             f"{_LAYOUT}/[{self.cheap.fingerprint}]/[{self.judge.fingerprint}]/{asked}/{self._plan_name()}"
             f"/T:{t_s:g},{t_r:g},{self.ties}/audit:{self.audit:g}/seed:{self.seed}"
         )
+
+    def check_judges(self, judges: Sequence[str], source: str) -> None:
+        """
+        Checks that calibration samples are by this cascade's judge.
+
+        Args:
+            judges (`Sequence[str]`): Fingerprints of what scored them; `"given"`, where nobody knows, is warned of.
+            source (`str`): Where they are from.
+
+        Raises:
+            [`ScorerError`]: Another scorer made them, so that they promise nothing.
+        """
+        others = [name for name in judges if name not in (GIVEN, self.judge.fingerprint)]
+        if others:
+            raise ScorerError(
+                f"the calibration samples of {source!r} were scored by {', '.join(others)}, and the judge is "
+                f"{self.judge.fingerprint}: what they promise would not hold. Score them by this judge: ee-trl score "
+                "DIALOGUES --scorer JUDGE -o judged.parquet"
+            )
+        if GIVEN in judges:
+            logger.warning(
+                "%s does not say who scored it; the promise holds if it was %s", source, self.judge.fingerprint
+            )
 
     def _plan_name(self) -> str:
         if self.needs_plan:
@@ -201,23 +226,23 @@ class CascadeScorer:
             dialogues (`Iterable[Dialogue]`): All of them; read once, held a thousand at a time.
         """
         found, audited, drawn = self._surveyed(dialogues)
-        if not found:
-            raise ScorerError("there are no dialogues to plan with")
-        scores = np.array(found)
-        calibration, spent = self._calibration, 0
+        if not found:  # whatever comes first sets the limit
+            return Plan(-math.inf, None, 0)
+        scores, shown, calibration = np.array(found), np.array(audited), self._calibration
         if isinstance(calibration, int):
             sample = [dialogue for _, _, dialogue in drawn]
-            judged = self._ask(self.judge, sample)
-            calibration, spent = (sample, judged.scores), len(sample)
+            calibration = (sample, self._judgements(sample, keep=True)[0])
+            shown[[place for _, place, _ in drawn]] = True
         if self.promise is not None:
             assert isinstance(calibration, tuple)
             self._plan = self._calibrated(list(calibration[0]), calibration[1])
         else:
             doubt = self._learnt(*calibration) if calibration else None
             values = doubt(scores) if doubt else distance_doubt(scores, self.threshold)
-            limit = limit_for_budget(values, np.array(audited), self.budget or 0.0, spent)
+            limit = limit_for_budget(values, shown, self.budget or 0.0)
             self._plan = Plan(limit, doubt, len(calibration[0]) if calibration else 0)
-        self._counts.calibration_calls += spent
+        trusted = self._doubts(scores) < self._plan.limit
+        self._counts.calibration_calls += int((trusted & shown & ~np.array(audited)).sum())
         logger.info("cascade: %s", self._plan_name())
         return self._plan
 
@@ -234,26 +259,26 @@ class CascadeScorer:
             new = {key: d for d in part if (key := dialogue_key(d)) not in seen}
             seen |= new.keys()
             scores += self._ask(self.cheap, list(new.values())).scores.tolist()
-            audited += [self._audits(key) for key in new]
-            for key, dialogue in new.items():
+            for place, (key, dialogue) in enumerate(new.items(), start=len(audited)):
                 if wanted:
-                    item = (-_number(key, self.seed, "calibration"), len(drawn), dialogue)
+                    item = (-_number(key, self.seed, "calibration"), place, dialogue)
                     (heapq.heappush if len(drawn) < wanted else heapq.heappushpop)(drawn, item)
+            audited += [self._audits(key) for key in new]
         return scores, audited, drawn
 
     def _calibrated(self, dialogues: list[Dialogue], judged: np.ndarray) -> Plan:
         """The plan that keeps the promise: one half of the samples learns the doubt, the other sets the limit."""
         assert self.promise is not None
         cheap = self._ask(self.cheap, dialogues).scores
-        known = ~(np.isnan(cheap).any(axis=1) | np.isnan(judged).any(axis=1))
-        first = np.array([_number(dialogue_key(d), self.seed, "half") % 2 == 0 for d in dialogues])
-        learns, sets = known & first, known & ~first
-        if min(learns.sum(), sets.sum()) < FEWEST // 2:
-            raise _too_few(int(known.sum()))
+        known = np.flatnonzero(~(np.isnan(cheap).any(axis=1) | np.isnan(judged).any(axis=1)))
+        if len(known) < FEWEST:
+            raise _too_few(len(known))
+        order = sorted(known.tolist(), key=lambda i: _number(dialogue_key(dialogues[i]), self.seed, "half"))
+        learns, sets = order[: len(order) // 2], order[len(order) // 2 :]
         doubt = LearntDoubt.fit(cheap[learns], judged[learns], self.threshold, self.ties)
         wrong = self._classes(cheap[sets]) != self._classes(judged[sets])
         limit = limit_for_promise(doubt(cheap[sets]), wrong, self.promise, self.confidence)
-        return Plan(limit, doubt, int(known.sum()))
+        return Plan(limit, doubt, len(known))
 
     def _learnt(self, dialogues: Sequence[Dialogue], judged: np.ndarray) -> LearntDoubt:
         cheap = self._ask(self.cheap, list(dialogues)).scores
@@ -284,6 +309,16 @@ class CascadeScorer:
             self._tokens += np.array([run.coverage.tokens, run.coverage.forward_tokens])
         return found
 
+    def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> tuple[np.ndarray, list[str]]:
+        """The judge's scores and statuses; what it gave to calibrate on, it is not asked for again."""
+        keys = [dialogue_key(dialogue) for dialogue in dialogues]
+        new = {key: dialogue for key, dialogue in zip(keys, dialogues, strict=True) if key not in self._judged}
+        found = self._ask(self.judge, list(new.values()))
+        given = self._judged | dict(zip(new, zip(found.scores, found.statuses, strict=True), strict=True))
+        if keep:
+            self._judged = given
+        return np.array([given[key][0] for key in keys]).reshape(-1, len(AXES)), [given[key][1] for key in keys]
+
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where the one who decides has none."""
         scores = np.full((len(dialogues), len(AXES)), np.nan)
@@ -307,10 +342,10 @@ class CascadeScorer:
         if not len(asked):
             return
         self._tokens = np.zeros(2, int)
-        judged = self._ask(self.judge, [dialogues[int(i)] for i in asked])
+        judged = self._judgements([dialogues[int(i)] for i in asked])
         agrees = np.full(len(dialogues), np.nan)
-        known = np.array([status == SCORED for status in judged.statuses])
-        same = self._classes(judged.scores) == self._classes(cheap.scores[asked])
+        known = np.array([status == SCORED for status in judged[1]])
+        same = self._classes(judged[0]) == self._classes(cheap.scores[asked])
         agrees[asked[known]] = same[known]
         yield self._batch(np.flatnonzero(audited), cheap, doubt, agrees)
         yield self._judged_batch(asked, ~trusted[asked], judged, doubt)
@@ -329,14 +364,16 @@ class CascadeScorer:
         self._counts.count(details)
         return ScoredBatch(where.tolist(), cheap.scores[where], [cheap.statuses[i] for i in where], details)
 
-    def _judged_batch(self, asked: np.ndarray, keeps: np.ndarray, judged: Any, doubt: np.ndarray) -> ScoredBatch:
+    def _judged_batch(
+        self, asked: np.ndarray, keeps: np.ndarray, judged: tuple[np.ndarray, list[str]], doubt: np.ndarray
+    ) -> ScoredBatch:
         where = asked[keeps]
-        reasons = [None if s == SCORED else s for s, kept in zip(judged.statuses, keeps, strict=True) if kept]
+        reasons = [None if s == SCORED else s for s, kept in zip(judged[1], keeps, strict=True) if kept]
         finite = np.where(np.isfinite(doubt[where]), doubt[where], np.nan)
         details = {DOUBT: finite, JUDGED: np.ones(len(where)), AUDIT: np.full(len(where), np.nan)}
         self._counts.count(details)
         tokens, forward_tokens = self._tokens.tolist()
-        return ScoredBatch(where.tolist(), judged.scores[keeps], reasons, details, tokens, forward_tokens)
+        return ScoredBatch(where.tolist(), judged[0][keeps], reasons, details, tokens, forward_tokens)
 
     # ---- the report
 

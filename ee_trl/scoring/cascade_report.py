@@ -22,7 +22,7 @@ class CascadeReport(Displayed):
         judged (`int`): Those whose scores are the judge's.
         audited (`int`): Those of the others that the judge was shown as well.
         agreed (`int`): Those of the audited on which both have the same class.
-        calibration_calls (`int`): Samples that the judge was asked for to set the limit.
+        calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
         calls (`int`): How often the judge was asked in this process; what was in the store cost none.
     """
 
@@ -43,8 +43,8 @@ class CascadeReport(Displayed):
 
     @property
     def needed(self) -> int:
-        """Samples that the judge was needed for: its own, the audit and the calibration."""
-        return self.judged + self.audited + self.calibration_calls
+        """Samples that the judge was needed for: its own, the audit and, beside these, the calibration."""
+        return min(self.judged + self.audited + self.calibration_calls, self.samples)
 
     @property
     def share(self) -> float:
@@ -94,8 +94,8 @@ class CascadeReport(Displayed):
         low, high = self.interval
         return [
             f"the judge was needed for {self.needed:,} of {self.samples:,} samples ({self.share:.1%}): "
-            f"{self.judged:,} decided by it, {self.audited:,} audited, {self.calibration_calls:,} for calibration; "
-            f"{self.saved:,} calls saved, {self.calls:,} made now",
+            f"{self.judged:,} decided by it, {self.audited:,} audited, "
+            f"{self.calibration_calls:,} for calibration alone; {self.saved:,} calls saved, {self.calls:,} made now",
             f"agreement with the judge, by the audit: {self.agreement:.1%} ({low:.1%} to {high:.1%}, 95 %)"
             if self.agreement is not None
             else "agreement with the judge: not known, nothing was audited",

@@ -151,32 +151,32 @@ def _most_wrong(n: int, risk: float, chance: float) -> int:
     return k
 
 
-def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float, spent: int = 0) -> float:
+def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float) -> float:
     """
-    The smallest limit for which the judge is asked for at most a share of these very samples, audits included.
+    The smallest limit for which the judge is asked for at most a share of these very samples.
 
     Args:
         doubt (`np.ndarray` of shape `(n,)`): Of the samples to be scored; of samples like them, the share holds on
             average.
-        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them are shown to the judge even if trusted.
+        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them are shown to the judge even if trusted, to
+            audit or to calibrate.
         budget (`float`): In [0, 1].
-        spent (`int`, *optional*, defaults to `0`): How many of the calls are used up already.
 
     Returns:
         `float`: samples of smaller doubt are trusted. Equal doubts are trusted or asked for together.
 
     Raises:
-        [`ScorerError`]: The audit alone is more than the budget.
+        [`ScorerError`]: These alone are more than the budget.
     """
     order = np.argsort(-doubt, kind="stable")
     ordered, audits = doubt[order], audited[order]
-    allowed = math.floor(budget * len(doubt) + 1e-9) - spent
+    allowed = math.floor(budget * len(doubt) + 1e-9)
     after = np.append(np.cumsum(audits[::-1])[::-1], 0)  # audits among the trusted, if the first k are asked for
     fits = np.arange(len(doubt) + 1) + after <= allowed
     if not fits[0]:
         raise ScorerError(
-            f"audit and calibration ask the judge {int(after[0]) + spent} times already, and a budget of {budget:g} "
-            f"allows {allowed + spent}; give a smaller audit or calibration, or a larger budget"
+            f"audit and calibration ask the judge {int(after[0])} times already, and a budget of {budget:g} "
+            f"allows {allowed}; give a smaller audit or calibration, or a larger budget"
         )
     asked = int(np.flatnonzero(fits)[-1])
     if asked == len(doubt):

@@ -24,7 +24,11 @@ def check_scorer(spec: Any) -> None:
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
     if isinstance(spec, str):
-        if spec not in SCORERS and not (spec and Path(spec).is_dir()) and not _HUB_ID.fullmatch(spec):
+        if spec in SCORERS or (spec and Path(spec).is_dir()):
+            return
+        if spec.startswith((".", "/", "~")):
+            raise ScorerError(f"there is no folder {spec!r} (in {os.getcwd()!r}) with a scorer or a language model")
+        if not _HUB_ID.fullmatch(spec):
             raise ScorerError(f"{unknown('scorer', spec, SCORERS)} A folder or a hub id (owner/name) goes as well.")
     elif isinstance(spec, type):
         raise ScorerError(f"{spec!r} is a class; give an object of it: {spec.__name__}(...)")
@@ -93,11 +97,15 @@ def _cascade(options: dict[str, Any]) -> Scorer:
     for name, flag in (("cheap", "--cheap"), ("judge", "--judge")):
         if name not in options:
             raise ScorerError(f"the scorer 'cascade' needs {name}=..., a scorer ({flag} NAME)")
-    if isinstance(options.get("calibration"), (str, os.PathLike)):
-        from ..distillation.judged import calibration_of
+    source = options.get("calibration")
+    if not isinstance(source, (str, os.PathLike)):
+        return CascadeScorer(**options)
+    from ..distillation.judged import calibration_of
 
-        options = {**options, "calibration": calibration_of(options["calibration"])}
-    return CascadeScorer(**options)
+    *calibration, judges = calibration_of(source)
+    scorer = CascadeScorer(**{**options, "calibration": tuple(calibration)})
+    scorer.check_judges(judges, os.fspath(source))
+    return scorer
 
 
 def _check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
@@ -132,12 +140,14 @@ def _kind_of(spec: str | os.PathLike[str]) -> str:
             )
         return kind
     for kind, name in _MARKS.items():
-        if isinstance(try_to_load_from_cache(str(spec), name), str):
-            return kind
         try:
+            if isinstance(try_to_load_from_cache(str(spec), name), str):
+                return kind
             if file_exists(str(spec), name):
                 return kind
-        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        except HFValidationError as error:
+            raise ScorerError(f"{str(spec)!r} is no folder, and no hub id: {error}") from error
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
             break  # the judge says what is wrong, if anything is
     return "judge"
 
