@@ -121,7 +121,7 @@ def test_sweep_is_a_list_that_prints_as_a_table() -> None:
     assert str(found).splitlines()[0] == "2 scored samples; share (count)"
     assert str(found).splitlines()[2].split()[:3] == ["4", "50.0%", "("]
     assert "50.0% (1)" in Cells(found._repr_html_()).texts
-    assert str(sweep([], [], [])).startswith("0 scored samples")
+    assert str(sweep([], [], [5])).startswith("0 scored samples")
 
 
 def test_splits_stand_under_their_names() -> None:
