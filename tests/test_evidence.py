@@ -178,3 +178,25 @@ def test_the_hubs_utterances_give_the_rows_of_the_files(data: ModuleType, tmp_pa
     assert found == data.read_typed(str(tmp_path / "file.parquet"))
     assert found[1]["context"] == ["i am sad .", "oh no , why ?", "my dog died . he was old"]
     assert [row["emotion"] for row in found] == ["sad", "sad"]
+
+
+def test_a_composed_model_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    import training
+    from plan import plan
+
+    run = plan(1)["mixture, untrained"]
+    target = training.folder_of(run.name, tmp_path)
+    target.mkdir(parents=True)
+    training.train(run, tmp_path)  # nothing that it would be made of is there
+    assert not [*target.iterdir()]
+
+
+def test_of_a_mixture_the_gates_alone_are_trained_whatever_the_config_says(tmp_path: Path) -> None:
+    import training
+    from plan import plan
+
+    table = {"config": "lora.yaml", "model": "some/model", "steps": 8, "batch": 4, "max_length": 64}
+    (tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
+    words = training.command_of(plan(1)["mixture"], tmp_path)
+    assert words[words.index("--use_peft") + 1] == "False"
+    assert "--use_peft" not in training.command_of(plan(1)["full"], tmp_path)

@@ -38,8 +38,8 @@ SMALL = {
     "train_sampling_strategy": "group_by_length",
 }  # fmt: skip
 """Of a small model's run, which has no config of its own."""
-ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False}
-"""What differs for a mixture's gates."""
+ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False, "use_peft": False}
+"""What differs for a mixture's gates, which are all that is trained, whatever the experts were trained by."""
 
 
 def steps_of(run: Run, steps: int, work: Path) -> int:
@@ -175,6 +175,8 @@ def train(run: Run, work: Path) -> None:
 
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):
+        if target.exists():  # it is written whole or not at all, and was cut off while it was measured
+            return
         assert run.base is not None
         base, experts = (
             whole_model(folder_of(run.base, work)),
