@@ -24,7 +24,7 @@ from pathlib import Path  # noqa: E402
 
 import pyarrow.parquet as pq  # noqa: E402
 
-from ee_trl.dialogue import Dialogue  # noqa: E402
+from ee_trl.data.dialogue import Dialogue  # noqa: E402
 from ee_trl.scoring.linear import LinearScorer  # noqa: E402
 
 

@@ -36,11 +36,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import set_verbosity_error
 
-from ee_trl.dialogue import FORMATS, Dialogue, samples_of
-from ee_trl.rubric import Rubric, load_rubric
-from ee_trl.scoring.answers import VALUES
-from ee_trl.scoring.causal_lm import CausalLMScorer
-from ee_trl.scoring.prefix import Trunk, trunks_of
+from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.scoring.judge.answers import VALUES
+from ee_trl.scoring.judge.model import CausalLMScorer
+from ee_trl.scoring.judge.rubric import Rubric, load_rubric
+from ee_trl.scoring.judge.tree import Trunk, trunks_of
 
 
 DATA = "ed_validation_scored.parquet"

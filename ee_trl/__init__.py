@@ -13,26 +13,26 @@ _EXPORTS = {
     "AXES": "axes",
     "QUADRANTS": "axes",
     "CascadeScorer": "scoring.cascade",
-    "CausalLMScorer": "scoring.causal_lm",
-    "Dialogue": "dialogue",
+    "CausalLMScorer": "scoring.judge.model",
+    "Dialogue": "data.dialogue",
     "EmpathyCallback": "online.callback",
     "EmpathyDataSelector": "selector",
-    "EmpathyEvalCallback": "eval_callback",
+    "EmpathyEvalCallback": "evaluation.callback",
     "EmpathySFTTrainer": "online.trainer",
     "EncoderScorer": "scoring.encoder",
     "LinearScorer": "scoring.linear",
     "RequestRouter": "moe.request_router",
     "Scorer": "scoring.base",
     "Selection": "selection",
-    "ServerScorer": "scoring.server",
-    "build_tiny_causal_lm": "tiny_model",
+    "ServerScorer": "scoring.judge.server",
+    "build_tiny_causal_lm": "training.tiny_model",
     "choose_to_label": "distillation.labels",
     "compose_moe": "moe.compose",
     "distill": "distillation.run",
-    "list_metrics": "metrics",
-    "load_metric": "metrics",
-    "load_rubric": "rubric",
-    "load_sample": "sample",
+    "list_metrics": "evaluation.load",
+    "load_metric": "evaluation.load",
+    "load_rubric": "scoring.judge.rubric",
+    "load_sample": "data.sample",
     "load_scorer": "scoring.load",
     "quadrants": "selection",
     "select_indices": "selection",
@@ -44,28 +44,28 @@ __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
     from .axes import AXES, QUADRANTS
-    from .dialogue import Dialogue
+    from .data.dialogue import Dialogue
+    from .data.sample import load_sample
     from .distillation.labels import choose_to_label
     from .distillation.run import distill
-    from .eval_callback import EmpathyEvalCallback
-    from .metrics import list_metrics, load_metric
+    from .evaluation.callback import EmpathyEvalCallback
+    from .evaluation.load import list_metrics, load_metric
     from .moe.compose import compose_moe
     from .moe.request_router import RequestRouter
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
     from .reports.explorer import write_explorer
-    from .rubric import load_rubric
-    from .sample import load_sample
     from .scoring.base import Scorer
     from .scoring.cascade import CascadeScorer
-    from .scoring.causal_lm import CausalLMScorer
     from .scoring.encoder import EncoderScorer
+    from .scoring.judge.model import CausalLMScorer
+    from .scoring.judge.rubric import load_rubric
+    from .scoring.judge.server import ServerScorer
     from .scoring.linear import LinearScorer
     from .scoring.load import load_scorer
-    from .scoring.server import ServerScorer
     from .selection import Selection, quadrants, select_indices, sweep
     from .selector import EmpathyDataSelector
-    from .tiny_model import build_tiny_causal_lm
+    from .training.tiny_model import build_tiny_causal_lm
 
 
 def __getattr__(name: str) -> object:

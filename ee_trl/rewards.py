@@ -14,9 +14,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from .axes import AXES, MAX_SCORE, RATIONALITY, SENSIBILITY
-from .dialogue import dialogue_of
+from .data.dialogue import dialogue_of
+from .data.formats import BadRow, content_text
 from .errors import EmpathyError, FormatError, unknown
-from .formats import BadRow, content_text
 
 
 if TYPE_CHECKING:

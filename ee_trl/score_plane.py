@@ -16,7 +16,7 @@ from .axes import (
     SENSIBILITY,
     TIE,
 )
-from .coded import Coded
+from .data.coded import Coded
 from .errors import SelectionError, unknown
 
 

@@ -23,7 +23,7 @@ from .axes import (
     SENSIBILITY,
     TIE,
 )
-from .coded import Coded
+from .data.coded import Coded
 from .display import Displayed, Table
 from .errors import SelectionError, unknown
 from .score_plane import TIES, Threshold, coded_quadrants, quadrants, scores_array, thresholds
@@ -65,7 +65,7 @@ class Selection(Displayed):
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
             Indices of the samples kept, ascending (the order of the data survives).
-        drops ([`~ee_trl.coded.Coded`] of length `n`):
+        drops ([`~ee_trl.data.coded.Coded`] of length `n`):
             For every sample dropped the name of the reason, `""` for those kept. `unscored`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
         settings (`dict`):

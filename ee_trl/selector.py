@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import selection as rules
 from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY
-from .data import conversation_order, each_split, features_of, is_stream, progress, progress_bar, tables_of
-from .dialogue import Turns, check_turns
+from .data.dialogue import Turns, check_turns
+from .data.reading import check_dataset, open_rows, opened
+from .data.samples import (
+    read_scores,
+    training_features,
+    training_tables,
+)
+from .data.tables import conversation_order, each_split, features_of, is_stream, progress, progress_bar, tables_of
+from .data.writing import to_dataset
 from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
-from .opening import check_dataset, open_rows, opened
 from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
@@ -26,12 +32,6 @@ from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
 from .scoring.store import FILE_NAME, ScoreStore, cache_folder
 from .streams import scored_stream, selected_stream
-from .subset import (
-    read_scores,
-    training_features,
-    training_tables,
-)
-from .writing import to_dataset
 
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
     from huggingface_hub import DatasetCard
 
-    from .data import AnyDataset
-    from .scoring.ray_data import RayOptions
+    from .data.tables import AnyDataset
+    from .scoring.ray_cluster import RayOptions
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class EmpathyDataSelector:
         """The scorer, loaded when it is first needed; with Ray, its name alone."""
         if self._ray is None:
             return load_scorer(self._spec, **self._options)
-        from .scoring.ray_data import remote_scorer
+        from .scoring.ray_cluster import remote_scorer
 
         return remote_scorer(self._spec, self._options, self._ray)
 
@@ -191,7 +191,7 @@ class EmpathyDataSelector:
 
         Args:
             dataset (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
-                In any of the formats in [`~ee_trl.dialogue.FORMATS`], or the path or hub name of such.
+                In any of the formats in [`~ee_trl.data.dialogue.FORMATS`], or the path or hub name of such.
             shared (`bool`, *optional*, defaults to `False`):
                 Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
                 share into the store that they have in common, and gets all of it.
@@ -258,7 +258,7 @@ class EmpathyDataSelector:
         dialogues = engine.dialogues_of(tables, features, layout, run, self.turns)
         if self._ray is None:
             return fill_share(run, dialogues, launch)
-        from .scoring.ray_data import fill_with_ray
+        from .scoring.ray_cluster import fill_with_ray
 
         return fill_with_ray(run, dialogues, self._ray)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY
-from .data import columns_of, conform, features_of, tables_of
-from .dialogue import recognise, samples_of
+from .data.dialogue import recognise, samples_of
+from .data.samples import check_scored, refuse_utterances, training_features, training_row
+from .data.tables import columns_of, conform, features_of, tables_of
 from .errors import SelectionError
 from .scoring import engine
-from .subset import check_scored, refuse_utterances, training_features, training_row
 
 
 if TYPE_CHECKING:

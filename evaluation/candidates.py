@@ -145,7 +145,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from ee_trl.scoring.judge_model import content_of, weights_of
+    from ee_trl.scoring.judge.loading import content_of, weights_of
 
     if dtype not in DTYPES:
         raise EmpathyError(unknown("dtype", dtype, DTYPES))
@@ -251,7 +251,7 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
 
 
 def _columns_of(path: Path) -> dict[str, list[Any]]:
-    from ee_trl.opening import open_dataset
+    from ee_trl.data.reading import open_dataset
 
     if path.suffix.lower() == ".txt":
         return {REPLY_COLUMNS[0]: _lines_of(path)}

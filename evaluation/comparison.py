@@ -271,7 +271,7 @@ def make_tools(
     **options: Any,
 ) -> Tools:
     """What the metrics are computed with, loaded: a wrong name is found before anything is generated."""
-    from ee_trl.scoring.choices import load_chooser
+    from ee_trl.scoring.judge.chooser import load_chooser
     from ee_trl.selector import EmpathyDataSelector
 
     if options["tokenizer"] not in ("nltk", "whitespace"):

@@ -9,11 +9,11 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ee_trl.data import features_of, is_stream, spread, tables_of
-from ee_trl.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
+from ee_trl.data.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
+from ee_trl.data.reading import check_dataset
+from ee_trl.data.rows import rows_of
+from ee_trl.data.tables import features_of, is_stream, spread, tables_of
 from ee_trl.errors import FormatError, unknown
-from ee_trl.opening import check_dataset
-from ee_trl.rows import rows_of
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def read_eval_set(
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
-    from ee_trl.data import conversation_order
-    from ee_trl.opening import open_rows
-    from ee_trl.sample import load_sample
+    from ee_trl.data.reading import open_rows
+    from ee_trl.data.sample import load_sample
+    from ee_trl.data.tables import conversation_order
 
     if source is None:
         return load_sample("test"), "the embedded sample's held-out dialogues"

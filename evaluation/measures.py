@@ -76,7 +76,7 @@ class Tools:
         batch_size (`int`, *optional*, defaults to `16`): Of perplexity and BERTScore.
         classifier (*optional*): Of EPITOME levels.
         bertscore_model, bertscore_layers (*optional*): Of BERTScore.
-        judge (*optional*): A [`~ee_trl.scoring.choices.Chooser`].
+        judge (*optional*): A [`~ee_trl.scoring.judge.chooser.Chooser`].
     """
 
     run: ScoringRun

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ee_trl._optional import require
+from ee_trl.data.writing import write_json, write_text
 from ee_trl.errors import MissingExtraError
-from ee_trl.reports.run import _cell, _table
-from ee_trl.writing import write_json, write_text
+from ee_trl.reports.markdown import _cell, _table
 
 from . import plots
 from .candidates import INDEX_COLUMN, MODEL

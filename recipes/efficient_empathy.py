@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import PipelineArguments
+    from ee_trl.training.arguments import PipelineArguments
 
 
 def main(empathy_args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Does what is not done yet, and names the report."""
-    from ee_trl.pipeline.chain import EfficientEmpathy
+    from ee_trl.training.method import EfficientEmpathy
 
     run = EfficientEmpathy(empathy_args, training_args, model_args)
     report = run.run()
@@ -47,7 +47,7 @@ def make_parser() -> TrlParser:
     """TRL's arguments for training and model, and ours for data and stages."""
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import PipelineArguments
+    from ee_trl.training.arguments import PipelineArguments
 
     parser = TrlParser([PipelineArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
     parser.set_defaults(output_dir="runs/efficient_empathy", dtype="auto")
@@ -55,6 +55,6 @@ def make_parser() -> TrlParser:
 
 
 if __name__ == "__main__":
-    from ee_trl.recipe_args import run_recipe
+    from ee_trl.training.arguments import run_recipe
 
     run_recipe(main, make_parser())

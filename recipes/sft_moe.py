@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import MoEArguments
+    from ee_trl.training.arguments import MoEArguments
 
 
 def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Selects, trains the routers and saves."""
     from ee_trl.moe.training import RouterSFTTrainer
-    from ee_trl.moe_run import MoERun
+    from ee_trl.training.router import MoERun
 
     run = MoERun(empathy_args, training_args, model_args)
     if run.finished:
@@ -62,7 +62,7 @@ def make_parser() -> TrlParser:
     """TRL's arguments for training and model, and ours for the data."""
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import MoEArguments
+    from ee_trl.training.arguments import MoEArguments
 
     parser = TrlParser([MoEArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
     parser.set_defaults(output_dir="runs/sft_moe", dtype="auto")
@@ -70,6 +70,6 @@ def make_parser() -> TrlParser:
 
 
 if __name__ == "__main__":
-    from ee_trl.recipe_args import run_recipe
+    from ee_trl.training.arguments import run_recipe
 
     run_recipe(main, make_parser())

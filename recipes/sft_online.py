@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import OnlineArguments
+    from ee_trl.training.arguments import OnlineArguments
 
 
 def main(empathy_args: OnlineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -36,7 +36,7 @@ def main(empathy_args: OnlineArguments, training_args: SFTConfig, model_args: Mo
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
     from ee_trl.online.trainer import EmpathySFTTrainer
-    from ee_trl.online_run import OnlineRun
+    from ee_trl.training.online import OnlineRun
 
     run = OnlineRun(empathy_args, training_args, model_args)
     if run.finished:
@@ -67,7 +67,7 @@ def make_parser() -> TrlParser:
     """TRL's arguments for training and model, and ours for data and policy."""
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import OnlineArguments
+    from ee_trl.training.arguments import OnlineArguments
 
     parser = TrlParser([OnlineArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
     parser.set_defaults(output_dir="runs/sft_online")
@@ -75,6 +75,6 @@ def make_parser() -> TrlParser:
 
 
 if __name__ == "__main__":
-    from ee_trl.recipe_args import run_recipe
+    from ee_trl.training.arguments import run_recipe
 
     run_recipe(main, make_parser())

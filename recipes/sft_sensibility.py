@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import ExpertArguments
+    from ee_trl.training.arguments import ExpertArguments
 
 
 def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Selects, trains and saves."""
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
-    from ee_trl.experts import ExpertRun
+    from ee_trl.training.expert import ExpertRun
 
     run = ExpertRun(empathy_args, training_args, model_args)
     if run.finished:
@@ -60,7 +60,7 @@ def make_parser() -> TrlParser:
     """TRL's arguments for training and model, and ours for the selection."""
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.recipe_args import ExpertArguments
+    from ee_trl.training.arguments import ExpertArguments
 
     parser = TrlParser([ExpertArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
     parser.set_defaults(empathy_keep="sensibility", output_dir="runs/sft_sensibility")
@@ -68,6 +68,6 @@ def make_parser() -> TrlParser:
 
 
 if __name__ == "__main__":
-    from ee_trl.recipe_args import run_recipe
+    from ee_trl.training.arguments import run_recipe
 
     run_recipe(main, make_parser())

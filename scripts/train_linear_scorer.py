@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl.axes import AXES
-from ee_trl.dialogue import Dialogue
+from ee_trl.data.dialogue import Dialogue
 from ee_trl.distillation.judged import folds_of
 from ee_trl.distillation.words import DECIMALS, fit
 from ee_trl.scoring import features as ft

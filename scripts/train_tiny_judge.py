@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ee_trl.axes import AXES
-from ee_trl.dialogue import FORMATS, Dialogue, samples_of
-from ee_trl.rubric import Rubric, load_rubric
-from ee_trl.scoring.causal_lm import CausalLMScorer
-from ee_trl.scoring.prefix import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
-from ee_trl.scoring.prompt import Chain, JudgePrompt
+from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.scoring.judge.model import CausalLMScorer
+from ee_trl.scoring.judge.prompt import Chain, JudgePrompt
+from ee_trl.scoring.judge.rubric import Rubric, load_rubric
+from ee_trl.scoring.judge.tree import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
 
 
 def read(path: str) -> tuple[list[Dialogue], np.ndarray]:

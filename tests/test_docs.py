@@ -17,8 +17,8 @@ from conftest import ROOT
 
 import ee_trl
 from ee_trl.cli.main import main
-from ee_trl.dialogue import FORMATS, REASONS
-from ee_trl.sample import load_sample
+from ee_trl.data.dialogue import FORMATS, REASONS
+from ee_trl.data.sample import load_sample
 
 
 METRICS = sorted(ROOT.glob("evaluation/*/README.md"))

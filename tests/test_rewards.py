@@ -11,9 +11,9 @@ from conftest import WordScorer
 from datasets import Dataset
 
 from ee_trl import Dialogue, build_tiny_causal_lm, load_sample, load_scorer
+from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.rewards import EmpathyReward, rationality_reward, sensibility_reward
-from ee_trl.subset import all_dialogues
 
 
 PROMPT = [{"role": "user", "content": "My dog died."}]

@@ -14,10 +14,10 @@ from same_dialogues import DIALOGUES, MULTI_TURN, QUADRANT, SCORES, SINGLE_TURN,
 
 from ee_trl import EmpathyDataSelector, LinearScorer, load_sample
 from ee_trl.axes import QUADRANTS
+from ee_trl.data.samples import all_dialogues, dropped_tables
+from ee_trl.data.writing import to_dataset
 from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError
 from ee_trl.selection import KEEPABLE, RULES, TIES
-from ee_trl.subset import all_dialogues, dropped_tables
-from ee_trl.writing import to_dataset
 
 
 ALL = ",".join(KEEPABLE)

@@ -171,7 +171,7 @@ def train(run: Run, work: Path) -> None:
     """Trains or makes a run's model, in this process; goes on where it was cut off."""
     from ee_trl import compose_moe
     from ee_trl.moe.compose import average_experts
-    from ee_trl.recipe_args import parse_recipe_args
+    from ee_trl.training.arguments import parse_recipe_args
 
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):

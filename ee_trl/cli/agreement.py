@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns
+from ..data.dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns
 from ..errors import EmpathyError, FormatError, ScorerError, ScoresError
 from . import common
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import numpy as np
 
-    from ..data import spread
+    from ..data.tables import spread
     from ..reports.agreement import agree, check_libraries
     from ..reports.agreement_page import report_dict, report_text, write_agreement
     from ..selection import thresholds
@@ -141,7 +141,7 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
         raise ScorerError(f"--option-{side} is for a scorer, but {side.upper()} is {spec!r}, whose scores are there")
     if not args.rubric:
         return options
-    from ..rubric import load_rubric
+    from ..scoring.judge.rubric import load_rubric
 
     load_rubric(args.rubric)  # tells early what is wrong with it
     if not any(map(_may_be_judge, (args.a, args.b))):
@@ -178,9 +178,9 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
     """All samples of a data set, in the order in which `ee-trl score` writes them."""
-    from ..data import conversation_order, features_of, tables_of
-    from ..dialogue import recognise, samples_of
-    from ..rows import rows_of
+    from ..data.dialogue import recognise, samples_of
+    from ..data.rows import rows_of
+    from ..data.tables import conversation_order, features_of, tables_of
 
     features = features_of(dataset)
     fmt = recognise(list(features))
@@ -196,9 +196,9 @@ def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
     """Scores that are there already, opened from a path."""
     import numpy as np
 
+    from ..data.samples import read_scores
     from ..reports.agreement_page import Side
     from ..reports.rubric import named_rubric, rubric_of_file
-    from ..subset import read_scores
 
     found = read_scores(dataset)
     scores = np.stack([found.sensibility, found.rationality], axis=1)[chosen]
@@ -207,8 +207,8 @@ def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
 
 
 def _file_side(path: str, samples: Sequence[Sample], turns: Turns, chosen: Any) -> Side:
-    from ..opening import open_rows
-    from ..subset import check_scored
+    from ..data.reading import open_rows
+    from ..data.samples import check_scored
 
     scored = open_rows(path)
     check_scored(scored.column_names)
@@ -250,10 +250,10 @@ def _shown(texts: Sequence[tuple[str, ...] | None], i: int, limit: int = 160) ->
 def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], args: argparse.Namespace) -> Side:
     import numpy as np
 
-    from ..data import progress_bar
-    from ..injection import injection_shift
+    from ..data.tables import progress_bar
     from ..reports.agreement_page import Side
-    from ..rubric import Rubric
+    from ..reports.injection import injection_shift
+    from ..scoring.judge.rubric import Rubric
     from ..scoring.load import load_scorer
 
     scorer = load_scorer(spec, **options)

@@ -13,7 +13,7 @@ from ..selection import KEEPABLE, RANKINGS, RULES, TIES
 
 
 if TYPE_CHECKING:
-    from ..scoring.ray_data import RayOptions
+    from ..scoring.ray_cluster import RayOptions
     from ..selector import EmpathyDataSelector
 
 
@@ -138,7 +138,7 @@ def ray_options(args: argparse.Namespace) -> RayOptions | None:
         if given:
             raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
         return None
-    from ..scoring.ray_data import RayOptions
+    from ..scoring.ray_cluster import RayOptions
 
     return RayOptions(**given)
 
@@ -173,7 +173,7 @@ def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelect
 
 def open_input(source: str, args: argparse.Namespace) -> Any:
     """One split of the input; parquet files as a stream."""
-    from ..opening import open_rows
+    from ..data.reading import open_rows
 
     dataset = open_rows(source, config=args.config, split=args.split)
     if hasattr(dataset, "keys"):
@@ -222,6 +222,6 @@ def parse_grid(text: str) -> list[float]:
 
 def open_written(path: Any) -> Any:
     """A file that this package just wrote, as a stream where that goes."""
-    from ..opening import open_dataset
+    from ..data.reading import open_dataset
 
     return open_dataset(path, split="train", streaming=True)

@@ -40,8 +40,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from ..data.writing import check_output
     from ..reports.explorer import ENDINGS, write_explorer
-    from ..writing import check_output
 
     check_output(args.output, overwrite=args.overwrite, endings=ENDINGS)
     path = write_explorer(

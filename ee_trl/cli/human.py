@@ -103,10 +103,10 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     """Runs `human import`."""
+    from ..data.writing import write_json, write_text
     from ..evaluation.paired import plain
     from ..human.files import read_answers, read_key
     from ..human.results import results_markdown, study_results
-    from ..writing import write_json, write_text
 
     folder = Path(args.output) if args.output else None
     if folder is not None and (folder / "results.json").exists() and not args.overwrite:

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _said(error: OSError) -> str:
     """What the file system said, of which file, and the fix where there is no room."""
-    from ..writing import FULL
+    from ..data.writing import FULL
 
     said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if error.errno not in FULL:

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; its last line names the report."""
-    from ..quickstart import quickstart
+    from ..training.quickstart import quickstart
 
     print(f"Report: {quickstart(args.output)}")
     return 0

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..rubric import load_rubric
+    from ..scoring.judge.rubric import load_rubric
 
     rubric = load_rubric(args.rubric)
     if args.json:

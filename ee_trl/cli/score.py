@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..dialogue import FORMATS
+from ..data.dialogue import FORMATS
 from ..errors import ScorerError
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from . import common
@@ -139,11 +139,11 @@ def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..opening import row_count
+    from ..data.reading import row_count
+    from ..data.writing import check_output, write_file
     from ..reports.rubric import rubric_text
     from ..scoring.launched import Launch
     from ..scoring.load import load_scorer
-    from ..writing import check_output, write_file
 
     cascade = args.scorer == "cascade"
     options = scorer_options(args)
@@ -188,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _cascade_report(path: Any, cascade: Any) -> Any:
     """Of all that was written, whoever scored it and when."""
-    from ..data import tables_of
+    from ..data.tables import tables_of
     from ..scoring.cascade_report import CascadeReport
 
     made = cascade.report()

@@ -40,8 +40,8 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
 
 
 def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
+    from ..data.writing import check_free
     from ..reports.cards import is_own_card
-    from ..writing import check_free
 
     if not args.card:
         given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
@@ -54,8 +54,8 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..subset import dropped_tables
-    from ..writing import check_output, write_file, write_text
+    from ..data.samples import dropped_tables
+    from ..data.writing import check_output, write_file, write_text
 
     selector = common.make_selector(args)
     path = check_output(args.output, overwrite=args.overwrite)

@@ -26,15 +26,15 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from ..data.writing import read_metadata
     from ..reports.rubric import rubric_of_file, rubric_part
-    from ..writing import read_metadata
 
     selector = common.make_selector(args)
     scored = common.open_input(args.scored, args)
     summary = selector.summary(scored)
     if args.plot:
+        from ..data.samples import read_scores
         from ..reports.plane import plot_plane
-        from ..subset import read_scores
 
         scores = read_scores(scored)
         plot_plane(scores.sensibility, scores.rationality, selector.threshold, args.plot)

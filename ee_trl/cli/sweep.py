@@ -26,8 +26,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from ..data.samples import read_scores
     from ..selection import sweep
-    from ..subset import read_scores
 
     grid = common.parse_grid(args.grid)
     scores = read_scores(common.open_input(args.scored, args))

@@ -37,9 +37,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..epitome_training import read_posts, train_epitome
+    from ..data.reading import open_dataset
     from ..evaluation.epitome.classifier import CONFIG
-    from ..opening import open_dataset
+    from ..evaluation.metrics.epitome_data import read_posts, train_epitome
 
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._optional import require
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..scoring import features as ft
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..axes import AXES
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import TrainingError, unknown
 from ..scoring.encoder import computes_in_bfloat16, heads_of, mixed, raw_outputs, with_head_in_float32
 from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded

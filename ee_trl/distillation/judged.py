@@ -11,13 +11,13 @@ import numpy as np
 
 from .._optional import require
 from ..axes import AXES
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import FormatError, ScoresError
 from ..scoring.store import dialogue_key
 
 
 if TYPE_CHECKING:
-    from ..data import AnyDataset
+    from ..data.tables import AnyDataset
 
 FEWEST = 50  # judged samples; below that nothing that is measured means anything
 
@@ -67,11 +67,11 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     Raises:
         [`ScoresError`]: There are no scores, or too few.
     """
-    from ..data import features_of, tables_of
-    from ..dialogue import recognise, samples_of
-    from ..rows import rows_of
+    from ..data.dialogue import recognise, samples_of
+    from ..data.rows import rows_of
+    from ..data.samples import check_scored, read_scores, refuse_utterances
+    from ..data.tables import features_of, tables_of
     from ..selection import scores_array
-    from ..subset import check_scored, read_scores, refuse_utterances
 
     features = features_of(dataset)
     check_scored(list(features))
@@ -96,7 +96,7 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
 
 def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
-    from ..opening import open_rows
+    from ..data.reading import open_rows
 
     dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
     if hasattr(dataset, "keys") and len(dataset) == 1:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._optional import require
 from ..axes import DEFAULT_THRESHOLD
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import SelectionError, unknown
 from ..score_plane import Threshold
 from ..scoring.base import Scorer

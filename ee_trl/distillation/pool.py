@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data import features_of, tables_of
-from ..dialogue import Dialogue, DialogueFormat, Sample, recognise, samples_of
+from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise, samples_of
+from ..data.rows import rows_of
+from ..data.tables import features_of, tables_of
 from ..errors import FormatError
-from ..rows import rows_of
 from ..scoring.store import dialogue_key
 
 
@@ -135,7 +135,7 @@ def _samples(dataset: Any, fmt: DialogueFormat) -> Iterator[Sample]:
 
 
 def _dialogues(labelled: str | os.PathLike[str]) -> list[Dialogue]:
-    from ..opening import open_rows
+    from ..data.reading import open_rows
 
     dataset = open_rows(labelled)
     return [sample.dialogue for sample in _samples(dataset, _format(dataset)) if sample.dialogue]

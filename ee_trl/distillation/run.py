@@ -26,7 +26,7 @@ from .judged import Judged, folds_of, held_out_of, open_judged
 
 
 if TYPE_CHECKING:
-    from ..data import AnyDataset
+    from ..data.tables import AnyDataset
 
 logger = logging.getLogger(__name__)
 

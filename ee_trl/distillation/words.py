@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._optional import require
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..scoring import features as ft
 from .judged import targets
 

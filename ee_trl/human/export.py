@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dialogue import Turns
+from ..data.dialogue import Turns
 from ..errors import EmpathyError
 from .files import write_sheets
 from .sheets import AB, make_sheets

@@ -265,7 +265,7 @@ def _correct(aspects: Mapping[str, dict[str, Any]]) -> None:
 
 def results_markdown(found: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    from ..reports.run import _cell, _table
+    from ..reports.markdown import _cell, _table
 
     names = [_cell(name) for name in found["candidates"]]
     lines = [

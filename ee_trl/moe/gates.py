@@ -150,7 +150,7 @@ def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
     """
     from datasets import Dataset
 
-    from ..opening import opened
+    from ..data.reading import opened
 
     found = {}
     for name, given in data.items():
@@ -192,7 +192,7 @@ def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
         )
     from transformers import AutoTokenizer
 
-    from ..subset import all_dialogues
+    from ..data.samples import all_dialogues
 
     encoder: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     rows = all_dialogues(dataset)

@@ -176,7 +176,7 @@ def _check_prompts(prompts: Any) -> None:
 
 def prompts_of(dataset: Dataset) -> list[Prompt]:
     """The prompt of each dialogue with a reply."""
-    from ..subset import all_dialogues
+    from ..data.samples import all_dialogues
 
     return [list(prompt) for prompt in all_dialogues(dataset)["prompt"]]
 

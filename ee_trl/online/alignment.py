@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..dialogue import Dialogue, Turns, recognise, samples_of
+from ..data.dialogue import Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
 from ..selection import scores_array
 from . import ranks
@@ -22,7 +22,7 @@ from .same_rows import compared
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..formats import DialogueFormat
+    from ..data.formats import DialogueFormat
     from ..selector import EmpathyDataSelector
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from transformers import TrainerCallback
 from ..errors import NothingLeftError, SelectionError, TrainingError, unknown
 from . import alignment, ranks, refusals
 from .ahead import BEHIND, ScoringAhead
-from .asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .diary import Diary
 from .lookahead import ON_FAILURE, LookAhead
 from .loss import check_free, hold
 from .packing import Rows, TokenShares
 from .plan import SamplingPlan, draw, install_plan
+from .policies.asking import Policy, Schedule, Weights, name_of, resolve_policy
 from .records import LOSS_SUM, SAMPLE, STEP, TIMES, TOKENS, WEIGHT
 from .state import STATE_FILE, read_state, write_state
 
@@ -49,7 +49,7 @@ class EmpathyCallback(TrainerCallback):
             Scores what has no scores; its threshold and ties make the quadrants.
         policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`):
             The name of a policy, or any `policy(scores, losses, progress)` that returns sampling weights or None and
-            loss weights or None; see [`~ee_trl.online.asking`].
+            loss weights or None; see [`~ee_trl.online.policies.asking`].
         trainer (`SFTTrainer`, *optional*):
             The trainer that the callback is added to.
         dataset (`Dataset`, *optional*):
@@ -67,7 +67,7 @@ class EmpathyCallback(TrainerCallback):
         on_failure (`str`, *optional*, defaults to `"stop"`):
             What happens where the scorer's process dies twice: `"stop"`, or `"continue"` without new scores.
         warmup, every_n_steps, floor, ceiling:
-            See [`~ee_trl.online.asking.Schedule`].
+            See [`~ee_trl.online.policies.asking.Schedule`].
         policy_options:
             Of the named policy.
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import RATIONALITY, SENSIBILITY
+from ..data.writing import write_json
 from ..reports.draws import DRAWS, HISTORY, write_draws_report
 from ..selection import quadrants
-from ..writing import write_json
 from .records import GROUPS, Records, interval_figures, merged, named_groups
 
 

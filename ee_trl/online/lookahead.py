@@ -22,7 +22,7 @@ from .worker import receive, send
 
 
 if TYPE_CHECKING:
-    from ..dialogue import Dialogue
+    from ..data.dialogue import Dialogue
     from ..selector import EmpathyDataSelector
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from ..errors import TrainingError
-from .arrays import tamed
+from .policies.weights import tamed
 
 
 # ---- pure ----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTTrainer
 
-from .asking import Policy
 from .callback import EmpathyCallback
 from .loss import OnlineMixin
 from .packing import pack_with_ids
+from .policies.asking import Policy
 
 
 if TYPE_CHECKING:

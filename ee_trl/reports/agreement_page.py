@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
-from ..dialogue import REASONS, SCORED
-from ..rubric import Rubric
-from ..writing import write_json, write_text
+from ..data.dialogue import REASONS, SCORED
+from ..data.writing import write_json, write_text
+from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement, interval, number, percent
+from .markdown import _cell, _table
 from .plane import _save
-from .run import _cell, _table
 
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Side:
         scores (`np.ndarray` of shape `(n, 2)`): Sensibility and rationality, NaN where unscored.
         status (`Sequence[str]`): `"scored"` or the reason why not, for each sample.
         rubric ([`Rubric`], *optional*): What a judge was asked.
-        injection (`dict`, *optional*): What [`~ee_trl.injection.injection_shift`] gave.
+        injection (`dict`, *optional*): What [`~ee_trl.reports.injection.injection_shift`] gave.
     """
 
     name: str

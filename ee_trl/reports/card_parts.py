@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..coded import Coded, counts
+from ..data.coded import Coded, counts
 from ..errors import EmpathyError
-from .run import _cell as _flat
-from .run import _table
+from .markdown import _cell as _flat
+from .markdown import _table
 
 
 MOST_EMOTIONS = 100

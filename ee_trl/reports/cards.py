@@ -11,18 +11,18 @@ from ..axes import RATIONALITY, SENSIBILITY
 from ..selection import DIFFERENCE
 from .card_parts import agreement_lines, audit_text, cell, code, emotion_audit
 from .licence import Licence, find_licence, given_licence
+from .markdown import _table
 from .model_card import hub_name
 from .rubric import rubric_part
-from .run import _table
 from .summary import summarise
 
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
+    from ..data.samples import Scores
     from ..selection import Selection
     from ..selector import EmpathyDataSelector
-    from ..subset import Scores
     from .summary import Summary
 
 CITATION = """\
@@ -54,7 +54,7 @@ def dataset_card(
     The card of a selected data set, ready for the hub.
 
     Args:
-        scores ([`~ee_trl.subset.Scores`]): Of all samples, with their emotions if there are any.
+        scores ([`~ee_trl.data.samples.Scores`]): Of all samples, with their emotions if there are any.
         chosen ([`~ee_trl.selection.Selection`]): What was kept of them, and why not the others.
         summary ([`~ee_trl.reports.summary.Summary`]): Of all of them.
         source (`str`, *optional*): What was selected from.
@@ -125,8 +125,8 @@ def card_of(
         rubric (`str`, *optional*): What a judge was asked, where the selector's scorer does not tell.
         options: `name`, `file` and `agreement` of [`dataset_card`].
     """
-    from ..subset import read_scores
-    from ..writing import read_metadata
+    from ..data.samples import read_scores
+    from ..data.writing import read_metadata
     from .rubric import rubric_text
 
     scores = read_scores(scored, emotion=True)

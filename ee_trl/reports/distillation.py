@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
+from ..data.writing import write_json, write_text
 from ..display import Table
 from ..selection import sweep
-from ..writing import write_json, write_text
 from .agreement import CLASSES, interval, number, percent
+from .markdown import _cell, _table
 from .plane import COLOURS, _save
 from .rubric import rubric_part
-from .run import _cell, _table
 
 
 if TYPE_CHECKING:

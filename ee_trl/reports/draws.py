@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import QUADRANTS, TIE
+from ..data.writing import write_text
 from ..errors import EmpathyError, MissingExtraError
-from ..writing import write_text
+from .markdown import _picture, _table
 from .plane import COLOURS, _figure, _save, draw_density, draw_shares
-from .run import _picture, _table
 
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from .._optional import require
 from ..axes import DEFAULT_THRESHOLD, SENSIBILITY
+from ..data.writing import check_output, write_text
 from ..errors import FormatError
 from ..selection import Threshold
-from ..writing import check_output, write_text
 from .explorer_data import DEFAULT_LIMIT, explorer_data
 
 
 if TYPE_CHECKING:
-    from ..data import AnyDataset
+    from ..data.tables import AnyDataset
 
 ENDINGS = (".html", ".htm")
 
@@ -66,7 +66,7 @@ def write_explorer(
         [`ScoresError`]: There are no scores.
         [`SelectionError`]: An option is not valid.
     """
-    from ..opening import opened
+    from ..data.reading import opened
 
     path = check_output(output, overwrite=overwrite, endings=ENDINGS)
     library = plotting_library()

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
-from ..data import features_of, tables_of
-from ..dialogue import REASONS, SCORED, SOURCE_ERROR, Sample, recognise, samples_of
+from ..data.dialogue import REASONS, SCORED, SOURCE_ERROR, Sample, recognise, samples_of
+from ..data.rows import rows_of
+from ..data.samples import Scores, read_scores
+from ..data.tables import features_of, tables_of
 from ..errors import SelectionError, unknown
-from ..rows import rows_of
 from ..selection import TIES, Threshold, keep_set, scores_array, thresholds
-from ..subset import Scores, read_scores
 from .rubric import rubric_of_file
 
 

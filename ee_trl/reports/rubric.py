@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..rubric import Rubric
+from ..scoring.judge.rubric import Rubric
 
 
 def rubric_text(scorer: Any) -> str | None:
@@ -20,7 +20,7 @@ def rubric_text(scorer: Any) -> str | None:
 
 def rubric_of_file(path: str | os.PathLike[str] | None) -> str | None:
     """What the judge of a file that `ee-trl score` wrote was asked; `None` of another file, and of what is none."""
-    from ..writing import WRITABLE, read_metadata
+    from ..data.writing import WRITABLE, read_metadata
 
     if path is None or Path(path).suffix.lower() not in WRITABLE or not Path(path).is_file():
         return None

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, QUADRANTS, TIE
-from ..coded import Coded, counts
-from ..dialogue import REASONS, SCORED
+from ..data.coded import Coded, counts
+from ..data.dialogue import REASONS, SCORED
 from ..display import Displayed, Table
 from ..selection import coded_quadrants
 
 
 if TYPE_CHECKING:
-    from ..subset import Scores
+    from ..data.samples import Scores
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..dialogue import Dialogue
+    from ..data.dialogue import Dialogue
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ class ScoredBatch:
         indices (`Sequence[int]`): Which of the dialogues these are, by position.
         scores (`np.ndarray` of shape `(b, 2)`): Sensibility, rationality; NaN where unscored.
         reasons (`Sequence[str | None]`, *optional*): Why a dialogue has no score, one of
-            [`~ee_trl.dialogue.REASONS`]; `None` where it has one. By default `"scorer_gave_none"`.
+            [`~ee_trl.data.dialogue.REASONS`]; `None` where it has one. By default `"scorer_gave_none"`.
         details (`Mapping[str, np.ndarray]`, *optional*): Further columns, name -> array of shape `(b,)`, NaN for null.
         tokens (`int`, *optional*, defaults to `0`): Tokens of the dialogues' own text.
         forward_tokens (`int`, *optional*, defaults to `0`): Tokens that went through the model for them, with rubric,

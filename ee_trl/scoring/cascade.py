@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD
-from ..dialogue import SCORED, Dialogue
+from ..data.dialogue import SCORED, Dialogue
+from ..data.samples import GIVEN
 from ..errors import ScorerError, unknown
 from ..score_plane import TIES, Threshold, thresholds
-from ..subset import GIVEN
 from .base import ScoredBatch, Scorer
 from .cascade_report import CascadeReport
 from .conformal import LearntDoubt, classes_of, distance_doubt, limit_for_budget, limit_for_promise

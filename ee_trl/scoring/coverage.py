@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..dialogue import NOTHING_TO_SCORE, REASONS, SCORED
+from ..data.dialogue import NOTHING_TO_SCORE, REASONS, SCORED
 from ..display import Displayed, Table
 from ..errors import CoverageError
 

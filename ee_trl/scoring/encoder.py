@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from ..axes import AXES
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from .base import ScoredBatch
 from .calibration import calibrate
 from .encoder_inputs import EncoderInputs, fixed_batches, padded
 from .features import extract
-from .judge_model import DTYPES, content_of
+from .judge.loading import DTYPES, content_of
 from .linear import RawModel, fingerprint_of, load_weights
 
 
@@ -56,7 +56,7 @@ class EncoderSettings:
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
-        from ..writing import write_json
+        from ..data.writing import write_json
 
         made = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
         write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import ScorerError, unknown
 from . import features as ft
 

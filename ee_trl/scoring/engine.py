@@ -1,7 +1,7 @@
 """Data set in, scored data set out: finds the samples in each batch of rows, has them scored, adds the columns.
 
 Source columns and their order survive. Added are `sensibility`, `rationality` (floats in [0, 10], null when unscored),
-`score_status` (`"scored"` or one of [`~ee_trl.dialogue.REASONS`]) and `scorer` (the fingerprint of what made the
+`score_status` (`"scored"` or one of [`~ee_trl.data.dialogue.REASONS`]) and `scorer` (the fingerprint of what made the
 numbers); for formats of several turns also `row_index` (of the source row) and `turn` (which message is the reply).
 Where a row is one utterance, the conversation is written out as `prompt` and `completion`.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..dialogue import (
+from ..data.dialogue import (
     NOT_ASKED,
     SCORED,
     SOURCE_ERROR,
@@ -25,8 +25,8 @@ from ..dialogue import (
     samples_of,
     whole_number,
 )
+from ..data.rows import rows_of
 from ..errors import ScoresError
-from ..rows import rows_of
 
 
 if TYPE_CHECKING:

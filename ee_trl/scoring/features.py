@@ -20,7 +20,7 @@ import numpy as np
 
 
 if TYPE_CHECKING:
-    from ..dialogue import Dialogue
+    from ..data.dialogue import Dialogue
 
 FEATURE_VERSION = 1
 """Part of every fingerprint: must grow with any change in this file that changes a feature."""

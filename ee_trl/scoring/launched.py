@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from ..dialogue import Dialogue
+from ..data.dialogue import Dialogue
 from ..errors import ScorerError
 
 

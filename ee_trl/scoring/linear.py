@@ -26,7 +26,7 @@ from .calibration import calibrate
 
 
 if TYPE_CHECKING:
-    from ..dialogue import Dialogue
+    from ..data.dialogue import Dialogue
 
 WEIGHTS_FILE = "weights.npz"
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "linear"

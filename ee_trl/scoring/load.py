@@ -64,7 +64,7 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
             raise ScorerError(f"options {sorted(options)} do not go with a scorer object; give them where it is made")
         return spec
     if spec == "server":
-        from .server import ServerScorer
+        from .judge.server import ServerScorer
 
         _check_options(options, ServerScorer, "of the scorer 'server'")
         if "model" not in options:
@@ -84,7 +84,7 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
 
         _check_options(options, EncoderScorer, "of a distilled scorer", without="path")
         return EncoderScorer(spec, **options)
-    from .causal_lm import CausalLMScorer
+    from .judge.model import CausalLMScorer
 
     _check_options(options, CausalLMScorer, "of a judge", without="model")
     return CausalLMScorer(spec, **options)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..axes import MAX_SCORE, MIN_SCORE
-from ..dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
+from ..data.dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
 from ..errors import EmpathyError, ScorerError
 from .base import ScoredBatch
 from .coverage import Coverage
@@ -32,7 +32,7 @@ class Scored:
 
     Args:
         scores (`np.ndarray` of shape `(n, 2)`): Sensibility, rationality in [0, 10]; NaN where unscored.
-        statuses (`list[str]`): `"scored"`, or one of [`~ee_trl.dialogue.REASONS`].
+        statuses (`list[str]`): `"scored"`, or one of [`~ee_trl.data.dialogue.REASONS`].
         details (`dict[str, np.ndarray]`): What the scorer told beside, each of shape `(n,)`, NaN for null.
     """
 

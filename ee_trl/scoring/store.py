@@ -21,7 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ..dialogue import SCORED, Dialogue
+from ..data.dialogue import SCORED, Dialogue
 from ..errors import StoreError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE
-from ee_trl.dialogue import dialogue_of
+from ee_trl.data.dialogue import dialogue_of
 from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.selection import Threshold, quadrants

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ee_trl.dialogue import Dialogue
-from ee_trl.scoring.choices import Question
+from ee_trl.data.dialogue import Dialogue
+from ee_trl.scoring.judge.chooser import Question
 
 
 VERSION = "judge-1"

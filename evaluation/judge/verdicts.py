@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ee_trl.dialogue import dialogue_of
-from ee_trl.scoring.choices import Chooser, checked_choices, load_chooser
+from ee_trl.data.dialogue import dialogue_of
+from ee_trl.scoring.judge.chooser import Chooser, checked_choices, load_chooser
 
 from .bootstrap import Sums, means, with_intervals
 from .questions import ASPECTS, LEVELS, VERDICTS, VERSION, absolute_question, pair_question
@@ -31,7 +31,7 @@ def judge_replies(
     Args:
         predictions (`Sequence[str]`): The replies.
         contexts (`Sequence[list]`): What came before each, utterances or messages.
-        judge (`str`, `os.PathLike` or [`~ee_trl.scoring.choices.Chooser`]): A folder or hub id of a causal language
+        judge (`str`, `os.PathLike` or [`~ee_trl.scoring.judge.chooser.Chooser`]): A folder or hub id of a causal language
             model, `"server"`, or an object with `fingerprint` and `choose`.
         aspects (`Sequence[str]`, *optional*): Of `naturalness`, `coherence`, `empathy`; by default all.
         judge_options (`Mapping`, *optional*): Of a judge that is loaded here, e.g. `{"quantization": "nf4"}`.

@@ -1,0 +1,1 @@
+"""Dialogue data: formats, files and hub data sets, Arrow tables, and the samples in them."""

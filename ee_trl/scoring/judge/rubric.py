@@ -1,0 +1,148 @@
+"""The rubric: what a judge is asked, in which form it answers, and how such an answer is read.
+
+The scoring prompt of Efficient-Empathy was never published, only the form of its answers. This rubric is the project's
+own; it is versioned, printed in every report that a judge has a part in, and can be replaced by a text file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from ...axes import MAX_SCORE, MIN_SCORE, RATIONALITY, SENSIBILITY
+from ...errors import ScorerError
+
+
+RUBRIC = "rubric-1"
+"""Name of the bundled rubric. A change of its text is a new version, under a new name."""
+
+ANSWER_HEADER = "Evaluation Form (scores ONLY):"
+SLOTS = {SENSIBILITY: "- Sensibility:", RATIONALITY: "- Rationality:"}
+"""How the line of each axis begins."""
+
+_SCORE = r"(10|[0-9])"
+_LINES = {axis: re.compile(rf"{re.escape(slot)}[ \t]*{_SCORE}[ \t\r]*") for axis, slot in SLOTS.items()}
+_CLAIMS_AN_AXIS = re.compile(r"(sensibility|rationality)\W*[:=]", re.IGNORECASE)
+_AFTER_SLOT = re.compile(rf"[ \t]*{_SCORE}(?![\w.]|,\d|[ \t]*[/%]|[ \t]*[-\u2013][ \t]*\d)")
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """
+    What a judge is asked.
+
+    Args:
+        name (`str`): Of the bundled version, or of the user's file without its ending.
+        text (`str`): All of it, without white space at either end.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The name and 12 digits of a hash of the text: `rubric-1/sha256:4f1c0a9b2d3e`."""
+        return f"{self.name}/sha256:{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+
+
+def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
+    """
+    Loads the bundled rubric, or a text file.
+
+    Args:
+        path (`str` or `os.PathLike`, *optional*):
+            A text file in UTF-8 to use in the place of the bundled rubric. The judge is asked for one axis at a time,
+            right after the line [`ANSWER_HEADER`], so a rubric should show its examples in that form
+            ([`render_form`]).
+
+    Raises:
+        [`ScorerError`]: There is no such file, or it is a folder, empty, or not text.
+    """
+    if path is None:
+        bundled = files("ee_trl").joinpath(f"assets/rubric/{RUBRIC}.md")
+        return Rubric(RUBRIC, bundled.read_text(encoding="utf-8").strip())
+    path = Path(path)
+    remedy = "Give a text file, or none for the bundled rubric; `ee-trl rubric` prints that one as a model."
+    if path.is_dir():
+        raise ScorerError(f"the rubric {str(path)!r} is a folder. {remedy}")
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        raise ScorerError(f"no rubric {str(path)!r} (in {os.getcwd()!r}). {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise ScorerError(f"the rubric {str(path)!r} is not text in UTF-8 ({error}). {remedy}") from None
+    if "\0" in text:
+        raise ScorerError(f"the rubric {str(path)!r} holds null characters: it is not text. {remedy}")
+    if not text:
+        raise ScorerError(f"the rubric {str(path)!r} is empty. {remedy}")
+    return Rubric(re.sub(r"[^\w.-]+", "-", path.stem), text)
+
+
+def render_form(sensibility: int, rationality: int) -> str:
+    """
+    The filled-in form, as published: header, rationality, sensibility.
+
+    Raises:
+        [`ScorerError`]: A score is not a whole number in [0, 10].
+    """
+    for axis, score in ((SENSIBILITY, sensibility), (RATIONALITY, rationality)):
+        if score not in range(int(MIN_SCORE), int(MAX_SCORE) + 1):
+            raise ScorerError(f"{axis} {score!r} is not a whole number in [0, 10]")
+    return f"{ANSWER_HEADER}\n{SLOTS[RATIONALITY]} {int(rationality)}\n{SLOTS[SENSIBILITY]} {int(sensibility)}"
+
+
+def parse_form(text: str) -> tuple[int, int] | None:
+    """
+    Reads a generated answer, strictly.
+
+    Args:
+        text (`str`): What a judge wrote; the header may be missing, and lines that name no axis are passed over.
+
+    Returns:
+        `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a whole
+        number in [0, 10]: `11`, `8/10`, `8.5`, an axis that is missing or there twice all give `None`.
+    """
+    spans = form_spans(text)
+    if spans is None:
+        return None
+    read = {axis: int(text[slice(*span)]) for axis, span in spans.items()}
+    return read[SENSIBILITY], read[RATIONALITY]
+
+
+def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
+    """
+    Where the numbers are in an answer that [`parse_form`] reads.
+
+    Returns:
+        `dict`: axis -> the start and end of its number in `text`; `None` where the answer is not in the form.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    begin = 0
+    for line in text.split("\n"):
+        if _CLAIMS_AN_AXIS.search(line):
+            read = {axis: match for axis, form in _LINES.items() if (match := form.fullmatch(line))}
+            if len(read) != 1 or found.keys() & read:
+                return None
+            [(axis, match)] = read.items()
+            found[axis] = (begin + match.start(1), begin + match.end(1))
+        begin += len(line) + 1
+    return found if len(found) == len(SLOTS) else None
+
+
+def parse_slot(text: str) -> int | None:
+    """
+    Reads what follows one slot, strictly.
+
+    Args:
+        text (`str`): What a judge wrote after `- Sensibility:` or `- Rationality:`.
+
+    Returns:
+        The whole number in [0, 10] that it begins with, or `None` where it begins otherwise or the number goes on:
+        `11`, `8.5`, `8,5`, `8/10`, `80%`, `7-8`.
+    """
+    match = _AFTER_SLOT.match(text)
+    return int(match[1]) if match else None

@@ -1,0 +1,267 @@
+"""[`EmpathyEvalCallback`]: replies to a fixed set of dialogues while a model trains, with the cheap metrics of them.
+
+The training does not notice: the generators of random numbers, the mode of every module and the trainer's running
+means are left as they were, so that a run with the callback ends bit-equal to one without.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from ..errors import TrainingError
+
+
+if TYPE_CHECKING:
+    from .candidates import Replies
+    from .eval_set import EvalSet
+    from .generation import Decoding
+
+logger = logging.getLogger("ee_trl")
+
+METRICS = ("dialogue_bleu", "word_f1", "distinct", "empathy_axes")
+"""Those that take no time to speak of, in the order of their computation."""
+
+LOGGED = (
+    "bleu4", "word_f1", "dist1", "dist2", "words", "sensibility", "rationality", "sensibility_difference",
+    "rationality_difference",
+)  # fmt: skip
+PREFIX = "empathy_eval/"
+FOLDER = "empathy_samples"
+"""Of the output folder: a JSON-lines file for each evaluation."""
+
+
+class EmpathyEvalCallback(TrainerCallback):
+    """
+    Generates replies to a fixed set of dialogues every so many steps, and logs metrics and a table of samples.
+
+    The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations between
+    two logs, those of the last (`history` has all). The table goes to Weights & Biases, Trackio, Comet and TensorBoard
+    where the trainer reports to them, and always to a file `empathy_samples/step-<n>.jsonl` in the output folder.
+
+    Args:
+        trainer (`Trainer`):
+            The trainer that the callback is added to: `trainer.add_callback(EmpathyEvalCallback(trainer, dialogues))`.
+        dataset (`str`, `os.PathLike`, `Dataset` or `EvalSet`, *optional*):
+            Dialogues with reference replies, in any format; by default the held-out part of the embedded sample.
+        every_n_steps (`int`, *optional*, defaults to `100`):
+            How often; also after the last step.
+        limit (`int`, *optional*, defaults to `32`):
+            How many dialogues, evenly spaced.
+        samples (`int`, *optional*, defaults to `8`):
+            How many of them the table shows, always the same.
+        scorer (*optional*, defaults to `"linear"`):
+            Of sensibility and rationality: what [`EmpathyDataSelector`] takes. `None` leaves them out.
+        decoding (`Decoding`, *optional*):
+            How replies are generated; by default greedily, 64 tokens at most.
+        batch_size (`int`, *optional*):
+            Of generation; by default the trainer's evaluation batch size.
+
+    Raises:
+        [`TrainingError`]: `every_n_steps` or `batch_size` is no whole number of at least 1, `samples` none of at
+            least 0.
+        [`FormatError`]: The dialogues cannot be read.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        dataset: Any = None,
+        *,
+        every_n_steps: int = 100,
+        limit: int | None = 32,
+        samples: int = 8,
+        scorer: Any = "linear",
+        decoding: Decoding | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        from ..selector import EmpathyDataSelector
+        from .checks import is_whole
+        from .eval_set import EvalSet, read_eval_set
+        from .generation import Decoding
+        from .measures import Tools
+
+        given = {"every_n_steps": (every_n_steps, 1), "samples": (samples, 0)}
+        if batch_size is not None:
+            given["batch_size"] = (batch_size, 1)
+        for name, (value, least) in given.items():
+            if not is_whole(value, least):
+                raise TrainingError(f"{name} {value!r} is not a whole number of at least {least}")
+        self.trainer, self.every_n_steps, self.samples = trainer, every_n_steps, samples
+        self.eval_set: EvalSet = dataset if isinstance(dataset, EvalSet) else read_eval_set(dataset, limit=limit)
+        self.decoding = decoding or Decoding()
+        self.batch_size = batch_size
+        selector = EmpathyDataSelector("linear" if scorer is None else scorer, store=False, show_progress=False)
+        self.metrics = tuple(name for name in METRICS if name != "empathy_axes" or scorer is not None)
+        self.tools = Tools(selector.new_run())
+        self.history: list[dict[str, Any]] = []
+        self._last_step = -1
+
+    # ---- events
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluates where it is due."""
+        due = state.global_step % self.every_n_steps == 0 or state.global_step == state.max_steps
+        if due and state.global_step != self._last_step:
+            self._last_step = state.global_step
+            self.evaluate(args, state.global_step, kwargs["processing_class"])
+
+    def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
+        """Generates and measures now; gives what it logs."""
+        from .generation import own_randomness
+
+        with own_randomness():
+            replies = self._replies(args, tokenizer)
+            numbers, axes = self._numbers(replies)
+        self.history.append({"step": step, **numbers})
+        self._log(numbers)
+        if self.trainer.is_world_process_zero():
+            rows = self._rows(step, replies, axes)
+            write_samples(Path(args.output_dir) / FOLDER / f"step-{step:06d}.jsonl", rows)
+            report_samples(self.trainer, args, step, rows)
+        return numbers
+
+    # ---- what it does
+
+    def _replies(self, args: Any, tokenizer: Any) -> Replies:
+        from accelerate.utils import gather_object
+        from trl.models.utils import unwrap_model_for_generation
+
+        from .candidates import Replies
+        from .completion_perplexity.likelihood import evaluating
+        from .generation import generate_replies
+
+        accelerator = self.trainer.accelerator
+        with (
+            unwrap_model_for_generation(
+                self.trainer.model_wrapped,
+                accelerator,
+                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+            ) as model,
+            evaluating(model),
+            accelerator.split_between_processes(list(enumerate(self.eval_set.prompts))) as mine,
+        ):
+            texts = generate_replies(
+                model,
+                tokenizer,
+                [prompt for _, prompt in mine],
+                batch_size=self.batch_size or args.per_device_eval_batch_size,
+                decoding=self.decoding,
+                show=False,
+            )
+            made = [(i, text) for (i, _), text in zip(mine, texts, strict=True)]
+        everyone = gather_object(made) if accelerator.num_processes > 1 else made
+        return Replies([text for _, text in sorted(everyone)], "the model in training", "training")
+
+    def _numbers(self, replies: Replies) -> tuple[dict[str, float], dict[str, Any]]:
+        """What is logged, and the scores of each reply by axis."""
+        from .measures import measure
+
+        found = measure(self.eval_set, replies, None, self.tools, self.metrics)
+        numbers = {name: value for part in found.values() for name, value in part.resampler.point().items()}
+        numbers["words"] = float(found["distinct"].samples["words"].mean())
+        axes = found["empathy_axes"].samples if "empathy_axes" in found else {}
+        # a number that is not defined (nothing scored) is left out of the log
+        return {name: numbers[name] for name in LOGGED if numbers.get(name, float("nan")) == numbers.get(name)}, axes
+
+    def _log(self, numbers: dict[str, float]) -> None:
+        named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
+        if hasattr(self.trainer, "_metrics"):  # TRL's: the means of these lists go out with the trainer's next log
+            running = self.trainer._metrics["train"]
+            for name in [name for name in running if name.startswith(PREFIX)]:  # of an evaluation since the last log
+                del running[name]
+            running.update({name: [value] for name, value in named.items()})
+        else:
+            self.trainer.log(named)
+
+    def _rows(self, step: int, replies: Replies, axes: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for i in range(min(self.samples, len(self.eval_set))):
+            dialogue = self.eval_set.dialogues[i]
+            scores = {axis: _number(values[i]) for axis, values in axes.items()}
+            said = {"speaker": dialogue.last_speaker_turn, "reply": replies.texts[i], "reference": dialogue.response}
+            rows.append({"step": step, **said, **scores})
+        return rows
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+# ---- the table of samples ------------------------------------------------------------------------------------------
+
+
+def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes the table as JSON lines."""
+    from ..data.writing import write_text
+
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def report_samples(trainer: Any, args: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    """
+    Sends the table to those of TRL's reporters that take tables; one that fails costs its table, not the training.
+
+    Args:
+        trainer (`Trainer`): Whose reporters.
+        args (`TrainingArguments`): Which of them, `report_to`.
+        step (`int`): Of the table.
+        rows (`Sequence[dict]`): The table.
+    """
+    wanted = args.report_to if isinstance(args.report_to, (list, tuple)) else [args.report_to]
+    for name in wanted:
+        send = SENDERS.get(name)
+        try:
+            if send is not None:
+                send(trainer, step, rows)
+        except Exception as error:  # of a library or a service
+            logger.warning("%s did not take the table of samples: %s", name, error)
+
+
+def _to_wandb(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.log({FOLDER: wandb.Table(dataframe=_frame(rows))})
+
+
+def _to_trackio(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    import trackio
+
+    trackio.log({FOLDER: trackio.Table(dataframe=_frame(rows))})
+
+
+def _to_comet(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    from trl.trainer.utils import log_table_to_comet_experiment
+
+    log_table_to_comet_experiment(name=f"{FOLDER}-{step}.csv", table=_frame(rows))
+
+
+def _to_tensorboard(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    from ..reports.markdown import _cell, _table
+
+    table = _table(list(rows[0]), [[_cell(str(value)) for value in row.values()] for row in rows]) if rows else ""
+    for callback in trainer.callback_handler.callbacks:
+        writer = getattr(callback, "tb_writer", None)
+        if writer is not None:
+            writer.add_text(FOLDER, table, step)
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> Any:
+    import pandas
+
+    return pandas.DataFrame(list(rows))
+
+
+SENDERS: dict[str, Callable[[Any, int, Sequence[dict[str, Any]]], None]] = {
+    "wandb": _to_wandb,
+    "trackio": _to_trackio,
+    "comet_ml": _to_comet,
+    "tensorboard": _to_tensorboard,
+}
+"""Reporter, by its name in `report_to` -> what sends it a table."""

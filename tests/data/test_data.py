@@ -1,0 +1,544 @@
+"""Files, folders and streams in; tables, data sets and files out."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Json, List, Value
+from same_dialogues import messages
+
+from ee_trl.data.dialogue import SOURCE_ERROR
+from ee_trl.data.reading import open_dataset, row_count
+from ee_trl.data.rows import rows_of
+from ee_trl.data.tables import columns_of, conform, features_of, tables_of
+from ee_trl.data.writing import WRITABLE, atomic, check_output, read_metadata, to_dataset, write_file, write_text
+from ee_trl.errors import FormatError
+
+
+ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]
+LINES = "\n".join(map(json.dumps, ROWS)) + "\n"
+
+
+def reasons(dataset: Any) -> list[str | None]:
+    """What each row's `source_error` says; the column is missing where the file was read as it is."""
+    return dataset[SOURCE_ERROR][:] if SOURCE_ERROR in dataset.column_names else [None] * len(dataset)
+
+
+# ---- in ------------------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path) -> None:
+    Dataset.from_list(ROWS).to_parquet(path)
+
+
+def _lines(opener: Callable[..., Any]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with opener(path, "wt", encoding="utf-8") as out:
+            out.write(LINES)
+
+    return write
+
+
+def _array(indent: int | None) -> Callable[[Path], None]:
+    return lambda path: path.write_text(json.dumps(ROWS, indent=indent), encoding="utf-8") and None
+
+
+def _bytes(text: str, encoding: str) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(text.encode(encoding)) and None
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "a.parquet": _parquet,
+    "a.jsonl": _lines(open),
+    "a.ndjson": _lines(open),
+    "A.JSONL": _lines(open),
+    "a.jsonl.gz": _lines(gzip.open),
+    "a.jsonl.bz2": _lines(bz2.open),
+    "a.jsonl.xz": _lines(lzma.open),
+    "one line.json": _array(None),
+    "indented.json": _array(2),
+    "windows.jsonl": _bytes(LINES.replace("\n", "\r\n"), "utf-8"),
+    "byte order mark.jsonl": _bytes(LINES, "utf-8-sig"),
+    "blank lines.jsonl": _bytes("\n\n" + LINES.replace("\n", "\n  \n\n"), "utf-8"),
+    "no last newline.jsonl": _bytes(LINES.rstrip(), "utf-8"),
+    "with.several.dots and [brackets].jsonl": _lines(open),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_same_rows_from_every_file(name: str, tmp_path: Path) -> None:
+    FILES[name](tmp_path / name)
+    for source in (tmp_path / name, str(tmp_path / name)):
+        assert [row["id"] for row in open_dataset(source)] == [0, 1, 2, 3, 4]
+    assert open_dataset(tmp_path / name).to_list() == ROWS
+
+
+def test_parquet_as_a_stream(tmp_path: Path) -> None:
+    _parquet(tmp_path / "a.parquet")
+    stream = open_dataset(tmp_path / "a.parquet", streaming=True)
+    assert isinstance(stream, IterableDataset)
+    assert list(stream) == ROWS
+
+
+@pytest.mark.parametrize("row_group_size", [1, 700, 10_000])
+def test_parquet_stream_of_several_files_and_row_groups(row_group_size: int, tmp_path: Path) -> None:
+    for number in range(2):
+        table = pa.table({"response": [f"{number} {i}" for i in range(2_500)]})
+        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=row_group_size)
+    stream = open_dataset(tmp_path / "*.parquet", streaming=True)
+    expected = [f"{number} {i}" for number in range(2) for i in range(2_500)]
+    assert [row["response"] for row in stream] == expected
+    tables = list(tables_of(stream, 900))
+    assert [name for table in tables for name in table.column("response").to_pylist()] == expected
+    assert max(table.num_rows for table in tables) == 900
+
+
+def test_small_tables_are_written_together(tmp_path: Path) -> None:
+    tables = [pa.table({"id": [i] * 100}) for i in range(450)]
+    write_file(tables, Features({"id": Value("int64")}), tmp_path / "a.parquet", metadata={})
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 3
+    assert pq.read_table(tmp_path / "a.parquet").column("id").to_pylist() == [
+        i for i in range(450) for _ in range(100)
+    ]
+
+
+def test_several_files_by_asterisk(tmp_path: Path) -> None:
+    for name in ("a-1.parquet", "a-2.parquet"):
+        _parquet(tmp_path / name)
+    assert len(open_dataset(f"{tmp_path}/a-*.parquet")) == 10
+
+
+def test_folder_of_save_to_disk(tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    data.save_to_disk(tmp_path / "one")
+    DatasetDict(train=data, test=data.select([0])).save_to_disk(tmp_path / "two")
+    assert open_dataset(tmp_path / "one").to_list() == ROWS
+    assert {name: len(part) for name, part in open_dataset(tmp_path / "two").items()} == {"train": 5, "test": 1}
+    assert len(open_dataset(tmp_path / "two", split="test")) == 1
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+def test_folder_of_files_has_the_splits_of_their_names(ending: str, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        FILES[f"a{ending}"](tmp_path / f"{name}{ending}")
+    assert {name: part.to_list() for name, part in open_dataset(tmp_path).items()} == {"train": ROWS, "test": ROWS}
+    assert open_dataset(tmp_path, split="test").to_list() == ROWS
+
+
+def test_unknown_split_of_a_folder(tmp_path: Path) -> None:
+    _lines(open)(tmp_path / "train.jsonl")
+    with pytest.raises(FormatError, match="train"):
+        open_dataset(tmp_path, split="trian")
+
+
+def test_only_an_empty_field_of_a_csv_is_missing(tmp_path: Path) -> None:
+    replies = ["none", "NA", "null", "NaN", "n/a", "None", "nan", "-"]
+    text = "context,response\n" + "".join(f'"Well, {i}",{reply}\n' for i, reply in enumerate(replies)) + "empty,\n"
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.csv").write_text(text, encoding="utf-8")
+    with gzip.open(tmp_path / "a.csv.gz", "wt", encoding="utf-8") as out:
+        out.write(text)
+    for source in ("a.csv", "a.csv.gz"):
+        data = open_dataset(tmp_path / source)
+        assert data["response"][:] == [*replies, None]
+        assert data["context"][0] == "Well, 0"
+    assert open_dataset(tmp_path / "folder")["train"]["response"][:] == [*replies, None]
+
+
+def test_tab_separated(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("context\tresponse\nWell, no\tI see\n", encoding="utf-8")
+    assert open_dataset(tmp_path / "a.tsv").to_list() == [{"context": "Well, no", "response": "I see"}]
+
+
+def test_csv_line_with_a_field_too_many_does_not_shift_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('context,response\na,b,\nc,"d\n\nd",\n', encoding="utf-8")
+    assert open_dataset(tmp_path / "a.csv").to_list() == [
+        {"context": "a", "response": "b"},
+        {"context": "c", "response": "d\n\nd"},
+    ]
+    (tmp_path / "b.csv").write_text("context,response,id\na,Oh, no,1\n\nb,c,2\nd\n", encoding="utf-8")
+    data = open_dataset(tmp_path / "b.csv")
+    assert reasons(data) == ["too_many_fields", None, None]
+    assert data["source_line"][:] == ["a,Oh, no,1", None, None]
+    assert data.select_columns(["context", "response", "id"])[:] == {
+        "context": [None, "b", "d"],
+        "response": [None, "c", None],
+        "id": [None, 2, None],
+    }
+
+
+CSV_COLUMNS: dict[str, tuple[list[str], list[Any]]] = {
+    "id": (["9007199254740993", "", "-3"], [2**53 + 1, None, -3]),
+    "code": (["007", "8", "9"], ["007", "8", "9"]),
+    "price": (["1.50", "2.0", ""], ["1.50", "2.0", None]),
+    "share": (["1.5", "2.0", ""], [1.5, 2.0, None]),
+    "long": (["1" * 23, "1", "2"], ["1" * 23, "1", "2"]),
+    "flag": (["True", "", "False"], [True, None, False]),
+    "word": (["true", "nan", "inf"], ["true", "nan", "inf"]),
+    "nothing": (["", "", ""], [None, None, None]),
+    "sensibility": (["5", "5.0", "7.25"], [5.0, 5.0, 7.25]),
+    "rationality": (["", "1.50", "07"], [None, 1.5, 7.0]),
+    "sensibility_std": (["", "", ""], [None, None, None]),
+    "context": (["1", "2", "3"], ["1", "2", "3"]),
+    "response": (["1.0", "True", ""], ["1.0", "True", None]),
+}
+
+
+def test_csv_values_are_what_the_line_says(tmp_path: Path) -> None:
+    fields = zip(*(texts for texts, _ in CSV_COLUMNS.values()), strict=True)
+    (tmp_path / "a.csv").write_text("\r\n".join(map(",".join, [CSV_COLUMNS, *fields])), encoding="utf-8-sig")
+    data = open_dataset(tmp_path / "a.csv")
+    assert data[:] == {name: values for name, (_, values) in CSV_COLUMNS.items()}
+    assert data.features["sensibility_std"] == Value("float64")
+    assert [type(v) for v in data[0].values()] == [type(values[0]) for _, values in CSV_COLUMNS.values()]
+
+
+def test_csv_column_that_turns_into_words_late(tmp_path: Path) -> None:
+    ids = [*map(str, range(12_000)), "the last"]
+    lines = [f"a,b,{name}\n" for name in ids]
+    (tmp_path / "a.csv").write_text("context,response,id\n" + "".join(lines), encoding="utf-8")
+    assert open_dataset(tmp_path / "a.csv")["id"][:] == ids
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\nmore\n"])
+def test_csv_that_ends_within_quotes(end: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'context,response\na,b\na,"b{end}', encoding="utf-8")
+    with pytest.raises(FormatError, match=r"a\.csv.*close the quotes"):
+        open_dataset(tmp_path / "a.csv")
+
+
+def test_parquet_without_rows(tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS).select([])
+    data.to_parquet(tmp_path / "a.parquet")
+    for streaming in (False, True):
+        opened = open_dataset(tmp_path / "a.parquet", streaming=streaming)
+        assert (list(opened), features_of(opened)) == ([], data.features)
+
+
+# ---- damaged files -------------------------------------------------------------------------------------------------
+
+SURROGATE = json.dumps({"messages": messages("\ud83d", "Oh no."), "id": 9})
+DAMAGED = {
+    "truncated last line": (LINES + LINES[:30], [None] * 5 + ["invalid_json"]),
+    "lone surrogates": (LINES + SURROGATE, [None] * 5 + ["invalid_text"]),
+    "mixed types": (LINES + '{"messages": "text"}\n{"messages": 5}\n{"messages": [1]}\n{}\n', [None] * 9),
+    "lone surrogates after mixed types": (
+        LINES + '{"messages": "text"}\n' + SURROGATE + "\n",
+        [None] * 6 + ["invalid_text"],
+    ),
+    "no objects": (LINES + '[1]\n"text"\n3\nnull\n', [None] * 5 + ["invalid_json"] * 4),
+    "too deep": (LINES + '{"messages": ' + "[" * 5000 + "]" * 5000 + "}\n", [None] * 5 + ["invalid_json"]),
+    "twice the same key": (LINES + '{"messages": [], "messages": []}\n', [None] * 6),
+    "first line": ("{\n" + LINES, ["invalid_json"] + [None] * 5),
+}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_lines_are_kept_with_their_reason(name: str, ending: str, tmp_path: Path) -> None:
+    text, expected = DAMAGED[name]
+    path = tmp_path / f"a{ending}"
+    with (gzip.open if ending.endswith(".gz") else open)(path, "wt", encoding="utf-8") as out:
+        out.write(text)
+    data = open_dataset(path)
+    assert reasons(data) == expected
+    sound = [i for i, reason in enumerate(expected) if reason is None][:5]
+    assert [data[i]["messages"] for i in sound] == [row["messages"] for row in ROWS]
+
+
+def test_damaged_file_in_a_folder(tmp_path: Path) -> None:
+    text, expected = DAMAGED["truncated last line"]
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+    _lines(open)(tmp_path / "test.jsonl")
+    data = open_dataset(tmp_path)
+    assert (reasons(data["train"]), len(data["test"])) == (expected, 5)
+
+
+def test_damaged_file_among_others_of_a_split(tmp_path: Path) -> None:
+    text, expected = DAMAGED["lone surrogates"]
+    (tmp_path / "train-1.jsonl").write_text(text, encoding="utf-8")
+    _lines(open)(tmp_path / "train-2.jsonl")
+    for source in (tmp_path, tmp_path / "train-*.jsonl"):
+        data = open_dataset(source)
+        assert reasons(data["train"] if isinstance(data, DatasetDict) else data) == [*expected, *[None] * 5]
+
+
+def test_files_of_a_split_may_differ_in_types_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train-1.jsonl").write_text('{"context": ["a"], "response": "b", "emotion": null}\n', encoding="utf-8")
+    (tmp_path / "train-2.jsonl").write_text('{"context": [], "response": "b", "emotion": "sad"}\n', encoding="utf-8")
+    assert open_dataset(tmp_path)["train"]["emotion"][:] == [None, "sad"]
+
+
+@pytest.mark.parametrize(
+    ("first", "later"), [(None, "sad"), (1, 1.5), (1, "a"), ([], ["a"]), ({"a": 1}, {"a": 1, "b": [2]})]
+)
+def test_type_that_is_known_late_in_a_long_file(first: Any, later: Any, tmp_path: Path) -> None:
+    filler = "x" * 100_000  # the library settles on types after ten megabytes
+    rows = [{"response": filler, "more": first}] * 110 + [{"response": "b", "more": later}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = open_dataset(tmp_path / "a.jsonl")
+    assert (len(data), data[110]["more"]) == (111, later)
+    assert data[0]["more"] == ({"a": 1, "b": None} if first == {"a": 1} else first)
+    assert data.column_names == ["response", "more"]
+
+
+def test_line_in_another_encoding(tmp_path: Path) -> None:
+    line = json.dumps({"messages": messages("Qué?", "Ça va."), "id": 9}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_bytes(LINES.encode() + line.encode("latin-1"))
+    data = open_dataset(tmp_path / "a.jsonl")
+    assert reasons(data) == [None] * 5 + ["invalid_text"]
+    assert len(data.to_list()) == 6
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_array_with_lone_surrogates(indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([*ROWS, json.loads(SURROGATE)], indent=indent), encoding="utf-8")
+    data = open_dataset(tmp_path / "a.json")
+    assert reasons(data) == [None] * 5 + ["invalid_text"]
+    assert data.select(range(5)).remove_columns(SOURCE_ERROR).to_list() == ROWS
+
+
+def test_line_separators_inside_of_text_end_no_line(tmp_path: Path) -> None:
+    rows = [*ROWS, {"messages": messages("a\u2028b\x85c", "Oh no."), "id": 5}]
+    lines = ["[1]", *(json.dumps(row, ensure_ascii=False) for row in rows)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = open_dataset(tmp_path / "a.jsonl")
+    assert reasons(data) == ["invalid_json"] + [None] * 6
+    assert data[6]["messages"] == rows[5]["messages"]
+
+
+def test_damaged_line_is_kept_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES + '{"messages": [{"ro', encoding="utf-8")
+    assert open_dataset(tmp_path / "a.jsonl")[5]["source_line"] == '{"messages": [{"ro'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "empty"),
+        ("a.jsonl", b"\n \n", "empty"),
+        ("a.jsonl", b"no\njson\n", "none of its 2 lines"),
+        ("a.json", b"3", "JSON object"),
+        ("a.json", b'[{"a": 1}, {"b"', "JSON object"),
+        ("a.parquet", b"PAR1", "a.parquet"),
+        ("a.jsonl.gz", b"no gzip", "a.jsonl.gz"),
+        ("a.csv", b'context,response\na,"b', "a.csv"),
+        ("a.csv", "context,response\né,ça".encode("latin-1"), "a.csv"),
+        ("a.txt", b"text", r"\.parquet, \.jsonl"),
+        ("nothing", b"text", r"\.parquet, \.jsonl"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("source", ["no.jsonl", "./no/such", "/no/such/folder", "~/no/such.csv", "no/*.parquet"])
+def test_no_such_file(source: str) -> None:
+    with pytest.raises(FormatError, match="no"):
+        open_dataset(source)
+
+
+def test_name_that_the_hub_does_not_give() -> None:
+    with pytest.raises(FormatError, match="neither a file or folder here nor a data set"):
+        open_dataset("nobody/nothing")
+
+
+def test_file_has_no_splits(tmp_path: Path) -> None:
+    _parquet(tmp_path / "a.parquet")
+    with pytest.raises(FormatError, match="'test'"):
+        open_dataset(tmp_path / "a.parquet", split="test")
+
+
+def test_folder_without_files(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=tmp_path.name):
+        open_dataset(tmp_path)
+
+
+# ---- through -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_tables_hold_all_rows_in_order(size: int) -> None:
+    data = Dataset.from_list(ROWS)
+    for source in (data, data.to_iterable_dataset(), data.with_format("torch"), data.with_format("numpy")):
+        tables = list(tables_of(source, size))
+        assert max(table.num_rows for table in tables) <= size
+        assert [row for table in tables for row in table.to_pylist()] == ROWS
+
+
+def test_tables_follow_an_indices_mapping() -> None:
+    data = Dataset.from_list(ROWS).select([4, 0, 0, 2])
+    assert [row["id"] for table in tables_of(data, 3) for row in table.to_pylist()] == [4, 0, 0, 2]
+
+
+def test_keys_that_are_null_in_every_message_survive(tmp_path: Path) -> None:
+    rows = [{"messages": [{**m, "name": None} for m in row["messages"]]} for row in ROWS]
+    data = Dataset.from_list(rows)
+    assert to_dataset(tables_of(data, 2), data.features).to_list() == rows
+    path = tmp_path / "a.parquet"
+    write_file(tables_of(data, 2), data.features, path, metadata={})
+    assert open_dataset(path).to_list() == rows
+
+
+def test_conform_casts_and_orders() -> None:
+    table = pa.table({"b": ["x"], "a": [1]})
+    schema = pa.schema({"a": pa.float64(), "b": pa.large_string()})
+    assert conform(table, schema).schema.equals(schema)
+    assert conform(table, schema).to_pylist() == [{"a": 1.0, "b": "x"}]
+
+
+def test_rows_are_decoded() -> None:
+    features = Features({"label": ClassLabel(names=["joy", "sad"]), "any": Json(), "list": List(Value("string"))})
+    rows = [
+        {"label": 1, "any": [1, "a"], "list": ["a"]},
+        {"label": 0, "any": {"a": None}, "list": []},
+        {"label": None, "any": None, "list": None},
+    ]
+    [table] = tables_of(Dataset.from_list(rows, features=features))
+    assert [row["label"] for row in rows_of(table, features, ["label", "nothing"])] == ["sad", "joy", None]
+    assert [row["any"] for row in rows_of(table, features, ["any"])] == [[1, "a"], {"a": None}, None]
+
+
+def test_bytes_that_are_no_text_are_a_bad_row() -> None:
+    bad = pa.array([b"fine", b"\xed\xa0\xbd", b"fine too"]).view(pa.string())
+    features = Features({"response": Value("string")})
+    rows = rows_of(pa.table({"response": bad}), features, ["response"])
+    assert [row["response"] for row in rows] == ["fine", None, "fine too"]
+    assert [row.get(SOURCE_ERROR) for row in rows] == [None, "invalid_text", None]
+
+
+def test_columns_of_streams_that_declare_none() -> None:
+    assert columns_of(IterableDataset.from_generator(lambda: iter(ROWS))) == ["messages", "id"]
+    with pytest.raises(FormatError, match="no rows"):
+        columns_of(IterableDataset.from_generator(lambda: iter([])))
+
+
+# ---- out -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_written_file_is_read_back(ending: str, tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    path = tmp_path / "new" / "folders" / f"a{ending}"
+    assert write_file(tables_of(data, 2), data.features, path, metadata={"scorer": "words-1"}) == 5
+    assert open_dataset(path).to_list() == ROWS
+    assert read_metadata(path) == {"scorer": "words-1"}
+    assert row_count(path) == (5 if ending == ".parquet" else None)
+    assert [name for name in os.listdir(path.parent) if "partial" in name] == []
+
+
+def test_jsonl_is_text_that_people_can_read(tmp_path: Path) -> None:
+    data = Dataset.from_list([{"text": "ça va 😀", "emotion": 1}]).cast_column(
+        "emotion", ClassLabel(names=["joy", "sad"])
+    )
+    write_file(tables_of(data), data.features, tmp_path / "a.jsonl", metadata={})
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"text": "ça va 😀", "emotion": "sad"}\n'
+
+
+def test_metadata_of_files_of_another_origin(tmp_path: Path) -> None:
+    _parquet(tmp_path / "a.parquet")
+    _lines(open)(tmp_path / "a.jsonl")
+    assert read_metadata(tmp_path / "a.parquet") is read_metadata(tmp_path / "a.jsonl") is None
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_nothing_is_left_of_a_file_that_failed(ending: str, tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    path = tmp_path / f"a{ending}"
+    path.write_text("what was there before", encoding="utf-8")
+
+    def tables() -> Any:
+        yield from tables_of(data, 2)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_file(tables(), data.features, path, metadata={})
+    assert path.read_text(encoding="utf-8") == "what was there before"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with atomic(tmp_path / "a") as partial:
+            partial.write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    left = f".a.partial-{platform.node()}-"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    others = {f"{left}{os.getppid()}", f".a.partial-elsewhere-{gone.pid}", f".b.partial-{platform.node()}-{gone.pid}"}
+    for name in (f"{left}{gone.pid}", *others):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a", "text")
+    assert set(os.listdir(tmp_path)) == {"a", *others}
+
+
+FULL_DISK = """
+import resource, sys
+from datasets import Dataset
+from ee_trl.cli.main import main
+
+Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "-q"]))
+"""
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert f"{tmp_path / f'out{ending}'}. Make room there" in done.stderr
+    assert os.listdir(tmp_path) == ["a.parquet"]
+
+
+def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "there.parquet").touch()
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in [
+        ("a.csv", "csv"),
+        ("a", "missing"),
+        ("there.parquet", "overwrite"),
+        ("folder.parquet", "is a folder"),
+    ]:
+        with pytest.raises(FormatError, match=message):
+            check_output(tmp_path / name, overwrite=False)
+    assert check_output(tmp_path / "there.parquet", overwrite=True) == tmp_path / "there.parquet"
+    assert check_output(tmp_path / "new.JSONL", overwrite=False).name == "new.JSONL"
+
+
+def test_data_set_of_tables_without_rows() -> None:
+    features = Features({"a": Value("string"), "b": List(Value("int64"))})
+    data = to_dataset(iter([]), features)
+    assert (len(data), data.features) == (0, features)
+
+
+def test_features_of_a_file_survive(tmp_path: Path) -> None:
+    features = Features({"emotion": ClassLabel(names=["joy", "sad"]), "text": Value("large_string")})
+    data = Dataset.from_list([{"emotion": 0, "text": "a"}], features=features)
+    write_file(tables_of(data), features, tmp_path / "a.parquet", metadata={})
+    assert open_dataset(tmp_path / "a.parquet").features == features
+    assert pq.read_schema(tmp_path / "a.parquet").metadata[b"ee_trl"] == b"{}"

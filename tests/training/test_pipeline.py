@@ -1,0 +1,322 @@
+"""The whole method by one command: stages are reused while nothing that determines them changed, and resume."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from datasets import Dataset
+
+from ee_trl import build_tiny_causal_lm, load_sample
+from ee_trl.errors import EmpathyError
+from ee_trl.recipes import efficient_empathy
+from ee_trl.training.arguments import PipelineArguments, parse_recipe_args
+from ee_trl.training.method import EfficientEmpathy
+from ee_trl.training.method_data import apart
+from ee_trl.training.run import _content_of
+from ee_trl.training.stages import Stage, Stages, differences, digest_files, fingerprint
+
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
+
+MODELS = ["base", "sensibility", "rationality", "union", "average", "moe_start", "moe"]
+TRAINED = ["score", "select", "base", "sensibility", "rationality", "union", "average", "compose", "router"]
+STAGES = [*TRAINED, *(f"evaluate_{name}" for name in MODELS)]
+SMALL = [
+    *("--max_steps", "3", "--disable_tqdm", "true", "--empathy_eval_samples", "12", "--empathy_eval_replies", "4"),
+    *("--empathy_base_training", '{"max_steps": 3}', "--empathy_router_training", '{"max_steps": 3}'),
+    *("--empathy_max_new_tokens", "4"),
+]
+
+
+STAGE = Stage("stage", Path("nowhere"), "sha256:0", reused=True)
+
+
+class One:
+    is_main_process = True
+
+
+class Told(list):
+    """What a run says, and how often each stage worked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worked: list[str] = []
+
+
+def two_stages(folder: Path, first: dict[str, Any], second: dict[str, Any], fail: str = "") -> Told:
+    told = Told()
+    stages = Stages(folder, One(), say=told.append)
+
+    def work(name: str, text: str) -> Any:
+        def make(place: Path) -> None:
+            told.worked.append(name)
+            place.mkdir(exist_ok=True)
+            (place / "half.json").write_text(text)
+            if name == fail:
+                raise KeyboardInterrupt
+            (place / "whole.json").write_text(text)
+
+        return make
+
+    one = stages.run("one", first, work("one", str(first)))
+    stages.run("two", {"one": one.digest, **second}, work("two", str(second)))
+    return told
+
+
+def test_stages_are_reused_while_nothing_changed(tmp_path: Path) -> None:
+    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
+    assert told.worked == ["one", "two"]
+    assert told[0] == "[one] runs for the first time"
+    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
+    assert told.worked == []
+    assert [line.split(" (")[0] for line in told] == ["[one] reused", "[two] reused"]
+
+
+def test_a_stage_says_what_changed_and_going_back_finds_what_was_made(tmp_path: Path) -> None:
+    two_stages(tmp_path, {"a": 1}, {"b": 1})
+    told = two_stages(tmp_path, {"a": 1}, {"b": 2, "c": "new"})
+    assert told.worked == ["two"]
+    assert "[two] runs, since its inputs changed:\n    b: 1 -> 2\n    c: None -> 'new'" in told
+    told = two_stages(tmp_path, {"a": 5}, {"b": 1})
+    assert told.worked == ["one", "two"]  # what came out of the first is another
+    assert re.search(
+        r"\[two\] runs, since its inputs changed:\n    one: 'sha256:\w+' -> 'sha256:\w+'", "\n".join(told)
+    )
+    assert two_stages(tmp_path, {"a": 1}, {"b": 1}).worked == []
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        two_stages(tmp_path, {"a": 1}, {"b": 1}, fail="two")
+    [left] = [path for path in tmp_path.glob("two-*") if path.is_dir()]
+    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
+    assert told.worked == ["two"]
+    assert f"[two] was interrupted; goes on in {left.name}" in told
+    assert (left / "whole.json").exists()
+
+
+@pytest.mark.parametrize("how", ["changed", "removed", "gone"])
+def test_files_that_were_changed_or_removed_are_made_anew(tmp_path: Path, how: str) -> None:
+    two_stages(tmp_path, {"a": 1}, {"b": 1})
+    [folder] = tmp_path.glob("one-*")
+    if how == "changed":
+        (folder / "whole.json").write_text("other")
+    elif how == "removed":
+        (folder / "whole.json").unlink()
+    else:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
+    assert told.worked == ["one"]  # the second's input is what it was
+    assert f"[one] runs again, since its files in {folder.name} were changed or removed" in told
+
+
+def test_fingerprints_and_digests_see_what_matters(tmp_path: Path) -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+    assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    before = digest_files(tmp_path)
+    (tmp_path / "trainer_state.json").write_text("times")
+    (tmp_path / "notes.txt").write_text("notes")
+    assert digest_files(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 99 + b"y")
+    assert digest_files(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"empathy_moe": {"shard": 1}}, "unknown option in empathy_moe 'shard'; valid: .*Did you mean 'shared'"),
+        ({"empathy_router_training": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
+        ({"empathy_base_training": "max_steps=3"}, "is not JSON"),
+        ({"empathy_holdout": 1.5}, "not a share between 0 and 1"),
+    ],
+)
+def test_the_mappings_are_strict(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EmpathyError, match=said):
+        PipelineArguments(**options)
+
+
+# ---- for real -------------------------------------------------------------------------------------------------------
+
+
+def prepared(*options: str) -> EfficientEmpathy:
+    on_cpu = ("--bf16", "false", "--use_cpu", "true")
+    return EfficientEmpathy(*parse_recipe_args(efficient_empathy.make_parser(), [*options, *on_cpu]))
+
+
+def test_another_seed_holds_out_others_and_evaluates_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "rows.parquet"
+    load_sample("train").to_parquet(data)
+    seen: dict[str, dict[str, Any]] = {}
+
+    def look(self: Stages, name: str, inputs: dict[str, Any], work: Any, **_: Any) -> None:
+        seen[name] = inputs
+        raise StopIteration
+
+    monkeypatch.setattr(Stages, "run", look)
+    for given, holdout in ((["--dataset", str(data)], [0, 1]), (["--dataset_test_split", "test"], [None, None])):
+        for seed in (0, 1):
+            run = prepared("--output_dir", str(tmp_path / "run"), "--empathy_seed", str(seed), *given)
+            for stage in (run._score, lambda run=run: run._evaluate({"base": STAGE}, STAGE, STAGE, STAGE)):
+                with pytest.raises(StopIteration):
+                    stage()
+            assert seen["score"]["holdout_seed"] == holdout[seed]
+            assert seen["evaluate_base"]["seed"] == seed
+
+
+def test_what_is_held_out_are_whole_conversations() -> None:
+    talks = [[f"hello {i}", "oh", "well", f"bye {i}"] for i in range(40)]
+    utterances = Dataset.from_list(
+        [
+            {"conv_id": f"c{i}", "utterance_idx": n, "speaker_idx": n % 2, "utterance": text, "context": "sad"}
+            for i, talk in enumerate(talks)
+            for n, text in enumerate(talk, start=1)
+        ]
+    )
+    parts = apart(utterances, 0.2, 0)
+    assert [len(parts[name]) for name in ("train", "test")] == [128, 32]
+    assert not set(parts["train"]["conv_id"]) & set(parts["test"]["conv_id"])
+    assert parts["test"]["utterance_idx"] == [1, 2, 3, 4] * 8  # none is torn apart
+    turns = [{"context": talk[:n], "response": talk[n]} for talk in talks for n in (1, 3)] + [{"context": []}]
+    parts = apart(Dataset.from_list(turns), 0.2, 0)
+    firsts = {name: {row["context"][0] for row in part if row["context"]} for name, part in parts.items()}
+    assert firsts["test"]
+    assert not firsts["train"] & firsts["test"]
+    with pytest.raises(EmpathyError, match="of 1 conversations leaves none on one side"):
+        apart(utterances.select(range(4)), 0.2, 0)
+
+
+def test_data_are_known_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file, a folder, a pattern and a home; sizes and names stay what they were."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "data" / "a.jsonl"
+    file.parent.mkdir()
+    named = [str(file), str(file.parent), f"{tmp_path}/data/*.jsonl", "~/data/a.jsonl", "~/data", "~/data/*.jsonl"]
+    file.write_text("1")
+    before = [_content_of(name) for name in named]
+    assert before[0] == before[3]
+    assert before[1] == before[4]
+    (file.parent / "cache-1.arrow").write_text("of the library's")
+    assert [_content_of(name) for name in named] == before
+    file.write_text("2")
+    assert not set(before) & {_content_of(name) for name in named}
+    assert _content_of("owner/name") == "owner/name"
+
+
+def test_a_given_base_is_known_by_its_tokenizer_too(tmp_path: Path) -> None:
+    base = build_tiny_causal_lm(tmp_path / "base")
+    run = prepared("--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(base))
+    found = [run._base(STAGE).digest]
+    for name in ("chat_template.jinja", "tokenizer_config.json", "generation_config.json", "tokenizer.model"):
+        (base / name).write_text("{}")
+        found.append(run._base(STAGE).digest)
+    assert len(set(found)) == 5
+
+
+def test_the_revision_of_a_base_is_the_one_that_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append(k["revision"]) or tmp_path)
+    options = ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", "owner/model", "--model_revision", "v2"]
+    run = prepared(*options, "--empathy_moe", '{"gate_init": "zeros"}')
+    base = run._base(STAGE)
+    for make in (run._average, lambda experts, base: run._compose(experts, base, STAGE)):
+        with pytest.raises((EmpathyError, OSError)):  # there is nothing in the folder
+            make({"sensibility": STAGE, "rationality": STAGE}, base)
+    assert asked == ["v2"] * 3
+
+
+def run(folder: Path, *args: str) -> None:
+    efficient_empathy.main(*parse_recipe_args(efficient_empathy.make_parser(), ["--output_dir", str(folder), *args]))
+
+
+def said_of(text: str) -> dict[str, str]:
+    """Stage -> what it did."""
+    return dict(re.findall(r"^\[(\w+)\] (reused|runs|was interrupted)", text, flags=re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_the_whole_chain_on_the_embedded_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `make efficient-empathy` does it, in five minutes of a core; each model is evaluated on the same rows."""
+    started = time.process_time()  # the wall clock is that of everything else on the machine, too
+    run(tmp_path, "--disable_tqdm", "true")
+    assert time.process_time() - started < 300
+    assert said_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "runs")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["models"]) == MODELS
+    samples = {json.dumps(found["samples"]) for found in report["models"].values()}
+    assert len(samples) == 1
+    assert report["selection"]["sets"]["union"] == sum(report["selection"]["sets"][n] for n in MODELS[1:3])
+    loss = {name: found["loss"]["all"] for name, found in report["models"].items()}
+    assert loss["moe"] < loss["moe_start"]  # the router's training helped on what it has not seen
+    assert loss["base"] < 6.5  # of 7.6 for a model that knows nothing
+    page = (tmp_path / "report.md").read_text()
+    assert all(f"| {name} |" in page for name in MODELS)
+    for picture in ("plane.png", "router_report.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_killed_it_resumes_and_a_change_redoes_what_depends_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed while an expert trains: what was done is reused, the expert goes on from its checkpoint."""
+    options = [*SMALL, "--max_steps", "40", "--save_steps", "4"]
+    command = [sys.executable, str(ROOT / "recipes" / "efficient_empathy.py"), *options, "--output_dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("sensibility-*/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "ended before the expert's first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(tmp_path, *options)
+    said = said_of(capsys.readouterr().out)
+    assert [name for name in STAGES if said[name] == "reused"] == ["score", "select", "base"]
+    assert said["sensibility"] == "was interrupted"
+
+    run(tmp_path, *options)
+    assert said_of(capsys.readouterr().out) == dict.fromkeys(STAGES, "reused")
+
+    for name in ("average", "compose", "router"):  # killed when they were whole, but before they were recorded
+        [record] = (tmp_path / ".stages").glob(f"{name}-*.json")
+        record.unlink()
+    run(tmp_path, *options)
+    said = said_of(capsys.readouterr().out)
+    assert {name for name, what in said.items() if what == "was interrupted"} == {"average", "compose", "router"}
+    assert list(said.values()).count("reused") == len(STAGES) - 3
+
+    run(tmp_path, *options, "--empathy_router_training", '{"max_steps": 4}')
+    text = capsys.readouterr().out
+    assert {name for name, what in said_of(text).items() if what == "runs"} == {"router", "evaluate_moe"}
+    assert "training.max_steps: 3 -> 4" in text
+    assert "Report: " in text.splitlines()[-1]
+
+    run(tmp_path, *options[:-4], "--max_steps", "3", "--empathy_threshold", "6")
+    assert {name for name, what in said_of(capsys.readouterr().out).items() if what == "reused"} == {"score", "base"}
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_whole_chain_together(tmp_path: Path) -> None:
+    """Experts and router are trained by both; the rest is the main process's, and the other waits for it."""
+    script = str(ROOT / "recipes" / "efficient_empathy.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29677"]
+    done = subprocess.run(
+        [*command, script, *SMALL, "--output_dir", str(tmp_path)], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert said_of(done.stdout) == dict.fromkeys(STAGES, "runs")  # each is said once
+    assert list(json.loads((tmp_path / "report.json").read_text())["models"]) == MODELS
+    [record] = (tmp_path / ".stages").glob("router-*.json")
+    assert json.loads(record.read_text())["inputs"]["processes"] == 2
