@@ -52,6 +52,9 @@ test-lowest: .venv-lowest/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/imports && mkdir -p build/imports
+	cp -r ee_trl build/imports/ && cp -r evaluation recipes build/imports/ee_trl/
+	cd build/imports && $(abspath $(BIN))/lint-imports --no-cache --config $(abspath pyproject.toml)
 
 types: .venv/installed
 	$(BIN)/mypy

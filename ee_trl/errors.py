@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from numbers import Integral
+from types import ModuleType
 
 
 class EmpathyError(ValueError):
@@ -63,3 +66,36 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
+
+
+# ---- checks of options ---------------------------------------------------------------------------------------------
+
+
+def check_choice(kind: str, value: object, valid: Iterable[str], error: type[EmpathyError] = EmpathyError) -> None:
+    """Raises `error` unless the value is one of the valid ones; the message lists them and suggests the nearest."""
+    valid = list(valid)
+    if value not in valid:
+        raise error(unknown(kind, value, valid))
+
+
+def check_count(name: str, value: object, least: int = 1, error: type[EmpathyError] = EmpathyError) -> None:
+    """Raises `error` unless the value is a whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise error(f"{name} {value!r} is not a whole number of at least {least}")
+
+
+def check_share(name: str, value: object, error: type[EmpathyError] = EmpathyError) -> None:
+    """Raises `error` unless the value is a number in [0, 1]."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise error(f"{name} {value!r} is not a number in [0, 1]")
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Imports an optional dependency, or raises [`MissingExtraError`] with its purpose and the pip line."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {module.split('.')[0]!r}, which is not installed. "
+            f"Install it with: pip install 'ee-trl[{extra}]'"
+        ) from error

@@ -198,7 +198,7 @@ def _number(value: float) -> float | None:
 
 def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table as JSON lines."""
-    from ..data.writing import write_text
+    from ..files import write_text
 
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ee_trl._optional import require
-from ee_trl.errors import EmpathyError, FormatError
+from ee_trl.errors import EmpathyError, FormatError, require
 
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
-from ..errors import EmpathyError, MissingExtraError, unknown
+from ..errors import EmpathyError, MissingExtraError, require, unknown
 
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ee_trl._optional import require
 from ee_trl.axes import MAX_SCORE, MIN_SCORE
+from ee_trl.errors import require
 
 
 if TYPE_CHECKING:

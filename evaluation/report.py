@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ee_trl._optional import require
-from ee_trl.data.writing import write_json, write_text
-from ee_trl.errors import MissingExtraError
+from ee_trl.errors import MissingExtraError, require
 from ee_trl.reports.markdown import _cell, _table
 
 from . import plots
 from .candidates import INDEX_COLUMN, MODEL
+from .ee_trl.files import write_json, write_text
 from .measures import NEEDS, NOTES
 
 

@@ -15,8 +15,7 @@ import pytest
 from conftest import ROOT
 
 import ee_trl
-from ee_trl._optional import require
-from ee_trl.errors import MissingExtraError
+from ee_trl.errors import MissingExtraError, require
 
 
 def test_import_is_quick_and_loads_no_heavy_library() -> None:

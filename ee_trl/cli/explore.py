@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data.writing import check_output
+    from ..files import check_output
     from ..reports.explorer import ENDINGS, write_explorer
 
     check_output(args.output, overwrite=args.overwrite, endings=ENDINGS)

@@ -103,8 +103,8 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     """Runs `human import`."""
-    from ..data.writing import write_json, write_text
     from ..evaluation.paired import plain
+    from ..files import write_json, write_text
     from ..human.files import read_answers, read_key
     from ..human.results import results_markdown, study_results
 

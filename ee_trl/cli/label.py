@@ -48,9 +48,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data.writing import check_output, write_file
+    from ..data.writing import write_file
     from ..distillation.labels import choose_to_label
     from ..distillation.pool import open_pool, pool_tables
+    from ..files import check_output
 
     path = check_output(args.output, overwrite=args.overwrite)
     pool = open_pool(common.open_input(args.dataset, args), args.labelled)

@@ -99,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _said(error: OSError) -> str:
     """What the file system said, of which file, and the fix where there is no room."""
-    from ..data.writing import FULL
+    from ..files import DISK_FULL
 
     said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    if error.errno not in FULL:
+    if error.errno not in DISK_FULL:
         return said
     return (
         f"{said}. Make room there, or write elsewhere ($TMPDIR is where temporary files go), and run the same command "

@@ -40,7 +40,7 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
 
 
 def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
-    from ..data.writing import check_free
+    from ..files import check_free
     from ..reports.cards import is_own_card
 
     if not args.card:
@@ -55,7 +55,8 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data.samples import dropped_tables
-    from ..data.writing import check_output, write_file, write_text
+    from ..data.writing import write_file
+    from ..files import check_output, write_text
 
     selector = common.make_selector(args)
     path = check_output(args.output, overwrite=args.overwrite)

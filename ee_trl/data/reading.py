@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, root_cause, unknown
+from ..files import temporary_folder
 from .csv_lines import read_csv
 from .dialogue import recognise
 from .json_lines import COMPRESSED, read_json
 from .tables import BATCH_ROWS, features_of, is_stream
-from .writing import temporary_folder
 
 
 if TYPE_CHECKING:

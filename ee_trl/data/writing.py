@@ -1,23 +1,14 @@
-"""Writing: tables to a memory-mapped data set or a file, and JSON or text; a file is there whole or not at all."""
+"""Arrow tables to a memory-mapped data set, or to a parquet or jsonl file."""
 
 from __future__ import annotations
 
-import atexit
-import errno
-import glob
 import json
 import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from ..errors import FormatError
+from ..files import atomic, named_when_full, temporary_folder, write_json
 from .dialogue import has_lone_surrogates
 from .rows import rows_of
 from .tables import conform
@@ -29,9 +20,6 @@ if TYPE_CHECKING:
 
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
 """How much is written at once: what a file says of each of its parts has to fit into memory too."""
-WRITABLE = (".parquet", ".jsonl")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a file system says where there is no room for a file."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
@@ -43,7 +31,7 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
 
     path = temporary_folder() / "data.arrow"
     schema = features.arrow_schema
-    with _named_when_full(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with named_when_full(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for table in _gathered(tables, schema):
             writer.write_table(table)
     return Dataset.from_file(str(path))
@@ -61,26 +49,6 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
             held = []
     if held:
         yield pa.concat_tables(held).combine_chunks()
-
-
-def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
-    """Raises [`FormatError`] if a file of that name, with one of the `endings`, cannot be written or is there."""
-    path = Path(path)
-    if path.suffix.lower() not in endings:
-        raise FormatError(
-            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(endings)}."
-            + (" A dialogue is a nested value, and a flat file such as csv holds none." if endings is WRITABLE else "")
-        )
-    if path.is_dir():
-        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
-    return check_free(path, overwrite=overwrite)
-
-
-def check_free(path: Path, *, overwrite: bool) -> Path:
-    """Raises [`FormatError`] if a file is there already that may not be replaced."""
-    if path.exists() and not overwrite:
-        raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
-    return path
 
 
 def write_file(
@@ -134,58 +102,6 @@ def _write_jsonl(tables: Iterable[pa.Table], features: Features, path: Path, met
 def _json_line(row: dict[str, Any]) -> str:
     line = json.dumps(row, ensure_ascii=False, default=str)
     return json.dumps(row, default=str) if has_lone_surrogates(line) else line  # which columns of JSON may hold
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file atomically."""
-    with atomic(Path(path)) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A name to write to; it becomes `path` when the block ends well and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = f".{path.name}.partial-{platform.node()}-"
-    _remove_left_over(path.parent, kind)
-    partial = path.with_name(f"{kind}{os.getpid()}")
-    try:
-        with _named_when_full(path):
-            yield partial
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _remove_left_over(folder: Path, kind: str) -> None:
-    """Removes what processes of this machine that were killed have left of an output."""
-    for partial in folder.glob(f"{glob.escape(kind)}*"):
-        number = partial.name.removeprefix(kind)
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _named_when_full(path: Path) -> Iterator[None]:
-    """Lets what a full disk says name the file, which Arrow's errors do not."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL and not error.filename:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
-
-
-def temporary_folder() -> Path:
-    """A new folder for memory-mapped tables, gone when the process ends."""
-    folder = tempfile.mkdtemp(prefix="ee-trl-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:

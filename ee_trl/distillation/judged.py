@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._optional import require
 from ..axes import AXES
 from ..data.dialogue import Dialogue
-from ..errors import FormatError, ScoresError
+from ..errors import FormatError, ScoresError, require
 from ..scoring.store import dialogue_key
 
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._optional import require
 from ..axes import DEFAULT_THRESHOLD
 from ..data.dialogue import Dialogue
-from ..errors import SelectionError, unknown
+from ..errors import SelectionError, require, unknown
 from ..score_plane import Threshold
 from ..scoring.base import Scorer
 from ..scoring.conformal import distance_doubt

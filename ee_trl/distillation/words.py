@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._optional import require
 from ..data.dialogue import Dialogue
+from ..errors import require
 from ..scoring import features as ft
 from .judged import targets
 

@@ -13,8 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import write_json, write_text
 from ..errors import EmpathyError, FormatError, unknown
+from ..files import write_json, write_text
 from .sheets import AB, ASPECTS, CHOICES, RATED, SCALE, Key, Sheet
 
 

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
-from ..errors import EmpathyError
+from ..errors import EmpathyError, require
 from .files import Answers
 from .sheets import AB, CHOICES, Key
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import RATIONALITY, SENSIBILITY
-from ..data.writing import write_json
+from ..files import write_json
 from ..reports.draws import DRAWS, HISTORY, write_draws_report
 from ..selection import quadrants
 from .records import GROUPS, Records, interval_figures, merged, named_groups

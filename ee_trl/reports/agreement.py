@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
 from ..display import Displayed, Table
-from ..errors import ScoresError
+from ..errors import ScoresError, require
 from ..selection import quadrants, scores_array, thresholds
 
 

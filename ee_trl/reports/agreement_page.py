@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import REASONS, SCORED
-from ..data.writing import write_json, write_text
+from ..errors import require
+from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement, interval, number, percent
 from .markdown import _cell, _table

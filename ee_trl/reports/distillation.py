@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
-from ..data.writing import write_json, write_text
 from ..display import Table
+from ..errors import require
+from ..files import write_json, write_text
 from ..selection import sweep
 from .agreement import CLASSES, interval, number, percent
 from .markdown import _cell, _table

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import QUADRANTS, TIE
-from ..data.writing import write_text
 from ..errors import EmpathyError, MissingExtraError
+from ..files import write_text
 from .markdown import _picture, _table
 from .plane import COLOURS, _figure, _save, draw_density, draw_shares
 

@@ -11,10 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..axes import DEFAULT_THRESHOLD, SENSIBILITY
-from ..data.writing import check_output, write_text
-from ..errors import FormatError
+from ..errors import FormatError, require
+from ..files import check_output, write_text
 from ..selection import Threshold
 from .explorer_data import DEFAULT_LIMIT, explorer_data
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..axes import QUADRANTS, TIE
-from ..data.writing import write_json, write_text
+from ..files import write_json, write_text
 from .rubric import rubric_part
 
 

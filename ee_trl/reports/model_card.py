@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import write_text
+from ..files import write_text
 
 
 TAGS = ("ee-trl", "empathetic-dialogue", "arxiv:2407.01937")

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
-from ..errors import EmpathyError, unknown
+from ..errors import EmpathyError, require, unknown
 from ..selection import coded_quadrants, thresholds
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.writing import write_json, write_text
+from ..files import write_json, write_text
 from .plane import _figure, _save
 
 

@@ -56,7 +56,7 @@ class EncoderSettings:
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
-        from ..data.writing import write_json
+        from ..files import write_json
 
         made = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
         write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._optional import require
 from ..data.dialogue import Dialogue
-from ..errors import ScorerError
+from ..errors import ScorerError, require
 from .coverage import Coverage
 from .judge.rubric import Rubric
 from .load import load_scorer

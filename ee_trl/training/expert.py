@@ -82,7 +82,8 @@ class ExpertRun(RecipeRun):
         return scored
 
     def _select_into(self, folder: Path, filled: Coverage | None) -> None:
-        from ..data.writing import write_file, write_json
+        from ..data.writing import write_file
+        from ..files import write_json
 
         folder.mkdir(parents=True, exist_ok=True)
         selector, scored = self.selector, self._scored(folder, filled)

@@ -244,7 +244,7 @@ class EfficientEmpathy:
 
     def _evaluate(self, models: Mapping[str, Stage], score: Stage, select: Stage, router: Stage) -> Path:
         """Evaluates each model, and writes the report."""
-        from ..data.writing import write_json
+        from ..files import write_json
         from .method_report import write_side_by_side
         from .side_by_side import evaluate_folder
 

@@ -147,7 +147,8 @@ def write_sets(
         sets (`Mapping[str, str]`): Name -> the quadrants that it keeps.
     """
     from ..data.samples import read_scores
-    from ..data.writing import write_file, write_json, write_text
+    from ..data.writing import write_file
+    from ..files import write_json, write_text
     from ..reports.plane import plot_plane
 
     dataset = read_rows(scored)

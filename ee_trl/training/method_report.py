@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import write_json, write_text
+from ..files import write_json, write_text
 from ..reports.markdown import METRIC_NOTES, _cell, _table
 from ..reports.routing import PICTURE
 from .side_by_side import ALL

@@ -65,7 +65,8 @@ class OnlineRun(RecipeRun):
     def _write_rows(self) -> None:
         from ..data.samples import dialogue_tables, refuse_utterances
         from ..data.tables import conversation_order
-        from ..data.writing import write_file, write_json
+        from ..data.writing import write_file
+        from ..files import write_json
 
         source, folder, left_out = self.source, self.folder / ROWS_DIR, Counter[str]()
         fmt = recognise(source.column_names)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES
 from ..data.rows import label_names
-from ..data.writing import write_json
 from ..errors import CompositionError
+from ..files import write_json
 from ..reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from .expert import SELECTION_DIR, ExpertRun
 from .run import EMBEDDED

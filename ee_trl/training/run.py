@@ -130,7 +130,7 @@ class RecipeRun(ABC):
         self._write_record("finished" if self.finished else "running")
 
     def _write_record(self, status: str) -> None:
-        from ..data.writing import write_json
+        from ..files import write_json
 
         if self.state.is_main_process:
             write_json(self.folder / RECORD, {"status": status, "identity": self.identity})

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..data.writing import write_json
+from ..files import write_json
 
 
 KEPT = ("*.safetensors", "*.parquet", "*.json", "*.jinja")

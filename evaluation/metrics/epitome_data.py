@@ -105,7 +105,7 @@ def train_epitome(
         [`EmpathyError`]: There are fewer seekers than folds, or the encoder cannot be loaded.
         [`MissingExtraError`]: scikit-learn is not installed.
     """
-    from ..._optional import require
+    from ...errors import require
     from ..epitome.encoder import EncoderClassifier
     from ..epitome.linear import LinearClassifier
     from ..epitome.training import cross_validate

@@ -123,7 +123,7 @@ def test_without_matplotlib_the_page_is_written_and_says_what_the_picture_needs(
             raise ImportError(name)
         return real(name, package)
 
-    monkeypatch.setattr("ee_trl._optional.importlib.import_module", missing)
+    monkeypatch.setattr("ee_trl.errors.importlib.import_module", missing)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.patches", None)
     text = write_draws_report(write(tmp_path, [entry(0, 0)])).read_text()
     assert "pip install 'ee-trl[report]'" in text

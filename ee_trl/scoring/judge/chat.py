@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..._optional import require
 from ...data.dialogue import Dialogue
-from ...errors import ScorerError
+from ...errors import ScorerError, require
 from .completion import choice_of, text_of, tokens_of
 from .endpoint import Endpoint, reason_of
 from .logprobs import has_alternatives

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._optional import require
-from ...errors import ScorerError
+from ...errors import ScorerError, require
 from .background import in_background
 from .chat import TOP, WITHOUT, body_of, complete, is_of_client
 from .chooser import LAYOUT, Question, question_text

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..._optional import require
-from ...errors import ScorerError
+from ...errors import ScorerError, require
 
 
 logger = logging.getLogger(__name__)

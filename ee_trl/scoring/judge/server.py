@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..._optional import require
 from ...data.dialogue import NOT_ASKED, Dialogue
-from ...errors import ScorerError, unknown
+from ...errors import ScorerError, require, unknown
 from ..base import ScoredBatch
 from .answers import DETAILS, gathered
 from .background import in_background

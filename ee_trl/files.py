@@ -1,0 +1,186 @@
+"""Files: whole or not there at all, JSON, and the one digest that names content."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import glob
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .errors import FormatError
+
+
+WRITABLE = (".parquet", ".jsonl")
+"""Endings of the data files that this package writes."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a file system that has no room for a file."""
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    Gives a partial file to write to, which becomes `path` when the block ends well and vanishes when it does not.
+
+    Partial files of killed processes of this machine are removed first.
+    """
+    path = Path(path)
+    with _partial_of(path) as partial:
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    Gives a partial folder to write to, which takes the place of `path` when the block ends well.
+
+    A folder that was at `path` stays until the new one is whole.
+    """
+    path = Path(path)
+    with _partial_of(path) as partial:
+        partial.mkdir()
+        try:
+            yield partial
+            if path.exists():
+                replaced = partial.with_name(f"{partial.name}.replaced")
+                os.replace(path, replaced)
+                os.replace(partial, path)
+                shutil.rmtree(replaced)
+            else:
+                os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _partial_of(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = f".{path.name}.partial-{platform.node()}-"
+    for partial in path.parent.glob(f"{glob.escape(kind)}*"):
+        number = partial.name.removeprefix(kind)
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    with named_when_full(path):
+        yield path.with_name(f"{kind}{os.getpid()}")
+
+
+@contextmanager
+def named_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds the name of the file to the error of a full disk, which Arrow's errors lack."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and not error.filename:
+            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file atomically, in UTF-8."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def temporary_folder() -> Path:
+    """A new folder that is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="ee-trl-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+# ---- checks before work --------------------------------------------------------------------------------------------
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
+    """Raises [`FormatError`] unless a file of that name, with one of the `endings`, can be written."""
+    path = Path(path)
+    if path.suffix.lower() not in endings:
+        raise FormatError(
+            f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(endings)}."
+            + (" A dialogue is a nested value, and a flat file such as csv holds none." if endings is WRITABLE else "")
+        )
+    if path.is_dir():
+        raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
+    return check_free(path, overwrite=overwrite)
+
+
+def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Raises [`FormatError`] if the path exists and may not be replaced."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
+    return path
+
+
+# ---- names for content ---------------------------------------------------------------------------------------------
+
+
+def digest(content: str | bytes | Iterable[bytes], digits: int = 12) -> str:
+    """The first `digits` hexadecimal digits of the SHA-256 of a text, of bytes, or of blocks of bytes in order."""
+    blocks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    found = sha256()
+    for block in blocks:
+        found.update(block)
+    return found.hexdigest()[:digits]
+
+
+def json_digest(value: Any, digits: int = 12) -> str:
+    """[`digest`] of a value as JSON with sorted keys; what is not JSON counts by its `str`."""
+    return digest(json.dumps(value, sort_keys=True, default=str), digits)
+
+
+def blocks_of(path: str | os.PathLike[str], size: int = 1 << 22) -> Iterator[bytes]:
+    """The bytes of a file in blocks of at most `size` bytes, for [`digest`]."""
+    with open(path, "rb") as file:
+        while block := file.read(size):
+            yield block
+
+
+def files_digest(paths: Iterable[Path], digits: int = 16) -> str:
+    """[`digest`] over the names and bytes of files, in the order given."""
+
+    def blocks() -> Iterator[bytes]:
+        for path in paths:
+            yield path.name.encode()
+            yield from blocks_of(path)
+
+    return digest(blocks(), digits)
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """The installed version of each package, in order; packages that are not installed are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
