@@ -21,9 +21,9 @@ from datasets import Dataset
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, distill
 from ee_trl.axes import AXES, QUADRANTS, TIE
-from ee_trl.distillation.judged import folds_of, open_judged
 from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.score_plane import quadrants
+from ee_trl.scoring.judged import folds_of, open_judged
 
 
 TRAIN, VALIDATION, TEST = "ed_train.parquet", "ed_validation_scored.parquet", "ed_test.parquet"

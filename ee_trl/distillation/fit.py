@@ -20,8 +20,8 @@ from ..errors import TrainingError, unknown
 from ..scoring.encoder import computes_in_bfloat16, heads_of, mixed, raw_outputs, with_head_in_float32
 from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded
 from ..scoring.features import extract
+from ..scoring.judged import check_spread, targets
 from ..scoring.linear import RawModel
-from .judged import check_spread, targets
 from .words import MOST
 from .words import fit as fit_words
 

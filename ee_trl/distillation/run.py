@@ -20,9 +20,9 @@ from ..reports.distillation import NAMES, shares_by_threshold, write_distillatio
 from ..reports.rubric import rubric_of_file
 from ..scoring.calibration import calibrate, knots_of
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
+from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
 from ..selection import Threshold, thresholds
 from .fit import FitOptions, Fitted, fit
-from .judged import Judged, folds_of, held_out_of, open_judged
 
 
 if TYPE_CHECKING:

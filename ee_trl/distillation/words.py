@@ -10,7 +10,7 @@ import numpy as np
 from ..data.dialogue import Dialogue
 from ..errors import require
 from ..scoring import features as ft
-from .judged import targets
+from ..scoring.judged import targets
 
 
 MOST = 8_000

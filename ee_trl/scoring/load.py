@@ -100,7 +100,7 @@ def _cascade(options: dict[str, Any]) -> Scorer:
     source = options.get("calibration")
     if not isinstance(source, (str, os.PathLike)):
         return CascadeScorer(**options)
-    from ..distillation.judged import calibration_of
+    from .judged import calibration_of
 
     *calibration, judges = calibration_of(source)
     scorer = CascadeScorer(**{**options, "calibration": tuple(calibration)})

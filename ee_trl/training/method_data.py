@@ -66,7 +66,7 @@ def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
     """
     import numpy as np
 
-    from ..distillation.judged import held_out_of
+    from ..scoring.judged import held_out_of
 
     numbers = _conversations(dataset)
     out = held_out_of(numbers, share, seed)
@@ -85,7 +85,7 @@ def _conversations(dataset: Dataset) -> np.ndarray:
     from ..data.dialogue import conversations, recognise, samples_of
     from ..data.rows import rows_of
     from ..data.tables import BATCH_ROWS, tables_of
-    from ..distillation.judged import conversation_numbers
+    from ..scoring.judged import conversation_numbers
 
     fmt = recognise(dataset.column_names)
     wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in dataset.column_names]

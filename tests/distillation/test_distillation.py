@@ -19,7 +19,12 @@ from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, choose_to_label
 from ee_trl.cli.main import main
 from ee_trl.distillation import STRATEGIES
 from ee_trl.distillation.fit import FitOptions, fit, longest_of
-from ee_trl.distillation.judged import (
+from ee_trl.distillation.labels import informative
+from ee_trl.distillation.run import cross_calibrated, moved
+from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
+from ee_trl.scoring.calibration import calibrate, knots_of
+from ee_trl.scoring.features import extract
+from ee_trl.scoring.judged import (
     calibration_of,
     conversation_numbers,
     folds_of,
@@ -27,11 +32,6 @@ from ee_trl.distillation.judged import (
     open_judged,
     targets,
 )
-from ee_trl.distillation.labels import informative
-from ee_trl.distillation.run import cross_calibrated, moved
-from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
-from ee_trl.scoring.calibration import calibrate, knots_of
-from ee_trl.scoring.features import extract
 
 
 SMALL: dict[str, Any] = {

@@ -12,7 +12,7 @@ import numpy as np
 from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import FormatError, ScoresError, require
-from ..scoring.store import dialogue_key
+from .store import dialogue_key
 
 
 if TYPE_CHECKING:
