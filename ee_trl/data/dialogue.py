@@ -1,6 +1,6 @@
 """Any row -> [`Dialogue`]: one listener turn with what came before it.
 
-[`~ee_trl.data.formats`] turns a row into the whole conversation; everything after that is the same for all formats: which
+[`~ee_trl.data.formats`] turns a row into the whole conversation. The rest is the same for all formats: which
 turns are samples ([`samples_of`]), what makes them bad ([`REASONS`]), and the prompt and completion to train on.
 """
 

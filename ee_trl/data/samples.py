@@ -47,8 +47,8 @@ class Scores:
         statuses ([`~ee_trl.data.coded.Coded`] of length `n`): `"scored"` or the reason why not.
         scorers (`tuple[str, ...]`): The fingerprints of what made them; `("given",)` if they came without.
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
-        emotions ([`~ee_trl.data.coded.Coded`] of length `n`, *optional*): The emotion column, if there is one and it was
-            asked for; `""` where there is none.
+        emotions ([`~ee_trl.data.coded.Coded`] of length `n`, *optional*): The emotion column, if there is one and it
+            was asked for; `""` where there is none.
     """
 
     sensibility: np.ndarray

@@ -2,7 +2,8 @@
 
 A recipe parses its arguments ([`~ee_trl.training.arguments`]), opens a run (which resumes, or refuses what it must not
 overwrite), prepares its data, trains, and saves with a model card that says what it was trained on and why. What the
-data are is the subclass's: [`~ee_trl.training.expert.ExpertRun`] selects, [`~ee_trl.training.online.OnlineRun`] takes all.
+data are is the subclass's: [`~ee_trl.training.expert.ExpertRun`] selects,
+[`~ee_trl.training.online.OnlineRun`] takes all.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def judge_replies(
     Args:
         predictions (`Sequence[str]`): The replies.
         contexts (`Sequence[list]`): What came before each, utterances or messages.
-        judge (`str`, `os.PathLike` or [`~ee_trl.scoring.judge.chooser.Chooser`]): A folder or hub id of a causal language
-            model, `"server"`, or an object with `fingerprint` and `choose`.
+        judge (`str`, `os.PathLike` or [`~ee_trl.scoring.judge.chooser.Chooser`]): A folder or hub id of a causal
+            language model, `"server"`, or an object with `fingerprint` and `choose`.
         aspects (`Sequence[str]`, *optional*): Of `naturalness`, `coherence`, `empathy`; by default all.
         judge_options (`Mapping`, *optional*): Of a judge that is loaded here, e.g. `{"quantization": "nf4"}`.
         resamples (`int`, *optional*, defaults to `0`): Bootstrap resamples for an interval of each number.

@@ -91,7 +91,7 @@ class LossAware:
         weigh (`str`, *optional*, defaults to `"loss"`):
             Whether the weights are of the loss or of the draws (`"sampling"`). Of the loss, every sample is drawn, and
             its loss is measured anew at each draw; of the draws, the rarely drawn keep an old one.
-        threshold, ties: See [`~ee_trl.quadrants`] and, for a score equal to T, [`~ee_trl.online.policies.score.soft_gate`].
+        threshold, ties: See [`~ee_trl.quadrants`] and, for ties, [`~ee_trl.online.policies.score.soft_gate`].
         unscored (`str`, *optional*, defaults to `"drop"`):
             Weight of samples without scores: 0, or the mean of the others (`"keep"`).
     """
