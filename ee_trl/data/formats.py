@@ -37,7 +37,7 @@ class Message(NamedTuple):
     Args:
         role (`str`): `"system"`, `"user"` or `"assistant"`; `""` where it is none of them.
         text (`str`): What was said.
-        problem (`str`, *optional*): One of [`~ee_trl.data.dialogue.REASONS`], why the turn is unusable; its text is `""`.
+        problem (`str`, *optional*): Of [`~ee_trl.data.dialogue.REASONS`], why the turn is unusable; its text is `""`.
     """
 
     role: str
