@@ -1,7 +1,7 @@
 """
 Metrics of empathetic dialogue, each an `evaluate` module in a folder of its own, and the comparison of models by them.
 
-Load a metric with [`ee_trl.load_metric`], or by its folder with `evaluate.load("evaluation/distinct")`. The folders are
+Load a metric with [`ee_trl.load_metric`], or by folder with `evaluate.load("evaluation/distinct")`. The folders are
 packages too: `ee_trl.evaluation.distinct` holds the arithmetic as plain functions, and imports without `evaluate`.
 [`evaluate_models`] is what `ee-trl evaluate` runs.
 """
