@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ee_trl.errors import MissingExtraError, require
+from ee_trl.files import write_json, write_text
 from ee_trl.reports.markdown import _cell, _table
 
 from . import plots
 from .candidates import INDEX_COLUMN, MODEL
-from .ee_trl.files import write_json, write_text
 from .measures import NEEDS, NOTES
 
 

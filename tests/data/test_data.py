@@ -26,8 +26,7 @@ from ee_trl.data.rows import rows_of
 from ee_trl.data.tables import columns_of, conform, features_of, tables_of
 from ee_trl.data.writing import read_metadata, to_dataset, write_file
 from ee_trl.errors import FormatError
-
-from .ee_trl.files import WRITABLE, atomic, check_output, write_text
+from ee_trl.files import WRITABLE, atomic, check_output, write_text
 
 
 ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]

@@ -16,14 +16,13 @@ from ee_trl.cli.main import main
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import read_scores
 from ee_trl.errors import EmpathyError
+from ee_trl.files import write_json
 from ee_trl.reports.agreement import agree
 from ee_trl.reports.agreement_page import Side, report_dict
 from ee_trl.reports.card_parts import audit_text, emotion_audit
 from ee_trl.reports.cards import CITATION, dataset_card
 from ee_trl.reports.licence import UNKNOWN, find_licence
 from ee_trl.reports.model_card import hub_name, with_section
-
-from .ee_trl.files import write_json
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
