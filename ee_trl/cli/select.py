@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         from ..reports.cards import card_of
 
         named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(selector, scored, chosen, **named)
+        card = card_of(scored, chosen, **named)
     features, tables = selector.select_tables(scored, chosen)
     write_file(tables, features, path, metadata=metadata)
     if dropped_path:

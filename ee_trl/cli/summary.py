@@ -27,7 +27,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data.writing import read_metadata
-    from ..reports.rubric import rubric_of_file, rubric_part
+    from ..display import as_text
+    from ..reports.rubric import rubric_of_file, rubric_parts
 
     selector = common.make_selector(args)
     scored = common.open_input(args.scored, args)
@@ -43,7 +44,5 @@ def run(args: argparse.Namespace) -> int:
         made_by = read_metadata(args.scored) if Path(args.scored).is_file() else None
         common.print_json({**summary.to_dict(), "made_by": made_by})
     else:
-        print(summary)
-        if rubric:
-            print("\n".join(["", *rubric_part(rubric)]).rstrip())
+        print(as_text([*summary.parts(), *rubric_parts(rubric)]))
     return 0
