@@ -1,0 +1,111 @@
+"""Writes `tests/golden/`: what version 0.1.0 scored, stored, trained and printed, which `tests/test_golden.py` holds.
+
+It was run once with version 0.1.0, before the package was restructured. To run it again is a decision to break the
+scores that users have stored, the checkpoints and half-finished runs that they want to go on with, or the commands
+and names that they use; the change goes into CHANGELOG.md with what became different and why.
+
+    python scripts/freeze_golden.py              everything
+    python scripts/freeze_golden.py scorers ...  some parts, of: models scorers store identities runs ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-golden-")
+os.environ["EE_TRL_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-golden-")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import golden_cases as cases
+from golden_cases import GOLDEN
+
+
+def write(name: str, value: Any) -> None:
+    """JSON, one entry of the outer mapping a line."""
+    (GOLDEN / name).parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items()]
+    (GOLDEN / name).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+# ---- models and scorers --------------------------------------------------------------------------------------------
+
+
+def models() -> None:
+    """Random models, small enough to be kept: stored, since a library may draw or write them otherwise one day."""
+    import torch
+    from datasets import Dataset
+    from tiny_encoder import tiny_encoder
+    from transformers import AutoModelForCausalLM
+
+    from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, compose_moe, distill, load_sample
+
+    size = {"vocab_size": 272, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with tempfile.TemporaryDirectory() as made:
+        folder, work = Path(made) / "models", Path(made) / "work"
+        base = build_tiny_causal_lm(folder / "base", **size)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.1}))
+
+        build_tiny_causal_lm(folder / "judge", max_position_embeddings=8192, seed=1, **size)
+        judge = AutoModelForCausalLM.from_pretrained(folder / "judge")
+        with torch.no_grad():  # weights of a fresh model say nothing: make its answers differ from text to text
+            for weight in judge.parameters():
+                if weight.ndim > 1:
+                    weight.mul_(25)
+        judge.save_pretrained(folder / "judge")
+
+        scored = EmpathyDataSelector(cases.Own(), store=False, show_progress=False).score(load_sample())
+        scored = Dataset.from_list(scored.select(range(200)).to_list())
+        tiny_encoder(work / "encoder", scale=6.0)
+        distill(scored, work / "encoder", folder / "encoder", epochs=1, max_length=64, learning_rate=1e-3)
+        for path in (folder / "encoder").iterdir():
+            if path.name.startswith("report.") or path.name == "README.md":
+                path.unlink()
+
+        experts = {name: build_tiny_causal_lm(work / name, seed=i, **size) for i, name in enumerate("ab", start=2)}
+        compose_moe(experts["a"], experts, folder / "mixture")
+        shutil.rmtree(work)
+        cases.pack(folder, GOLDEN / "models.tar.xz")
+
+
+def unpacked() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ee-trl-golden-"))
+    return cases.unpack("models.tar.xz", folder)
+
+
+def scorers() -> None:
+    folder = unpacked()
+    write("scorers.json", {name: cases.scores_of(name, folder) for name in cases.SCORERS})
+    write("fingerprints.json", {"FEATURE_VERSION": feature_version(), "rubrics": cases.rubrics()})
+
+
+def feature_version() -> Any:
+    from test_golden import internal
+
+    return internal("FEATURE_VERSION")
+
+
+PARTS = {part.__name__: part for part in (models, scorers)}
+
+
+def main(names: list[str]) -> None:
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        sys.exit(f"unknown part {sorted(unknown)[0]!r}; valid: {', '.join(PARTS)}")
+    GOLDEN.mkdir(exist_ok=True)
+    for name in names or PARTS:
+        print(f"{name} ...", flush=True)
+        PARTS[name]()
+    write("libraries.json", cases.libraries())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
