@@ -10,9 +10,11 @@ and names that they use; the change goes into CHANGELOG.md with what became diff
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 from pathlib import Path
@@ -50,7 +52,7 @@ def models() -> None:
     size = {"vocab_size": 272, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with tempfile.TemporaryDirectory() as made:
         folder, work = Path(made) / "models", Path(made) / "work"
-        base = build_tiny_causal_lm(folder / "base", **size)
+        base = build_tiny_causal_lm(folder / "base", **(size | {"hidden_size": 8}))
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.1}))
 
@@ -70,7 +72,8 @@ def models() -> None:
             if path.name.startswith("report.") or path.name == "README.md":
                 path.unlink()
 
-        experts = {name: build_tiny_causal_lm(work / name, seed=i, **size) for i, name in enumerate("ab", start=2)}
+        small = size | {"hidden_size": 8}
+        experts = {name: build_tiny_causal_lm(work / name, seed=i, **small) for i, name in enumerate("ab", start=2)}
         compose_moe(experts["a"], experts, folder / "mixture")
         shutil.rmtree(work)
         cases.pack(folder, GOLDEN / "models.tar.xz")
@@ -93,7 +96,46 @@ def feature_version() -> Any:
     return internal("FEATURE_VERSION")
 
 
-PARTS = {part.__name__: part for part in (models, scorers)}
+# ---- the score store -----------------------------------------------------------------------------------------------
+
+
+def store() -> None:
+    """One file of scores by several scorers, and what they were."""
+    folder, rows = unpacked(), {}
+    path = folder / "scores.sqlite"
+    for name in cases.STORED:
+        with cases.made(name, folder) as scorer:
+            rows[name] = cases.columns(cases.stored(scorer, path))
+    target = GOLDEN / "store" / "scores.sqlite"
+    target.parent.mkdir(exist_ok=True)
+    target.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as db:  # one file, without the side files of an open one
+        db.execute("VACUUM INTO ?", (str(target),))
+    write("store/rows.json", rows)
+
+
+# ---- recipes -------------------------------------------------------------------------------------------------------
+
+
+def runs() -> None:
+    """Runs that the power cut off after a checkpoint, and what they come to where it does not."""
+    (GOLDEN / "runs").mkdir(exist_ok=True)
+    found = {}
+    for name, (recipe, options) in cases.RUNS.items():
+        with tempfile.TemporaryDirectory() as made, contextlib.chdir(cases.workplace(Path(made))):
+            cases.recipe(recipe, *options)
+            found[name] = cases.outcome(Path("run"))
+            shutil.rmtree("run")
+            cases.recipe(recipe, *options, stop_at=cases.STOP_AT)
+            if recipe == "sft_online":
+                found[name]["state"] = cases.shape(cases.online_state(Path("run/checkpoint-3")))
+            for picture in Path("run").rglob("*.png"):
+                picture.unlink()
+            cases.pack(Path("run"), GOLDEN / "runs" / f"{name}.tar.xz")
+    write("runs/outcomes.json", found)
+
+
+PARTS = {part.__name__: part for part in (models, scorers, store, runs)}
 
 
 def main(names: list[str]) -> None:

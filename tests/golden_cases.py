@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -142,9 +143,10 @@ NOT_ASKED = ("judge_nf4",)
 @contextlib.contextmanager
 def made(name: str, models: Path) -> Iterator[Any]:
     """One of [`SCORERS`]; a server's runs meanwhile."""
-    with serving(text_only if name == "server_text" else conforming) as server:
-        with mock.patch.dict(os.environ, {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "none"}):
-            yield SCORERS[name](models)
+    with serving(text_only if name == "server_text" else conforming) as server, contextlib.ExitStack() as stack:
+        known = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "none"}
+        stack.enter_context(mock.patch.dict(os.environ, known))
+        yield SCORERS[name](models)
 
 
 def scores_of(name: str, models: Path) -> dict[str, Any]:
@@ -190,15 +192,25 @@ def plain(value: Any) -> Any:
 STORED = ("own", "encoder", "judge", "judge_int8", "server_text")
 
 
-def stored(scorer: Any, store: Path) -> Any:
-    """The scored rows of the first conversations, by a store."""
-    details = hasattr(scorer, "details")
-    selector = EmpathyDataSelector(scorer, store=store, details=details, show_progress=False)
-    rows = load_sample().select(range(8)).to_list()
-    rows[0]["messages"][1]["content"] = "ok"  # which `Own` cannot score
+def stored_rows() -> Any:
+    """What is scored by way of the store."""
     from datasets import Dataset
 
-    return selector.score(Dataset.from_list(rows))
+    rows = load_sample().select(range(8)).to_list()
+    rows[0]["messages"][-1]["content"] = "ok"  # which `Own` cannot score
+    return Dataset.from_list(rows)
+
+
+def stored(scorer: Any, store: Path) -> Any:
+    """The scored rows, by way of a store."""
+    details = bool(getattr(scorer, "details", ()))
+    return EmpathyDataSelector(scorer, store=store, details=details, show_progress=False).score(stored_rows())
+
+
+def columns(scored: Any) -> dict[str, Any]:
+    """What a scorer added to a data set."""
+    own = set(load_sample().column_names)
+    return {name: plain(scored[name][:]) for name in scored.column_names if name not in own}
 
 
 # ---- recipes -------------------------------------------------------------------------------------------------------
@@ -208,11 +220,15 @@ class PowerCut(Exception):
     """Ends a run where it stands."""
 
 
-def recipe(name: str, *args: str, stop_at: int | None = None) -> str:
-    """Runs a recipe's file as the command line does, in this process; gives its standard output."""
+def recipe(name: str, *args: str, stop_at: int | None = None, taken: list[int] | None = None) -> str:
+    """
+    Runs a recipe's file as the command line does, in this process; gives its standard output.
+
+    The power is cut off when `stop_at` steps are taken; `taken` grows by one with each step.
+    """
     from trl import SFTTrainer
 
-    real, taken = SFTTrainer.training_step, []
+    real, taken = SFTTrainer.training_step, [] if taken is None else taken
 
     def step(self: Any, *a: Any, **k: Any) -> Any:
         if len(taken) == stop_at:
@@ -234,29 +250,130 @@ def recipe(name: str, *args: str, stop_at: int | None = None) -> str:
 
 _TRAINING = {
     "use_cpu": "true", "bf16": "false", "gradient_checkpointing": "false", "completion_only_loss": "true",
-    "max_length": "96", "learning_rate": "1e-2", "max_steps": "6", "per_device_train_batch_size": "4",
+    "max_length": "384", "learning_rate": "1e-2", "max_steps": "6", "per_device_train_batch_size": "4",
     "logging_steps": "1", "save_strategy": "steps", "save_steps": "3", "report_to": "none", "seed": "0",
     "disable_tqdm": "true",
 }  # fmt: skip
 
 
 def options(**given: str) -> list[str]:
-    return [part for name, value in {**_TRAINING, **given}.items() for part in (f"--{name}", value)]
+    return [part for name, value in {**_TRAINING, **given}.items() for part in (f"--{name}", *value.split())]
 
 
 _BASE = {"model_name_or_path": "base", "output_dir": "run"}
-_LORA = {"use_peft": "true", "lora_r": "2", "lora_alpha": "4", "lora_target_modules": "q_proj"}
+_LORA = {"use_peft": "true", "lora_r": "2", "lora_alpha": "4", "lora_target_modules": "q_proj v_proj"}
 # run -> (recipe, its options): all paths are relative, to a folder that holds `base/`, `mixture/` and `rows.jsonl`
 RUNS: dict[str, tuple[str, list[str]]] = {
     "sft_sensibility": ("sft_sensibility", options(**_BASE)),
-    "sft_rationality": ("sft_rationality", options(**_BASE, **_LORA, dataset="rows.jsonl", empathy_rule="random")),
+    "sft_rationality": (
+        "sft_rationality",
+        options(**_BASE, **_LORA, dataset="rows.jsonl", empathy_rule="top", empathy_n="15"),
+    ),
     "sft_online": (
         "sft_online",
         options(**_BASE, dataset="rows.jsonl", empathy_policy="soft", empathy_warmup="1", empathy_every_n_steps="2"),
     ),
     "sft_online_bandit": (
         "sft_online",
-        options(**_BASE, dataset="scored.jsonl", empathy_policy="bandit", empathy_policy_options='{"explore": 0.3}'),
+        options(**_BASE, dataset="scored.jsonl", empathy_policy="bandit", empathy_policy_options='{"explore":0.3}'),
+    ),
+    "sft_online_packed": (
+        "sft_online",
+        options(**_BASE, dataset="scored.jsonl", empathy_policy="loss_aware", packing="true"),
     ),
     "sft_moe": ("sft_moe", options(**_BASE | {"model_name_or_path": "mixture"}, dataset="rows.jsonl")),
 }
+STOP_AT = 4
+"""How many steps of 6 are taken before the power is cut off: one more than the checkpoint holds."""
+
+
+def workplace(folder: Path) -> Path:
+    """A folder with the models and data that [`RUNS`] name."""
+    unpack("models.tar.xz", folder)
+    rows = [{"dialogue_id": row["dialogue_id"], "messages": row["messages"]} for row in load_sample("train")][:40]
+    scores = np.random.default_rng(0).integers(0, 41, (len(rows), 2)) / 4
+    scored = [{**row, "sensibility": s, "rationality": r} for row, (s, r) in zip(rows, scores.tolist(), strict=True)]
+    for name, lines in (("rows", rows), ("scored", scored)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a finished run left: weights, losses, and what was selected or drawn."""
+    import pyarrow.parquet as pq
+
+    state = json.loads((folder / "trainer_state.json").read_text())
+    found: dict[str, Any] = {
+        "weights": weights(folder),
+        "steps": state["global_step"],
+        "losses": [entry["loss"] for entry in state["log_history"] if "loss" in entry],
+        "files": sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if of_ours(p.relative_to(folder))),
+    }
+    for name in ("selection/selection.json", "rows/rows.json", "empathy_history.json"):
+        if (folder / name).exists():
+            found[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+    for name in ("selection/selected.parquet", "rows/rows.parquet", "empathy_draws.parquet"):
+        if (folder / name).exists():
+            table = pq.read_table(folder / name)
+            numbers = [n for n in table.column_names if n not in ("prompt", "completion", "messages")]
+            found[name] = {
+                "columns": {field.name: str(field.type) for field in table.schema},
+                "values": {n: plain(table.column(n).to_pylist()) for n in numbers},
+                "text": digest(table.select([n for n in table.column_names if n not in numbers]).to_pylist()),
+            }
+    return normal(found)
+
+
+def of_ours(path: Path) -> bool:
+    """Files that this package writes into a run's folder; the trainer's own are the libraries' affair."""
+    return (
+        path.parts[0] in ("selection", "rows")
+        or path.name.startswith(("empathy_", "expert_", "rout", "README"))
+        and "checkpoint" not in path.parts[0]
+    )
+
+
+def weights(folder: Path) -> dict[str, list[float]]:
+    """Of each tensor eight projections, which any change moves: as good as the weights, and smaller."""
+    from safetensors.numpy import load_file
+
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, tensor in sorted(load_file(path).items()):
+            directions = np.random.default_rng(0).standard_normal((8, tensor.size))
+            found[name] = (directions @ tensor.astype(float).ravel()).tolist()
+    return found
+
+
+# keys whose values are of one run: times, versions, places
+VOLATILE = {
+    "samples_per_second", "seconds", "tokens_per_second", "versions", "created", "used", "date", "made", "output",
+    "bytes", "freed_bytes", "size", "ee-trl",
+}  # fmt: skip
+
+
+def normal(value: Any) -> Any:
+    """The value, with the type's name in the place of what differs from run to run."""
+    if isinstance(value, dict):
+        return {key: type(item).__name__ if key in VOLATILE else normal(item) for key, item in value.items()}
+    return [normal(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def shape(value: Any) -> Any:
+    """The names and types in a state or a JSON text, without the values; of a list those of its first item."""
+    if isinstance(value, dict):
+        return {str(key): shape(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *(shape(item) for item in value[:1])]
+    return f"{type(value).__name__} {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+
+
+def online_state(checkpoint: Path) -> Any:
+    """What a checkpoint holds beside the trainer's files."""
+    import torch
+
+    return torch.load(checkpoint / "empathy_state.pt", weights_only=True)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,14 +1,18 @@
-"""What version 0.1.0 scored, stored, trained, printed and was called, held: `scripts/freeze_golden.py` wrote it down."""
+"""Holds what version 0.1.0 scored, stored, trained, printed and was called, as `scripts/freeze_golden.py` wrote it."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import golden_cases as cases
 import numpy as np
 import pytest
+
+from ee_trl import EmpathyDataSelector
 
 
 # what has no public name, and where it is now: the one place to adapt when a module moves
@@ -59,3 +63,108 @@ def test_the_version_of_the_features_and_the_rubrics_are_those_of_0_1_0() -> Non
     frozen = cases.read("fingerprints.json")
     assert internal("FEATURE_VERSION") == frozen["FEATURE_VERSION"]
     assert cases.rubrics() == frozen["rubrics"]
+
+
+# ---- the score store -----------------------------------------------------------------------------------------------
+
+
+class Known:
+    """A scorer of a given name that may not be asked."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.fingerprint, self.asked = scorer.fingerprint, 0
+        self.details = getattr(scorer, "details", ())
+
+    def score_with_details(self, dialogues: Any) -> Any:
+        self.asked += len(dialogues)
+        return self.score(dialogues), {name: np.zeros(len(dialogues)) for name in self.details}
+
+    def score(self, dialogues: Any) -> Any:
+        self.asked += len(dialogues)
+        return np.zeros((len(dialogues), 2))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(cases.GOLDEN / "store" / "scores.sqlite", tmp_path / "scores.sqlite"))
+
+
+@pytest.mark.parametrize("name", cases.STORED)
+def test_scores_that_0_1_0_stored_are_found(name: str, store: Path, models: Path) -> None:
+    with cases.made(name, models) as scorer:
+        known = Known(scorer)
+    found, frozen = cases.columns(cases.stored(known, store)), cases.read("store/rows.json")[name]
+    assert known.asked == 0
+    assert found == frozen
+
+
+def test_a_store_of_0_1_0_is_added_to(store: Path) -> None:
+    """What is not there is asked for; what could not be scored is asked for again where that is wanted."""
+    own, selector = cases.Own(), cases.load_sample().select(range(8, 12))
+    scored = EmpathyDataSelector(own, store=store, show_progress=False).score(selector)
+    assert own.asked == len(scored)
+    known = Known(own)
+    cases.stored(known, store)
+    assert known.asked == 0
+    retrying = EmpathyDataSelector(known, store=store, retry_failures=True, show_progress=False)
+    retrying.score(cases.stored_rows())
+    assert known.asked == 1
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+def same_libraries() -> None:
+    """Skips where the libraries are others: their settings are part of a run's record, their random numbers of it."""
+    frozen, found = cases.read("libraries.json"), cases.libraries()
+    plain = {name: (frozen[name].split("+")[0], found[name].split("+")[0]) for name in frozen}
+    others = {name: pair for name, pair in plain.items() if pair[0] != pair[1]}
+    if others:
+        pytest.skip(f"the files were written with other versions of libraries: {others}")
+
+
+def same(found: Any, frozen: Any, tolerance: float, where: str = "") -> None:
+    """Equal, with the same keys in the same order, and numbers within a tolerance."""
+    if isinstance(frozen, dict):
+        assert isinstance(found, dict), where
+        assert list(found) == list(frozen), where
+        for key, value in frozen.items():
+            same(found[key], value, tolerance, f"{where}/{key}")
+    elif isinstance(frozen, list):
+        assert isinstance(found, list), where
+        assert len(found) == len(frozen), where
+        for i, (one, other) in enumerate(zip(found, frozen, strict=True)):
+            same(one, other, tolerance, f"{where}/{i}")
+    elif isinstance(frozen, float) and not isinstance(found, bool) and found is not None:
+        assert found == pytest.approx(frozen, abs=tolerance, rel=tolerance), where
+    else:
+        assert found == frozen, where
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the models and data of the runs."""
+    monkeypatch.chdir(cases.workplace(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", cases.RUNS)
+def test_a_run_that_0_1_0_left_half_finished_goes_on_and_ends_as_it_would_have(name: str, workplace: Path) -> None:
+    same_libraries()
+    recipe, options = cases.RUNS[name]
+    cases.unpack(f"runs/{name}.tar.xz", workplace / "run")
+    before = {path: path.read_bytes() for path in (workplace / "run" / "checkpoint-3").iterdir()}
+    record = json.loads((workplace / "run" / "expert_run.json").read_text())
+    assert record["status"] == "running"
+    taken = []
+    cases.recipe(recipe, *options, taken=taken)
+    assert len(taken) == 3, "from the checkpoint on, and no further"
+    found, frozen = cases.outcome(workplace / "run"), cases.read("runs/outcomes.json")[name]
+    state = frozen.pop("state", None)
+    assert set(frozen.pop("files")) - set(found.pop("files")) <= {"selection/plane.png"}, "which is made but once"
+    same(found, frozen, 1e-4)
+    assert json.loads((workplace / "run" / "expert_run.json").read_text()) == {**record, "status": "finished"}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    if state:
+        assert cases.shape(cases.online_state(workplace / "run" / "checkpoint-6")) == state
