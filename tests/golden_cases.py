@@ -11,6 +11,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -256,8 +257,13 @@ _TRAINING = {
 }  # fmt: skip
 
 
+def _flags(given: dict[str, str]) -> list[str]:
+    return [part for name, value in given.items() for part in (f"--{name}", *value.split())]
+
+
 def options(**given: str) -> list[str]:
-    return [part for name, value in {**_TRAINING, **given}.items() for part in (f"--{name}", *value.split())]
+    """The command line of a short training on a CPU, and what is given."""
+    return _flags({**_TRAINING, **given})
 
 
 _BASE = {"model_name_or_path": "base", "output_dir": "run"}
@@ -283,6 +289,71 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     ),
     "sft_moe": ("sft_moe", options(**_BASE | {"model_name_or_path": "mixture"}, dataset="rows.jsonl")),
 }
+
+
+def _config(name: str, **given: str) -> list[str]:
+    on_cpu = {"use_cpu": "true", "bf16": "false", **_BASE, **given}
+    return ["--config", str(ROOT / "recipes" / "configs" / f"{name}.yaml"), *_flags(on_cpu)]
+
+
+_JUDGED = {"empathy_scorer": "judge", "empathy_rubric": "own.md", "empathy_store": "none"}
+# more runs, of which only the record is frozen, by which a rerun is told from another run
+RECORDS: dict[str, tuple[str, list[str]]] = {
+    **{f"{name}, no arguments": (name, ["--output_dir", "run"]) for name in ("sft_sensibility", "sft_rationality")},
+    "sft_online, no arguments": ("sft_online", ["--output_dir", "run"]),
+    "sft_moe, no arguments": ("sft_moe", ["--output_dir", "run"]),
+    "judge": ("sft_sensibility", options(**_BASE, **_JUDGED, dataset="rows.jsonl", empathy_quantization="int8")),
+    "distilled": ("sft_online", options(**_BASE, empathy_scorer="encoder", dataset="rows.jsonl")),
+    "scores given": ("sft_sensibility", options(**_BASE, dataset="scored.jsonl", empathy_threshold="4 6.5")),
+    "scores given, online": ("sft_online", options(**_BASE, dataset="scored.jsonl", empathy_policy="curriculum")),
+    "a pattern": ("sft_rationality", options(**_BASE, dataset="row*.jsonl", empathy_rule="random", empathy_seed="3")),
+    "a share": (
+        "sft_sensibility",
+        options(**_BASE, dataset="rows.jsonl", empathy_rule="longest", empathy_fraction="0.5", empathy_turns="last"),
+    ),
+    **{
+        f"{recipe} {config}": (recipe, _config(config, **given))
+        for recipe, config, given in (
+            ("sft_sensibility", "tiny_cpu", {}),
+            ("sft_sensibility", "lora_8b", {"dataset": "rows.jsonl"}),
+            ("sft_rationality", "qlora_8b", {"dataset": "rows.jsonl"}),
+            ("sft_online", "online_lora_8b", {"dataset": "rows.jsonl"}),
+            ("sft_online", "online_qlora_8b", {"dataset": "rows.jsonl"}),
+            ("sft_moe", "moe_8b", {"dataset": "rows.jsonl", "model_name_or_path": "mixture"}),
+            ("sft_moe", "moe_lora_8b", {"dataset": "rows.jsonl", "model_name_or_path": "mixture"}),
+        )
+    },
+}
+
+
+def record(recipe_name: str, args: Sequence[str]) -> dict[str, Any]:
+    """The record that a run writes when it begins; it ends before it trains. The folder `run` is removed."""
+    from trl import SFTTrainer
+
+    def cut(self: Any, *a: Any, **k: Any) -> None:
+        raise PowerCut
+
+    with mock.patch.object(SFTTrainer, "__init__", cut):
+        recipe(recipe_name, *args)
+    found = json.loads(Path("run/expert_run.json").read_text(encoding="utf-8"))
+    shutil.rmtree("run")
+    return found
+
+
+# the whole method, cut off when the router would be trained
+PIPELINE = options(
+    **_BASE, dataset="scored.jsonl", empathy_router_training='{"max_steps":2}', empathy_eval_samples="6",
+    empathy_eval_replies="2", empathy_max_new_tokens="4", empathy_holdout="0.2", max_steps="2", save_strategy="no",
+)  # fmt: skip
+MADE_BEFORE = ("score", "select", "sensibility", "rationality", "union", "average", "compose")
+
+
+def stages(folder: Path) -> dict[str, Any]:
+    """What each stage of the whole method goes by."""
+    paths = sorted(path for path in (folder / ".stages").glob("*.json") if "-" not in path.name)
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["inputs"] for path in paths}
+
+
 STOP_AT = 4
 """How many steps of 6 are taken before the power is cut off: one more than the checkpoint holds."""
 
@@ -293,6 +364,7 @@ def workplace(folder: Path) -> Path:
     rows = [{"dialogue_id": row["dialogue_id"], "messages": row["messages"]} for row in load_sample("train")][:40]
     scores = np.random.default_rng(0).integers(0, 41, (len(rows), 2)) / 4
     scored = [{**row, "sensibility": s, "rationality": r} for row, (s, r) in zip(rows, scores.tolist(), strict=True)]
+    shutil.copyfile(GOLDEN / "rubric.md", folder / "own.md")
     for name, lines in (("rows", rows), ("scored", scored)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder

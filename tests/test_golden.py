@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,45 @@ def test_a_run_that_0_1_0_left_half_finished_goes_on_and_ends_as_it_would_have(n
     assert all(path.read_bytes() == content for path, content in before.items())
     if state:
         assert cases.shape(cases.online_state(workplace / "run" / "checkpoint-6")) == state
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", cases.RECORDS)
+def test_a_run_writes_down_of_itself_what_it_did(name: str, workplace: Path) -> None:
+    """By this a rerun is told from another run: whatever differs would refuse to go on with runs of 0.1.0."""
+    same_libraries()
+    assert cases.record(*cases.RECORDS[name]) == cases.read("runs/records.json")[name]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "option", ["--learning_rate=0.5", "--empathy_threshold=4", "--seed=1", "--dataset=rows.jsonl"]
+)
+def test_another_run_is_refused_in_the_folder_of_a_half_finished_one(option: str, workplace: Path) -> None:
+    same_libraries()
+    recipe, options = cases.RUNS["sft_sensibility"]
+    cases.unpack("runs/sft_sensibility.tar.xz", workplace / "run")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (workplace / "run").rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        cases.recipe(recipe, *options, option)
+    assert option[2:].split("=")[0] in str(stop.value)
+    assert sorted((path, path.stat().st_mtime_ns) for path in (workplace / "run").rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_whole_method_goes_on_with_the_stages_that_0_1_0_made(workplace: Path) -> None:
+    same_libraries()
+    frozen = cases.read("runs/stages.json")
+    if frozen["score"]["ee-trl"] != version("ee-trl"):
+        pytest.skip("stages of another version are made anew: it is a part of what they go by")
+    cases.unpack("runs/efficient_empathy.tar.xz", workplace / "run")
+    said = cases.recipe("efficient_empathy", *cases.PIPELINE)
+    reused = [line.split("]")[0].strip("[") for line in said.splitlines() if "] reused" in line]
+    assert tuple(reused) == cases.MADE_BEFORE
+    found = cases.stages(workplace / "run")
+    assert set(found) == set(frozen)
+    for name, inputs in frozen.items():
+        if name == "evaluate_moe":  # the router's digest, which is trained on this machine
+            inputs["model"] = found[name]["model"]
+        assert found[name] == inputs, name
