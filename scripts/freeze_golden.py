@@ -11,6 +11,8 @@ and names that they use; the change goes into CHANGELOG.md with what became diff
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import shutil
@@ -157,7 +159,50 @@ def pipeline() -> None:
         cases.pack(Path("run"), GOLDEN / "runs" / "efficient_empathy.tar.xz")
 
 
-PARTS = {part.__name__: part for part in (models, scorers, store, runs, records, pipeline)}
+# ---- names and numbers ---------------------------------------------------------------------------------------------
+
+
+def names() -> None:
+    write("names.json", cases.names())
+
+
+def metrics() -> None:
+    with contextlib.chdir(unpacked()):
+        write("metrics.json", {name: cases.metric(name) for name in [*cases.names()["metrics"], "judge pairwise"]})
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def commands() -> None:
+    """What every command prints and writes; first the files that they take."""
+    files = GOLDEN / "files"
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir()
+    with tempfile.TemporaryDirectory() as made, contextlib.chdir(cases.desk(Path(made))):
+        cases.command("score")
+        shutil.copyfile("scored.parquet", files / "scored.parquet")
+        cases.command("human export")
+        for number in (1, 2):
+            text = Path(f"study/sheet-{number}.csv").read_text(encoding="utf-8-sig")
+            rows = list(csv.DictReader(io.StringIO(text, "")))
+            aspects = json.loads(Path("study/key.json").read_text())["aspects"]
+            with open(f"study/answers-{number}.csv", "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                for i, row in enumerate(rows):
+                    writer.writerow({**row, **{a: ["A", "B", "tie"][(i + k) % 3] for k, a in enumerate(aspects)}})
+        for path in Path("study").glob("*.html"):
+            path.unlink()
+        shutil.copytree("study", files / "study")
+    found = {}
+    for name in cases.COMMANDS:
+        with tempfile.TemporaryDirectory() as made, contextlib.chdir(cases.desk(Path(made))):
+            found[name] = cases.command(name)
+    write("commands.json", found)
+
+
+PARTS = {part.__name__: part for part in (models, scorers, store, runs, records, pipeline, names, metrics, commands)}
 
 
 def main(names: list[str]) -> None:

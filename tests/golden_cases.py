@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -14,6 +17,7 @@ import runpy
 import shutil
 import sys
 import tarfile
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -173,6 +177,28 @@ def scores_of(name: str, models: Path) -> dict[str, Any]:
 
 def rubrics() -> dict[str, str]:
     return {"bundled": load_rubric().fingerprint, "own": load_rubric(GOLDEN / "rubric.md").fingerprint}
+
+
+def is_interval(key: str) -> bool:
+    """Whether a number is of a bootstrap or another test, which may be computed otherwise one day."""
+    return key.endswith("interval") or key in ("intervals", "p", "p_holm")
+
+
+def without_intervals(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_intervals(item) for key, item in value.items() if not is_interval(key)}
+    return [without_intervals(item) for item in value] if isinstance(value, list) else value
+
+
+def intervals(value: Any, where: str = "") -> dict[str, Any]:
+    """The others, by where they are."""
+    if not isinstance(value, (dict, list)):
+        return {}
+    found: dict[str, Any] = {}
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        place = f"{where}/{key}"
+        found |= {place: item} if is_interval(str(key)) else intervals(item, place)
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -449,3 +475,249 @@ def online_state(checkpoint: Path) -> Any:
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+def names() -> dict[str, Any]:
+    """Everything documented that a user's code, command line or YAML file may hold."""
+    import ee_trl
+
+    found = {
+        "ee_trl.__all__": sorted(ee_trl.__all__),
+        "metrics": ee_trl.list_metrics(),
+        "commands": commands_of(command_parser()),
+        "recipes": {path.stem: options_of(path) for path in recipe_files()},
+        "configs": {path.name: sorted(_yaml(path)) for path in sorted((ROOT / "recipes/configs").glob("*.yaml"))},
+        "accelerate": sorted(path.name for path in (ROOT / "recipes/accelerate").glob("*.yaml")),
+    }
+    return json.loads(json.dumps(found))
+
+
+def recipe_files() -> list[Path]:
+    return sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def main(args: Sequence[str]) -> int:
+    """`ee-trl`, in this process."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["scripts"]["ee-trl"].split(":")
+    return getattr(importlib.import_module(module), function)(list(args))
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of `ee-trl`: whatever it is made by, it is about to parse."""
+
+    class Found(Exception):
+        pass
+
+    def found(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        raise Found(self)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", found):
+        try:
+            main([])
+        except Found as error:
+            return error.args[0]
+    raise AssertionError("ee-trl parses its command line by argparse no more")
+
+
+def commands_of(parser: argparse.ArgumentParser, name: str = "ee-trl") -> dict[str, Any]:
+    """Of each command its arguments, with what they take and are by default."""
+    found: dict[str, Any] = {name: {}}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, below in action.choices.items():
+                found |= commands_of(below, f"{name} {command}")
+        elif not isinstance(action, argparse._HelpAction):
+            found[name]["/".join(action.option_strings) or action.dest] = {
+                "choices": action.choices and list(action.choices),
+                "default": action.default if action.default != argparse.SUPPRESS else None,
+                "nargs": action.nargs,
+                "required": action.required,
+            }
+    return found
+
+
+def options_of(recipe_file: Path) -> dict[str, Any]:
+    """Of a recipe's arguments those of this package, with their defaults."""
+    parser = runpy.run_path(str(recipe_file))["make_parser"]()
+    ours = [kind for kind in parser.dataclass_types if not kind.__module__.startswith(("trl", "transformers"))]
+    known = {action.dest: action for action in parser._actions}
+    names = [field.name for kind in ours for field in dataclasses.fields(kind)]
+    found = {name: {"options": known[name].option_strings, "default": known[name].default} for name in names}
+    return json.loads(json.dumps({**found, "output_dir": known["output_dir"].default}, default=str))
+
+
+# ---- metrics -------------------------------------------------------------------------------------------------------
+
+TEXTS = {
+    "predictions": ["i am so so sorry", "that is great news !", "oh no", "i hope that you get well soon"],
+    "references": ["i am sorry to hear that", "that is so great !", "oh no , why ?", "get well soon , my friend"],
+    "prompts": ["i am sad", "i won", "it is cold", "we are here"],
+    "completions": [" so sorry", " great news", " put a coat on", " hello there friend"],
+    "contexts": [
+        ["my dog died"],
+        ["i won !", "what ?", "the cup"],
+        [{"role": "user", "content": "it broke"}],
+        "i ill",
+    ],
+}
+EMOTIONS = {"predictions": ["sad", "proud", "angry", "sad"], "references": ["sad", "joyful", "furious", "sad"]}
+
+
+class Levels:
+    """An EPITOME classifier that goes by words."""
+
+    def predict(self, seekers: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return np.array([["sorry" in text, "hope" in text, 2 * ("?" in text)] for text in responses], int)
+
+
+class Longest:
+    """A judge of the metric `judge` that goes by length."""
+
+    fingerprint = "longest"
+
+    def choose(self, questions: Sequence[Any], options: Sequence[str]) -> np.ndarray:
+        if tuple(options) == ("A", "B", "C"):
+            found = [[len(text) + 2 for _, text in q.candidates[:2]] + [1] for q in questions]
+        else:
+            found = [[1, 1, 1 + len(q.candidates[0][1]) / 9] for q in questions]
+        return np.array(found) / np.sum(found, axis=1, keepdims=True)
+
+
+METRICS: dict[str, dict[str, Any]] = {
+    "bertscore": {"model": "encoder", "num_layers": 1},
+    "completion_perplexity": {"model": "base"},
+    "epitome": {"classifier": Levels()},
+    "judge": {"judge": Longest()},
+}
+"""What a metric is computed with beside texts; folders are those of the models."""
+
+
+def metric(name: str) -> dict[str, Any]:
+    """One small computation, in a folder with the models; the name may be followed by a configuration."""
+    import inspect
+
+    from ee_trl import load_metric
+
+    kind, _, config = name.partition(" ")
+    loaded = load_metric(kind, **({"config_name": config} if config else {}))
+    texts = EMOTIONS if name == "emotion_accuracy" else TEXTS
+    columns = {column: texts[column] for column in loaded.features}
+    more = dict(METRICS.get(kind, {}))
+    if "seed" in inspect.signature(loaded._compute).parameters:
+        more |= {"seed": 1, "resamples": 50}
+    return plain(loaded.compute(**columns, **more))
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+_REPLIES = ("--predictions", "a=a.txt", "--predictions", "b=b.txt")
+# name -> command line, run in a folder of its own (see `desk`); what is printed is JSON where it says --json
+COMMANDS: dict[str, str] = {
+    "score": "score rows.jsonl -o scored.parquet --json -q",
+    "score, judge": "score rows.jsonl --scorer judge --rubric own.md --details --store s.sqlite -o judged.parquet "
+    "--json -q",
+    "score, cascade": "score rows.jsonl --scorer cascade --judge judge --rubric own.md --judge-budget 30% "
+    "--store s.sqlite -o cascade.parquet --json -q",
+    "score, too many unscored": "score gaps.jsonl -o gaps.parquet --json -q",
+    "select": "select old.parquet -o one/selected.parquet --dropped one/dropped.jsonl --card --license cc-by-4.0 "
+    "--json -q",
+    "select, top": "select old.parquet --rule top --n 7 --keep rationality -o top.jsonl --json -q",
+    "select, random": "select old.parquet --rule random --fraction 0.3 --seed 5 -o random.parquet --json -q",
+    "select, given": "select scored.jsonl --keep balanced,low -t 4 6 --ties high -o given.parquet --json -q",
+    "select, nothing": "select old.parquet -t 9.9 -o nothing.parquet --json -q",
+    "sweep": "sweep old.parquet --grid 3:7:0.5 --json",
+    "summary": "summary old.parquet --json",
+    "explore": "explore old.parquet -o explorer.html --json",
+    "agreement": "agreement rows.jsonl linear encoder -o agreement --json -q",
+    "agreement, given": "agreement scored.jsonl given linear --no-injection --json -q",
+    "label": "label rows.jsonl --budget 10 -o label.parquet --json",
+    "label, uncertain": "label rows.jsonl --budget 6 --strategy uncertain --seed 2 -o uncertain.parquet --json",
+    "distill": "distill old.parquet --encoder encoder -o distilled --epochs 1 --held-out 0.3 --json -q",
+    "compose": "compose base -e a=base -e b=base --gate-init zeros -o composed --json",
+    "compose, average": "compose base -e a=base -e b=base --average -o average --json",
+    "evaluate": f"evaluate rows.jsonl {' '.join(_REPLIES)} --limit 10 --resamples 20 -o evaluation --json -q",
+    "evaluate, model": "evaluate rows.jsonl --model m=base --limit 2 --max-new-tokens 4 --resamples 0 -o models "
+    "--json -q",
+    "human export": f"human export rows.jsonl {' '.join(_REPLIES)} --n 4 --raters 2 -o study --json",
+    "human import": "human import old_study old_study/answers-1.csv old_study/answers-2.csv --json",
+    "train-epitome": "train-epitome posts.jsonl --folds 2 -o epitome --json",
+    "rubric": "rubric --json",
+    "rubric, own": "rubric --rubric own.md --json",
+    "cache list": "cache list --store old.sqlite --json",
+    "cache size": "cache size --store old.sqlite --json",
+    "cache prune, failures": "cache prune --failures --store old.sqlite --json",
+    "cache prune, scorer": "cache prune --scorer own-1 --store old.sqlite --json",
+    "cache prune, all": "cache prune --all --store old.sqlite --json",
+    "recipes list": "recipes list",
+    "recipes copy": "recipes copy copied",
+    "refused": "score nowhere.parquet -o x.parquet --json",
+}
+BY_SHAPE = ("distill", "evaluate, model", "train-epitome", "explore")
+"""Commands whose numbers are of a training or a generation on this machine, or of a page: names and types alone."""
+
+
+def desk(folder: Path) -> Path:
+    """A folder with everything that the commands take: what 0.1.0 wrote is `old...`."""
+    workplace(folder)
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    replies = [m["content"] for row in rows for m in row["messages"][1:] if m["role"] == "assistant"]
+    (folder / "a.txt").write_text("".join(f"{reply}\n" for reply in replies), encoding="utf-8")
+    (folder / "b.txt").write_text("".join(f"{reply.split('.')[0]}?\n" for reply in replies), encoding="utf-8")
+    gaps = [{**row, "messages": None} if i < 5 else row for i, row in enumerate(rows)]
+    (folder / "gaps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gaps), encoding="utf-8")
+    posts = [
+        {
+            "seeker_post": row["messages"][0]["content"],
+            "response_post": row["messages"][1]["content"],
+            **{name: (i // k) % 3 for k, name in enumerate(MECHANISMS, start=1)},
+        }
+        for i, row in enumerate(rows)
+    ]
+    (folder / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in posts), encoding="utf-8")
+    for name, path in (("old.sqlite", "store/scores.sqlite"), ("old.parquet", "files/scored.parquet")):
+        if (GOLDEN / path).exists():
+            shutil.copyfile(GOLDEN / path, folder / name)
+    if (GOLDEN / "files" / "study").exists():
+        shutil.copytree(GOLDEN / "files" / "study", folder / "old_study")
+    return folder
+
+
+MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
+
+
+def command(name: str) -> dict[str, Any]:
+    """Runs one of [`COMMANDS`] in the current folder: its exit code, what it printed, what it wrote."""
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), mock.patch.dict(os.environ, {"EE_TRL_CACHE": "cache"}):
+        code = main(COMMANDS[name].split())
+    text = said.getvalue()
+    printed = normal(json.loads(text)) if "--json" in COMMANDS[name] and text else text.splitlines()
+    made = sorted({path for path in Path().rglob("*") if path.is_file()} - before)
+    ours = [path for path in made if path.parts[0] != "cache" and not path.name.endswith(("-shm", "-wal"))]
+    return {
+        "exit": code,
+        "printed": shape(printed) if name in BY_SHAPE else printed,
+        "files": [str(path) for path in ours],
+        "parquet": {str(path): parquet(path) for path in ours if path.suffix == ".parquet"},
+    }
+
+
+def parquet(path: Path) -> dict[str, Any]:
+    """The columns and the metadata of a file."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    known = {key.decode(): value for key, value in (schema.metadata or {}).items()}
+    own = {key: normal(json.loads(value)) for key, value in known.items() if key not in ("huggingface", "pandas")}
+    return {"columns": {field.name: str(field.type) for field in schema}, "metadata": own}

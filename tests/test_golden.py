@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -211,3 +212,109 @@ def test_the_whole_method_goes_on_with_the_stages_that_0_1_0_made(workplace: Pat
         if name == "evaluate_moe":  # the router's digest, which is trained on this machine
             inputs["model"] = found[name]["model"]
         assert found[name] == inputs, name
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    return cases.names()
+
+
+def test_every_name_of_0_1_0_is_there(names: dict[str, Any]) -> None:
+    frozen = cases.read("names.json")
+    assert set(frozen) == set(names)
+    for kind in ("ee_trl.__all__", "metrics", "accelerate"):
+        assert set(frozen[kind]) <= set(names[kind])
+    for file, keys in frozen["configs"].items():
+        assert set(keys) == set(names["configs"][file]), file
+
+
+@pytest.mark.parametrize("command", cases.read("names.json")["commands"])
+def test_every_option_of_0_1_0_is_there_and_takes_the_same(command: str, names: dict[str, Any]) -> None:
+    found = names["commands"][command]
+    for option, frozen in cases.read("names.json")["commands"][command].items():
+        assert option in found, f"{command} {option}"
+        now = dict(found[option])
+        assert set(frozen.pop("choices") or ()) <= set(now.pop("choices") or ()), f"{command} {option}"
+        assert now == frozen, f"{command} {option}"
+
+
+@pytest.mark.parametrize("recipe", cases.read("names.json")["recipes"])
+def test_every_key_of_a_recipe_of_0_1_0_is_there_with_its_default(recipe: str, names: dict[str, Any]) -> None:
+    for key, frozen in cases.read("names.json")["recipes"][recipe].items():
+        assert names["recipes"][recipe][key] == frozen, f"{recipe} {key}"
+
+
+# ---- metrics -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(models: Path) -> Any:
+    """The numbers of a metric, each computed once."""
+    known: dict[str, Any] = {}
+
+    def measure(name: str) -> Any:
+        if name not in known:
+            with contextlib.chdir(models):
+                known[name] = cases.metric(name)
+        return known[name]
+
+    return measure
+
+
+@pytest.mark.parametrize("name", cases.read("metrics.json"))
+def test_a_metric_gives_the_numbers_of_0_1_0(name: str, measured: Any) -> None:
+    frozen = cases.without_intervals(cases.read("metrics.json")[name])
+    same(cases.without_intervals(measured(name)), frozen, 1e-4 if name in cases.METRICS else 1e-9)
+
+
+@pytest.mark.parametrize("name", cases.read("metrics.json"))
+def test_a_metric_gives_the_intervals_of_0_1_0(name: str, measured: Any) -> None:
+    frozen = cases.intervals(cases.read("metrics.json")[name])
+    assert frozen
+    same(cases.intervals(measured(name)), frozen, 1e-4 if name in cases.METRICS else 1e-9)
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a command came to, each run once."""
+    known: dict[str, Any] = {}
+
+    def run(name: str) -> Any:
+        if name not in known:
+            with contextlib.chdir(cases.desk(tmp_path_factory.mktemp("desk"))):
+                known[name] = cases.command(name)
+        return known[name]
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", cases.COMMANDS)
+def test_a_command_prints_and_writes_what_it_did(name: str, ran: Any) -> None:
+    found, frozen = dict(ran(name)), cases.read("commands.json")[name]
+    assert set(frozen.pop("files")) <= set(found.pop("files"))
+    same(cases.without_intervals(found), cases.without_intervals(frozen), 1e-4 if "judge" in name else 1e-6)
+
+
+WITH_INTERVALS = [name for name, frozen in cases.read("commands.json").items() if cases.intervals(frozen)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WITH_INTERVALS)
+def test_a_command_gives_the_intervals_that_it_did(name: str, ran: Any) -> None:
+    same(cases.intervals(ran(name)), cases.intervals(cases.read("commands.json")[name]), 1e-4)
+
+
+def test_every_command_is_frozen(names: dict[str, Any]) -> None:
+    """All but the one that is a demonstration of minutes; a new one is frozen the day it is added."""
+    run = {" ".join(["ee-trl", *line.split()]) for line in cases.COMMANDS.values()}
+    leaves = [
+        name for name in names["commands"] if not any(other.startswith(f"{name} ") for other in names["commands"])
+    ]
+    assert [name for name in leaves if not any(line.startswith(name) for line in run)] == ["ee-trl quickstart"]
