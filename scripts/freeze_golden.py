@@ -89,7 +89,8 @@ def unpacked() -> Path:
 def scorers() -> None:
     folder = unpacked()
     write("scorers.json", {name: cases.scores_of(name, folder) for name in cases.SCORERS})
-    write("fingerprints.json", {"FEATURE_VERSION": feature_version(), "rubrics": cases.rubrics()})
+    tiny = cases.tiny_model(folder / "tiny")
+    write("fingerprints.json", {"FEATURE_VERSION": feature_version(), "rubrics": cases.rubrics(), "tiny model": tiny})
 
 
 def feature_version() -> Any:

@@ -201,6 +201,15 @@ def intervals(value: Any, where: str = "") -> dict[str, Any]:
     return found
 
 
+def tiny_model(folder: Path) -> dict[str, Any]:
+    """The model that recipes train where none is named: a rerun builds it anew."""
+    from ee_trl import build_tiny_causal_lm
+
+    made = build_tiny_causal_lm(folder)
+    tokenizer = json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    return {"weights": weights(made), "tokenizer": digest(tokenizer)}
+
+
 def plain(value: Any) -> Any:
     """JSON's types, with `None` for NaN."""
     if isinstance(value, np.ndarray):

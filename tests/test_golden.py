@@ -67,6 +67,11 @@ def test_the_version_of_the_features_and_the_rubrics_are_those_of_0_1_0() -> Non
     assert cases.rubrics() == frozen["rubrics"]
 
 
+def test_the_tiny_model_is_that_of_0_1_0(tmp_path: Path) -> None:
+    same_libraries()
+    same(cases.tiny_model(tmp_path), cases.read("fingerprints.json")["tiny model"], 1e-4)
+
+
 # ---- the score store -----------------------------------------------------------------------------------------------
 
 
