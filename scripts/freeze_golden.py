@@ -27,6 +27,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-golden-")
 os.environ["EE_TRL_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-golden-")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import golden_cases as cases
 from golden_cases import GOLDEN
