@@ -13,7 +13,7 @@ from ..files import write_json, write_text
 from ..selection import sweep
 from .agreement import CLASSES, interval, number, percent
 from .markdown import _cell, _table
-from .plane import COLOURS, _save
+from .plane import COLOURS, save_figure
 from .rubric import rubric_part
 
 
@@ -253,7 +253,7 @@ def draw_distillation(report: Mapping[str, Any], scores: np.ndarray, predicted: 
     _draw_shares(places[2], report)
     if report["curve"]:
         _draw_curve(places[3], report)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_axis(axes: Any, judge: np.ndarray, ours: np.ndarray, axis: str, report: Mapping[str, Any]) -> None:
