@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.coded import Coded, counts
+from ..data.columns import Coded, counts
 from ..errors import EmpathyError
 from .markdown import _cell as _flat
 from .markdown import _table

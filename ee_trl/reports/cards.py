@@ -126,7 +126,7 @@ def card_of(
         options: `name`, `file` and `agreement` of [`dataset_card`].
     """
     from ..data.samples import read_scores
-    from ..data.writing import read_metadata
+    from ..data.tables import read_metadata
     from .rubric import rubric_text
 
     scores = read_scores(scored, emotion=True)

@@ -20,7 +20,7 @@ def rubric_text(scorer: Any) -> str | None:
 
 def rubric_of_file(path: str | os.PathLike[str] | None) -> str | None:
     """What the judge of a file that `ee-trl score` wrote was asked; `None` of another file, and of what is none."""
-    from ..data.writing import read_metadata
+    from ..data.tables import read_metadata
     from ..files import WRITABLE
 
     if path is None or Path(path).suffix.lower() not in WRITABLE or not Path(path).is_file():
