@@ -11,8 +11,7 @@ from typing import Any
 
 from ee_trl.data.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
 from ee_trl.data.reading import check_dataset
-from ee_trl.data.rows import rows_of
-from ee_trl.data.tables import features_of, is_stream, spread, tables_of
+from ee_trl.data.tables import features_of, is_stream, rows_of, spread, tables_of
 from ee_trl.errors import FormatError, unknown
 
 

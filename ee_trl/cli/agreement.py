@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     import numpy as np
 
+    from ..axes import thresholds
     from ..data.tables import spread
     from ..reports.agreement import agree, check_libraries
     from ..reports.agreement_page import report_dict, report_text, write_agreement
-    from ..selection import thresholds
 
     threshold = thresholds(args.threshold[0] if len(args.threshold) == 1 else args.threshold)
     check_libraries()
@@ -179,8 +179,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
     """All samples of a data set, in the order in which `ee-trl score` writes them."""
     from ..data.dialogue import recognise, samples_of
-    from ..data.rows import rows_of
-    from ..data.tables import conversation_order, features_of, tables_of
+    from ..data.tables import conversation_order, features_of, rows_of, tables_of
 
     features = features_of(dataset)
     fmt = recognise(list(features))

@@ -8,8 +8,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ..axes import TIES
 from ..errors import EmpathyError, FormatError
-from ..selection import KEEPABLE, RANKINGS, RULES, TIES
+from ..selection import KEEPABLE, RANKINGS, RULES
 
 
 if TYPE_CHECKING:

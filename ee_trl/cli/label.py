@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data.writing import write_file
+    from ..data.tables import write_file
     from ..distillation.labels import choose_to_label
     from ..distillation.pool import open_pool, pool_tables
     from ..files import check_output

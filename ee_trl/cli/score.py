@@ -140,7 +140,7 @@ def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data.reading import row_count
-    from ..data.writing import write_file
+    from ..data.tables import write_file
     from ..files import check_output
     from ..reports.rubric import rubric_text
     from ..scoring.launched import Launch

@@ -55,7 +55,7 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data.samples import dropped_tables
-    from ..data.writing import write_file
+    from ..data.tables import write_file
     from ..files import check_output, write_text
 
     selector = common.make_selector(args)
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     features, tables = selector.select_tables(scored, chosen)
     write_file(tables, features, path, metadata=metadata)
     if dropped_path:
-        features, tables = dropped_tables(scored, chosen)
+        features, tables = dropped_tables(scored, chosen.drops)
         write_file(tables, features, dropped_path, metadata=metadata)
     if card_path and card:
         write_text(card_path, str(card))

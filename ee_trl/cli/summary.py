@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from ..data.writing import read_metadata
+    from ..data.tables import read_metadata
     from ..display import as_text
     from ..reports.rubric import rubric_of_file, rubric_parts
 

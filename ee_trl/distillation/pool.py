@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise, samples_of
-from ..data.rows import rows_of
-from ..data.tables import features_of, tables_of
+from ..data.tables import features_of, rows_of, tables_of
 from ..errors import FormatError
 from ..scoring.store import dialogue_key
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..axes import AXES, RATIONALITY, SENSIBILITY
+from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
 from ..data.dialogue import Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
-from ..selection import scores_array
 from . import ranks
 from .same_rows import compared
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import RATIONALITY, SENSIBILITY
-from ..data.coded import Coded, counts
+from ..data.columns import Coded, counts
 from ..data.samples import GIVEN, Scores, read_scores
-from ..data.writing import read_metadata
+from ..data.tables import read_metadata
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
 from ..errors import EmpathyError
 from ..files import read_json, write_text

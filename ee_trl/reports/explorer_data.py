@@ -12,13 +12,12 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
+from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, TIES, Threshold, scores_array, thresholds
 from ..data.dialogue import REASONS, SCORED, SOURCE_ERROR, Sample, recognise, samples_of
-from ..data.rows import rows_of
 from ..data.samples import Scores, read_scores
-from ..data.tables import features_of, tables_of
+from ..data.tables import features_of, rows_of, tables_of
 from ..errors import SelectionError, unknown
-from ..selection import TIES, Threshold, keep_set, scores_array, thresholds
+from ..selection import keep_set
 from .rubric import rubric_of_file
 
 

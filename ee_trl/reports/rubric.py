@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..data.writing import read_metadata
+from ..data.tables import read_metadata
 from ..display import Markup
 from ..files import WRITABLE, digest
 from ..scoring.judge.rubric import Rubric

@@ -66,11 +66,10 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     Raises:
         [`ScoresError`]: There are no scores, or too few.
     """
+    from ..axes import scores_array
     from ..data.dialogue import recognise, samples_of
-    from ..data.rows import rows_of
     from ..data.samples import check_scored, read_scores, refuse_utterances
-    from ..data.tables import features_of, tables_of
-    from ..selection import scores_array
+    from ..data.tables import features_of, rows_of, tables_of
 
     features = features_of(dataset)
     check_scored(list(features))

@@ -67,7 +67,7 @@ class ExpertRun(RecipeRun):
         return self.selector.fill_store(self.source) if self.state.num_processes > 1 and one_machine else None
 
     def _scored(self, folder: Path, filled: Coverage | None) -> Dataset:
-        from ..data.writing import to_dataset
+        from ..data.tables import to_dataset
 
         if self._scores_given:
             logger.warning("the data set brings its own scores; they are used as they are")
@@ -82,7 +82,7 @@ class ExpertRun(RecipeRun):
         return scored
 
     def _select_into(self, folder: Path, filled: Coverage | None) -> None:
-        from ..data.writing import write_file
+        from ..data.tables import write_file
         from ..files import write_json
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -83,8 +83,7 @@ def _conversations(dataset: Dataset) -> np.ndarray:
     import numpy as np
 
     from ..data.dialogue import conversations, recognise, samples_of
-    from ..data.rows import rows_of
-    from ..data.tables import BATCH_ROWS, tables_of
+    from ..data.tables import BATCH_ROWS, rows_of, tables_of
     from ..scoring.judged import conversation_numbers
 
     fmt = recognise(dataset.column_names)
@@ -116,8 +115,7 @@ def write_scored(
         shared (`bool`, *optional*, defaults to `False`): Whether all processes call this, and share the work.
         write (`bool`, *optional*, defaults to `True`): Whether this process writes, and says what was scored.
     """
-    from ..data.tables import tables_of
-    from ..data.writing import write_file
+    from ..data.tables import tables_of, write_file
 
     for name, dataset in sources(args).items():
         if all(axis in dataset.column_names for axis in AXES):
@@ -147,7 +145,7 @@ def write_sets(
         sets (`Mapping[str, str]`): Name -> the quadrants that it keeps.
     """
     from ..data.samples import read_scores
-    from ..data.writing import write_file
+    from ..data.tables import write_file
     from ..files import write_json, write_text
     from ..reports.plane import plot_plane
 
@@ -191,7 +189,7 @@ def held_out(
     """
     import numpy as np
 
-    from ..selection import quadrants
+    from ..axes import quadrants
 
     rows = selector.select(read_rows(path), keep=EVERYTHING)
     if len(rows) > samples:

@@ -63,8 +63,7 @@ class OnlineRun(RecipeRun):
 
     def _write_rows(self) -> None:
         from ..data.samples import dialogue_tables, refuse_utterances
-        from ..data.tables import conversation_order
-        from ..data.writing import write_file
+        from ..data.tables import conversation_order, write_file
         from ..files import write_json
 
         source, folder, left_out = self.source, self.folder / ROWS_DIR, Counter[str]()

@@ -13,7 +13,7 @@ import pytest
 
 from ee_trl.cli.main import COMMANDS, build_parser, main
 from ee_trl.data.sample import load_sample
-from ee_trl.data.writing import read_metadata
+from ee_trl.data.tables import read_metadata
 
 
 @pytest.fixture(scope="module")
