@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns
+from ..data.dialogue import SCORED, Dialogue, Sample, Turns
 from ..errors import EmpathyError, FormatError, ScorerError, ScoresError
 from . import common
 
@@ -178,17 +178,9 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
     """All samples of a data set, in the order in which `ee-trl score` writes them."""
-    from ..data.dialogue import recognise, samples_of
-    from ..data.tables import conversation_order, features_of, rows_of, tables_of
+    from ..data.samples import read_samples
 
-    features = features_of(dataset)
-    fmt = recognise(list(features))
-    if fmt.utterance_rows:
-        dataset = dataset.select(conversation_order(dataset))
-    wanted = [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in features]
-    if fmt.utterance_rows:  # a conversation spans rows
-        return samples_of(fmt, [row for t in tables_of(dataset) for row in rows_of(t, features, wanted)], turns)
-    return [s for t in tables_of(dataset) for s in samples_of(fmt, rows_of(t, features, wanted), turns)]
+    return list(read_samples(dataset, turns))
 
 
 def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
