@@ -21,6 +21,7 @@ from .scoring.base import Scorer
 from .scoring.load import load_scorer
 from .scoring.run import ScoringRun
 
+
 AXIS_OR_WEIGHTS = f"{', '.join(AXES)}, or weights such as {{'{AXES[0]}': 0.7, '{AXES[1]}': 0.3}}"
 
 
