@@ -16,7 +16,7 @@ from ..display import Code, Heading, Markup, Table, Title, as_markdown, as_text,
 from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement
-from .plane import draw_density, new_figure, save_figure
+from .plane import draw_density, draw_thresholds, new_figure, save_figure
 from .rubric import rubric_block
 
 
@@ -146,8 +146,8 @@ def _injection_parts(letter: str, shift: dict[str, Any]) -> list[str | Table]:
     return [
         Heading(f"Prompt injection: {letter}"),
         f"{shift['attacks']} attacks on each of {shift['dialogues']} dialogues; {shift['unscored_clean']} of these "
-        "have no score even without an attack. Shift: attacked minus clean, in points; net: attacked minus neutral text of "
-        "the same length in the same place.",
+        "have no score even without an attack. Shift: attacked minus clean, in points; net: attacked minus neutral "
+        "text of the same length in the same place.",
         Table(("family", "attacks", "unscored", "mean shift, S / R", "largest", "net mean", "net largest"), rows),
     ]
 
@@ -180,8 +180,7 @@ def draw_agreement(a: Side, b: Side, found: Agreement, path: Path) -> Path:
 def _draw_axis(figure: Figure, axes: Axes, a: np.ndarray, b: np.ndarray, axis: str, found: Agreement) -> None:
     draw_density(figure, axes, a, b, label="samples (log scale)")
     t = found.threshold[AXES.index(axis)]
-    axes.axvline(t, color="black", linewidth=1, linestyle="--")
-    axes.axhline(t, color="black", linewidth=1, linestyle="--")
+    draw_thresholds(axes, t, t)
     axes.plot([MIN_SCORE, MAX_SCORE], [MIN_SCORE, MAX_SCORE], color="grey", linewidth=0.8)
     axes.set(xlabel=f"{axis} by A", ylabel=f"{axis} by B")
     axes.set_title(f"{axis}: Spearman {number(found.axes[axis]['spearman'])}")
