@@ -17,6 +17,9 @@ BALANCED, LOW, TIE = "balanced", "low", "tie"
 QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 """High sensibility only, high rationality only, both high, both low; see [`ee_trl.selection.quadrants`]."""
 
+UNSCORED = "unscored"
+"""In place of a quadrant, for a sample without scores."""
+
 QUADRANT = "quadrant"
 """The column that names a sample's quadrant."""
 
