@@ -16,8 +16,8 @@ def add_compose(commands: Any) -> None:
         run_compose,
         help="compose a base and its experts into one mixture that from_pretrained loads",
         description="Writes a native mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE or GraniteMoE, by the base), "
-        "shard by shard, with LoRA folded in. With --gate-data (the training data of each expert) the gates start from "
-        "a probe that tells the sets apart; without it they start at zero.",
+        "shard by shard, with LoRA folded in. With --gate-data (the training data of each expert) the gates start "
+        "from a probe that tells the sets apart; without it they start at zero.",
         example="ee-trl compose meta-llama/Meta-Llama-3-8B-Instruct -o runs/moe "
         "-e sensibility=runs/sft_sensibility -e rationality=runs/sft_rationality",
     )

@@ -66,7 +66,7 @@ def run_select(args: argparse.Namespace) -> int:
         from ..reports.cards import card_of
 
         named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(selector, scored, chosen, **named)
+        card = card_of(scored, chosen, **named)
     features, tables = selector.select_tables(scored, chosen)
     write_file(tables, features, path, metadata=metadata)
     if dropped_path:
@@ -142,7 +142,8 @@ def add_summary(commands: Any) -> None:
 def run_summary(args: argparse.Namespace) -> int:
     """Runs `ee-trl summary`."""
     from ..data.tables import read_metadata
-    from ..reports.rubric import rubric_of_file, rubric_part
+    from ..display import as_text
+    from ..reports.rubric import rubric_of_file, rubric_parts
 
     selector = options.make_selector(args)
     scored = options.open_input(args.scored, args)
@@ -155,7 +156,7 @@ def run_summary(args: argparse.Namespace) -> int:
         plot_plane(scores.sensibility, scores.rationality, selector.threshold, args.plot)
     rubric = rubric_of_file(args.scored)
     made_by = read_metadata(args.scored) if args.json and Path(args.scored).is_file() else None
-    text = "\n".join([str(summary), *(["", *rubric_part(rubric)] if rubric else [])]).rstrip()
+    text = as_text([*summary.parts(), *rubric_parts(rubric)])
     return options.show(args, {**summary.to_dict(), "made_by": made_by}, text)
 
 

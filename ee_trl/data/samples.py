@@ -17,6 +17,7 @@ from .columns import Coded, Coder, distinct
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
 from .tables import (
     BATCH_ROWS,
+    chosen_rows,
     columns_of,
     conversation_order,
     features_of,
@@ -386,21 +387,11 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
 
     others = kept_names(list(features))
     types = training_features(features).arrow_schema
-    for batch in batches_of(_taken(tables, kept), features, "last"):
+    for batch in batches_of(chosen_rows(tables, kept), features, "last"):
         table = batch.table.select(list(others)).rename_columns(list(others.values()))
         for side, column in zip(SIDES, _sides([_dialogue(sample) for sample in batch.samples], types), strict=True):
             table = table.append_column(side, column)
         yield table.select(types.names)
-
-
-def _taken(tables: Iterable[pa.Table], kept: np.ndarray) -> Iterator[pa.Table]:
-    """The rows where `kept` is true, in tables of at least one row."""
-    start = 0
-    for table in tables:
-        chosen = np.flatnonzero(kept[start : start + table.num_rows])
-        start += table.num_rows
-        if len(chosen):
-            yield table.take(pa.array(chosen))
 
 
 def _dialogue(sample: Sample) -> Dialogue:

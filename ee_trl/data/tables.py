@@ -100,6 +100,16 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table_cast(table.select(schema.names), schema)
 
 
+def chosen_rows(tables: Iterable[pa.Table], kept: np.ndarray) -> Iterator[pa.Table]:
+    """The rows of the tables where `kept` is true; a table without such rows is left out."""
+    start = 0
+    for table in tables:
+        chosen = np.flatnonzero(kept[start : start + table.num_rows])
+        start += table.num_rows
+        if len(chosen):
+            yield table.take(pa.array(chosen))
+
+
 def conversation_order(dataset: Dataset) -> list[int]:
     """Row numbers by conversation (in order of first appearance), and within one by `utterance_idx`."""
 
