@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..data.dialogue import Dialogue, Turns, recognise, samples_of
+from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
+from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
-from ..selection import scores_array
 from . import ranks
 from .trl_internals import prepares_rows
 from .worker import mean_by_row
@@ -175,7 +174,7 @@ def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
         ) from error
     if fmt.utterance_rows:
         raise ScoresError("SFTTrainer does not train on one utterance a row; selector.score makes dialogues of them")
-    return rows.select_columns(list(fmt.columns)), fmt
+    return rows.select_columns([name for name in (*fmt.columns, SOURCE_ERROR) if name in columns]), fmt
 
 
 class RowDialogues:
@@ -301,11 +300,11 @@ def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
     return int((np.diag(alike) < alike.max(axis=1) - 1e-9).sum()) if len(alike) else 0
 
 
-def _dialogue_columns(rows: Dataset) -> list[str]:
+def _dialogue_columns(rows: Dataset) -> tuple[str, ...]:
     try:
-        return dialogue_rows(rows)[0].column_names
+        return tuple(dialogue_rows(rows)[1].columns)
     except ScoresError:
-        return []
+        return ()
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, UNSCORED
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, UNSCORED, quadrants
 from ..files import write_json
 from ..reports.draws import DRAWS, HISTORY, write_draws_report
-from ..selection import quadrants
 
 
 if TYPE_CHECKING:

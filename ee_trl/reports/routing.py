@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_json, write_text
-from .plane import _figure, _save
+from .plane import new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def plot_routing(before: Mapping[str, Any], after: Mapping[str, Any], path: str 
     shown = experts[:1] if len(experts) == 2 else experts  # of two, the other counts the rest
     maps = [(grouping, i) for grouping in after["by"] if after["by"][grouping] for i in range(len(shown))]
     heights = [2.0, *(1.0 + 0.22 * len(after["by"][grouping]) for grouping, _ in maps)]
-    figure = _figure((9.6, sum(heights) + 0.6))
+    figure = new_figure((9.6, sum(heights) + 0.6))
     grid = figure.add_gridspec(1 + len(maps), 2, height_ratios=heights)
     for column, (when, record) in enumerate((("before training", before), ("after training", after))):
         _draw_load(figure.add_subplot(grid[0, column]), record, when, legend=column == 1)
@@ -146,7 +146,7 @@ def plot_routing(before: Mapping[str, Any], after: Mapping[str, Any], path: str 
             _whole_numbers(axes)
             axes.set_title(f"weight of {experts[expert]} by {grouping}", fontsize=9)
             figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_load(axes: Any, record: Mapping[str, Any], when: str, legend: bool) -> None:

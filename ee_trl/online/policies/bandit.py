@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...axes import quadrants
 from ...errors import SelectionError, check_choice
-from ...selection import KEEPABLE, keep_set, quadrants
+from ...selection import KEEPABLE, keep_set
 from .score import ScorePolicy
 from .weights import Weights, check_number
 

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ...axes import DEFAULT_THRESHOLD
+from ...axes import DEFAULT_THRESHOLD, Threshold
 from ...errors import SelectionError, check_choice, check_count, unknown
-from ...selection import Threshold
 from .bandit import Bandit
 from .loss import LossAware
 from .score import Curriculum, Gate, ScorePolicy, SoftGate

@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ...axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, TIES, Threshold, quadrants, thresholds
 from ...errors import NothingLeftError, SelectionError, check_choice
-from ...selection import TIES, Threshold, keep_set, quadrants, thresholds
+from ...selection import keep_set
 from .weights import OTHER_SET, Weights, bounded, check_inputs, check_number, settle
 
 
