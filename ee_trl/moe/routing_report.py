@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..display import Table
 from ..files import write_json, write_text
-from ..reports.plane import _figure, _save
+from ..reports.plane import new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def plot_routing(before: Mapping[str, Any], after: Mapping[str, Any], path: Path
     shown = experts[:1] if len(experts) == 2 else experts  # of two, the other has the rest
     maps = [(grouping, i) for grouping, groups in after["by"].items() if groups for i in range(len(shown))]
     heights = [2.0, *(1.0 + 0.22 * len(after["by"][grouping]) for grouping, _ in maps)]
-    figure = _figure((9.6, sum(heights) + 0.6))
+    figure = new_figure((9.6, sum(heights) + 0.6))
     grid = figure.add_gridspec(1 + len(maps), 2, height_ratios=heights)
     even = 1 / len(experts)
     # The greatest distance of a weight from an even one, but not so small that noise looks like a finding
@@ -132,7 +132,7 @@ def plot_routing(before: Mapping[str, Any], after: Mapping[str, Any], path: Path
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_title(f"weight of {experts[expert]} by {grouping}", fontsize=9)
             figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _shown(record: Mapping[str, Any], maps: Sequence[tuple[str, int]]) -> Iterator[float]:

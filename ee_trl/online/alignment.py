@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..data.dialogue import Dialogue, Turns, recognise, samples_of
+from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
+from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, recognise, samples_of
 from ..errors import FormatError, ScoresError, TrainingError
-from ..selection import scores_array
 from . import ranks
 from .same_rows import compared
 
@@ -92,7 +91,7 @@ def _dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
         ) from error
     if fmt.utterance_rows:
         raise ScoresError("one utterance a row is not what a trainer trains on; see selector.score")
-    return plain.select_columns(list(fmt.columns)), fmt
+    return plain.select_columns([n for n in (*fmt.columns, SOURCE_ERROR) if n in plain.column_names]), fmt
 
 
 class RowDialogues:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import RATIONALITY, SENSIBILITY
+from ..axes import RATIONALITY, SENSIBILITY, quadrants
 from ..files import write_json
 from ..reports.draws import DRAWS, HISTORY, write_draws_report
-from ..selection import quadrants
 from .records import GROUPS, Records, interval_figures, merged, named_groups
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from ee_trl.axes import QUADRANTS
+from ee_trl.axes import QUADRANTS, TIES, quadrants
 from ee_trl.errors import NothingLeftError, SelectionError
 from ee_trl.online.policies.bandit import PRIORS, ArmState, Bandit, arm_shares, update_arms
 from ee_trl.online.policies.loss import learnability, loss_quantiles
@@ -24,7 +24,7 @@ from ee_trl.online.policies.named import (
     policy_options,
 )
 from ee_trl.online.policies.score import annealed, gate, scheduled, soft_gate
-from ee_trl.selection import TIES, quadrants, select_indices
+from ee_trl.selection import select_indices
 
 
 N = 400

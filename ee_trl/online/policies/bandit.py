@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...axes import DEFAULT_THRESHOLD
+from ...axes import DEFAULT_THRESHOLD, TIES, Threshold, quadrants, thresholds
 from ...errors import SelectionError
-from ...selection import KEEPABLE, TIES, Threshold, keep_set, quadrants, thresholds
+from ...selection import KEEPABLE, keep_set
 from .score import FIX
 from .weights import UNSCORED, check_choice, check_inputs, check_number, settle
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...axes import DEFAULT_THRESHOLD, SENSIBILITY
+from ...axes import DEFAULT_THRESHOLD, SENSIBILITY, TIES, Threshold, thresholds
 from ...errors import SelectionError
-from ...selection import TIES, Threshold, thresholds
 from .score import FIX, MAX_TAU, check_quadrants, soft_gate
 from .weights import UNSCORED, WEIGH, as_returned, check_choice, check_inputs, check_number, settle
 

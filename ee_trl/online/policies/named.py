@@ -17,9 +17,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...axes import DEFAULT_THRESHOLD
+from ...axes import DEFAULT_THRESHOLD, Threshold
 from ...errors import SelectionError, unknown
-from ...selection import Threshold
 from .bandit import Bandit
 from .loss import LossAware
 from .score import Curriculum, Gate, SoftGate

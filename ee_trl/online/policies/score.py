@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ...axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, TIES, Threshold, quadrants, thresholds
 from ...errors import NothingLeftError
-from ...selection import TIES, Threshold, keep_set, quadrants, thresholds
+from ...selection import keep_set
 from .weights import UNSCORED, WEIGH, as_returned, check_choice, check_inputs, check_number, settle
 
 

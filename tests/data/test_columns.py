@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ee_trl.data.coded import Coded, Coder, counts, distinct
+from ee_trl.data.columns import Coded, Coder, counts, distinct
 
 
 def coded(*batches: list[Any], null: str = "none") -> Coded:
