@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, thresholds
 from ..errors import EmpathyError, require, unknown
-from ..selection import coded_quadrants, thresholds
+from ..selection import coded_quadrants
 
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-    from ..selection import Threshold
+    from ..axes import Threshold
 
 PICTURES = (".png", ".svg", ".pdf")
 COLOURS = {"sensibility": "#c2410c", "rationality": "#1d4ed8", "balanced": "#7e22ce", "low": "#525252", TIE: "#a3a3a3"}

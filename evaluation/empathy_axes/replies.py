@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE
+from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE, Threshold, quadrants
 from ee_trl.data.dialogue import dialogue_of
 from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
-from ee_trl.selection import Threshold, quadrants
 
 from .bootstrap import Sums, means, with_intervals
 from .texts import check_contexts, check_same_length, check_texts
@@ -41,7 +40,7 @@ def empathy_axes_scores(
         scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*):
             What [`~ee_trl.load_scorer`] takes; by default the bundled `"linear"`. A run brings its score store along.
         threshold, ties (*optional*):
-            Of the quadrants, as in [`~ee_trl.selection.quadrants`].
+            Of the quadrants, as in [`~ee_trl.axes.quadrants`].
         resamples (`int`, *optional*, defaults to `0`):
             How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
         confidence (`float`, *optional*, defaults to `0.95`):

@@ -46,8 +46,7 @@ def read_posts(dataset: Any) -> Posts:
 
     import numpy as np
 
-    from ...data.rows import rows_of
-    from ...data.tables import features_of, tables_of
+    from ...data.tables import features_of, rows_of, tables_of
     from ..epitome.classifier import LEVELS, MECHANISMS
 
     features = features_of(dataset)
