@@ -38,6 +38,7 @@ from .scoring.coverage import Coverage
 from .scoring.launched import Launch, fill_share
 from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
+from .scoring.spec import ScoringSpec
 from .scoring.store import FILE_NAME, ScoreStore, cache_folder
 from .streams import scored_stream, selected_stream
 
@@ -494,18 +495,20 @@ class EmpathyDataSelector:
         trainer.add_callback(callback)
         return callback
 
-    def worker_settings(self) -> dict[str, Any]:
-        """What another process needs to score as this selector does: `spec`, `options`, `store`, `retry_failures`."""
-        store = self._store
-        if isinstance(store, ScoreStore):
-            store = store.path
+    @property
+    def spec(self) -> ScoringSpec:
+        """What it takes to score in another process as this selector does."""
+        store = self._store.path if isinstance(self._store, ScoreStore) else self._store
         place = cache_folder() / FILE_NAME if store is True else store or None
-        return {
-            "spec": self._spec,
-            "options": self._options,
-            "store": None if place is None else os.fspath(place),
-            "retry_failures": self.retry_failures,
-        }
+        return ScoringSpec(
+            self._spec,
+            self._options,
+            None if place is None else os.fspath(place),
+            self.retry_failures,
+            self.threshold,
+            self.ties,
+            self.turns,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # a run belongs to its process

@@ -97,7 +97,7 @@ class OnlineRun(RecipeRun):
         """Trains, or goes on; what was drawn is written down in any case."""
         super().train(trainer)
         if self.checkpoint is not None and not (self.folder / DRAWS).exists():  # cut off after the last step
-            trainer._empathy_callback.write_from(self.checkpoint)
+            trainer.empathy_callback.write_from(self.checkpoint)
         self.state.wait_for_everyone()
 
     @property

@@ -10,7 +10,7 @@ from ..axes import AXES
 from ..data.tables import label_names
 from ..errors import CompositionError
 from ..files import write_json
-from ..reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
+from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from .expert import SELECTION_DIR, ExpertRun
 from .run import EMBEDDED
 

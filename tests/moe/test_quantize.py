@@ -10,9 +10,9 @@ import pytest
 import tiny_moe as tiny
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from tiny_moe import compose, rows, settings
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from ee_trl import compose_moe
 from ee_trl.errors import CompositionError
 from ee_trl.moe.quantize import EXPERT_PARAMETERS, experts_of, load_in_4bit, memory_of
 from ee_trl.moe.training import RouterSFTTrainer
@@ -20,7 +20,6 @@ from ee_trl.moe.training import RouterSFTTrainer
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of bitsandbytes
 
-EXPERTS = ("sensibility", "rationality")
 WIDE = {"hidden_size": 128, "intermediate_size": 256}
 
 
@@ -30,7 +29,7 @@ def moe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "SIZES", tiny.SIZES | WIDE)
         folders = tiny.family_folder(request.param, root)
-    return compose_moe(folders["base"], {name: folders[name] for name in EXPERTS}, root / "moe")
+    return compose(folders, root / "moe")
 
 
 def test_bitsandbytes_alone_skips_the_experts(moe: Path) -> None:
@@ -90,8 +89,6 @@ def test_each_expert_is_its_own_rounded_self(moe: Path) -> None:
 
 
 def test_it_is_neither_saved_nor_trained(moe: Path, tmp_path: Path) -> None:
-    from test_moe_router import rows, settings
-
     model: Any = load_in_4bit(moe, device="cpu")
     with pytest.raises(CompositionError, match="quantize at each load"):
         model.save_pretrained(tmp_path)

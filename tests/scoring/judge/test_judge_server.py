@@ -27,9 +27,8 @@ from ee_trl.cli.main import main
 from ee_trl.data.dialogue import NOT_ASKED, REASONS, Dialogue
 from ee_trl.errors import MissingExtraError, ScorerError
 from ee_trl.scoring.judge import server as server_module
-from ee_trl.scoring.judge.answers import DETAILS
-from ee_trl.scoring.judge.background import in_background
-from ee_trl.scoring.judge.completion import read_answer
+from ee_trl.scoring.judge.answers import DETAILS, read_answer
+from ee_trl.scoring.judge.endpoint import in_background
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric, parse_form, render_form
 
 
@@ -299,8 +298,11 @@ def test_the_fingerprint_tells_what_determines_the_numbers_and_no_more() -> None
             scorer_of(server, rubric=None).fingerprint,
             scorer_of(server, logprobs=False).fingerprint,
             scorer_of(server, extra_body={"seed": 1}).fingerprint,
+            scorer_of(server, max_tokens=256).fingerprint,
         ]
-    assert len({base, *other}) == 5
+        assert scorer_of(server, max_tokens=128).fingerprint == base, "stored scores by the default go on"
+    assert len({base, *other}) == 6
+    assert other[-1] == f"{base}/tokens:256"
     assert "my-cluster" in other[0]
     assert server.host not in other[0]
     assert load_rubric().fingerprint in other[1]

@@ -9,111 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AddedToken,
-    AutoModelForCausalLM,
-    BartConfig,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoConfig,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    MptConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    RwkvConfig,
+from random_judges import (
+    FAMILIES,
+    FULL,
+    RUBRIC,
+    SLIDING,
+    SPECIAL,
+    TEMPLATES,
+    UNPADDED,
+    UNTOLD,
+    make_scorer,
+    make_tokenizer,
+    saved,
 )
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.data.dialogue import Dialogue
 from ee_trl.errors import ScorerError
-from ee_trl.scoring.judge import model as causal_lm
-from ee_trl.scoring.judge.model import DETAILS, CausalLMScorer
-from ee_trl.scoring.judge.prompt import JudgePrompt, neutralised
+from ee_trl.scoring.judge import tree as forward_passes
+from ee_trl.scoring.judge.answers import DETAILS
+from ee_trl.scoring.judge.model import CausalLMScorer
+from ee_trl.scoring.judge.prompt import _DIRECTIVES, PROMPT_DATE, Chain, JudgePrompt, neutralised, rendered
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric
-from ee_trl.scoring.judge.template import _DIRECTIVES, PROMPT_DATE, rendered
 from ee_trl.scoring.judge.tree import trunks_of
-
-
-TEMPLATES = {
-    "none": None,
-    "chatml": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    "inst": "{% for m in messages %}{{ '<s>[INST] ' + m.content + ' [/INST]' }}{% endfor %}",
-}
-SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]"]
-RUBRIC = Rubric("short", "Rate the last reply for sensibility and rationality, 0 to 10.")
-
-
-def make_tokenizer(template: str = "none", digits: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer; with `digits` every digit is a token of its own, so that 10 is two."""
-    bpe = Tokenizer(models.BPE())
-    split = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    texts = [m["content"] for messages in load_sample()["messages"] for m in messages]
-    numbers = [f"- Sensibility: {i % 11}\n- Rationality: {i % 11}\n" for i in range(2_000)]
-    bpe.train_from_iterator([*texts, *numbers, RUBRIC.text], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = TEMPLATES[template]
-    return tokenizer
-
-
-SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-KV: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 2048}
-FULL = {
-    "llama": lambda v: LlamaConfig(vocab_size=v, **KV),
-    "qwen2": lambda v: Qwen2Config(vocab_size=v, **KV),
-    "qwen3": lambda v: Qwen3Config(vocab_size=v, head_dim=8, **KV),
-    "llama64": lambda v: LlamaConfig(vocab_size=v, **(KV | {"hidden_size": 64, "intermediate_size": 128})),
-    "mistral": lambda v: MistralConfig(vocab_size=v, sliding_window=None, **KV),
-    "gpt_neox": lambda v: GPTNeoXConfig(vocab_size=v, max_position_embeddings=2048, **SIZES),
-    "gpt2": lambda v: GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=4, n_positions=2048),
-}
-SLIDING = {
-    "mistral_sliding": lambda v: MistralConfig(vocab_size=v, sliding_window=16, **KV),
-    "gemma2": lambda v: Gemma2Config(vocab_size=v, head_dim=8, sliding_window=16, **KV),
-}
-LOCAL: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
-UNTOLD = {  # forward takes no position ids, or no mask for each head
-    "mpt": lambda v: MptConfig(vocab_size=v, d_model=32, n_layers=2, n_heads=4, max_seq_len=2048),
-    "gpt_neo": lambda v: GPTNeoConfig(
-        vocab_size=v, hidden_size=32, window_size=16, max_position_embeddings=2048, **LOCAL
-    ),
-}
-UNPADDED = {  # padding is seen, or counted
-    "rwkv": lambda v: RwkvConfig(vocab_size=v, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32),
-    "bart": lambda v: BartConfig(
-        vocab_size=v,
-        d_model=32,
-        decoder_layers=2,
-        decoder_attention_heads=4,
-        decoder_ffn_dim=48,
-        max_position_embeddings=2048,
-    ),
-}
-FAMILIES: dict[str, Callable[[int], Any]] = {**FULL, **SLIDING, **UNTOLD, **UNPADDED}
-
-
-def make_scorer(
-    family: str = "llama", template: str = "chatml", digits: bool = True, **options: Any
-) -> CausalLMScorer:
-    tokenizer = make_tokenizer(template, digits)
-    torch.manual_seed(0)
-    attention = "eager" if family in ("gemma2", *UNTOLD, "rwkv") else "sdpa"
-    model = AutoModelForCausalLM.from_config(FAMILIES[family](len(tokenizer)), attn_implementation=attention).eval()
-    with torch.no_grad():  # weights of a fresh model say nothing: make its answers differ from text to text
-        for weight in model.parameters():
-            if weight.ndim > 1 and family != "rwkv":
-                weight.mul_(8)
-    return CausalLMScorer(model, tokenizer, rubric=options.pop("rubric", RUBRIC), **options)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +51,9 @@ def plain(scorer: CausalLMScorer, dialogues: list[Dialogue]) -> np.ndarray:
     for d in dialogues:
         row = []
         for chain in scorer.prompt.chains:
-            ids = [*scorer.prompt.prefix, *(t for turn in scorer.prompt.turns(d) for t in turn), *scorer.prompt.head]
+            ids = scorer.prompt.ids(scorer.prompt.turns(d), chain.tokens)
             with torch.no_grad():
-                logits = scorer.model(torch.tensor([[*ids, *chain.tokens]])).logits[0, -chain.reads :].double()
+                logits = scorer.model(torch.tensor([ids])).logits[0, -chain.reads :].double()
             p = torch.softmax(logits, dim=-1)
             values = [float(p[0, i]) for i in chain.first]
             if chain.second is not None:
@@ -225,7 +145,7 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(
     expected = make_scorer().score(dialogues)
     scorer = make_scorer(token_budget=4_000)
     assert scorer.takes_tree
-    real = scorer._tree_logits
+    real = scorer.tree.logits
     sizes = []
 
     def cramped(inputs: Any) -> torch.Tensor:
@@ -234,7 +154,7 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(inputs)
 
-    monkeypatch.setattr(scorer, "_tree_logits", cramped)
+    monkeypatch.setattr(scorer.tree, "logits", cramped)
     np.testing.assert_allclose(scorer.score(dialogues), expected, atol=1e-4)
     assert scorer.token_budget in (500, 1_000)
     assert "halved" in caplog.text
@@ -255,7 +175,7 @@ def test_a_dialogue_too_large_for_the_memory_alone_is_unscored_and_the_run_goes_
     scorer = make_scorer(token_budget=4_000)
     scorer.__dict__["takes_tree"] = tree
     expected = scorer.score(asked)
-    tree_logits, plain_logits = scorer._tree_logits, causal_lm.last_logits
+    tree_logits, plain_logits = scorer.tree.logits, forward_passes.last_logits
     room = 450 if tree else 450 + len(scorer.prompt.prefix)
 
     def check(n: int) -> None:
@@ -270,8 +190,8 @@ def test_a_dialogue_too_large_for_the_memory_alone_is_unscored_and_the_run_goes_
         check(sum(map(len, texts)))
         return plain_logits(model, texts, *args, **kwargs)
 
-    monkeypatch.setattr(scorer, "_tree_logits", tree_in_little)
-    monkeypatch.setattr(causal_lm, "last_logits", plain_in_little)
+    monkeypatch.setattr(scorer.tree, "logits", tree_in_little)
+    monkeypatch.setattr(forward_passes, "last_logits", plain_in_little)
     batches = list(scorer.score_batches(asked))
     reasons = {i: why for b in batches for i, why in zip(b.indices, b.reasons or [None] * 99, strict=False)}
     assert reasons == {i: "out_of_memory" if i in (6, 8) else None for i in range(9)}
@@ -286,8 +206,8 @@ def test_a_judge_that_does_not_fit_the_memory_at_all_is_refused(monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     scorer = make_scorer()
-    monkeypatch.setattr(scorer, "_tree_logits", full)
-    monkeypatch.setattr(causal_lm, "last_logits", full)
+    monkeypatch.setattr(scorer.tree, "logits", full)
+    monkeypatch.setattr(forward_passes, "last_logits", full)
     with pytest.raises(ScorerError, match="a smaller judge"):
         scorer.score([Dialogue(("I am sad",), "Why?", ("user",))])
 
@@ -299,7 +219,7 @@ def test_another_error_is_not_taken_for_memory(dialogues: list[Dialogue], monkey
     def broken(inputs: Any) -> torch.Tensor:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(scorer, "_tree_logits", broken)
+    monkeypatch.setattr(scorer.tree, "logits", broken)
     with pytest.raises(RuntimeError, match="something else"):
         scorer.score(dialogues)
 
@@ -308,11 +228,11 @@ def test_too_long_a_dialogue_loses_its_oldest_turns_and_what_does_not_fit_is_uns
     dialogues: list[Dialogue],
 ) -> None:
     scorer = make_scorer()
-    room = scorer.max_length - len(scorer.prompt.prefix) - len(scorer.branch.tokens)
+    room = scorer.max_length - len(scorer.prompt.prefix) - scorer.tree.branch_size
     old = [f"turn {i} " + "word " * 20 for i in range(200)]
     long = Dialogue(tuple(old), "Oh dear.", ("user", "assistant") * 100)
     assert sum(map(len, scorer.prompt.turns(long))) > room
-    fitted = scorer._fitted(scorer.prompt.turns(long))
+    fitted = scorer.fitted(long)
     assert fitted is not None
     assert sum(map(len, fitted)) <= room < sum(map(len, fitted)) + len(scorer.prompt.turns(long)[0])
     huge = Dialogue(("word " * 20_000,), "Oh.", ("user",))
@@ -347,10 +267,9 @@ def taught(scorer: CausalLMScorer, dialogues: list[Dialogue], steps: int = 300) 
     texts = []
     for d, values in zip(dialogues, answers, strict=True):
         for chain, value in zip(prompt.chains, values, strict=True):
-            slot = chain.tokens[: len(chain.tokens) - chain.reads + 1]
             ending = [chain.first[value], *([chain.second] if value == 10 and chain.second is not None else [])]
             newline = scorer.tokenizer("\n", add_special_tokens=False)["input_ids"]
-            ids = [*prompt.prefix, *(t for turn in prompt.turns(d) for t in turn), *prompt.head, *slot]
+            ids = prompt.ids(prompt.turns(d), chain.slot)
             texts.append((ids, [*ending, *newline]))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(scorer.model.config)  # from plain weights: the scaled ones learn nothing
@@ -369,21 +288,18 @@ def taught(scorer: CausalLMScorer, dialogues: list[Dialogue], steps: int = 300) 
 
 
 def test_probabilities_of_ten_and_one_share_the_first_digit() -> None:
-    from ee_trl.scoring.judge.model import _answer
-    from ee_trl.scoring.judge.prompt import Chain
-
     chain = Chain((50, 1), 2, tuple(range(10)) + (1,), 0)
     logits = torch.full((2, 60), -30.0)
     logits[0, 1], logits[0, 7] = np.log(0.6), np.log(0.4)
     logits[1, 0], logits[1, 55] = np.log(0.75), np.log(0.25)
-    values = _answer(chain, logits)
+    values = chain.read(logits[None])[0]
     np.testing.assert_allclose(values[[1, 7, 10]], [0.15, 0.4, 0.45], atol=1e-6)
     assert values[:11].sum() == pytest.approx(1)
     assert values[11] == 10  # greedy: first the digit, then what follows it
     logits[1, 0], logits[1, 55] = np.log(0.25), np.log(0.75)
-    assert _answer(chain, logits)[11] == 1
+    assert chain.read(logits[None])[0][11] == 1
     logits[0, 7] = np.log(0.7)
-    assert _answer(chain, logits)[11] == 7
+    assert chain.read(logits[None])[0][11] == 7
 
 
 def space_apart_tokenizer() -> PreTrainedTokenizerFast:
@@ -396,8 +312,6 @@ def space_apart_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_ten_that_begins_with_a_space_of_its_own_takes_nothing_from_one() -> None:
-    from ee_trl.scoring.judge.model import _answer
-
     tokenizer = space_apart_tokenizer()
     chain = JudgePrompt(tokenizer, RUBRIC).chains[0]
     assert chain.reads == 2
@@ -405,10 +319,20 @@ def test_ten_that_begins_with_a_space_of_its_own_takes_nothing_from_one() -> Non
     logits = torch.full((2, len(tokenizer)), -30.0)
     logits[0, chain.first[10]], logits[0, chain.first[1]], logits[0, chain.first[7]] = np.log([0.5, 0.3, 0.2])
     logits[1, chain.second], logits[1, 5] = np.log([0.8, 0.2])
-    values = _answer(chain, logits)
+    values = chain.read(logits[None])[0]
     np.testing.assert_allclose(values[[1, 7, 10, 11]], [0.3, 0.2, 0.4, 10], atol=1e-6)
     logits[1, 5] = np.log(4)
-    np.testing.assert_allclose(_answer(chain, logits)[[1, 10, 11]], [0.3, 0.5 / 6, 1], atol=1e-6)
+    np.testing.assert_allclose(chain.read(logits[None])[0][[1, 10, 11]], [0.3, 0.5 / 6, 1], atol=1e-6)
+
+
+def test_distributions_are_what_scores_and_details_come_from(dialogues: list[Dialogue]) -> None:
+    judge = make_scorer()
+    chances, greedy = judge.distributions(dialogues)
+    scores, details = judge.score_with_details(dialogues)
+    assert chances.shape == (len(dialogues), 2, 11)
+    np.testing.assert_allclose(chances @ np.arange(11) / chances.sum(axis=2), scores)
+    np.testing.assert_allclose(chances[:, 0].sum(axis=1), details["sensibility_mass"])
+    np.testing.assert_array_equal(greedy[:, 1], details["rationality_mode"])
 
 
 def test_details_are_columns_on_request() -> None:
@@ -520,13 +444,6 @@ def test_ordinary_text_is_left_as_it_is() -> None:
 
 
 # ---- loading, fingerprints -----------------------------------------------------------------------------------------
-
-
-def saved(folder: Path, **options: Any) -> Path:
-    scorer = make_scorer(**options)
-    scorer.model.save_pretrained(folder)
-    scorer.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_a_folder_is_loaded_by_the_selector_and_scores_alike(tmp_path: Path, dialogues: list[Dialogue]) -> None:

@@ -1,16 +1,13 @@
-"""The recipe that trains a router, its report, and `ee-trl compose`."""
+"""The recipe that trains a router, and `ee-trl compose`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_moe as tiny
-from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import MixtralConfig
 
@@ -18,11 +15,10 @@ from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import CompositionError
 from ee_trl.moe.checkpoint import Checkpoint
-from ee_trl.moe.routing import Routing
+from ee_trl.moe.routing_report import PAGE, PICTURE, RECORD
+from ee_trl.moe.training import RouterSFTTrainer
 from ee_trl.recipes import sft_moe
-from ee_trl.reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from ee_trl.training.arguments import parse_recipe_args
-from ee_trl.training.router import report_rows
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
@@ -32,19 +28,6 @@ QUICK = ["--max_steps", "4", "--logging_steps", "1", "--disable_tqdm", "true", "
 
 def run(folder: Path, *args: str) -> None:
     sft_moe.main(*parse_recipe_args(sft_moe.make_parser(), ["--output_dir", str(folder), *QUICK, *args]))
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The next run is cut off after its last step, before anything is saved."""
-    from ee_trl.moe.training import RouterSFTTrainer
-
-    def fail(self: Any) -> None:
-        raise KeyboardInterrupt
-
-    patch = monkeypatch.context()
-    context = patch.__enter__()
-    context.setattr(RouterSFTTrainer, "merge", fail)
-    return patch
 
 
 def test_the_recipe_trains_routers_alone_reports_and_resumes(
@@ -69,10 +52,15 @@ def test_the_recipe_trains_routers_alone_reports_and_resumes(
     assert "## The router" in card
     assert "Experts: sensibility, rationality." in card
 
-    patch = interrupt(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        run(cut, "--save_steps", "2")
-    patch.__exit__(None, None, None)
+    monkeypatch.setattr("ee_trl.moe.routing_report.plot_routing", lambda *_: None)  # the second picture takes seconds
+
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RouterSFTTrainer, "merge", interrupted)  # after the last step, before anything is saved
+        with pytest.raises(KeyboardInterrupt):
+            run(cut, "--save_steps", "2")
     [*_, last] = sorted(cut.glob("checkpoint-*"))
     assert set(load_file(last / "routers.safetensors")) == {"0", "1", "2"}
     run(cut, "--save_steps", "2")
@@ -92,62 +80,6 @@ def test_one_active_expert_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(CompositionError, match="one active expert"):
         run(tmp_path / "out", "--model_name_or_path", str(tmp_path / "moe"), "--bf16", "false", "--use_cpu", "true")
     assert not (tmp_path / "out").exists()
-
-
-# ---- the report -----------------------------------------------------------------------------------------------------
-
-
-def routing(experts: tuple[str, ...] = ("a", "b"), rows: int = 4, layers: int = 2, seed: int = 0) -> Routing:
-    weights = np.random.default_rng(seed).dirichlet(np.ones(len(experts)), (rows, layers))
-    return Routing(experts, weights, np.eye(len(experts))[weights.argmax(-1)])
-
-
-def test_the_summary_is_the_mean_of_each_group() -> None:
-    found = routing()
-    summary = summarise_routing(found, {"quadrant": ["x", "y", "x", ""]})
-    np.testing.assert_allclose(summary["load"], found.weights.mean(0), atol=1e-4)
-    np.testing.assert_allclose(summary["first"], found.first.mean(0), atol=1e-4)
-    assert list(summary["by"]["quadrant"]) == ["x", "y"]  # "" is no group
-    np.testing.assert_allclose(summary["by"]["quadrant"]["x"]["load"], found.weights[[0, 2]].mean(0), atol=1e-4)
-    assert summary["by"]["quadrant"]["x"]["rows"] == 2
-
-
-@pytest.mark.parametrize("experts", [("a", "b"), ("a", "b", "c")])
-def test_the_page_and_the_picture_show_both_times(experts: tuple[str, ...], tmp_path: Path) -> None:
-    groups = {"quadrant": ["x", "y", "x", "y"], "emotion": ["sad", "glad", "sad", "proud"]}
-    before, after = (summarise_routing(routing(experts, seed=seed), groups) for seed in (1, 2))
-    page = write_router_report(tmp_path, before, after).read_text()
-    means = [np.mean(summary["by"]["quadrant"]["x"]["load"], axis=0) for summary in (before, after)]
-    assert f"| x | 2 | {' | '.join(f'{value:.3f}' for value in np.concatenate(means))} |" in page
-    assert "## Weight by emotion" in page
-    assert json.loads((tmp_path / RECORD).read_text())["after"] == after
-    assert (tmp_path / PICTURE).stat().st_size > 10_000
-
-
-def test_any_emotion_is_a_group_and_a_cell(tmp_path: Path) -> None:
-    table = Dataset.from_dict({"sensibility": [8.0] * 4, "rationality": [2.0] * 4, "emotion": [0, 0, 1, None]})
-    table.to_parquet(tmp_path / "rows.parquet")
-    selector = SimpleNamespace(threshold=(5.0, 5.0), ties="drop")
-    _, groups = report_rows(tmp_path / "rows.parquet", 4, SimpleNamespace(selector=selector))  # type: ignore[arg-type]
-    assert groups["emotion"] == ["0", "0", "1", ""]
-    summary = summarise_routing(routing(), {"emotion": ["a|b"] * 4})
-    page = write_router_report(tmp_path, summary, summary).read_text()
-    [row] = [line for line in page.splitlines() if line.startswith("| a")]
-    assert row.startswith("| a\\|b | 4 | ")
-
-
-def test_without_matplotlib_the_page_says_how_to_get_the_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ee_trl.reports import plane
-
-    def missing(*args: Any, **kwargs: Any) -> None:
-        raise ImportError
-
-    monkeypatch.setattr(plane, "require", missing)
-    summary = summarise_routing(routing(), {"quadrant": ["x"] * 4})
-    assert "pip install 'ee-trl[report]'" in write_router_report(tmp_path, summary, summary).read_text()
-    assert not (tmp_path / PICTURE).exists()
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
