@@ -38,8 +38,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from ..data.reading import open_dataset
-    from ..evaluation.epitome.classifier import CONFIG
-    from ..evaluation.metrics.epitome_data import read_posts, train_epitome
+    from ..evaluation.metrics.epitome_classifier import CONFIG
+    from ..evaluation.metrics.epitome_training import read_posts, train_epitome
 
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
