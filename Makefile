@@ -1,9 +1,11 @@
 # Everything happens in .venv/ of this folder, installed from pyproject.toml with the versions of constraints.txt.
-#   make quickstart   set up and run the main job on the embedded sample (CPU, no network), ending in a report
+#   make quickstart   installs what the main job needs and runs it on the sample (CPU, no network); ends in a report
 #   make efficient-empathy   the whole method: both experts, their mixture and its baselines, side by side (CPU)
-#   make docs         the documentation site, into build/site
-#   make test         set up and run the tests (those marked slow are left to make test-all)
-#   make test-lowest  the same in .venv-lowest/, with the oldest versions that are supported
+#   make test         installs what the tests need and runs the fast ones
+#   make test-slow    runs the tests marked slow; make test-all runs all
+#   make test-lowest  runs the fast tests in .venv-lowest/, with the oldest supported versions
+#   make lint types   checks style, the direction of imports, and types
+#   make docs         builds the documentation site into build/site
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,15 +14,22 @@ ifneq ($(DATA),)
 export EE_TRL_DATA ?= $(DATA)
 endif
 
-.PHONY: quickstart efficient-empathy test test-all test-lowest lint types format docs wheel clean
+# One test process for each core, at most four; the tests of one file stay together and share its fixtures.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: quickstart efficient-empathy test test-slow test-all test-lowest lint types format docs wheel clean
 
 PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/runs: pyproject.toml constraints.txt
 	@$(PYTHON_IS_NEW_ENOUGH)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[metrics,report]'
+	@touch $@
+
+.venv/installed: .venv/runs
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -34,20 +43,22 @@ PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@touch $@
 
-quickstart: .venv/installed
+quickstart: .venv/runs
 	$(BIN)/ee-trl quickstart --output runs/quickstart
 
-efficient-empathy: .venv/installed
+efficient-empathy: .venv/runs
 	$(BIN)/python recipes/efficient_empathy.py --output_dir runs/efficient_empathy
 
 test: .venv/installed
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
-test-all: .venv/installed
-	$(BIN)/pytest
+test-slow: .venv/installed
+	$(BIN)/pytest -m slow $(PARALLEL)
+
+test-all: test test-slow
 
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest -m "not slow"
+	.venv-lowest/bin/pytest -m "not slow" $(PARALLEL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ _EXPORTS = {
     "load_rubric": "scoring.judge.rubric",
     "load_sample": "data.sample",
     "load_scorer": "scoring.load",
-    "quadrants": "selection",
+    "quadrants": "axes",
     "select_indices": "selection",
     "sweep": "selection",
     "write_explorer": "reports.explorer",
@@ -43,7 +43,7 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from .axes import AXES, QUADRANTS
+    from .axes import AXES, QUADRANTS, quadrants
     from .data.dialogue import Dialogue
     from .data.sample import load_sample
     from .distillation.labels import choose_to_label
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .scoring.judge.server import ServerScorer
     from .scoring.linear import LinearScorer
     from .scoring.load import load_scorer
-    from .selection import Selection, quadrants, select_indices, sweep
+    from .selection import Selection, select_indices, sweep
     from .selector import EmpathyDataSelector
     from .training.tiny_model import build_tiny_causal_lm
 

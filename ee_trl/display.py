@@ -14,6 +14,22 @@ class Markup(str):
     """A cell or paragraph that is markup already, such as a link; every other text is escaped."""
 
 
+class Code(str):
+    """A cell that is a name for machines, such as a fingerprint: Markdown and HTML show it as code."""
+
+
+class Heading(str):
+    """A heading between the parts of a page."""
+
+    level = 2
+
+
+class Title(Heading):
+    """The heading of a whole page."""
+
+    level = 1
+
+
 @dataclass(frozen=True)
 class Table:
     """
@@ -50,6 +66,21 @@ class Table:
         return f"<table>{title if self.title else ''}<thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
+def as_text(parts: Iterable[str | Table]) -> str:
+    """Paragraphs, headings and tables for a terminal."""
+    return "\n\n".join(part.text() if isinstance(part, Table) else plain(part, lines=True) for part in parts)
+
+
+def as_markdown(parts: Iterable[str | Table]) -> str:
+    """Paragraphs, headings and tables as Markdown."""
+    return "\n\n".join(part.markdown() if isinstance(part, Table) else _markdown_line(part) for part in parts)
+
+
+def as_html(parts: Iterable[str | Table]) -> str:
+    """Paragraphs, headings and tables for a page."""
+    return "".join(part.html() if isinstance(part, Table) else _html_line(part) for part in parts)
+
+
 class Displayed:
     """
     A result that shows itself by [`~Displayed.parts`]: `print` gives text, a notebook HTML, `markdown()` Markdown.
@@ -58,24 +89,18 @@ class Displayed:
     """
 
     def parts(self) -> Iterable[str | Table]:
-        """Paragraphs and tables, in order."""
+        """Paragraphs, [`Heading`]s and tables, in order."""
         raise NotImplementedError
 
     def __str__(self) -> str:
-        return "\n\n".join(
-            part.text() if isinstance(part, Table) else plain(part, lines=True) for part in self.parts()
-        )
+        return as_text(self.parts())
 
     def markdown(self) -> str:
         """All parts as Markdown."""
-        return "\n\n".join(
-            part.markdown() if isinstance(part, Table) else markdown_text(part) for part in self.parts()
-        )
+        return as_markdown(self.parts())
 
     def _repr_html_(self) -> str:
-        return "".join(
-            part.html() if isinstance(part, Table) else f"<p>{html_text(part)}</p>" for part in self.parts()
-        )
+        return as_html(self.parts())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))  # IPython calls this in a terminal
@@ -94,6 +119,26 @@ class BySplit(dict[str, Any], Displayed):
         return "\n\n".join(f"{name}:\n{value}" for name, value in self.items())
 
 
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, form: str = ",.2f") -> str:
+    """A number; `n/a` for `None` and NaN."""
+    return "n/a" if value is None or value != value else format(value, form)
+
+
+def percent(part: float | None, whole: float = 1) -> str:
+    """A share of a whole, e.g. `12.5%`; `n/a` where there is no part or no whole."""
+    return number(part / whole if part is not None and whole else None, ".1%")
+
+
+def with_interval(value: float | None, ends: Sequence[float] | None, form: str = ",.2f") -> str:
+    """A number with its interval, if there is one: `0.38 (0.31 to 0.45)`."""
+    if not ends or any(end is None or end != end for end in (value, *ends)):
+        return number(value, form)
+    return f"{number(value, form)} ({number(ends[0], form)} to {number(ends[1], form)})"
+
+
 # ---- one escape for each kind of output ----------------------------------------------------------------------------
 
 
@@ -104,21 +149,38 @@ def plain(text: str, lines: bool = False) -> str:
 
 
 def markdown_text(text: str, limit: int | None = None) -> str:
-    """Text for Markdown on one line of at most `limit` characters, in which nothing is markup but [`Markup`]."""
+    """Text for Markdown on one line of at most `limit` characters; nothing in it is markup but [`Markup`]."""
     if isinstance(text, Markup):
         return text
     flat = shortened(" ".join(plain(text).split()), limit)
-    return re.sub(r"([\\|*`\[\]])", r"\\\1", flat).replace("<", "&lt;")
+    if isinstance(text, Code):
+        return f"`{flat.translate(_IN_CODE)}`"
+    return _MARKUP.sub(r"\\\1", flat).replace("<", "&lt;")
 
 
 def html_text(text: str) -> str:
-    """Text for HTML, in which nothing is markup but [`Markup`]."""
-    return text if isinstance(text, Markup) else escape(text)
+    """Text for HTML; nothing in it is markup but [`Markup`]."""
+    if isinstance(text, Markup):
+        return text
+    return f"<code>{escape(text)}</code>" if isinstance(text, Code) else escape(text)
 
 
 def shortened(text: str, limit: int | None) -> str:
     """The text, or its beginning and `…` where it has more than `limit` characters."""
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+_IN_CODE = {ord("`"): "'", ord("|"): "/", ord("<"): "&lt;"}
+_MARKUP = re.compile(r"([\\|*`\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=\w+;|#)|~(?=~))")  # `_` inside a word is no markup
+
+
+def _markdown_line(text: str) -> str:
+    return f"{'#' * text.level} {markdown_text(text)}" if isinstance(text, Heading) else markdown_text(text)
+
+
+def _html_line(text: str) -> str:
+    tag = f"h{text.level}" if isinstance(text, Heading) else "p"
+    return f"<{tag}>{html_text(text)}</{tag}>"
 
 
 def _width(text: str) -> int:

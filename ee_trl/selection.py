@@ -18,15 +18,21 @@ from typing import TYPE_CHECKING, Any
 from .axes import (
     AXES,
     DEFAULT_THRESHOLD,
+    QUADRANT_NAMES,
     QUADRANTS,
     RATIONALITY,
     SENSIBILITY,
     TIE,
+    TIES,
+    Threshold,
+    quadrant_codes,
+    quadrants,
+    scores_array,
+    thresholds,
 )
-from .data.coded import Coded
+from .data.columns import Coded
 from .display import Displayed, Table
 from .errors import SelectionError, unknown
-from .score_plane import TIES, Threshold, coded_quadrants, quadrants, scores_array, thresholds
 
 
 if TYPE_CHECKING:
@@ -65,7 +71,7 @@ class Selection(Displayed):
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
             Indices of the samples kept, ascending (the order of the data survives).
-        drops ([`~ee_trl.data.coded.Coded`] of length `n`):
+        drops ([`~ee_trl.data.columns.Coded`] of length `n`):
             For every sample dropped the name of the reason, `""` for those kept. `unscored`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
         settings (`dict`):
@@ -172,6 +178,13 @@ def sweep(
 
 
 # ---- rules ---------------------------------------------------------------------------------------------------------
+
+
+def coded_quadrants(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> Coded:
+    """[`~ee_trl.axes.quadrants`] in one byte a sample; `""`, which is unscored, has the code 0."""
+    return Coded(quadrant_codes(sensibility, rationality, threshold, ties), QUADRANT_NAMES)
 
 
 def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:

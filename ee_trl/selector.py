@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import selection as rules
-from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY
+from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY, TIES, Threshold, quadrants, thresholds
 from .data.dialogue import Turns, check_turns
 from .data.reading import check_dataset, open_rows, opened
 from .data.samples import (
@@ -19,8 +19,16 @@ from .data.samples import (
     training_features,
     training_tables,
 )
-from .data.tables import conversation_order, each_split, features_of, is_stream, progress, progress_bar, tables_of
-from .data.writing import to_dataset
+from .data.tables import (
+    conversation_order,
+    each_split,
+    features_of,
+    is_stream,
+    progress,
+    progress_bar,
+    tables_of,
+    to_dataset,
+)
 from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
@@ -30,6 +38,7 @@ from .scoring.coverage import Coverage
 from .scoring.launched import Launch, fill_share
 from .scoring.load import check_scorer, load_scorer
 from .scoring.run import ScoringRun
+from .scoring.spec import ScoringSpec
 from .scoring.store import FILE_NAME, ScoreStore, cache_folder
 from .streams import scored_stream, selected_stream
 
@@ -96,7 +105,7 @@ class EmpathyDataSelector:
         self,
         scorer: str | os.PathLike[str] | Scorer = "linear",
         *,
-        threshold: rules.Threshold = DEFAULT_THRESHOLD,
+        threshold: Threshold = DEFAULT_THRESHOLD,
         ties: str = "drop",
         turns: Turns = "each",
         details: bool = False,
@@ -109,11 +118,11 @@ class EmpathyDataSelector:
     ) -> None:
         check_scorer(scorer)
         check_turns(turns)
-        if ties not in rules.TIES:
-            raise SelectionError(unknown("ties", ties, rules.TIES))
+        if ties not in TIES:
+            raise SelectionError(unknown("ties", ties, TIES))
         if not isinstance(batch_rows, int) or batch_rows < 1:
             raise SelectionError(f"batch_rows {batch_rows!r} is not a whole number of at least 1")
-        self.threshold = rules.thresholds(threshold)
+        self.threshold = thresholds(threshold)
         self.ties = ties
         self.turns = turns
         self.details = details
@@ -318,7 +327,7 @@ class EmpathyDataSelector:
         import pyarrow as pa
 
         s, r = (table.column(a).to_numpy(zero_copy_only=False) for a in (SENSIBILITY, RATIONALITY))
-        names = rules.quadrants(s, r, self.threshold, self.ties)
+        names = quadrants(s, r, self.threshold, self.ties)
         column = pa.array([name or None for name in names.tolist()], pa.string())
         if QUADRANT in table.column_names:
             return table.set_column(table.schema.get_field_index(QUADRANT), QUADRANT, column)
@@ -463,7 +472,8 @@ class EmpathyDataSelector:
         rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
         source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
         dataset = opened(scored)
-        return card_of(self, dataset, self.choose(dataset, **rule), source=source, **options)
+        scorer = vars(self).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
+        return card_of(dataset, self.choose(dataset, **rule), source=source, scorer=scorer, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
 
@@ -485,18 +495,20 @@ class EmpathyDataSelector:
         trainer.add_callback(callback)
         return callback
 
-    def worker_settings(self) -> dict[str, Any]:
-        """What another process needs to score as this selector does: `spec`, `options`, `store`, `retry_failures`."""
-        store = self._store
-        if isinstance(store, ScoreStore):
-            store = store.path
+    @property
+    def spec(self) -> ScoringSpec:
+        """What it takes to score in another process as this selector does."""
+        store = self._store.path if isinstance(self._store, ScoreStore) else self._store
         place = cache_folder() / FILE_NAME if store is True else store or None
-        return {
-            "spec": self._spec,
-            "options": self._options,
-            "store": None if place is None else os.fspath(place),
-            "retry_failures": self.retry_failures,
-        }
+        return ScoringSpec(
+            self._spec,
+            self._options,
+            None if place is None else os.fspath(place),
+            self.retry_failures,
+            self.threshold,
+            self.ties,
+            self.turns,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # a run belongs to its process

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
-from .axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY
+from .axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY, quadrants
 from .data.dialogue import recognise, samples_of
 from .data.samples import check_scored, refuse_utterances, training_features, training_row
 from .data.tables import columns_of, conform, features_of, tables_of
@@ -42,7 +42,7 @@ def scored_stream(selector: EmpathyDataSelector, stream: IterableDataset, part: 
     def rows() -> Iterator[dict[str, Any]]:
         batches = engine.batched_rows(stream, layout, selector.batch_rows)
         for row in engine.score_rows(batches, layout, selector.new_run(part=part), selector.turns):
-            name = rules.quadrants([row[SENSIBILITY]], [row[RATIONALITY]], selector.threshold, selector.ties)[0]
+            name = quadrants([row[SENSIBILITY]], [row[RATIONALITY]], selector.threshold, selector.ties)[0]
             yield row | {QUADRANT: str(name) or None}
 
     return IterableDataset.from_generator(rows)

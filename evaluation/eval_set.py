@@ -9,9 +9,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ee_trl.data.dialogue import SOURCE_ERROR, Dialogue, Turns, check_turns, recognise, samples_of
+from ee_trl.data.dialogue import Dialogue, Turns, check_turns, recognise
 from ee_trl.data.reading import check_dataset
-from ee_trl.data.rows import rows_of
+from ee_trl.data.samples import iter_samples
 from ee_trl.data.tables import features_of, is_stream, spread, tables_of
 from ee_trl.errors import FormatError, unknown
 
@@ -108,7 +108,6 @@ def read_eval_set(
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
     from ee_trl.data.reading import open_rows
     from ee_trl.data.sample import load_sample
-    from ee_trl.data.tables import conversation_order
 
     if source is None:
         return load_sample("test"), "the embedded sample's held-out dialogues"
@@ -120,7 +119,6 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
     if recognise(list(features_of(dataset))).utterance_rows:
         dataset = _gathered(dataset)
-        dataset = dataset.select(conversation_order(dataset))
     return dataset, called
 
 
@@ -153,17 +151,10 @@ def _samples(dataset: Any, turns: Turns) -> tuple[list[tuple[Dialogue | None, st
     features = features_of(dataset)
     fmt = recognise(list(features))
     emotion = "context" if fmt.utterance_rows and "emotion" not in features else "emotion"
-    wanted = [
-        name for name in dict.fromkeys((*fmt.columns, "row_index", "turn", SOURCE_ERROR, emotion)) if name in features
-    ]
-    parts = [rows_of(table, features, wanted) for table in tables_of(dataset)]
-    if fmt.utterance_rows:  # a conversation spans rows
-        parts = [[row for rows in parts for row in rows]]
     samples: list[tuple[Dialogue | None, str | None]] = []
     emotions: list[str] = []
-    for rows in parts:
-        found = samples_of(fmt, rows, turns)
-        samples += [(sample.dialogue, sample.reason) for sample in found]
-        named = [rows[sample.row].get(emotion) for sample in found]
+    for batch in iter_samples(dataset, turns, columns=[emotion]):
+        samples += [(sample.dialogue, sample.reason) for sample in batch.samples]
+        named = [batch.rows[sample.row].get(emotion) for sample in batch.samples]
         emotions += [value if isinstance(value, str) else "" for value in named]
     return samples, emotions

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-tests-")  # before `datasets` is imported
 

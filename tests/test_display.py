@@ -9,7 +9,22 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ee_trl import EmpathyDataSelector, select_indices, sweep
-from ee_trl.display import BySplit, Displayed, Table
+from ee_trl.display import (
+    BySplit,
+    Code,
+    Displayed,
+    Heading,
+    Markup,
+    Table,
+    Title,
+    as_html,
+    as_markdown,
+    as_text,
+    markdown_text,
+    number,
+    percent,
+    with_interval,
+)
 from ee_trl.reports.agreement import agree
 
 
@@ -136,3 +151,46 @@ def test_a_table_without_rows() -> None:
             return [Table(("a", "b"), [])]
 
     assert Cells(Empty()._repr_html_()).texts[-2:] == ["b", ""]
+
+
+def test_a_page_has_headings_code_and_markup_in_every_output() -> None:
+    parts = [
+        Title("A page"),
+        Heading("of *parts*"),
+        Markup("**bold**"),
+        Table(("", "made by"), [("x", Code("a|`b<c"))]),
+    ]
+    assert as_text(parts).split("\n\n")[:2] == ["A page", "of *parts*"]
+    assert "a|`b<c" in as_text(parts)
+    assert as_markdown(parts).startswith("# A page\n\n## of \\*parts\\*\n\n**bold**\n\n|  | made by |")
+    assert "| x | `a/'b&lt;c` |" in as_markdown(parts)
+    html = as_html(parts)
+    assert html.startswith("<h1>A page</h1><h2>of *parts*</h2><p>**bold**</p><table>")
+    assert "<code>a|`b&lt;c</code>" in html
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("x | y\n\n# z", "x \\| y # z"),
+        ("<img src=x> `c` *d*", "&lt;img src=x> \\`c\\` \\*d\\*"),
+        ("![x](javascript:1)", "!\\[x\\](javascript:1)"),
+        ("empty_response", "empty_response"),
+        ("_x_ __init__", "\\_x\\_ \\_\\_init\\_\\_"),
+        ("~~gone~~", "\\~~gone\\~~"),
+        ("a & b &lt;b> &#60;", "a & b \\&lt;b> \\&#60;"),
+        ("\x1b[31mred\u202e", "\\[31mred"),
+    ],
+)
+def test_text_is_no_markdown(text: str, escaped: str) -> None:
+    assert markdown_text(text) == escaped
+
+
+def test_numbers_that_are_not_there_are_said_so() -> None:
+    assert [number(1234.5), number(0.5, "+.2f"), number(None), number(float("nan"))] == ["1,234.50", "+0.50"] + 2 * [
+        "n/a"
+    ]
+    assert [percent(1, 8), percent(0.125), percent(None), percent(0, 0)] == ["12.5%", "12.5%", "n/a", "n/a"]
+    assert with_interval(0.38, [0.31, 0.45]) == "0.38 (0.31 to 0.45)"
+    assert with_interval(0.38, None) == with_interval(0.38, [float("nan")] * 2) == "0.38"
+    assert with_interval(None, [1, 2]) == "n/a"

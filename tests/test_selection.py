@@ -9,19 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ee_trl.axes import AXES, QUADRANTS
+from ee_trl.axes import AXES, QUADRANTS, TIES, quadrants, thresholds
 from ee_trl.errors import SelectionError
-from ee_trl.selection import (
-    KEEPABLE,
-    RANKINGS,
-    RULES,
-    TIES,
-    keep_set,
-    quadrants,
-    select_indices,
-    sweep,
-    thresholds,
-)
+from ee_trl.selection import KEEPABLE, RANKINGS, RULES, keep_set, select_indices, sweep
 
 
 NAN = float("nan")

@@ -13,11 +13,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from same_dialogues import DIALOGUES, MULTI_TURN, QUADRANT, SCORES, SINGLE_TURN, WAYS, messages
 
 from ee_trl import EmpathyDataSelector, LinearScorer, load_sample
-from ee_trl.axes import QUADRANTS
+from ee_trl.axes import QUADRANTS, TIES
 from ee_trl.data.samples import all_dialogues, dropped_tables
-from ee_trl.data.writing import to_dataset
+from ee_trl.data.tables import to_dataset
 from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError
-from ee_trl.selection import KEEPABLE, RULES, TIES
+from ee_trl.selection import KEEPABLE, RULES
 
 
 ALL = ",".join(KEEPABLE)
@@ -177,7 +177,7 @@ def test_longest_replies(selector: EmpathyDataSelector) -> None:
 
 def test_dropped_rows_are_whole_and_say_why(selector: EmpathyDataSelector) -> None:
     scored = selector.score(Dataset.from_list(WAYS["messages"] + [{"messages": None}]))
-    features, tables = dropped_tables(scored, selector.choose(scored))
+    features, tables = dropped_tables(scored, selector.choose(scored).drops)
     dropped = to_dataset(tables, features)
     assert dropped["drop_reason"][:] == [
         *("quadrant_rationality", "quadrant_balanced", "quadrant_low", "tie"),

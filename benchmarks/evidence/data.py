@@ -20,9 +20,8 @@ import numpy as np
 from datasets import Dataset
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, distill
-from ee_trl.axes import AXES, QUADRANTS, TIE
+from ee_trl.axes import AXES, QUADRANTS, TIE, quadrants
 from ee_trl.evaluation.eval_set import read_eval_set
-from ee_trl.score_plane import quadrants
 from ee_trl.scoring.judged import folds_of, open_judged
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from plan import Run
 from training import folder_of, slug
 
-from ee_trl.axes import AXES, QUADRANTS, TIE
+from ee_trl.axes import AXES, QUADRANTS, TIE, quadrants
 from ee_trl.evaluation.bootstrap import Bootstrap, intervals
 from ee_trl.evaluation.candidates import Replies, load_candidate
 from ee_trl.evaluation.comparison import make_tools
@@ -23,7 +23,6 @@ from ee_trl.evaluation.generation import Decoding, generate_replies
 from ee_trl.evaluation.measures import Measure, Tools, measure, measure_references
 from ee_trl.evaluation.metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
-from ee_trl.score_plane import quadrants
 
 
 METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "epitome")

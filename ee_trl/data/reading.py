@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, root_cause, unknown
 from ..files import temporary_folder
-from .csv_lines import read_csv
 from .dialogue import recognise
-from .json_lines import COMPRESSED, read_json
 from .tables import BATCH_ROWS, features_of, is_stream
+from .text_files import COMPRESSED, read_csv, read_json
 
 
 if TYPE_CHECKING:

@@ -8,24 +8,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
-from .coded import Coded, Coder, distinct
+from .columns import Coded, Coder, distinct
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
-from .rows import label_names, rows_of
-from .tables import BATCH_ROWS, columns_of, features_of, tables_of
-from .writing import to_dataset
+from .tables import (
+    BATCH_ROWS,
+    chosen_rows,
+    columns_of,
+    conversation_order,
+    features_of,
+    is_stream,
+    label_names,
+    rows_of,
+    tables_of,
+    to_dataset,
+)
 
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
-
-    from ..selection import Selection
 
 GIVEN = "given"
 """What stands for the fingerprint of scores that a data set brought along."""
+
+SIDES = ("prompt", "completion")
 
 _ORIGIN = ("score_status", "scorer")
 _SAMPLE_COLUMNS = ("row_index", "turn", SOURCE_ERROR)
@@ -36,6 +46,130 @@ _RESERVED = (
 """Column names that mean something to SFTTrainer, so that no other column may have them."""
 
 
+Row = dict[str, Any]
+
+# ---- from rows to samples ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """
+    Some rows of a data set, and the samples in them.
+
+    Args:
+        table (`pa.Table`): The rows, with all their columns; `None` of a stream that does not know its columns.
+        rows (`list[dict]`): The same rows as Python values, with the columns that samples are made of and those that
+            were asked for.
+        numbers (`Sequence[int]`): For each row its number in the data set.
+        samples (`list[Sample]`): In order; `row` counts within this batch. Each row has at least one, except for
+            utterance rows: see [`~ee_trl.data.dialogue.samples_of`].
+    """
+
+    table: Any
+    rows: list[Row]
+    numbers: Sequence[int]
+    samples: list[Sample]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows."""
+        return len(self.rows)
+
+
+def iter_samples(
+    dataset: Dataset | IterableDataset,
+    turns: Turns = "each",
+    *,
+    columns: Iterable[str] = (),
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[Batch]:
+    """
+    All samples of a data set, batch by batch: the one way from rows to samples.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): One split, in any format. Of one utterance a row, the utterances of a
+            conversation are put together and in order; in a stream they must be neighbours.
+        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.data.dialogue.samples_of`].
+        columns (`Iterable[str]`, *optional*): Other columns that `rows` should have, where the data set has them.
+        batch_rows (`int`, *optional*, defaults to `1000`): Rows of a batch, about.
+
+    Raises:
+        [`FormatError`]: No dialogue format fits the columns.
+    """
+    features = features_of(dataset)
+    order = None
+    if recognise(list(features)).utterance_rows and not is_stream(dataset):
+        order = conversation_order(dataset)
+        dataset = dataset.select(order)
+    return batches_of(tables_of(dataset, batch_rows), features, turns, columns=columns, numbers=order)
+
+
+def batches_of(
+    tables: Iterable[pa.Table],
+    features: Features,
+    turns: Turns = "each",
+    *,
+    columns: Iterable[str] = (),
+    numbers: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """[`iter_samples`] of tables whose rows have these `numbers`, by default from 0 on."""
+    fmt = recognise(list(features))
+    wanted = [name for name in dict.fromkeys((*fmt.columns, *_SAMPLE_COLUMNS, *columns)) if name in features]
+    start = 0
+    for table in whole_conversations(tables) if fmt.utterance_rows else tables:
+        span = range(start, start + table.num_rows)
+        start = span.stop
+        rows = rows_of(table, features, wanted)
+        yield Batch(
+            table, rows, span if numbers is None else numbers[span.start : span.stop], samples_of(fmt, rows, turns)
+        )
+
+
+def iter_row_samples(
+    stream: Iterable[Row], fmt: DialogueFormat, turns: Turns = "each", *, batch_rows: int = BATCH_ROWS
+) -> Iterator[Batch]:
+    """[`iter_samples`] of a stream that does not know its columns: the rows as they are, and no tables."""
+    start = 0
+    rows: list[Row] = []
+
+    def batch() -> Batch:
+        return Batch(None, rows, range(start, start + len(rows)), samples_of(fmt, rows, turns))
+
+    for row in stream:
+        if len(rows) >= batch_rows and not (fmt.utterance_rows and row.get("conv_id") == rows[-1].get("conv_id")):
+            yield batch()
+            start, rows = start + len(rows), []
+        rows.append(row)
+    if rows:
+        yield batch()
+
+
+def read_samples(dataset: Dataset | IterableDataset, turns: Turns = "each") -> Iterator[Sample]:
+    """All samples of a data set, as [`iter_samples`] finds them; their `row` counts over the whole data set."""
+    for batch in iter_samples(dataset, turns):
+        for sample in batch.samples:
+            yield sample._replace(row=batch.numbers[sample.row])
+
+
+def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same utterance rows in tables that end where a conversation ends."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        ids = held.column("conv_id").to_pylist()
+        end = len(ids)
+        while end and ids[end - 1] == ids[-1] and ids[-1] is not None:
+            end -= 1
+        if end:
+            yield held.slice(0, end)
+            held = held.slice(end)
+    if held is not None and held.num_rows:
+        yield held
+
+
+# ---- score columns -------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Scores:
     """
@@ -44,10 +178,10 @@ class Scores:
     Args:
         sensibility (`np.ndarray` of shape `(n,)`): In [0, 10], NaN where unscored.
         rationality (`np.ndarray` of shape `(n,)`): Likewise.
-        statuses ([`~ee_trl.data.coded.Coded`] of length `n`): `"scored"` or the reason why not.
+        statuses ([`~ee_trl.data.columns.Coded`] of length `n`): `"scored"` or the reason why not.
         scorers (`tuple[str, ...]`): The fingerprints of what made them; `("given",)` if they came without.
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
-        emotions ([`~ee_trl.data.coded.Coded`] of length `n`, *optional*): The emotion column, if there is one and it
+        emotions ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The emotion column, if there is one and it
             was asked for; `""` where there is none.
     """
 
@@ -115,7 +249,6 @@ def _batches(
 
 
 def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
-    import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
     for name in names:
@@ -132,7 +265,6 @@ def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
 
 def _named(table: pa.Table, features: Features) -> pa.Table:
     """The table with the names of emotions, where they are class labels."""
-    import pyarrow as pa
     from datasets import ClassLabel
 
     if "emotion" not in table.column_names or not isinstance(features["emotion"], ClassLabel):
@@ -161,7 +293,6 @@ class _ScoreReader:
         self._scorers: set[str] = set()
 
     def add(self, table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat | None) -> None:
-        import numpy as np
 
         scores = {axis: _floats(table.column(axis), axis) for axis in AXES}
         missing = np.isnan(scores[SENSIBILITY]) | np.isnan(scores[RATIONALITY])
@@ -183,7 +314,6 @@ class _ScoreReader:
             self._emotions.append(self._emotions.codes(table.column("emotion"), null=""))
 
     def result(self, *, lengths: bool, emotion: bool) -> Scores:
-        import numpy as np
 
         sensibility, rationality = (
             np.frombuffer(self._axes[axis], np.float64) if self._axes[axis] else np.empty(0) for axis in AXES
@@ -199,8 +329,6 @@ class _ScoreReader:
 
 
 def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    import numpy as np
-    import pyarrow as pa
 
     kind = column.type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
@@ -256,25 +384,13 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
         features (`Features`): Their features.
         kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
     """
-    import numpy as np
-    import pyarrow as pa
 
-    fmt = recognise(list(features))
-    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in features]
     others = kept_names(list(features))
     types = training_features(features).arrow_schema
-    start = 0
-    for table in tables:
-        chosen = np.flatnonzero(kept[start : start + table.num_rows])
-        start += table.num_rows
-        if not len(chosen):
-            continue
-        table = table.take(pa.array(chosen))
-        dialogues = [_dialogue(sample) for sample in samples_of(fmt, rows_of(table, features, wanted), "last")]
-        table = table.select(list(others)).rename_columns(list(others.values()))
-        for side in ("completion", "prompt"):
-            values = [getattr(dialogue, side) for dialogue in dialogues]
-            table = table.add_column(0, side, pa.array(values, types.field(side).type))
+    for batch in batches_of(chosen_rows(tables, kept), features, "last"):
+        table = batch.table.select(list(others)).rename_columns(list(others.values()))
+        for side, column in zip(SIDES, _sides([_dialogue(sample) for sample in batch.samples], types), strict=True):
+            table = table.append_column(side, column)
         yield table.select(types.names)
 
 
@@ -287,22 +403,19 @@ def _dialogue(sample: Sample) -> Dialogue:
     return sample.dialogue
 
 
-def dropped_tables(scored: Dataset | IterableDataset, chosen: Selection) -> tuple[Features, Iterator[pa.Table]]:
-    """The rows that were not chosen, as they are, each with its reason in `drop_reason`."""
+def dropped_tables(scored: Dataset | IterableDataset, drops: Coded) -> tuple[Features, Iterator[pa.Table]]:
+    """The rows with a reason to drop them, each with that reason (`drops`, `""` for none) in `drop_reason`."""
     from datasets import Features, Value
 
     features = Features({**features_of(scored), "drop_reason": Value("string")})
 
     def tables() -> Iterator[pa.Table]:
-        import numpy as np
-        import pyarrow as pa
-
         start = 0
         for table in tables_of(scored):
-            drops = Coded(chosen.drops.codes[start : start + table.num_rows], chosen.drops.names)
+            reasons = Coded(drops.codes[start : start + table.num_rows], drops.names)
             start += table.num_rows
-            dropped = np.flatnonzero(~drops.is_(""))
-            column = pa.array(drops.to_array()[dropped].tolist(), pa.string())
+            dropped = np.flatnonzero(~reasons.is_(""))
+            column = pa.array(reasons.to_array()[dropped].tolist(), pa.string())
             yield table.take(pa.array(dropped)).append_column("drop_reason", column)
 
     return features, tables()
@@ -332,29 +445,23 @@ def dialogue_tables(
     from datasets import Features
 
     features = features_of(dataset)
-    fmt = recognise(list(features))
     scores = [name for name in (*AXES, "score_status") if name in features and all(axis in features for axis in AXES)]
     types = training_features(features)
     out = Features({name: types[name] for name in ("prompt", "completion", *scores)})
-    wanted = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in features]
+    batches = iter_samples(dataset, turns)
 
     def tables() -> Iterator[pa.Table]:
-        whole = len(dataset) if fmt.utterance_rows else None  # conversations go on from batch to batch
-        for table in tables_of(dataset, whole or BATCH_ROWS):
-            samples = samples_of(fmt, rows_of(table, features, wanted), turns)
+        for batch in batches:
             if left_out is not None:
-                left_out.update(sample.reason for sample in samples if sample.reason is not None)
-            yield _as_dialogues(table, samples, scores, out)
+                left_out.update(sample.reason for sample in batch.samples if sample.reason is not None)
+            found = [(sample.row, sample.dialogue) for sample in batch.samples if sample.dialogue is not None]
+            kept = batch.table.select(scores).take(pa.array([row for row, _ in found], pa.int64()))
+            sides = _sides([dialogue for _, dialogue in found], out.arrow_schema)
+            yield pa.table([*sides, *kept.columns], schema=out.arrow_schema)
 
     return out, tables()
 
 
-def _as_dialogues(table: pa.Table, samples: list[Sample], scores: list[str], features: Features) -> pa.Table:
-    import pyarrow as pa
-
-    found = [(sample.row, sample.dialogue) for sample in samples if sample.dialogue is not None]
-    types = features.arrow_schema
-    columns = {side: [getattr(dialogue, side) for _, dialogue in found] for side in ("prompt", "completion")}
-    arrays = [pa.array(values, types.field(side).type) for side, values in columns.items()]
-    kept = table.select(scores).take(pa.array([row for row, _ in found], pa.int64()))
-    return pa.table([*arrays, *kept.columns], schema=types)
+def _sides(dialogues: Sequence[Dialogue], schema: pa.Schema) -> list[pa.Array]:
+    """`prompt` and `completion` of each dialogue."""
+    return [pa.array([getattr(d, side) for d in dialogues], schema.field(side).type) for side in SIDES]

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..axes import DEFAULT_THRESHOLD
+from ..axes import DEFAULT_THRESHOLD, Threshold
 from ..data.dialogue import Dialogue
 from ..errors import SelectionError, require, unknown
-from ..score_plane import Threshold
 from ..scoring.base import Scorer
 from ..scoring.conformal import distance_doubt
 from ..scoring.load import load_scorer

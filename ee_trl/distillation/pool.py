@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise, samples_of
-from ..data.rows import rows_of
+from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise
+from ..data.samples import read_samples
 from ..data.tables import features_of, tables_of
 from ..errors import FormatError
 from ..scoring.store import dialogue_key
@@ -62,7 +62,7 @@ def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> P
     fmt = _format(dataset)
     found: list[Sample] = []
     count = 0
-    for sample in _samples(dataset, fmt):
+    for sample in read_samples(dataset):
         count += 1
         if sample.dialogue is not None and (key := dialogue_key(sample.dialogue)) not in seen:
             seen.add(key)
@@ -124,18 +124,9 @@ def _format(dataset: Any) -> DialogueFormat:
     return fmt
 
 
-def _samples(dataset: Any, fmt: DialogueFormat) -> Iterator[Sample]:
-    features = features_of(dataset)
-    wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in features]
-    first = 0
-    for table in tables_of(dataset):
-        for sample in samples_of(fmt, rows_of(table, features, wanted)):
-            yield sample._replace(row=first + sample.row)
-        first += table.num_rows
-
-
 def _dialogues(labelled: str | os.PathLike[str]) -> list[Dialogue]:
     from ..data.reading import open_rows
 
     dataset = open_rows(labelled)
-    return [sample.dialogue for sample in _samples(dataset, _format(dataset)) if sample.dialogue]
+    _format(dataset)
+    return [sample.dialogue for sample in read_samples(dataset) if sample.dialogue]

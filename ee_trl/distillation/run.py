@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import AXES, DEFAULT_THRESHOLD
+from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError
 from ..reports.agreement import agree, check_libraries
@@ -21,7 +21,6 @@ from ..reports.rubric import rubric_of_file
 from ..scoring.calibration import calibrate, knots_of
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
-from ..selection import Threshold, thresholds
 from .fit import FitOptions, Fitted, fit
 
 

@@ -6,17 +6,26 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..axes import (
+    AXES,
+    DEFAULT_THRESHOLD,
+    QUADRANTS,
+    RATIONALITY,
+    SENSIBILITY,
+    TIE,
+    quadrants,
+    scores_array,
+    thresholds,
+)
 from ..display import Displayed, Table
 from ..errors import ScoresError, require
-from ..selection import quadrants, scores_array, thresholds
 
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
-    from ..selection import Threshold
+    from ..axes import Threshold
 
 CELLS = (*QUADRANTS, TIE)
 """Rows and columns of the cross table."""
@@ -171,7 +180,7 @@ def agree(
         a (`ArrayLike` of shape `(n, 2)`): Sensibility and rationality in [0, 10] by A, NaN where unscored.
         b (`ArrayLike` of shape `(n, 2)`): The same by B.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
-        ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.selection.quadrants`].
+        ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.axes.quadrants`].
         resamples (`int`, *optional*, defaults to `1000`): Bootstrap resamples (of samples, with replacement).
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
 

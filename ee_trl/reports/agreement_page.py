@@ -15,7 +15,7 @@ from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement, interval, number, percent
 from .markdown import _cell, _table
-from .plane import _save
+from .plane import save_figure
 
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def draw_agreement(a: Side, b: Side, found: Agreement, path: Path) -> Path:
         _draw_axis(figure, panels[i], a.scores[both, i], b.scores[both, i], axis, found)
     _draw_cross_table(panels[2], found)
     figure.suptitle(f"A: {_short(a.name)}    B: {_short(b.name)}    {found.compared:,} samples")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _short(name: str, limit: int = 60) -> str:

@@ -12,7 +12,7 @@ from ..axes import QUADRANTS, TIE
 from ..errors import EmpathyError, MissingExtraError
 from ..files import write_text
 from .markdown import _picture, _table
-from .plane import COLOURS, _figure, _save, draw_density, draw_shares
+from .plane import COLOURS, draw_density, draw_shares, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def draw_draws(
     """
     import numpy as np
 
-    figure = _figure((11.5, 8.6), purpose="the picture of what was drawn")
+    figure = new_figure((11.5, 8.6), purpose="the picture of what was drawn")
     from matplotlib.patches import Patch  # it is there now
 
     (over_time, plane), (size, loss) = figure.subplots(2, 2)
@@ -242,7 +242,7 @@ def draw_draws(
     seen = {name for name in NAMES if name in rows} | set(_names_in(history, "shares"))
     handles = [Patch(color=ALL_COLOURS[name], label=name) for name in NAMES if name in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(NAMES), frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_over_time(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:

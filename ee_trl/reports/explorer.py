@@ -11,10 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..axes import DEFAULT_THRESHOLD, SENSIBILITY
+from ..axes import DEFAULT_THRESHOLD, SENSIBILITY, Threshold
 from ..errors import FormatError, require
 from ..files import check_output, write_text
-from ..selection import Threshold
 from .explorer_data import DEFAULT_LIMIT, explorer_data
 
 
@@ -49,7 +48,7 @@ def write_explorer(
             What [`EmpathyDataSelector.score`] gave, or data with columns `sensibility` and `rationality`; or its path.
         output (`str` or `os.PathLike`): Ends in `.html`.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): Where the sliders start, in steps of 0.1.
-        ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.selection.quadrants`]; the page can change it.
+        ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.axes.quadrants`]; the page can change it.
         keep (`str` or `Iterable[str]`, *optional*, defaults to `"sensibility"`): The quadrants ticked at the start.
         limit (`int`, *optional*, defaults to `50000`): How many dialogues to hold the text of.
         seed (`int`, *optional*, defaults to `0`): Of the draw, where there are more.

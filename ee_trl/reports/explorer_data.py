@@ -12,13 +12,12 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
-from ..data.dialogue import REASONS, SCORED, SOURCE_ERROR, Sample, recognise, samples_of
-from ..data.rows import rows_of
-from ..data.samples import Scores, read_scores
-from ..data.tables import features_of, tables_of
+from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, TIES, Threshold, scores_array, thresholds
+from ..data.dialogue import REASONS, SCORED, Sample
+from ..data.samples import Scores, batches_of, read_scores
+from ..data.tables import chosen_rows, features_of, tables_of
 from ..errors import SelectionError, unknown
-from ..selection import TIES, Threshold, keep_set, scores_array, thresholds
+from ..selection import keep_set
 from .rubric import rubric_of_file
 
 
@@ -221,21 +220,12 @@ def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
 def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray) -> list[tuple[str, list[str]]]:
     """For each row chosen a letter a turn (s: speaker, l: listener, .: left out, ?: no dialogue) and what is said."""
     import numpy as np
-    import pyarrow as pa
 
     features = features_of(scored)
-    fmt = recognise(list(features))
-    wanted = [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in features]
-    found: list[tuple[str, list[str]]] = []
-    start = 0
-    for table in tables_of(scored):
-        here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + table.num_rows)] - start
-        start += table.num_rows
-        if len(here):
-            rows = rows_of(table.take(pa.array(here)), features, wanted)
-            samples = samples_of(fmt, rows, "last")
-            found += [_text(sample, row) for sample, row in zip(samples, rows, strict=True)]
-    return found
+    kept = np.zeros(chosen.max(initial=-1) + 1, bool)
+    kept[chosen] = True
+    batches = batches_of(chosen_rows(tables_of(scored), kept), features, "last")
+    return [_text(sample, batch.rows[sample.row]) for batch in batches for sample in batch.samples]
 
 
 def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, thresholds
 from ..errors import EmpathyError, require, unknown
-from ..selection import coded_quadrants, thresholds
+from ..selection import coded_quadrants
 
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-    from ..selection import Threshold
+    from ..axes import Threshold
 
 PICTURES = (".png", ".svg", ".pdf")
 COLOURS = {"sensibility": "#c2410c", "rationality": "#1d4ed8", "balanced": "#7e22ce", "low": "#525252", TIE: "#a3a3a3"}
@@ -39,16 +39,16 @@ def plot_plane(
     Raises:
         [`MissingExtraError`]: matplotlib is not installed.
     """
-    figure = _figure((6.4, 5.2))
+    figure = new_figure((6.4, 5.2))
     _draw_plane(figure, figure.add_subplot(), sensibility, rationality, threshold)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_sweep(
     sensibility: ArrayLike, rationality: ArrayLike, rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]
 ) -> Path:
     """Draws the score plane beside the share of each quadrant by threshold (`rows` of [`~ee_trl.selection.sweep`])."""
-    figure = _figure((11.5, 4.8))
+    figure = new_figure((11.5, 4.8))
     left, right = figure.subplots(1, 2)
     middle = rows[len(rows) // 2]["threshold"] if rows else 5.0
     _draw_plane(figure, left, sensibility, rationality, middle)
@@ -60,10 +60,11 @@ def plot_sweep(
     )
     right.grid(alpha=0.3)
     right.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:
+def new_figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:
+    """An empty figure of a size in inches; raises [`MissingExtraError`] where matplotlib is not installed."""
     module = require("matplotlib.figure", extra="report", purpose=purpose)
     return module.Figure(figsize=size, layout="constrained")
 
@@ -120,7 +121,7 @@ def draw_shares(axes: Axes, shares: Mapping[str, float]) -> None:
 
 def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
     """Draws the training loss (and evaluation loss, if there is any) of a Trainer's `log_history` by step."""
-    figure = _figure((6.4, 3.2))
+    figure = new_figure((6.4, 3.2))
     axes = figure.add_subplot()
     for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
         points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
@@ -130,10 +131,11 @@ def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(frameon=False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure to a file that ends in one of [`PICTURES`]; makes its folder."""
     path = Path(path)
     if path.suffix.lower() not in PICTURES:
         raise EmpathyError(unknown("picture format", path.suffix, PICTURES))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, QUADRANTS, TIE
-from ..data.coded import Coded, counts
+from ..data.columns import Coded, counts
 from ..data.dialogue import REASONS, SCORED
 from ..display import Displayed, Table
 from ..selection import coded_quadrants

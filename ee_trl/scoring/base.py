@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -71,3 +72,13 @@ class ScoredBatch:
     details: Mapping[str, np.ndarray] = field(default_factory=dict)
     tokens: int = 0
     forward_tokens: int = 0
+
+
+def local_device() -> str:
+    """Where this process runs a model: its own GPU under a launcher (`"cuda:1"`), else the first GPU, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import AXES, DEFAULT_THRESHOLD
+from ..axes import AXES, DEFAULT_THRESHOLD, TIES, Threshold, thresholds
 from ..data.dialogue import SCORED, Dialogue
 from ..data.samples import GIVEN
 from ..errors import ScorerError, unknown
-from ..score_plane import TIES, Threshold, thresholds
 from .base import ScoredBatch, Scorer
 from .cascade_report import CascadeReport
 from .conformal import LearntDoubt, classes_of, distance_doubt, limit_for_budget, limit_for_promise

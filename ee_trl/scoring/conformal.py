@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 
-from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY
+from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, Threshold, quadrants, thresholds
 from ..errors import ScorerError
-from ..score_plane import Threshold, quadrants, thresholds
 
 
 CLASSES = (SENSIBILITY, RATIONALITY, "discarded")

@@ -20,7 +20,7 @@ import torch
 from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError, unknown
-from .base import ScoredBatch
+from .base import ScoredBatch, local_device
 from .calibration import calibrate
 from .encoder_inputs import EncoderInputs, fixed_batches, padded
 from .features import extract
@@ -95,7 +95,7 @@ class EncoderScorer:
         quantization (`str`, *optional*, defaults to `"none"`):
             `"none"`, or `"int8"` (bitsandbytes) of everything but the head.
         device (`str`, *optional*):
-            By default the first GPU where there is one.
+            By default see [`~ee_trl.scoring.base.local_device`].
         revision (`str`, *optional*):
             Of a hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -131,7 +131,7 @@ class EncoderScorer:
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
         self.quantization = quantization
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = torch.device(device or local_device())
         precision = _precision(dtype, where)
         self.model, self.tokenizer = _loaded(folder, precision, quantization, where, trust_remote_code)
         self.token_budget = token_budget or (16_384 if where.type == "cuda" else 1_024)

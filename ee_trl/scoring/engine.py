@@ -25,7 +25,7 @@ from ..data.dialogue import (
     samples_of,
     whole_number,
 )
-from ..data.rows import rows_of
+from ..data.tables import rows_of
 from ..errors import ScoresError
 
 

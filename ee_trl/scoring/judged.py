@@ -66,20 +66,17 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     Raises:
         [`ScoresError`]: There are no scores, or too few.
     """
-    from ..data.dialogue import recognise, samples_of
-    from ..data.rows import rows_of
-    from ..data.samples import check_scored, read_scores, refuse_utterances
-    from ..data.tables import features_of, tables_of
-    from ..selection import scores_array
+    from ..axes import scores_array
+    from ..data.dialogue import recognise
+    from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
+    from ..data.tables import features_of
 
     features = features_of(dataset)
     check_scored(list(features))
-    fmt = recognise(list(features))
-    refuse_utterances(fmt)
+    refuse_utterances(recognise(list(features)))
     found = read_scores(dataset)
     scores = np.stack([scores_array(getattr(found, axis), axis) for axis in AXES], axis=1)
-    wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in features]
-    samples = [s for table in tables_of(dataset) for s in samples_of(fmt, rows_of(table, features, wanted), "last")]
+    samples = list(read_samples(dataset, "last"))
     good = np.array([s.dialogue is not None for s in samples], bool) & ~np.isnan(scores).any(axis=1)
     dialogues: list[Any] = [samples[i].dialogue for i in np.flatnonzero(good)]
     if len(dialogues) < at_least:

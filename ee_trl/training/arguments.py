@@ -239,10 +239,8 @@ class OnlineArguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
-        from ..online.ahead import BEHIND
-        from ..online.lookahead import ON_FAILURE
-        from ..online.policies.asking import Schedule
-        from ..online.policies.named import load_policy, policy_options
+        from ..online.lookahead import BEHIND, ON_FAILURE
+        from ..online.policies.named import Schedule, load_policy, policy_options
 
         self.empathy_policy_options = _mapping("empathy_policy_options", self.empathy_policy_options)
         self.empathy_warmup = str(self.empathy_warmup)  # which YAML gives as a number
@@ -257,7 +255,7 @@ class OnlineArguments(DataArguments):
                 raise SelectionError(unknown(f"empathy_{name}", getattr(self, f"empathy_{name}"), valid_ones))
 
     def schedule(self) -> dict[str, Any]:
-        """The arguments of [`~ee_trl.online.policies.asking.Schedule`]."""
+        """The arguments of [`~ee_trl.online.policies.named.Schedule`]."""
         names = ("every_n_steps", "floor", "ceiling")
         warmup = _steps_or_share("empathy_warmup", self.empathy_warmup)
         return {"warmup": warmup, **{name: getattr(self, f"empathy_{name}") for name in names}}

@@ -60,7 +60,7 @@ def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
 
     Args:
         dataset (`Dataset`): In any dialogue format. Of one conversation are rows that begin with the same utterance;
-            where each row is an utterance, those of one `conv_id` that follow each other.
+            where each row is an utterance, those of one `conv_id`.
         share (`float`): To hold out.
         seed (`int`): Of the draw.
     """
@@ -82,25 +82,23 @@ def _conversations(dataset: Dataset) -> np.ndarray:
     """The number of each row's conversation; a row without a dialogue is of none but its own."""
     import numpy as np
 
-    from ..data.dialogue import conversations, recognise, samples_of
-    from ..data.rows import rows_of
-    from ..data.tables import BATCH_ROWS, tables_of
+    from ..data.dialogue import conversations
+    from ..data.samples import iter_samples
     from ..scoring.judged import conversation_numbers
 
-    fmt = recognise(dataset.column_names)
-    wanted = [name for name in (*fmt.columns, "row_index", "turn") if name in dataset.column_names]
-    spans: list[int] = []  # rows of each
+    span_of = np.zeros(len(dataset), np.intp)  # rows that are one conversation by their conv_id, or one row
+    spans = 0
     found: dict[int, Dialogue] = {}
-    for table in tables_of(dataset, len(dataset) if fmt.utterance_rows else BATCH_ROWS):
-        rows, first = rows_of(table, dataset.features, wanted), len(spans)
-        spans += [len(span) for span in conversations(rows)] if fmt.utterance_rows else [1] * len(rows)
-        span_of = np.repeat(np.arange(first, len(spans)), spans[first:])
-        for sample in samples_of(fmt, rows):
+    for batch in iter_samples(dataset):
+        for span in conversations(batch.rows):
+            span_of[batch.numbers[span.start : span.stop]] = spans
+            spans += 1
+        for sample in batch.samples:
             if sample.dialogue is not None:
-                found.setdefault(int(span_of[sample.row]), sample.dialogue)
-    numbers = np.arange(len(spans))
-    numbers[list(found)] = len(spans) + conversation_numbers(list(found.values()))
-    return np.unique(np.repeat(numbers, spans), return_inverse=True)[1]
+                found.setdefault(int(span_of[batch.numbers[sample.row]]), sample.dialogue)
+    numbers = np.arange(spans)
+    numbers[list(found)] = spans + conversation_numbers(list(found.values()))
+    return np.unique(numbers[span_of], return_inverse=True)[1]
 
 
 def write_scored(
@@ -116,8 +114,7 @@ def write_scored(
         shared (`bool`, *optional*, defaults to `False`): Whether all processes call this, and share the work.
         write (`bool`, *optional*, defaults to `True`): Whether this process writes, and says what was scored.
     """
-    from ..data.tables import tables_of
-    from ..data.writing import write_file
+    from ..data.tables import tables_of, write_file
 
     for name, dataset in sources(args).items():
         if all(axis in dataset.column_names for axis in AXES):
@@ -147,7 +144,7 @@ def write_sets(
         sets (`Mapping[str, str]`): Name -> the quadrants that it keeps.
     """
     from ..data.samples import read_scores
-    from ..data.writing import write_file
+    from ..data.tables import write_file
     from ..files import write_json, write_text
     from ..reports.plane import plot_plane
 
@@ -191,7 +188,7 @@ def held_out(
     """
     import numpy as np
 
-    from ..selection import quadrants
+    from ..axes import quadrants
 
     rows = selector.select(read_rows(path), keep=EVERYTHING)
     if len(rows) > samples:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
+from ..moe.routing_report import PICTURE
 from ..reports.markdown import METRIC_NOTES, _cell, _table
-from ..reports.routing import PICTURE
 from .side_by_side import ALL
 
 

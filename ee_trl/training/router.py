@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES
-from ..data.rows import label_names
+from ..data.tables import label_names
 from ..errors import CompositionError
 from ..files import write_json
-from ..reports.routing import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
+from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from .expert import SELECTION_DIR, ExpertRun
 from .run import EMBEDDED
 
@@ -131,7 +131,7 @@ def report_rows(path: Path, number: int, run: ExpertRun) -> tuple[list[dict[str,
     import numpy as np
     from datasets import ClassLabel, Dataset
 
-    from ..selection import quadrants
+    from ..axes import quadrants
 
     table = Dataset.from_parquet(str(path))
     scores = [np.asarray(table[axis], float) for axis in AXES]

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE
+from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE, Threshold, quadrants
 from ee_trl.data.dialogue import dialogue_of
 from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
-from ee_trl.selection import Threshold, quadrants
 
 from ..bootstrap import Sums, means, with_intervals
 from ..texts import check_columns
@@ -35,7 +34,7 @@ def empathy_axes_scores(
         references (`Sequence[str]`, *optional*): The reference of each, scored by the same scorer.
         scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*): See
             [`~ee_trl.load_scorer`]; by default the bundled `"linear"`. A run brings its score store along.
-        threshold, ties (*optional*): See [`~ee_trl.selection.quadrants`].
+        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
         bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
 
     Returns:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ee_trl.data.rows import rows_of
-from ee_trl.data.tables import features_of, tables_of
+from ee_trl.data.tables import features_of, rows_of, tables_of
 from ee_trl.errors import EmpathyError, FormatError, require
 from ee_trl.files import digest
 

@@ -13,7 +13,7 @@ import pytest
 
 from ee_trl.cli.main import COMMANDS, build_parser, main
 from ee_trl.data.sample import load_sample
-from ee_trl.data.writing import read_metadata
+from ee_trl.data.tables import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict:
 
 
 def commands() -> list[str]:
-    return [module.__name__.split(".")[-1].replace("_", "-") for module in COMMANDS]
+    return list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", commands())

@@ -27,8 +27,7 @@ from ee_trl import EmpathyDataSelector
 from ee_trl.cli.main import main
 from ee_trl.data.dialogue import FORMATS, REASONS, SCORED, recognise
 from ee_trl.data.reading import open_dataset
-from ee_trl.data.rows import rows_of
-from ee_trl.data.tables import tables_of
+from ee_trl.data.tables import rows_of, tables_of
 from ee_trl.errors import EmpathyError, FormatError, ScoresError, SelectionError
 from ee_trl.scoring.engine import layout_of
 from ee_trl.selection import KEEPABLE

@@ -22,9 +22,16 @@ from same_dialogues import messages
 
 from ee_trl.data.dialogue import SOURCE_ERROR
 from ee_trl.data.reading import open_dataset, row_count
-from ee_trl.data.rows import rows_of
-from ee_trl.data.tables import columns_of, conform, features_of, tables_of
-from ee_trl.data.writing import read_metadata, to_dataset, write_file
+from ee_trl.data.tables import (
+    columns_of,
+    conform,
+    features_of,
+    read_metadata,
+    rows_of,
+    tables_of,
+    to_dataset,
+    write_file,
+)
 from ee_trl.errors import FormatError
 from ee_trl.files import WRITABLE, atomic, check_output, write_text
 

@@ -17,8 +17,9 @@ from datasets import Dataset
 from test_explorer import HOSTILE, scored_rows
 
 from ee_trl import EmpathyDataSelector, load_sample, write_explorer
+from ee_trl.axes import TIES
 from ee_trl.cli.main import main
-from ee_trl.selection import KEEPABLE, TIES, coded_quadrants
+from ee_trl.selection import KEEPABLE, coded_quadrants
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default::ResourceWarning")]

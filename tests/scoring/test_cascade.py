@@ -250,7 +250,7 @@ def test_while_training_it_scores_as_before_and_its_report_is_in_the_store(tmp_p
     scorer = cascade(budget=0.4)
     scorer.plan(dialogues)
     selector = EmpathyDataSelector(scorer, store=tmp_path / "s.sqlite")
-    look = LookAhead(selector, lambda rows: [[dialogues[row]] for row in rows])
+    look = LookAhead(selector.spec, lambda rows: [[dialogues[row]] for row in rows])
     try:
         look.ask(range(150))
         answers = {row: scores for row, *scores in look.take(range(150))}

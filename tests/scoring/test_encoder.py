@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from transformers import AutoTokenizer
 
 from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, load_sample, load_scorer
 from ee_trl.errors import ScorerError
+from ee_trl.scoring import encoder
+from ee_trl.scoring.base import local_device
 from ee_trl.scoring.calibration import calibrate, knots_of
 from ee_trl.scoring.encoder import SETTINGS_FILE
 from ee_trl.scoring.encoder_inputs import STEP, EncoderInputs, fixed_batches
@@ -130,6 +133,36 @@ def _edit(folder: Path, **changed: object) -> None:
 def test_options_are_checked(folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ScorerError, match=message):
         load_scorer(folder, **options)
+
+
+def test_each_process_of_a_launch_has_its_own_gpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, devices: list[torch.device]
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert local_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_device() == "cuda"
+    for rank, device in {"0": "cuda:0", "1": "cuda:1", "2": "cuda:0"}.items():
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert local_device() == device
+    EncoderScorer(folder)
+    EncoderScorer(folder, device="cpu")
+    assert devices == [torch.device("cuda:0"), torch.device("cpu")]
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Where encoders were asked to be; they are loaded on the CPU."""
+    seen: list[torch.device] = []
+    loaded = encoder._loaded
+
+    def on_the_cpu(folder: Path, dtype: torch.dtype, quantization: str, device: torch.device, trust: bool) -> Any:
+        seen.append(device)
+        return loaded(folder, dtype, quantization, torch.device("cpu"), trust)
+
+    monkeypatch.setattr(encoder, "_loaded", on_the_cpu)
+    return seen
 
 
 # ---- what is read --------------------------------------------------------------------------------------------------

@@ -24,8 +24,7 @@ from same_dialogues import CONVERSATIONS, DIALOGUES, MULTI_TURN, ROW_TURN, SCORE
 from ee_trl import EmpathyDataSelector
 from ee_trl.data.dialogue import REASONS
 from ee_trl.data.reading import open_dataset
-from ee_trl.data.tables import features_of
-from ee_trl.data.writing import to_dataset, write_file
+from ee_trl.data.tables import features_of, to_dataset, write_file
 from ee_trl.errors import FormatError, ScorerError, ScoresError
 from ee_trl.scoring.engine import SCORE_COLUMNS, layout_of
 from ee_trl.scoring.load import check_scorer, load_scorer
