@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, root_cause, unknown
-from ..files import temporary_folder
 from .dialogue import recognise
 from .tables import BATCH_ROWS, features_of, is_stream
 from .text_files import COMPRESSED, read_csv, read_json
@@ -179,10 +178,10 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
         if path.stat().st_size == 0:
             raise FormatError(f"{str(path)!r} is empty")
     if builder == "json":
-        return read_json(paths, temporary_folder())
+        return read_json(paths)
     if builder == "csv":
         separator = "\t" if ".tsv" in [s.lower() for s in paths[0].suffixes] else ","
-        return read_csv(paths, temporary_folder(), separator)
+        return read_csv(paths, separator)
     if builder == "parquet":
         for path in paths:
             _check_names(path)

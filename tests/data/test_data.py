@@ -78,6 +78,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "a.jsonl.xz": _lines(lzma.open),
     "one line.json": _array(None),
     "indented.json": _array(2),
+    "blank lines before an array.json": _bytes("\n  \n" + json.dumps(ROWS, indent=2), "utf-8"),
     "windows.jsonl": _bytes(LINES.replace("\n", "\r\n"), "utf-8"),
     "byte order mark.jsonl": _bytes(LINES, "utf-8-sig"),
     "blank lines.jsonl": _bytes("\n\n" + LINES.replace("\n", "\n  \n\n"), "utf-8"),
