@@ -471,7 +471,8 @@ class EmpathyDataSelector:
         rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
         source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
         dataset = opened(scored)
-        return card_of(self, dataset, self.choose(dataset, **rule), source=source, **options)
+        scorer = vars(self).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
+        return card_of(dataset, self.choose(dataset, **rule), source=source, scorer=scorer, **options)
 
     # ---- train -----------------------------------------------------------------------------------------------------
 

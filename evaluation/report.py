@@ -41,10 +41,10 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> Path
     Returns:
         `Path` of the page; of the text, where there is no page.
     """
-    from ee_trl.cli.common import versions
+    from ee_trl.files import package_versions
 
     folder = Path(folder)
-    data = {**comparison.to_dict(), "versions": versions()}
+    data = {**comparison.to_dict(), "versions": package_versions("ee-trl", "datasets", "numpy", "pyarrow")}
     texts = {REPLIES: _reply_lines(comparison), TEXT: markdown(comparison)}
     try:
         texts[PAGE] = html_page(comparison)

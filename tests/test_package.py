@@ -112,12 +112,10 @@ def test_citation_names_the_paper_and_this_version() -> None:
     paper = citation["preferred-citation"]
     assert paper["identifiers"][0]["value"] == "arXiv:2407.01937"
     assert len(paper["authors"]) == 7
-    from ee_trl.reports.cards import CITATION
-
-    assert paper["title"] in CITATION
+    card = files("ee_trl").joinpath("assets/templates/dataset_card.md").read_text(encoding="utf-8")
+    assert paper["title"] in card
     assert all(
-        f"{author['family-names']}, {author['given-names']}" in " ".join(CITATION.split())
-        for author in paper["authors"]
+        f"{author['family-names']}, {author['given-names']}" in " ".join(card.split()) for author in paper["authors"]
     )
 
 

@@ -1,1 +1,1 @@
-"""The command line `ee-trl`: one small file a command, no logic of its own."""
+"""The command line `ee-trl`: one file a family of commands; the work is done by the package."""

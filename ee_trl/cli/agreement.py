@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.dialogue import SCORED, Dialogue, Sample, Turns
-from ..errors import EmpathyError, FormatError, ScorerError, ScoresError
-from . import common
+from ..errors import FormatError, ScorerError, ScoresError
+from . import options
 
 
 if TYPE_CHECKING:
@@ -21,30 +20,25 @@ GIVEN = "given"
 _ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_agreement(commands: Any) -> None:
+    """Adds `ee-trl agreement`."""
+    parser = options.new_command(
         commands,
         "agreement",
+        run_agreement,
         help="compare two scorers, or a scorer with given scores",
-        description="Compare two scorers, or scores that are there already: correlations, shifts, what changes in "
-        "the selection, and what prompt injection does to them. A and B are each a scorer (name, folder or hub id), "
-        "a file of scores of the same dialogues, or the word `given` for the scores that the data set brings along.",
+        description="Compare two scorers, or given scores: correlations, shifts, what changes in the selection, and "
+        "what prompt injection does to them. A and B are each a scorer (name, folder or hub id), a file of scores of "
+        "the same dialogues, or the word `given` for the scores in the data set itself.",
         example="ee-trl agreement judged.parquet given linear -o agreement",
     )
-    common.add_input(parser, "dataset", "the dialogues: parquet, jsonl, json or csv file, folder, or hub name")
+    options.add_input(parser, "dataset", f"the dialogues: {options.DATA_HELP}")
     parser.add_argument("a", metavar="A", help="scorer, file of scores, or `given`")
     parser.add_argument("b", metavar="B", help="the same, to be compared with A")
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="also write agreement.md, .json and .png there")
-    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there already")
-    common.add_threshold(parser)
-    parser.add_argument(
-        "--turns",
-        choices=("each", "last"),
-        default="each",
-        help="of conversations: each listener turn, or the last (with `given` always the last)",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="compare N samples only, evenly spaced")
+    options.add_output(parser, "folder, to also write agreement.md, .json and .png there", required=False)
+    options.add_threshold(parser)
+    options.add_turns(parser, "; with `given` always the last")
+    parser.add_argument("--limit", type=int, metavar="N", help="compare only N samples, evenly spaced")
     parser.add_argument("--rubric", metavar="FILE", help="the rubric of those sides that are LLM judges")
     for side in ("a", "b"):
         parser.add_argument(
@@ -55,66 +49,52 @@ def add_parser(commands: Any) -> None:
             help=f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable",
         )
     parser.add_argument("--no-injection", action="store_true", help="leave prompt injection out")
-    common.add_store(parser)
-    common.add_json(parser)
-    common.add_quiet(parser)
-    parser.set_defaults(run=run)
+    options.add_store(parser)
+    options.add_json(parser)
+    options.add_quiet(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+def run_agreement(args: argparse.Namespace) -> int:
+    """Runs `ee-trl agreement`."""
     import numpy as np
 
     from ..axes import thresholds
+    from ..data.samples import read_samples
     from ..data.tables import spread
     from ..reports.agreement import agree, check_libraries
-    from ..reports.agreement_page import report_dict, report_text, write_agreement
+    from ..reports.agreement_page import NAMES, check_picture_library, report_dict, report_text, write_agreement
 
-    threshold = thresholds(args.threshold[0] if len(args.threshold) == 1 else args.threshold)
+    threshold = thresholds(options.threshold_of(args))
     check_libraries()
-    folder = _output_folder(args.output, args.overwrite) if args.output else None
+    folder = None
+    if args.output:
+        check_picture_library()
+        folder = options.report_folder(args, *NAMES)
     specs = ((args.a, _scorer_options(args, "a")), (args.b, _scorer_options(args, "b")))
     for spec, _ in specs:
         _check_side(spec)
-    dataset = common.open_input(args.dataset, args)
+    dataset = options.open_input(args.dataset, args)
     turns: Turns = "last" if GIVEN in (args.a, args.b) else args.turns
-    samples = read_samples(dataset, turns)
+    samples = list(read_samples(dataset, turns))
     chosen = np.array(spread(len(samples), args.limit), dtype=np.intp)
 
-    def side(spec: str, options: dict[str, Any]) -> Side:
+    def side(spec: str, chosen_options: dict[str, Any]) -> Side:
         if spec == GIVEN:
             return _read_side(spec, args.dataset, dataset, chosen)
         if _is_file(spec):
             return _file_side(spec, samples, turns, chosen)
-        return _scorer_side(spec, options, [samples[i] for i in chosen], args)
+        return _scorer_side(spec, chosen_options, [samples[i] for i in chosen], args)
 
-    a, b = (side(spec, options) for spec, options in specs)
+    a, b = (side(spec, chosen_options) for spec, chosen_options in specs)
     found = agree(a.scores, b.scores, threshold, args.ties)
+    notes = []
     if folder:
-        page = write_agreement(folder, args.dataset, a, b, found, versions=common.versions())
-    if args.json:
-        common.print_json({"output": str(folder) if folder else None, **report_dict(args.dataset, a, b, found)})
-    else:
-        print(report_text(args.dataset, a, b, found))
-        if folder:
-            common.note(f"wrote {page}")
-    return 0
+        notes = [f"wrote {write_agreement(folder, args.dataset, a, b, found, versions=options.versions())}"]
+    told = {"output": str(folder) if folder else None, **report_dict(args.dataset, a, b, found)}
+    return options.show(args, told, report_text(args.dataset, a, b, found), *notes)
 
 
 # ---- what the user asked for ---------------------------------------------------------------------------------------
-
-
-def _output_folder(name: str, overwrite: bool) -> Path:
-    from ..reports.agreement_page import NAMES, check_picture_library
-
-    check_picture_library()
-    folder = Path(name)
-    if folder.exists() and not folder.is_dir():
-        raise FormatError(f"{name!r} is a file; name a folder for the report")
-    there = [file for file in NAMES if (folder / file).exists()]
-    if there and not overwrite:
-        raise FormatError(f"{str(folder / there[0])!r} is there already; give another folder, or --overwrite")
-    return folder
 
 
 def _check_side(spec: str) -> None:
@@ -135,56 +115,32 @@ def _is_file(spec: str) -> bool:
 
 def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
     spec = getattr(args, side)
-    options = parse_options(getattr(args, f"option_{side}"))
+    given = options.scorer_options(getattr(args, f"option_{side}"))
     is_scorer = spec != GIVEN and not _is_file(spec)
-    if options and not is_scorer:
-        raise ScorerError(f"--option-{side} is for a scorer, but {side.upper()} is {spec!r}, whose scores are there")
+    if given and not is_scorer:
+        raise ScorerError(f"--option-{side} is for a scorer, but {side.upper()} is {spec!r}, which holds scores")
     if not args.rubric:
-        return options
+        return given
     from ..scoring.judge.rubric import load_rubric
 
-    load_rubric(args.rubric)  # tells early what is wrong with it
+    load_rubric(args.rubric)  # fails early
     if not any(map(_may_be_judge, (args.a, args.b))):
         raise ScorerError(f"--rubric goes with an LLM judge, but neither {args.a!r} nor {args.b!r} is one")
-    return {"rubric": args.rubric, **options} if _may_be_judge(spec) else options
+    return {"rubric": args.rubric, **given} if _may_be_judge(spec) else given
 
 
 def _may_be_judge(spec: str) -> bool:
-    """Whether a side is a scorer other than a linear or a distilled one, which have no rubric."""
+    """Whether a side may have a rubric: a scorer that is neither linear nor distilled."""
     from ..scoring.load import kind_of_folder
 
     return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value that is a JSON number, boolean or null is one, everything else is text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise EmpathyError(f"option {pair!r} is not valid; valid: key=value, e.g. quantization=nf4")
-        if key in options:
-            raise EmpathyError(f"option {key!r} is given twice; give it once")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        options[key] = value if isinstance(value, (int, float, bool, type(None))) else text
-    return options
-
-
 # ---- the dialogues and their scores --------------------------------------------------------------------------------
 
 
-def read_samples(dataset: Any, turns: Turns) -> list[Sample]:
-    """All samples of a data set, in the order in which `ee-trl score` writes them."""
-    from ..data.samples import read_samples
-
-    return list(read_samples(dataset, turns))
-
-
 def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
-    """Scores that are there already, opened from a path."""
+    """Scores that a data set brings along, opened from a path."""
     import numpy as np
 
     from ..data.samples import read_scores
@@ -199,16 +155,16 @@ def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
 
 def _file_side(path: str, samples: Sequence[Sample], turns: Turns, chosen: Any) -> Side:
     from ..data.reading import open_rows
-    from ..data.samples import check_scored
+    from ..data.samples import check_scored, read_samples
 
     scored = open_rows(path)
     check_scored(scored.column_names)
-    check_aligned(path, samples, read_samples(scored, turns))
+    check_aligned(path, samples, list(read_samples(scored, turns)))
     return _read_side(path, path, scored, chosen)
 
 
 def check_aligned(path: str, samples: Sequence[Sample], others: Sequence[Sample]) -> None:
-    """Raises [`ScoresError`] unless a file's samples are those of the data set, and says where they differ."""
+    """Raises [`ScoresError`] unless a file has the samples of the data set; the message shows the first difference."""
     texts, found = ([_texts(sample.dialogue) for sample in part] for part in (samples, others))
     different = [i for i, (ours, theirs) in enumerate(zip(texts, found, strict=False)) if ours != theirs]
     first = different[0] if different else min(len(texts), len(found))
@@ -230,7 +186,7 @@ def _texts(dialogue: Dialogue | None) -> tuple[str, ...] | None:
 
 
 def _shown(texts: Sequence[tuple[str, ...] | None], i: int, limit: int = 160) -> str:
-    """The end of a dialogue, which is where its reply is."""
+    """The end of a dialogue, where its reply is."""
     if i >= len(texts):
         return "(no more samples)"
     found = texts[i]
@@ -238,7 +194,7 @@ def _shown(texts: Sequence[tuple[str, ...] | None], i: int, limit: int = 160) ->
     return text if len(text) <= limit else "…" + text[-limit + 1 :]
 
 
-def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], args: argparse.Namespace) -> Side:
+def _scorer_side(spec: str, given: dict[str, Any], samples: Sequence[Sample], args: argparse.Namespace) -> Side:
     import numpy as np
 
     from ..data.tables import progress_bar
@@ -247,8 +203,8 @@ def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], 
     from ..scoring.judge.rubric import Rubric
     from ..scoring.load import load_scorer
 
-    scorer = load_scorer(spec, **options)
-    selector = common.make_selector(args, scorer=scorer, **common.store_options(args))
+    scorer = load_scorer(spec, **given)
+    selector = options.make_selector(args, scorer=scorer, **options.store_options(args))
     run = selector.new_run()
     scores = np.full((len(samples), 2), np.nan)
     status = [sample.reason or SCORED for sample in samples]
@@ -261,7 +217,7 @@ def _scorer_side(spec: str, options: dict[str, Any], samples: Sequence[Sample], 
                 scores[i], status[i] = row, why
             bar.update(len(part))
     run.coverage.count(status)
-    common.note(str(run.coverage))
+    options.note(str(run.coverage))
     rubric = getattr(scorer, "rubric", None)
     return Side(
         spec,

@@ -1,4 +1,4 @@
-"""`ee-trl cache`: what the score store holds, how large it is, and how to make it smaller."""
+"""`ee-trl cache`: lists, sizes and prunes the score store."""
 
 from __future__ import annotations
 
@@ -10,78 +10,73 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, unknown
-from . import common
+from . import options
 
 
 if TYPE_CHECKING:
     from ..scoring.store import ScoreStore
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_cache(commands: Any) -> None:
+    """Adds `ee-trl cache` and its actions."""
+    parser = options.new_command(
         commands,
         "cache",
+        run_list,
         help="list, size or prune the score store",
         description="Scores are kept in one SQLite file ($EE_TRL_CACHE/scores.sqlite, by default in ~/.cache/ee_trl), "
-        "so that nothing is scored twice. This lists its scorers, tells its size, or deletes from it.",
+        "so that nothing is scored twice. The actions list its scorers, give its size, or delete from it.",
         example="ee-trl cache prune --unused-days 90",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, run, help in (
-        ("list", run_list, "the scorers with scores here: counts, failures, size, last use"),
+        ("list", run_list, "the scorers with stored scores: counts, failures, size, last use"),
         ("size", run_size, "the file and its size"),
         ("prune", run_prune, "delete scores: all of a scorer, of scorers long unused, failures, or everything"),
     ):
         action = actions.add_parser(name, help=help, description=help)
-        action.add_argument("--store", metavar="FILE", help="another store than the usual one")
-        common.add_json(action)
+        action.add_argument("--store", metavar="FILE", help="another store than the default one")
+        options.add_json(action)
         action.set_defaults(run=run)
         if name == "prune":
-            whose = action.add_mutually_exclusive_group()
-            whose.add_argument("--scorer", metavar="FINGERPRINT", help="of this scorer (as `list` prints it)")
-            whose.add_argument("--unused-days", type=_days, metavar="N", help="of scorers not used for N days")
-            whose.add_argument("--all", action="store_true", help="everything")
-            action.add_argument(
-                "--failures", action="store_true", help="failures alone, so that they are tried anew (not with --all)"
-            )
+            _add_prune(action)
+
+
+def _add_prune(action: argparse.ArgumentParser) -> None:
+    which = action.add_mutually_exclusive_group()
+    which.add_argument("--scorer", metavar="FINGERPRINT", help="of this scorer (as `list` prints it)")
+    which.add_argument("--unused-days", type=_days, metavar="N", help="of scorers not used for N days")
+    which.add_argument("--all", action="store_true", help="everything")
+    action.add_argument("--failures", action="store_true", help="only failures, to try them again (not with --all)")
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Runs `cache list`."""
+    """Runs `ee-trl cache list`."""
     store = _open(args.store)
     entries = store.scorers() if store else []
-    if args.json:
-        common.print_json([asdict(entry) for entry in entries])
-    elif not entries:
-        print("the score store is empty")
-    for entry in [] if args.json else entries:
+    lines = []
+    for entry in entries:
         failed = ", ".join(f"{n:,} {reason}" for reason, n in entry.failed.items()) or "none"
-        print(
+        lines.append(
             f"{entry.fingerprint}\n  {entry.scored:,} scored, failed: {failed}; {readable(entry.size)}; "
             f"first {_day(entry.created)}, last used {_day(entry.used)}"
         )
-    return 0
+    return options.show(args, [asdict(entry) for entry in entries], "\n".join(lines) or "the score store is empty")
 
 
 def run_size(args: argparse.Namespace) -> int:
-    """Runs `cache size`."""
-    store = _open(args.store)
-    path = str(_path(args.store))
+    """Runs `ee-trl cache size`."""
+    store, path = _open(args.store), str(_path(args.store))
     size = store.size() if store else 0
-    if args.json:
-        common.print_json({"path": path, "bytes": size})
-    else:
-        print(f"{path}: {readable(size)}" if store else f"{path}: not there yet")
-    return 0
+    return options.show(args, {"path": path, "bytes": size}, f"{path}: {readable(size) if store else 'not there yet'}")
 
 
 def run_prune(args: argparse.Namespace) -> int:
-    """Runs `cache prune`."""
+    """Runs `ee-trl cache prune`."""
     if not (args.all or args.scorer or args.unused_days is not None or args.failures):
         raise StoreError("prune what? Give --scorer FINGERPRINT, --unused-days N, --failures, or --all")
     if args.all and args.failures:
-        raise StoreError("--all deletes everything, --failures failures alone: give one of them")
+        raise StoreError("--all deletes everything, --failures only failures; give one of them")
     if args.all:
         deleted, freed = _prune_all(args.store)
     else:
@@ -90,18 +85,15 @@ def run_prune(args: argparse.Namespace) -> int:
         known = [entry.fingerprint for entry in store.scorers()] if store else []
         if store and args.scorer is not None and args.scorer not in known:
             raise StoreError(unknown("scorer", args.scorer, known or ["(the store is empty)"]))
-        options = {"fingerprint": args.scorer, "unused_days": args.unused_days, "failures": args.failures}
-        deleted = store.prune(**options) if store else 0
+        chosen = {"fingerprint": args.scorer, "unused_days": args.unused_days, "failures": args.failures}
+        deleted = store.prune(**chosen) if store else 0
         freed = before - (store.size() if store else 0)
-    if args.json:
-        common.print_json({"deleted": deleted, "freed_bytes": freed})
-    else:
-        print(f"deleted {'all' if deleted is None else f'{deleted:,}'} entries, freed {readable(freed)}")
-    return 0
+    text = f"deleted {'all' if deleted is None else f'{deleted:,}'} entries, freed {readable(freed)}"
+    return options.show(args, {"deleted": deleted, "freed_bytes": freed}, text)
 
 
 def _prune_all(given: str | None) -> tuple[int | None, int]:
-    """How many entries were deleted, `None` where nobody could count them, and the bytes that this freed."""
+    """The number of deleted entries, `None` where they could not be counted, and the freed bytes."""
     from ..scoring.store import delete_store, store_size
 
     path = _path(given)
@@ -127,7 +119,7 @@ def _days(text: str) -> float:
 
 
 def _open(path: str | None) -> ScoreStore | None:
-    """The store, unless there is none: looking makes no file."""
+    """The store if there is one; looking makes no file."""
     from ..scoring.store import ScoreStore
 
     file = _path(path)

@@ -1,23 +1,23 @@
-"""`ee-trl compose`: a base and its experts into one mixture."""
+"""`ee-trl compose`: composes a base and its experts into one mixture."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from ..errors import CompositionError
-from . import common
+from . import options
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_compose(commands: Any) -> None:
+    """Adds `ee-trl compose`."""
+    parser = options.new_command(
         commands,
         "compose",
+        run_compose,
         help="compose a base and its experts into one mixture that from_pretrained loads",
         description="Writes a native mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE or GraniteMoE, by the base), "
-        "shard by shard, with LoRA folded in on the way. With --gate-data, what each expert was trained on, the gates "
-        "start from a probe that tells the sets apart; without it at zero. What cannot be composed is refused.",
+        "shard by shard, with LoRA folded in. With --gate-data (the training data of each expert) the gates start "
+        "from a probe that tells the sets apart; without it they start at zero.",
         example="ee-trl compose meta-llama/Meta-Llama-3-8B-Instruct -o runs/moe "
         "-e sensibility=runs/sft_sensibility -e rationality=runs/sft_rationality",
     )
@@ -42,37 +42,21 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--max-shard-size", default="1GB", metavar="SIZE", help="bytes in a file (default: 1GB)")
     parser.add_argument("--trust-base", action="store_true", help="accept experts that name another base")
     parser.add_argument("--seed", type=int, default=0, help="of the dialogues drawn for the gates (default: 0)")
-    common.add_json(parser)
-    parser.set_defaults(run=run)
+    options.add_json(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+def run_compose(args: argparse.Namespace) -> int:
+    """Runs `ee-trl compose`."""
     from ..moe.compose import average_experts, compose_moe
 
-    experts = _pairs("--expert", args.expert)
-    same = {name: getattr(args, name) for name in ("dtype", "max_shard_size", "trust_base")}
+    experts = options.named_paths("--expert", args.expert)
+    same = options.picked(args, "dtype", "max_shard_size", "trust_base")
     if args.average:
         path = average_experts(args.base, experts, args.output, **same)
     else:
-        gates = {name: getattr(args, name) for name in ("gate_init", "gate_samples", "seed")}
-        gates["gate_data"] = _pairs("--gate-data", args.gate_data) if args.gate_data else None
-        path = compose_moe(args.base, experts, args.output, top_k=args.top_k, shared=args.shared, **gates, **same)
+        gates = options.picked(args, "gate_init", "gate_samples", "seed", "top_k", "shared")
+        data = options.named_paths("--gate-data", args.gate_data) or None
+        path = compose_moe(args.base, experts, args.output, gate_data=data, **gates, **same)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    if args.json:
-        common.print_json({"output": str(path), "experts": list(experts), "bytes": size})
-    else:
-        print(f"{path}: {', '.join(experts)}; {size / 2**30:,.2f} GiB")
-    return 0
-
-
-def _pairs(option: str, given: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise CompositionError(f"{option} {pair!r} is not valid; valid: NAME=PATH, e.g. sensibility=runs/expert")
-        if name in found:
-            raise CompositionError(f"{option} names {name!r} twice")
-        found[name] = value
-    return found
+    found = {"output": str(path), "experts": list(experts), "bytes": size}
+    return options.show(args, found, f"{path}: {', '.join(experts)}; {size / 2**30:,.2f} GiB")

@@ -1,45 +1,102 @@
-"""`ee-trl distill`: judged samples in, a small scorer out."""
+"""`ee-trl label`, which chooses what a judge should score, and `ee-trl distill`, which makes a small scorer of it."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from . import common
+from ..distillation import STRATEGIES
+from . import options
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_label(commands: Any) -> None:
+    """Adds `ee-trl label`."""
+    parser = options.new_command(
+        commands,
+        "label",
+        run_label,
+        help="choose which dialogues a judge should score first",
+        description="Choose the N samples from which a distilled scorer learns most, and write them to a file for "
+        "`ee-trl score --scorer JUDGE`. Rows keep their columns; label_order says which to judge first.",
+        example="ee-trl label dialogues.parquet --budget 1000 -o to_judge.parquet",
+    )
+    options.add_input(parser, "dataset")
+    options.add_output(parser)
+    parser.add_argument("--budget", type=int, required=True, metavar="N", help="how many samples")
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default=STRATEGIES[0],
+        help="diverse: labels that tell most about all others; mixed: about those near T by --scorer; uncertain: the "
+        "nearest to T; random: the baseline (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scorer",
+        default="linear",
+        help="the scorer that is unsure near T: linear (default), or one distilled in a first round",
+    )
+    parser.add_argument(
+        "--encoder", metavar="ID_OR_PATH", help="its vectors say how alike samples are (default: hashed words)"
+    )
+    parser.add_argument("--labelled", metavar="FILE", help="dialogues that are judged already and not chosen again")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    options.add_threshold(parser)
+    options.add_json(parser)
+
+
+def run_label(args: argparse.Namespace) -> int:
+    """Runs `ee-trl label`."""
+    from ..data.tables import write_file
+    from ..distillation.labels import choose_to_label
+    from ..distillation.pool import open_pool, pool_tables
+    from ..files import check_output
+
+    path = check_output(args.output, overwrite=args.overwrite)
+    pool = open_pool(options.open_input(args.dataset, args), args.labelled)
+    chosen = choose_to_label(
+        pool.dialogues,
+        args.budget,
+        labelled=pool.labelled,
+        threshold=options.threshold_of(args),
+        **options.picked(args, "strategy", "scorer", "encoder", "seed"),
+    )
+    features, tables = pool_tables(pool, chosen)
+    counts = {"samples": pool.samples, "distinct": len(pool.dialogues), "chosen": len(chosen)}
+    settings = options.picked(args, "strategy", "scorer", "encoder", "labelled", "seed")
+    metadata = {"command": "label", "source": args.dataset, **settings, **counts, "versions": options.versions()}
+    write_file(tables, features, path, metadata=metadata)
+    text = f"chose {len(chosen):,} of {pool.samples:,} samples ({args.strategy})"
+    note = f"wrote {path}; now let a judge score them: ee-trl score {path} --scorer JUDGE -o judged.parquet"
+    return options.show(args, {"output": str(path), **counts, **settings}, text, note)
+
+
+def add_distill(commands: Any) -> None:
+    """Adds `ee-trl distill`."""
+    parser = options.new_command(
         commands,
         "distill",
+        run_distill,
         help="make a small, fast scorer from a judge's scores",
-        description="Fit an encoder to dialogues that a judge has scored (some thousand do), measure it on a slice "
-        "held out, and write a folder that every command takes as --scorer, with its report and a model card.",
+        description="Fit an encoder to dialogues that a judge has scored (a few thousand suffice), measure it on a "
+        "held-out slice, and write a folder that every command takes as --scorer, with its report and a model card.",
         example="ee-trl distill judged.parquet --encoder microsoft/deberta-v3-small -o distilled",
     )
-    common.add_input(parser, "scored", "what `ee-trl score` wrote, or data with columns sensibility and rationality")
+    options.add_input(parser, "scored", options.SCORED_HELP)
     parser.add_argument("--encoder", required=True, metavar="ID_OR_PATH", help="hub id or folder of an encoder")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a scorer that is there already")
+    options.add_output(parser, "folder to write")
     _add_fit(parser.add_argument_group("the fit"))
     report = parser.add_argument_group("the report")
     report.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="of the samples, in whole conversations (0.1)"
     )
-    report.add_argument("--folds", type=int, metavar="K", help="cross-validate, in the place of the held-out slice")
+    report.add_argument("--folds", type=int, metavar="K", help="cross-validate instead of holding out a slice")
     report.add_argument(
-        "--curve",
-        type=numbers,
-        default=(),
-        metavar="N,N,...",
-        help="also fit to so many samples each: a learning curve",
+        "--curve", type=numbers, default=(), metavar="N,N,...", help="learning curve: also fit to N samples each"
     )
     report.add_argument("--price-per-hour", type=float, metavar="X", help="of this machine, for the cost")
-    common.add_threshold(parser)
-    common.add_json(parser)
-    common.add_quiet(parser)
-    parser.set_defaults(run=run)
+    options.add_threshold(parser)
+    options.add_json(parser)
+    options.add_quiet(parser)
 
 
 def _add_fit(group: Any) -> None:
@@ -58,7 +115,7 @@ def _add_fit(group: Any) -> None:
         "--text",
         choices=("canonical", "as_is"),
         default="canonical",
-        help="English in one form (lower case, contractions written out), or text as it stands (default: canonical)",
+        help="canonical: lower case, contractions written out (English); as_is: unchanged (default: canonical)",
     )
     group.add_argument("--no-bf16", dest="bf16", action="store_const", const=False, help="train in float32")
     group.add_argument(
@@ -66,14 +123,18 @@ def _add_fit(group: Any) -> None:
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="of a linear model over words in the prediction; 0 for the encoder alone (default: 0.4)",
+        help="share of a linear model over words in the prediction; 0 for the encoder alone (default: 0.4)",
     )
     group.add_argument("--seed", type=int, default=0, help="(default: 0)")
     group.add_argument("--trust-remote-code", action="store_true", help="let code of a hub model run")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+FIT = ("method", "epochs", "learning_rate", "batch_size", "lora_rank", "words", "max_length", "text", "bf16", "seed")
+REPORT = ("held_out", "folds", "curve", "ties", "price_per_hour", "trust_remote_code", "overwrite")
+
+
+def run_distill(args: argparse.Namespace) -> int:
+    """Runs `ee-trl distill`."""
     from ..distillation.run import distill
     from ..reports.rubric import rubric_of_file
 
@@ -81,35 +142,16 @@ def run(args: argparse.Namespace) -> int:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-    names = (
-        *(
-            "method",
-            "epochs",
-            "learning_rate",
-            "batch_size",
-            "lora_rank",
-            "words",
-            "max_length",
-            "text",
-            "bf16",
-            "held_out",
-        ),
-        *("folds", "curve", "ties", "price_per_hour", "seed", "trust_remote_code", "overwrite"),
-    )
     made = distill(
-        common.open_input(args.scored, args),
+        options.open_input(args.scored, args),
         args.encoder,
         args.output,
         rubric=rubric_of_file(args.scored),
-        threshold=args.threshold[0] if len(args.threshold) == 1 else args.threshold,
-        **{name: getattr(args, name) for name in names},
+        threshold=options.threshold_of(args),
+        **options.picked(args, *FIT, *REPORT),
     )
-    if args.json:
-        common.print_json({"output": str(made.folder), **made.report})
-    else:
-        print(made)
-        common.note(f"wrote {made.folder}; use it: ee-trl score DIALOGUES --scorer {made.folder} -o scored.parquet")
-    return 0
+    note = f"wrote {made.folder}; use it: ee-trl score DIALOGUES --scorer {made.folder} -o scored.parquet"
+    return options.show(args, {"output": str(made.folder), **made.report}, made, note)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,30 +1,29 @@
-"""`ee-trl evaluate`: models side by side on one set of dialogues."""
+"""`ee-trl evaluate`, which compares models, and `ee-trl train-epitome`, which trains a classifier for it."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
-from . import common
-from .agreement import parse_options
+from ..errors import EmpathyError
+from . import options
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_evaluate(commands: Any) -> None:
+    """Adds `ee-trl evaluate`."""
+    parser = options.new_command(
         commands,
         "evaluate",
+        run_evaluate,
         help="generate replies with one or more models and compare them",
         description="Generate the replies of models (base, LoRA folder, composed) to a set of dialogues, or read them "
         "from files, and compare them: overlap with the references, variety, sensibility and rationality, and more "
-        "where a classifier, an encoder or a judge is named; with bootstrap intervals, paired differences, a table by "
+        "if you name a classifier, an encoder or a judge; with bootstrap intervals, paired differences, a table by "
         "emotion and the dialogues where they differ most. Writes report.json, .md and .html, and the replies. "
-        "Replies are kept as they are made: the same command after a stop goes on where it was.",
+        "Replies are saved as they are made: after a stop, the same command goes on.",
         example="ee-trl evaluate test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
     )
-    common.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
+    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
     parser.add_argument(
         "--model", action="append", default=[], metavar="[NAME=]FOLDER", help="folder or hub id; repeatable"
     )
@@ -35,17 +34,15 @@ def add_parser(commands: Any) -> None:
         metavar="[NAME=]FILE",
         help="replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report is written")
-    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there already")
-    parser.add_argument("--limit", type=int, metavar="N", help="N dialogues only, evenly spaced")
-    parser.add_argument("--turns", choices=("each", "last"), default="each", help="of conversations (default: each)")
+    options.add_output(parser, "folder for the report")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N dialogues, evenly spaced")
+    options.add_turns(parser)
     _add_generation(parser)
     _add_metrics(parser)
-    common.add_threshold(parser)
-    common.add_store(parser)
-    common.add_json(parser)
-    common.add_quiet(parser)
-    parser.set_defaults(run=run)
+    options.add_threshold(parser)
+    options.add_store(parser)
+    options.add_json(parser)
+    options.add_quiet(parser)
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
@@ -54,12 +51,12 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     group.add_argument("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="(default: 16)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    group.add_argument("--dtype", choices=options.DTYPES, default="auto", help="(default: auto)")
 
 
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of metrics")
-    group.add_argument("--metrics", metavar="NAMES", help="some only, joined by commas (default: all that go)")
+    group.add_argument("--metrics", metavar="NAMES", help="only these, joined by commas (default: all possible)")
     group.add_argument("--tokenizer", choices=("nltk", "whitespace"), default="nltk", help="(default: nltk)")
     group.add_argument("--scorer", default="linear", help="of sensibility and rationality (default: linear)")
     group.add_argument(
@@ -72,60 +69,96 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--judge", metavar="FOLDER", help="an LLM judge's folder or hub id, or `server`")
     group.add_argument("--judge-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
-    group.add_argument("--judge-pairs", action="store_true", help="the judge also compares the candidates two by two")
-    group.add_argument("--baseline", metavar="NAME", help="compare all with this one (default: every two)")
+    group.add_argument("--judge-pairs", action="store_true", help="the judge also compares the candidates in pairs")
+    group.add_argument("--baseline", metavar="NAME", help="compare all with this one (default: every pair)")
     group.add_argument(
         "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000); 0: no intervals"
     )
     group.add_argument("--seed", type=int, default=0, help="of the bootstrap and of sampling (default: 0)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
+PASSED_ON = (
+    *("predictions", "limit", "split", "config", "turns", "ties", "tokenizer", "epitome", "bertscore_model"),
+    *("bertscore_layers", "judge", "judge_pairs", "batch_size", "dtype", "baseline", "resamples", "seed"),
+)
+"""Options that [`evaluate_models`] takes under the same name."""
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Runs `ee-trl evaluate`."""
     from ..evaluation.comparison import evaluate_models
     from ..evaluation.generation import Decoding
     from ..evaluation.report import DATA
     from ..scoring.load import load_scorer
 
-    folder = Path(args.output)
-    if folder.exists() and not folder.is_dir():
-        raise FormatError(f"{args.output!r} is a file; name a folder for the report")
-    if (folder / DATA).exists() and not args.overwrite:
-        raise FormatError(f"{str(folder / DATA)!r} is there already; give another folder, or --overwrite")
-    options = parse_options(args.scorer_option)
-    threshold = args.threshold[0] if len(args.threshold) == 1 else args.threshold
+    folder = options.report_folder(args, DATA)
     found = evaluate_models(
         args.model,
         args.dataset,
-        predictions=args.predictions,
         output=folder,
-        limit=args.limit,
-        split=args.split,
-        config=args.config,
-        turns=args.turns,
         metrics=args.metrics.split(",") if args.metrics else None,
-        scorer=load_scorer(args.scorer, **options),
-        threshold=threshold,
-        ties=args.ties,
-        store=common.store_options(args)["store"],
-        tokenizer=args.tokenizer,
-        epitome=args.epitome,
-        bertscore_model=args.bertscore_model,
-        bertscore_layers=args.bertscore_layers,
-        judge=args.judge,
-        judge_options=parse_options(args.judge_option),
-        judge_pairs=args.judge_pairs,
+        scorer=load_scorer(args.scorer, **options.scorer_options(args.scorer_option)),
+        threshold=options.threshold_of(args),
+        store=options.store_options(args)["store"],
+        judge_options=options.scorer_options(args.judge_option),
         decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed),
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-        baseline=args.baseline,
-        resamples=args.resamples,
-        seed=args.seed,
         show=False if args.quiet else None,
+        **options.picked(args, *PASSED_ON),
     )
-    if args.json:
-        common.print_json({"output": str(folder), **found.to_dict()})
-    else:
-        print(found)
-        common.note(f"wrote {folder}")
-    return 0
+    return options.show(args, {"output": str(folder), **found.to_dict()}, found, f"wrote {folder}")
+
+
+def add_train_epitome(commands: Any) -> None:
+    """Adds `ee-trl train-epitome`."""
+    parser = options.new_command(
+        commands,
+        "train-epitome",
+        run_train_epitome,
+        help="train a classifier of emotional reactions, interpretations and explorations",
+        description="Train a classifier of EPITOME levels (0, 1, 2) from data with the columns seeker_post, "
+        "response_post, emotional_reactions, interpretations and explorations, and cross-validate it per level, "
+        "beside the majority class. The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Mind the "
+        "licence of the data: EPITOME's own are for academic use.",
+        example="ee-trl train-epitome epitome.parquet -o epitome",
+    )
+    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}")
+    options.add_output(parser, "folder for the classifier")
+    parser.add_argument("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")
+    parser.add_argument("--epochs", type=float, default=4.0, help="of an encoder (default: 4)")
+    parser.add_argument("--learning-rate", type=float, default=5e-5, help="of an encoder (default: 5e-5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="of an encoder (default: 32)")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation; 0 for none (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and training (default: 0)")
+    options.add_json(parser)
+
+
+def run_train_epitome(args: argparse.Namespace) -> int:
+    """Runs `ee-trl train-epitome`."""
+    from ..evaluation.epitome.classifier import CONFIG
+    from ..evaluation.metrics.epitome_data import read_posts, train_epitome
+
+    folder = options.report_folder(args, CONFIG)
+    if args.folds < 0 or args.folds == 1:
+        raise EmpathyError(f"folds {args.folds} is not valid; valid: 2 or more, or 0 for none")
+    posts = read_posts(options.open_input(args.dataset, args))
+    fit = options.picked(args, "epochs", "learning_rate", "batch_size") if args.encoder else {}
+    record = train_epitome(posts, folder, encoder=args.encoder, folds=args.folds, seed=args.seed, **fit)
+    return options.show(args, {"output": str(folder), **record}, _table_of(record), f"wrote {folder}")
+
+
+def _table_of(record: dict[str, Any]) -> str:
+    """What the cross-validation found, as a table."""
+    from ..display import Table
+
+    head = f"{record['samples']:,} replies, {record['kind']} classifier"
+    found = record["cross_validation"]
+    if not found:
+        return head
+    rows = []
+    for name, row in found["mechanisms"].items():
+        for label, entry in ((name, row), ("  majority class", row["majority"])):
+            recalls = (f"{entry['recall'].get(level, float('nan')):.2f}" for level in "012")
+            rows.append((label, f"{entry['macro_f1']:.3f}", f"{entry['accuracy']:.3f}", *recalls))
+    table = Table(("", "macro F1", "accuracy", "recall 0", "recall 1", "recall 2"), rows)
+    folds = f"{found['folds']}-fold cross-validation; replies to one seeker are in one fold"
+    return f"{head}\n\n{table.text()}\n\n{folds}"

@@ -1,24 +1,23 @@
-"""`ee-trl human`: blinded sheets for raters, and what their answers come to."""
+"""`ee-trl human`: writes blinded sheets for raters, and sums up their answers."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
 from ..human.sheets import ASPECTS, KINDS
-from . import common
+from . import options
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_human(commands: Any) -> None:
+    """Adds `ee-trl human` and its actions."""
+    parser = options.new_command(
         commands,
         "human",
+        run_export,
         help="make blinded sheets for human raters, and sum up their answers",
-        description="`export` writes for each rater a blinded sheet with an order of its own, as CSV and as an HTML "
-        "form that saves its answers to a file, and a key that is not for raters. `import` reads the answers: wins, "
+        description="`export` writes one blinded sheet for each rater, each in its own order, as CSV and as an HTML "
+        "form that saves its answers to a file, and a key that stays with you. `import` reads the answers: wins, "
         "ties and losses (or ratings) per aspect, significance, Fleiss' kappa and Krippendorff's alpha.",
         example="ee-trl human export test.parquet --predictions base=base.jsonl --predictions expert=expert.jsonl "
         "--n 50 -o study",
@@ -30,7 +29,7 @@ def add_parser(commands: Any) -> None:
 
 def _add_export(actions: Any) -> None:
     export = actions.add_parser("export", help="write sheets for raters", description="write sheets for raters")
-    common.add_input(export, "dataset", "the dialogues that are replied to: file, folder, or hub name")
+    options.add_input(export, "dataset", "the dialogues that are replied to: file, folder, or hub name")
     export.add_argument(
         "--predictions",
         action="append",
@@ -39,8 +38,7 @@ def _add_export(actions: Any) -> None:
         help="a candidate's replies, one for each dialogue in order; repeatable, twice for A/B",
     )
     export.add_argument("--references", action="store_true", help="the reference replies are a candidate too")
-    export.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the sheets go")
-    export.add_argument("--overwrite", action="store_true", help="replace a study that is there already")
+    options.add_output(export, "folder for the sheets")
     export.add_argument("--kind", choices=KINDS, default="ab", help="two side by side, or one at a time (default: ab)")
     export.add_argument("--n", type=int, default=50, help="how many dialogues, drawn at random (default: 50)")
     export.add_argument(
@@ -53,9 +51,9 @@ def _add_export(actions: Any) -> None:
         metavar="NAMES",
         help=f"joined by commas (default: {','.join(ASPECTS)})",
     )
-    export.add_argument("--turns", choices=("each", "last"), default="each", help="of conversations (default: each)")
+    options.add_turns(export)
     export.add_argument("--seed", type=int, default=0, help="of dialogues, sides and orders (default: 0)")
-    common.add_json(export)
+    options.add_json(export)
     export.set_defaults(run=run_export)
 
 
@@ -63,62 +61,40 @@ def _add_import(actions: Any) -> None:
     read = actions.add_parser("import", help="sum up raters' answers", description="sum up raters' answers")
     read.add_argument("key", help="key.json of the study, or its folder")
     read.add_argument("answers", nargs="+", help="filled-in CSV sheets, or what the HTML forms saved; one a rater")
-    read.add_argument("-o", "--output", metavar="FOLDER", help="also write results.json and results.md there")
-    read.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    options.add_output(read, "folder, to also write results.json and results.md there", required=False)
     read.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
     read.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    common.add_json(read)
+    options.add_json(read)
     read.set_defaults(run=run_import)
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Runs `human export`."""
+    """Runs `ee-trl human export`."""
     from ..human.export import export_study
     from ..human.files import check_folder
 
     folder = check_folder(args.output, overwrite=args.overwrite)
-    paths = export_study(
-        args.dataset,
-        args.predictions,
-        folder,
-        references=args.references,
-        kind=args.kind,
-        aspects=[name.strip() for name in args.aspects.split(",")],
-        n=args.n,
-        raters=args.raters,
-        limit=args.limit,
-        turns=args.turns,
-        split=args.split,
-        config=args.config,
-        seed=args.seed,
-    )
-    if args.json:
-        common.print_json({"sheets": [str(path) for path in paths], "key": str(folder / "key.json")})
-    else:
-        for path in paths:
-            print(path)
-        common.note(f"the key is {folder / 'key.json'}: keep it from the raters")
-    return 0
+    names = ("references", "kind", "n", "raters", "limit", "turns", "split", "config", "seed")
+    aspects = [name.strip() for name in args.aspects.split(",")]
+    paths = export_study(args.dataset, args.predictions, folder, aspects=aspects, **options.picked(args, *names))
+    found = {"sheets": [str(path) for path in paths], "key": str(folder / "key.json")}
+    note = f"the key is {folder / 'key.json'}: keep it from the raters"
+    return options.show(args, found, "\n".join(map(str, paths)), note)
 
 
 def run_import(args: argparse.Namespace) -> int:
-    """Runs `human import`."""
+    """Runs `ee-trl human import`."""
     from ..evaluation.paired import plain
     from ..files import write_json, write_text
     from ..human.files import read_answers, read_key
     from ..human.results import results_markdown, study_results
 
-    folder = Path(args.output) if args.output else None
-    if folder is not None and (folder / "results.json").exists() and not args.overwrite:
-        raise FormatError(f"{str(folder / 'results.json')!r} is there already; give another folder, or --overwrite")
+    folder = options.report_folder(args, "results.json") if args.output else None
     key = read_key(args.key)
     answers = [read_answers(path, key) for path in args.answers]
     found = plain(study_results(key, answers, resamples=args.resamples, seed=args.seed))
+    text = results_markdown(found)
     if folder is not None:
         write_json(folder / "results.json", found)
-        write_text(folder / "results.md", results_markdown(found))
-    if args.json:
-        common.print_json(found)
-    else:
-        print(results_markdown(found))
-    return 0
+        write_text(folder / "results.md", text)
+    return options.show(args, found, text)

@@ -8,26 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
 from ..errors import CoverageError, EmpathyError, StoreError
-from . import (
-    agreement,
-    cache,
-    compose,
-    distill,
-    evaluate,
-    explore,
-    human,
-    label,
-    quickstart,
-    recipes,
-    rubric,
-    score,
-    select,
-    summary,
-    sweep,
-    train_epitome,
-)
+from ..files import DISK_FULL
+from .agreement import add_agreement
+from .cache import add_cache
+from .compose import add_compose
+from .distill import add_distill, add_label
+from .evaluate import add_evaluate, add_train_epitome
+from .human import add_human
+from .options import versions
+from .recipes import add_quickstart, add_recipes
+from .score import add_rubric, add_score
+from .select import add_explore, add_select, add_summary, add_sweep
 
 
 EXIT_CODES = """\
@@ -41,24 +33,25 @@ exit codes:
   130  interrupted
 """
 
-COMMANDS = (
-    score,
-    select,
-    sweep,
-    summary,
-    explore,
-    agreement,
-    label,
-    distill,
-    compose,
-    evaluate,
-    human,
-    train_epitome,
-    rubric,
-    cache,
-    recipes,
-    quickstart,
-)
+COMMANDS = {
+    "score": add_score,
+    "select": add_select,
+    "sweep": add_sweep,
+    "summary": add_summary,
+    "explore": add_explore,
+    "agreement": add_agreement,
+    "label": add_label,
+    "distill": add_distill,
+    "compose": add_compose,
+    "evaluate": add_evaluate,
+    "human": add_human,
+    "train-epitome": add_train_epitome,
+    "rubric": add_rubric,
+    "cache": add_cache,
+    "recipes": add_recipes,
+    "quickstart": add_quickstart,
+}
+"""Command -> the function that adds its parser."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,15 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"ee-trl {__version__}")
+    parser.add_argument("--version", action="version", version=f"ee-trl {versions()['ee-trl']}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for add_command in COMMANDS.values():
+        add_command(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and gives its exit code."""
+    """Runs a command and returns its exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ee_trl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
@@ -86,27 +79,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EmpathyError as error:
         print(f"ee-trl: {error}", file=sys.stderr)
         return 6 if isinstance(error, CoverageError) else 5 if isinstance(error, StoreError) else 3
-    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+    except BrokenPipeError:  # whoever reads our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"ee-trl: {_said(error)}", file=sys.stderr)
+        print(f"ee-trl: {_explained(error)}", file=sys.stderr)
         return 5
     except KeyboardInterrupt:
-        print("ee-trl: interrupted; no output was written, scores that were made are in the store", file=sys.stderr)
+        print("ee-trl: interrupted; no output was written, the store has the scores made so far", file=sys.stderr)
         return 130
 
 
-def _said(error: OSError) -> str:
-    """What the file system said, of which file, and the fix where there is no room."""
-    from ..files import DISK_FULL
-
-    said = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+def _explained(error: OSError) -> str:
+    """The file system's message, the file, and the fix where the disk is full."""
+    text = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     if error.errno not in DISK_FULL:
-        return said
+        return text
     return (
-        f"{said}. Make room there, or write elsewhere ($TMPDIR is where temporary files go), and run the same command "
-        "again: scores that were made are in the store"
+        f"{text}. Free some space, or write elsewhere ($TMPDIR is where temporary files go), and run the same command "
+        "again: the store has the scores made so far"
     )
 
 

@@ -1,4 +1,4 @@
-"""`ee-trl select`: scored dialogues in, the ones to train on out."""
+"""Commands on scored dialogues: `select`, `sweep`, `summary` and `explore`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,76 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EmpathyError
-from . import common
+from . import options
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    parser = common.new_command(
+def add_select(commands: Any) -> None:
+    """Adds `ee-trl select`."""
+    parser = options.new_command(
         commands,
         "select",
+        run_select,
         help="select the dialogues to train on, ready for SFTTrainer",
         example="ee-trl select scored.parquet --keep sensibility -o sensibility.parquet",
     )
-    common.add_input(parser, "scored", "what `ee-trl score` wrote, or data with columns sensibility and rationality")
-    common.add_output(parser)
-    common.add_rule(parser)
-    common.add_threshold(parser)
-    parser.add_argument("--dropped", metavar="FILE", help="also write the samples dropped, each with its drop_reason")
-    _add_card(parser)
-    common.add_json(parser)
-    common.add_quiet(parser)
-    parser.set_defaults(run=run)
-
-
-def _add_card(parser: argparse.ArgumentParser) -> None:
+    options.add_input(parser, "scored", options.SCORED_HELP)
+    options.add_output(parser)
+    options.add_rule(parser)
+    options.add_threshold(parser)
+    parser.add_argument("--dropped", metavar="FILE", help="also write the dropped samples, each with its drop_reason")
     card = parser.add_argument_group("a dataset card")
     card.add_argument(
-        "--card", action="store_true", help="also write README.md beside the output: thresholds, scorer, shares, what "
-        "was dropped of each emotion; the folder can be uploaded to the hub as it is"
-    )  # fmt: skip
+        "--card",
+        action="store_true",
+        help="also write README.md beside the output: thresholds, scorer, shares, and what was dropped of each "
+        "emotion; the folder can be uploaded to the hub as it is",
+    )
     card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
     card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
+    options.add_json(parser)
+    options.add_quiet(parser)
+
+
+def run_select(args: argparse.Namespace) -> int:
+    """Runs `ee-trl select`."""
+    from ..data.samples import dropped_tables
+    from ..data.tables import write_file
+    from ..files import check_output, write_text
+
+    selector = options.make_selector(args)
+    path = check_output(args.output, overwrite=args.overwrite)
+    dropped_path = check_output(args.dropped, overwrite=args.overwrite) if args.dropped else None
+    card_path = _card_path(args, path)
+    scored = options.open_input(args.scored, args)
+    chosen = selector.choose(scored, **options.rule_options(args))
+    counts = chosen.counts()
+    if not len(chosen):
+        options.note(f"ee-trl: nothing selected by {chosen.settings}: {counts}. Look at: ee-trl sweep {args.scored}")
+        return 4
+    metadata = {
+        "command": "select",
+        "source": args.scored,
+        "split": args.split,
+        **chosen.settings,
+        "counts": counts,
+        "versions": options.versions(),
+    }
+    card = None
+    if card_path:
+        from ..reports.cards import card_of
+
+        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
+        card = card_of(scored, chosen, **named)
+    features, tables = selector.select_tables(scored, chosen)
+    write_file(tables, features, path, metadata=metadata)
+    if dropped_path:
+        features, tables = dropped_tables(scored, chosen.drops)
+        write_file(tables, features, dropped_path, metadata=metadata)
+    if card_path and card:
+        write_text(card_path, str(card))
+    found = {"output": str(path), "settings": chosen.settings, "counts": counts}
+    wrote = " and ".join(str(p) for p in (path, dropped_path, card_path) if p)
+    return options.show(args, found, chosen, f"wrote {wrote}")
 
 
 def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
@@ -52,46 +92,115 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
     return check_free(path, overwrite=args.overwrite and is_own_card(path))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
-    from ..data.samples import dropped_tables
-    from ..data.tables import write_file
-    from ..files import check_output, write_text
+def add_sweep(commands: Any) -> None:
+    """Adds `ee-trl sweep`."""
+    parser = options.new_command(
+        commands,
+        "sweep",
+        run_sweep,
+        help="show the share of each quadrant at each threshold",
+        example="ee-trl sweep scored.parquet --grid 3:7:0.5 --plot plane.png",
+    )
+    options.add_input(parser, "scored", options.SCORED_HELP)
+    parser.add_argument("--grid", default="1:9", help="thresholds: first:last[:step], or a list 3,5,7 (default: 1:9)")
+    options.add_ties(parser)
+    parser.add_argument("--plot", metavar="FILE", help="also draw the score plane and the shares (.png, .svg, .pdf)")
+    options.add_json(parser)
 
-    selector = common.make_selector(args)
-    path = check_output(args.output, overwrite=args.overwrite)
-    dropped_path = check_output(args.dropped, overwrite=args.overwrite) if args.dropped else None
-    card_path = _card_path(args, path)
-    scored = common.open_input(args.scored, args)
-    chosen = selector.choose(scored, **common.rule_options(args))
-    counts = chosen.counts()
-    if not len(chosen):
-        common.note(f"ee-trl: nothing selected by {chosen.settings}: {counts}. Look at: ee-trl sweep {args.scored}")
-        return 4
-    metadata = {
-        "command": "select",
-        "source": args.scored,
-        "split": args.split,
-        **chosen.settings,
-        "counts": counts,
-        "versions": common.versions(),
-    }
-    card = None
-    if card_path:
-        from ..reports.cards import card_of
 
-        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(selector, scored, chosen, **named)
-    features, tables = selector.select_tables(scored, chosen)
-    write_file(tables, features, path, metadata=metadata)
-    if dropped_path:
-        features, tables = dropped_tables(scored, chosen.drops)
-        write_file(tables, features, dropped_path, metadata=metadata)
-    if card_path and card:
-        write_text(card_path, str(card))
-    if args.json:
-        common.print_json({"output": str(path), "settings": chosen.settings, "counts": counts})
-    else:
-        print(chosen)
-        common.note("wrote " + " and ".join(str(p) for p in (path, dropped_path, card_path) if p))
-    return 0
+def run_sweep(args: argparse.Namespace) -> int:
+    """Runs `ee-trl sweep`."""
+    from ..data.samples import read_scores
+    from ..selection import sweep
+
+    grid = options.grid(args.grid)
+    scores = read_scores(options.open_input(args.scored, args))
+    rows = sweep(scores.sensibility, scores.rationality, grid, args.ties)
+    if args.plot:
+        from ..reports.plane import plot_sweep
+
+        plot_sweep(scores.sensibility, scores.rationality, rows, args.plot)
+    found = {"scorer": list(scores.scorers), "ties": args.ties, "sweep": rows}
+    return options.show(args, found, f"{len(scores.statuses):,} samples, by {', '.join(scores.scorers)}\n{rows}")
+
+
+def add_summary(commands: Any) -> None:
+    """Adds `ee-trl summary`."""
+    parser = options.new_command(
+        commands,
+        "summary",
+        run_summary,
+        help="show counts, shares, reasons and emotions of scored dialogues",
+        example="ee-trl summary scored.parquet",
+    )
+    options.add_input(parser, "scored", options.SCORED_HELP)
+    options.add_threshold(parser)
+    parser.add_argument("--plot", metavar="FILE", help="also draw the score plane (.png, .svg, .pdf)")
+    options.add_json(parser)
+
+
+def run_summary(args: argparse.Namespace) -> int:
+    """Runs `ee-trl summary`."""
+    from ..data.tables import read_metadata
+    from ..display import as_text
+    from ..reports.rubric import rubric_of_file, rubric_parts
+
+    selector = options.make_selector(args)
+    scored = options.open_input(args.scored, args)
+    summary = selector.summary(scored)
+    if args.plot:
+        from ..data.samples import read_scores
+        from ..reports.plane import plot_plane
+
+        scores = read_scores(scored)
+        plot_plane(scores.sensibility, scores.rationality, selector.threshold, args.plot)
+    rubric = rubric_of_file(args.scored)
+    made_by = read_metadata(args.scored) if args.json and Path(args.scored).is_file() else None
+    text = as_text([*summary.parts(), *rubric_parts(rubric)])
+    return options.show(args, {**summary.to_dict(), "made_by": made_by}, text)
+
+
+def add_explore(commands: Any) -> None:
+    """Adds `ee-trl explore`."""
+    parser = options.new_command(
+        commands,
+        "explore",
+        run_explore,
+        help="write a page on which to choose thresholds and read the dialogues",
+        description="Write one HTML page that needs no network: the score plane, a slider for each threshold, exact "
+        "counts and shares of each quadrant and emotion, the dialogues, and the command for the chosen selection.",
+        example="ee-trl explore scored.parquet -o explorer.html",
+    )
+    options.add_input(parser, "scored", options.SCORED_HELP)
+    options.add_output(parser, "file to write: .html")
+    parser.add_argument(
+        "--keep", default="sensibility", metavar="QUADRANTS", help="ticked at the start (default: sensibility)"
+    )
+    options.add_threshold(parser)
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=50_000,
+        metavar="N",
+        help="how many dialogues the page holds, drawn at random from more; counts are always of all (default: 50000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    options.add_json(parser)
+
+
+def run_explore(args: argparse.Namespace) -> int:
+    """Runs `ee-trl explore`."""
+    from ..files import check_output
+    from ..reports.explorer import ENDINGS, write_explorer
+
+    check_output(args.output, overwrite=args.overwrite, endings=ENDINGS)
+    path = write_explorer(
+        options.open_input(args.scored, args),
+        args.output,
+        threshold=options.threshold_of(args),
+        source=args.scored,
+        **options.picked(args, "ties", "keep", "limit", "seed", "overwrite", "split", "config"),
+    )
+    size = path.stat().st_size
+    note = f"wrote {path} ({size / 1e6:.1f} MB); open it in a browser"
+    return options.show(args, {"output": str(path), "bytes": size}, None, note)

@@ -1,41 +1,41 @@
-"""The dataset card of what was selected: by what, at which thresholds, and what was dropped of each emotion."""
+"""Dataset cards, and the sections of model cards that say what a model was trained on and why."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import RATIONALITY, SENSIBILITY
-from ..selection import DIFFERENCE
-from .card_parts import agreement_lines, audit_text, cell, code, emotion_audit
+from ..data.columns import Coded, counts
+from ..data.samples import GIVEN, Scores, read_scores
+from ..data.tables import read_metadata
+from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
+from ..errors import EmpathyError
+from ..files import read_json, write_text
+from ..selection import DIFFERENCE, Selection
 from .licence import Licence, find_licence, given_licence
-from .markdown import _table
-from .model_card import hub_name
-from .rubric import rubric_part
-from .summary import summarise
+from .rubric import rubric_parts, rubric_text
+from .summary import Summary, summarise
 
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
-    from ..data.samples import Scores
-    from ..selection import Selection
-    from ..selector import EmpathyDataSelector
-    from .summary import Summary
-
-CITATION = """\
-@article{sun2024efficientempathy,
-  title   = {Efficient-Empathy: Towards Efficient and Effective Selection of Empathy Data},
-  author  = {Sun, Linzhuang and Liang, Hao and Wei, Jingxuan and Sun, Linkun and Yu, Bihui and Cui, Bin and
-             Zhang, Wentao},
-  journal = {arXiv preprint arXiv:2407.01937},
-  year    = {2024}
-}"""
 OWN_TAG = "ee-trl"
 TAGS = ("empathy", "empathetic-dialogue", "data-selection", OWN_TAG, "arxiv:2407.01937")
+MODEL_TAGS = (OWN_TAG, "empathetic-dialogue", "arxiv:2407.01937")
+MOST_EMOTIONS = 100
+"""Rows of the table of emotions; an emotion column may hold anything."""
+
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+_CREDIT = "with ee-trl, after Efficient-Empathy (arXiv:2407.01937)."
+
+
+# ---- dataset cards -------------------------------------------------------------------------------------------------
 
 
 def dataset_card(
@@ -54,14 +54,15 @@ def dataset_card(
     The card of a selected data set, ready for the hub.
 
     Args:
-        scores ([`~ee_trl.data.samples.Scores`]): Of all samples, with their emotions if there are any.
-        chosen ([`~ee_trl.selection.Selection`]): What was kept of them, and why not the others.
-        summary ([`~ee_trl.reports.summary.Summary`]): Of all of them.
-        source (`str`, *optional*): What was selected from.
+        scores ([`~ee_trl.data.samples.Scores`]): The scores of all samples, with their emotions if there are any.
+        chosen ([`~ee_trl.selection.Selection`]): Which samples were kept, and why the others were not.
+        summary ([`~ee_trl.reports.summary.Summary`]): The summary of all samples.
+        source (`str`, *optional*): The data set that the samples were selected from.
         name (`str`, *optional*): The card's title.
-        file (`str`, *optional*): The file beside the card that holds the samples; none where `push_to_hub` says that.
-        licence ([`~ee_trl.reports.licence.Licence`], *optional*): Of the source; unknown if it is not given.
-        rubric (`str`, *optional*): What a judge was asked.
+        file (`str`, *optional*):
+            The file beside the card that holds the samples; leave it out where `push_to_hub` adds the files.
+        licence ([`~ee_trl.reports.licence.Licence`], *optional*): The licence of the source; unknown by default.
+        rubric (`str`, *optional*): The rubric of the judge that made the scores.
         agreement (`str` or `os.PathLike`, *optional*):
             The `agreement.json` of `ee-trl agreement`, with this scorer as one of its two sides.
 
@@ -69,13 +70,14 @@ def dataset_card(
         `DatasetCard` of huggingface_hub: `save(path)`, `push_to_hub(repo_id)`, `str()`.
 
     Raises:
-        [`EmpathyError`]: The agreement is not of what made the scores.
+        [`EmpathyError`]: The agreement is about other scorers than the one that made the scores.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
     licence = licence or Licence()
-    kept = len(chosen)
-    name = " ".join((name or "").split()) or _title(chosen)
+    kept, total = len(chosen), len(chosen.drops)
+    title, how = _in_words(chosen.settings)
+    title = " ".join((name or "").split()) or title
     head: dict[str, Any] = licence.metadata()
     if hub_name(source):
         head["source_datasets"] = [source]
@@ -83,134 +85,66 @@ def dataset_card(
         head["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": file}]}]
     data = DatasetCardData(
         **head,
-        pretty_name=name,
+        pretty_name=title,
         tags=list(TAGS),
         task_categories=["text-generation"],
-        size_categories=[next((s for i, s in enumerate(_SIZES) if kept < 1_000 * 10**i), "n>1T")],
+        size_categories=[next((size for i, size in enumerate(_SIZES) if kept < 1_000 * 10**i), "n>1T")],
     )
     audit = emotion_audit(scores.emotions, chosen.drops)
-    parts = [
-        f"# {cell(name)}",
-        _what(chosen, source),
-        _how(chosen, summary),
-        *([f"## What was dropped, by emotion\n\n{audit_text(audit)}"] if audit else []),
-        _scored_by(scores.scorers, rubric, agreement),
-        f"## Licence\n\n{licence.sentence()}",
-        _use(file),
-        f"## Citation\n\nThe method:\n\n```bibtex\n{CITATION}\n```",
-    ]
-    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+    return DatasetCard.from_template(
+        data,
+        template_str=files("ee_trl").joinpath("assets/templates/dataset_card.md").read_text(encoding="utf-8"),
+        title=markdown_text(title),
+        kept=f"{kept:,}",
+        total=f"{total:,}",
+        share=percent(kept, total),
+        of_source=f" of {markdown_text(Code(hub_name(source) or Path(source).name))}" if source else "",
+        chosen_how=how,
+        t_sensibility=f"{summary.threshold[0]:g}",
+        t_rationality=f"{summary.threshold[1]:g}",
+        settings=_settings_table(chosen.settings).markdown(),
+        reasons=_reasons_table(chosen.counts()).markdown(),
+        quadrants=_quadrants_table(summary.quadrants).markdown(),
+        audit=audit_text(audit) if audit else "",
+        made_by=_made_by(scores.scorers),
+        agreement=agreement_text(scores.scorers, agreement),
+        rubric=as_markdown(rubric_parts(rubric)),
+        licence=licence.sentence(),
+    )
 
 
 def card_of(
-    selector: EmpathyDataSelector,
     scored: Any,
     chosen: Selection,
     *,
     source: str | None = None,
     license: str | None = None,
-    rubric: str | None = None,
+    scorer: Any = None,
     **options: Any,
 ) -> DatasetCard:
     """
-    The card of what a selector chose.
+    The card of a selection, with what the source and the scorer say of themselves.
 
     Args:
-        selector ([`EmpathyDataSelector`]): What chose.
-        scored (`Dataset` or `IterableDataset`): What it chose from.
-        chosen ([`~ee_trl.selection.Selection`]): What it chose.
+        scored (`Dataset` or `IterableDataset`): The samples that were chosen from.
+        chosen ([`~ee_trl.selection.Selection`]): Which of them were kept.
         source (`str`, *optional*): The path or name of `scored`.
         license (`str`, *optional*):
-            Of the source, by its name on the hub; otherwise as the source's card or its own information says.
-        rubric (`str`, *optional*): What a judge was asked, where the selector's scorer does not tell.
+            The licence of the source, by its name on the hub; by default as the source's card or information says.
+        scorer ([`Scorer`], *optional*): The scorer, for its rubric; by default the rubric that the file names.
         options: `name`, `file` and `agreement` of [`dataset_card`].
     """
-    from ..data.samples import read_scores
-    from ..data.tables import read_metadata
-    from .rubric import rubric_text
-
     scores = read_scores(scored, emotion=True)
     made_by = (read_metadata(source) or {}) if source and Path(source).is_file() else {}
     licence = given_licence(license) if license else find_licence(source, made_by.get("source"), scored)
-    scorer = vars(selector).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
-    if getattr(scorer, "fingerprint", None) in scores.scorers:
-        rubric = rubric_text(scorer)
-    summary = summarise(scores, selector.threshold, selector.ties)
+    rubric = rubric_text(scorer) if getattr(scorer, "fingerprint", None) in scores.scorers else None
+    summary = summarise(scores, chosen.settings["threshold"], chosen.settings["ties"])
     rubric = rubric or made_by.get("rubric")
     return dataset_card(scores, chosen, summary, source=source, licence=licence, rubric=rubric, **options)
 
 
-def _title(chosen: Selection) -> str:
-    settings = chosen.settings
-    return {
-        "threshold": f"{' and '.join(settings['keep'])} samples",
-        "top": f"samples highest in {_ranked_by(settings)}",
-        "random": "samples drawn at random",
-        "longest": "samples with the longest replies",
-    }[settings["rule"]]
-
-
-def _by_what(settings: Mapping[str, Any]) -> str:
-    """How the samples were chosen, after "so many of so many samples"."""
-    return {
-        "threshold": "selected by two scores of each listener's reply",
-        "top": f"those whose replies score highest in {_ranked_by(settings)}",
-        "random": f"drawn at random (seed {settings.get('seed')}) from all that have scores, whatever these are",
-        "longest": "those with the longest replies of all that have scores, whatever these are",
-    }[settings["rule"]]
-
-
-def _ranked_by(settings: Mapping[str, Any]) -> str:
-    axis = str(settings.get("axis"))
-    return f"{SENSIBILITY} minus {RATIONALITY}" if axis == DIFFERENCE else axis
-
-
-def _what(chosen: Selection, source: str | None) -> str:
-    kept, total = len(chosen), len(chosen.drops)
-    of = f" of `{code(hub_name(source) or Path(source).name)}`" if source else ""
-    return (
-        f"**{kept:,} of {total:,} samples{of} ({kept / max(total, 1):.1%})**, {_by_what(chosen.settings)}. "
-        "The scores go from 0 to 10: *sensibility* (the reply shares, names or soothes the feeling) and *rationality* "
-        "(it reasons about the situation: asks, explains, advises). Each sample is a `prompt`, the dialogue so far, "
-        "and a `completion`, the reply; its scores are beside it."
-    )
-
-
-def _how(chosen: Selection, summary: Summary) -> str:
-    settings = [(name, f"`{code(str(value))}`") for name, value in chosen.settings.items() if name != "scorer"]
-    total = len(chosen.drops)
-    reasons = [(f"`{name}`", f"{n:,}", f"{n / max(total, 1):.1%}") for name, n in chosen.counts().items()]
-    shares = [(name, f"{q['count']:,}", f"{q['share']:.1%}") for name, q in summary.quadrants.items()]
-    t_s, t_r = summary.threshold
-    return "\n\n".join(
-        [
-            "## How it was selected",
-            f"High is above, low is below T = {t_s:g} for sensibility and {t_r:g} for rationality; a score equal to T "
-            "is a tie, unless `ties` says otherwise.",
-            _table(("setting", "value"), settings),
-            "All samples, kept or dropped for a reason:",
-            _table(("", "samples", "share"), reasons),
-            "All samples with scores, by quadrant (sensibility: high on it and low on rationality; rationality: the "
-            "reverse; balanced: both high; low: both low):",
-            _table(("quadrant", "samples", "share of the scored"), shares),
-        ]
-    )
-
-
-def _use(file: str | None) -> str:
-    where = "this folder or the name of this data set on the hub"
-    return (
-        "## Use\n\n"
-        f"```python\nfrom datasets import load_dataset\nfrom trl import SFTTrainer\n\n"
-        f'dataset = load_dataset("...", split="train")  # {where}\n'
-        'SFTTrainer("Qwen/Qwen3-0.6B", train_dataset=dataset).train()\n```\n\n'
-        "The scores say how a reply reads to the scorer. They are no measure of what it does for a person, and no "
-        "clinical judgement."
-    )
-
-
 def is_own_card(path: Path) -> bool:
-    """Whether a file is such a card, and not somebody's own README."""
+    """Whether a file is a card of this package, and not somebody's own README."""
     from huggingface_hub import DatasetCard
 
     try:
@@ -219,10 +153,251 @@ def is_own_card(path: Path) -> bool:
         return False
 
 
-def _scored_by(scorers: Sequence[str], rubric: str | None, agreement: str | os.PathLike[str] | None) -> str:
-    names = ", ".join(f"`{code(name)}`" for name in scorers) or "nothing"
-    lines = ["## Scores", "", f"Made by {names}."]
-    if list(scorers) == ["given"]:
-        lines[-1] = "They came with the data; what made them is not recorded."
-    lines += ["", *agreement_lines(scorers, agreement), "", *rubric_part(rubric)]
-    return "\n".join(lines).rstrip()
+def hub_name(dataset: str | None) -> str | None:
+    """The name, if it can be the name of a data set on the hub; a card must name no other."""
+    if dataset is None or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) or Path(dataset).exists():
+        return None
+    return None if Path(dataset).suffix and "/" not in dataset else dataset
+
+
+def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The card's title, and how the samples were chosen, after "so many of so many samples"."""
+    axis = str(settings.get("axis"))
+    ranked_by = f"{SENSIBILITY} minus {RATIONALITY}" if axis == DIFFERENCE else axis
+    return {
+        "threshold": (
+            f"{' and '.join(settings['keep'])} samples",
+            "selected by two scores of each listener's reply",
+        ),
+        "top": (f"samples highest in {ranked_by}", f"those whose replies score highest in {ranked_by}"),
+        "random": (
+            "samples drawn at random",
+            f"drawn at random (seed {settings.get('seed')}) from all that have scores, whatever these are",
+        ),
+        "longest": (
+            "samples with the longest replies",
+            "those with the longest replies of all that have scores, whatever these are",
+        ),
+    }[settings["rule"]]
+
+
+def _made_by(scorers: Sequence[str]) -> str:
+    if list(scorers) == [GIVEN]:
+        return "The scores came with the data; what made them is not recorded."
+    return f"The scores were made by {', '.join(markdown_text(Code(name)) for name in scorers) or 'nothing'}."
+
+
+# ---- sections of model cards ---------------------------------------------------------------------------------------
+
+
+def selection_section(record: Mapping[str, Any]) -> str:
+    """The section on the data of an expert: what was selected, by what, and why the rest was not; `record` is its
+    `selection.json`."""
+    settings, found = record["settings"], record["counts"]
+    total, audit = sum(found.values()), record.get("emotions")
+    return _section(
+        "selected",
+        f"{found['kept']:,} of {total:,} samples ({percent(found['kept'], total)}) of {_code(record['dataset'])} were "
+        f"kept. {_made_by(settings['scorer'])}",
+        settings,
+        [
+            _reasons_table(found),
+            _quadrants_table(record["summary"]["quadrants"]),
+            *([Markup(audit_text(audit))] if audit else []),
+        ],
+        settings["scorer"],
+        record.get("rubric"),
+    )
+
+
+def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> str:
+    """
+    The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn.
+
+    Args:
+        record (`Mapping`): The run's `rows.json`.
+        rows (`Mapping`): What [`~ee_trl.reports.draws.by_quadrant`] found.
+    """
+    total = sum(row["draws"] for row in rows.values())
+    names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in record["left_out"].items())
+    table = [
+        (name, f"{row['samples']:,}", f"{row['draws']:,.0f}", percent(row["draws"], total), number(row["weight"]))
+        for name, row in rows.items()
+    ]
+    return _section(
+        "drawn",
+        f"A policy drew from all {record['samples']:,} samples of {_code(record['dataset'])} while training"
+        + (f"; without a dialogue to train on: {markdown_text(left_out)}. " if left_out else ". ")
+        + f"Scores by {_code(record['scores'])}.",
+        {name: record[name] for name in names if record[name] not in (None, {})},
+        [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table)],
+        [record["scores"]],
+        record["rubric"],
+    )
+
+
+def _section(
+    done: str,
+    what: str,
+    settings: Mapping[str, Any],
+    tables: Sequence[str | Table],
+    scorers: Sequence[str],
+    rubric: str | None,
+) -> str:
+    parts = [
+        Heading(f"Training data: what was {done}, and why"),
+        Markup(what),
+        _settings_table(settings),
+        *tables,
+        agreement_text(scorers),
+        *rubric_parts(rubric),
+        f"{done.capitalize()} {_CREDIT}",
+    ]
+    return f"\n\n{as_markdown(parts)}\n"
+
+
+def with_section(write: Callable[..., Any], card: Path, section: Callable[[], str]) -> Callable[..., None]:
+    """
+    A trainer's `create_model_card` that adds a section each time the card is written; a push writes it anew.
+
+    Args:
+        write (`Callable`): The trainer's own.
+        card (`Path`): The file that it writes.
+        section (`Callable[[], str]`): Gives the Markdown to add.
+    """
+
+    def create_model_card(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
+        if card.exists():  # the main process writes
+            finish_model_card(card, section())
+
+    return create_model_card
+
+
+def finish_model_card(path: Path, section: str) -> None:
+    """Adds a section and this package's tags to a card, and removes TRL's placeholder for a licence from its head."""
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(path, ignore_metadata_errors=True)
+    if card.data.get("licence") == "license":
+        card.data.pop("licence")
+    card.data.tags = [*dict.fromkeys([*(card.data.tags or []), *MODEL_TAGS])]
+    write_text(path, f"{str(card).rstrip()}\n{section}")
+
+
+# ---- parts of both -------------------------------------------------------------------------------------------------
+
+
+def _code(text: str) -> str:
+    return markdown_text(Code(text))
+
+
+def _settings_table(settings: Mapping[str, Any]) -> Table:
+    rows = [(name, Code(value)) for name, value in settings.items() if name != "scorer"]
+    return Table(("setting", "value"), rows)
+
+
+def _reasons_table(found: Mapping[str, int]) -> Table:
+    total = sum(found.values())
+    rows = [(Code(name), f"{n:,}", percent(n, max(total, 1))) for name, n in found.items()]
+    return Table(("", "samples", "share"), rows)
+
+
+def _quadrants_table(quadrants: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = [(name, f"{entry['count']:,}", percent(entry["share"])) for name, entry in quadrants.items()]
+    return Table(("quadrant", "samples", "share of the scored"), rows)
+
+
+def emotion_audit(emotions: Coded | None, drops: Coded) -> dict[str, dict[str, int]]:
+    """
+    What became of the samples of each emotion.
+
+    Returns:
+        `dict`: emotion -> `{"kept": n, "<reason>": n}`, the most frequent emotion first; empty without emotions.
+    """
+    if emotions is None:
+        return {}
+    width = len(drops.names)
+    pairs = counts(emotions.codes, len(emotions.names), drops.codes, width)
+    found = {}
+    for i, emotion in enumerate(emotions.names):
+        row = {name or "kept": n for name, n in zip(drops.names, pairs[i * width : (i + 1) * width], strict=True)}
+        if sum(row.values()):
+            found[emotion or "(none)"] = row
+    return dict(sorted(found.items(), key=lambda item: (-sum(item[1].values()), item[0])))
+
+
+def audit_text(audit: Mapping[str, Mapping[str, int]]) -> str:
+    """The audit as Markdown: a table, and before it the emotions that stand out."""
+    total = {emotion: sum(row.values()) for emotion, row in audit.items()}
+    share = {emotion: row["kept"] / total[emotion] for emotion, row in audit.items()}
+    least, most = min(share, key=lambda emotion: share[emotion]), max(share, key=lambda emotion: share[emotion])
+    all_kept = percent(sum(row["kept"] for row in audit.values()), sum(total.values()))
+    reasons = [name for name in dict.fromkeys(name for row in audit.values() for name in row) if name != "kept"]
+    reasons = [name for name in reasons if any(row.get(name) for row in audit.values())]
+    rows = [
+        (
+            emotion,
+            f"{total[emotion]:,}",
+            f"{row['kept']:,}",
+            percent(share[emotion]),
+            *(f"{row.get(name, 0):,}" for name in reasons),
+        )
+        for emotion, row in list(audit.items())[:MOST_EMOTIONS]
+    ]
+    parts: list[str | Table] = [
+        f"Of all samples {all_kept} are kept; by emotion from {percent(share[least])} ({least}) to "
+        f"{percent(share[most])} ({most}). Where the share of an emotion is unlike the others, a model will learn the "
+        "skew. Columns after the share kept count the samples dropped, by reason.",
+        Table(("emotion", "samples", "kept", "share kept", *map(Code, reasons)), rows),
+    ]
+    if len(audit) > len(rows):
+        parts.append(f"{len(audit) - len(rows):,} more, rarer ones are left out of the table.")
+    return as_markdown(parts)
+
+
+def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None = None) -> Markup:
+    """
+    How far the scorer is known to agree with another, as a paragraph of Markdown.
+
+    Args:
+        scorers (`Sequence[str]`): Fingerprints of what made the scores.
+        report (`str` or `os.PathLike`, *optional*): The `agreement.json` of `ee-trl agreement`.
+
+    Raises:
+        [`EmpathyError`]: There is no such report, or it is about other scorers.
+    """
+    if report is not None:
+        return _measured(scorers, Path(report))
+    bundled = read_json(str(files("ee_trl").joinpath("assets/linear/metrics.json")))
+    if bundled["fingerprint"] not in scorers:
+        return Markup("How far these scores agree with those of a judge or a person is not known here.")
+    rho, kappa = bundled["spearman_mean_over_folds"], bundled["by_threshold_pooled"]["5"]["kappa"]
+    return Markup(
+        "The scorer imitates an LLM judge on EmpatheticDialogues, moderately well: cross-validated Spearman "
+        f"{rho['sensibility']:.2f} for sensibility and {rho['rationality']:.2f} for rationality, Cohen's kappa "
+        f"{kappa:.2f} on the three-way selection at T = 5. Its weights are learnt from CC BY-NC 4.0 data."
+    )
+
+
+def _measured(scorers: Sequence[str], path: Path) -> Markup:
+    try:
+        report = read_json(path)
+        a, b, found = report["a"], report["b"], report["agreement"]
+        sides, rho, three = {a["fingerprint"]: b, b["fingerprint"]: a}, found["axes"], found["three_way"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EmpathyError(
+            f"{str(path)!r} is not the agreement.json that `ee-trl agreement -o` writes: {error}"
+        ) from error
+    other = next((sides[name] for name in scorers if name in sides), None)
+    if other is None:
+        raise EmpathyError(
+            f"{str(path)!r} compares {' with '.join(sides)}, neither of which made these scores ({', '.join(scorers)})"
+        )
+    return Markup(
+        f"Compared with {_code(other['fingerprint'])} ({markdown_text(other['name'])}) on {found['compared']:,} "
+        f"samples of {markdown_text(report['dataset'])}: Spearman {number(rho['sensibility']['spearman'])} for "
+        f"sensibility and {number(rho['rationality']['spearman'])} for rationality, Cohen's kappa "
+        f"{number(three['kappa'])} on the three-way selection."
+    )

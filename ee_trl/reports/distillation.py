@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
-from ..display import Table
+from ..display import Table, as_markdown
 from ..errors import require
 from ..files import write_json, write_text
 from ..selection import sweep
 from .agreement import CLASSES, interval, number, percent
 from .markdown import _cell, _table
 from .plane import COLOURS, save_figure
-from .rubric import rubric_part
+from .rubric import rubric_parts
 
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarr
     write_json(folder / "report.json", report)
     body = "\n\n".join([_agreement_part(report), _shares_part(report), *_curve_parts(report), _cost_part(report)])
     if report["rubric"]:
-        body += "\n\n## The rubric\n\n" + "\n".join(rubric_part(report["rubric"])).rstrip()
+        body += "\n\n## The rubric\n\n" + as_markdown(rubric_parts(report["rubric"]))
     write_text(folder / "report.md", f"# Distillation of a judge\n\n{_origin_part(report)}\n\n{body}\n")
     write_text(folder / "README.md", _card(report, body))
     return folder / "report.md"

@@ -1,4 +1,4 @@
-"""The licence of the source, which what is selected from it carries on."""
+"""The licence of the source, which the samples selected from it keep."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ..errors import EmpathyError
 
 
 UNKNOWN = "unknown"
+"""The hub's word for a licence that nobody named."""
+
 _CARRIED = ("license", "license_name", "license_link", "language")
 
 
 @dataclass(frozen=True)
 class Licence:
     """
-    What is known of the source's licence.
+    What is known of the source's licence, which its samples keep.
 
     Args:
         carried (`Mapping[str, Any]`, *optional*): `license`, `license_name`, `license_link` and `language`, as the
@@ -30,7 +32,7 @@ class Licence:
     told_by: str = ""
 
     def metadata(self) -> dict[str, Any]:
-        """For the head of a card; the hub's word for a licence that nobody names is `unknown`."""
+        """For the head of a card."""
         return {"license": UNKNOWN, **self.carried}
 
     def sentence(self) -> str:
@@ -38,11 +40,11 @@ class Licence:
         licence = self.carried.get("license")
         if not licence or licence == UNKNOWN:
             return (
-                "**The licence of the source is unknown**: nobody named it where this was selected. Find it out "
-                "before you use or publish these samples; their text is the source's."
+                "**The licence of the source is unknown**: nobody named it when these samples were selected. Their "
+                "text is the source's; find out its licence before you use or publish them."
             )
         names = ", ".join(licence) if isinstance(licence, list) else licence
-        return f"That of the source, whose text this is: `{names}` (as {self.told_by} says)."
+        return f"The samples are text of the source and keep its licence: `{names}` (as {self.told_by} says)."
 
 
 def given_licence(name: str) -> Licence:
@@ -50,7 +52,7 @@ def given_licence(name: str) -> Licence:
     A licence by its name on the hub, e.g. `cc-by-nc-4.0`.
 
     Raises:
-        [`EmpathyError`]: The name is of a form that the hub refuses.
+        [`EmpathyError`]: The hub would refuse the name.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name):
         raise EmpathyError(
@@ -62,14 +64,13 @@ def given_licence(name: str) -> Licence:
 
 def find_licence(*places: Any) -> Licence:
     """
-    The licence as the first place names it that names one.
+    The licence that the first of the places names.
 
     Args:
-        places:
-            Each a path (the card beside a file, or in a folder), a data set (its `info`), or `None`.
+        places: Each a path (the card beside a file, or in a folder), a data set (its `info`), or `None`.
     """
     for place in places:
-        found = _of_dataset(place) if hasattr(place, "info") else _of_card(place) if place is not None else Licence()
+        found = _of_dataset(place) if hasattr(place, "info") else _of_card(Path(place)) if place else Licence()
         if found.carried.get("license"):
             return found
     return Licence()
@@ -80,11 +81,10 @@ def _of_dataset(dataset: Any) -> Licence:
     return Licence({"license": licence}, "the data set's own information") if licence else Licence()
 
 
-def _of_card(path: Any) -> Licence:
-    """What the card beside a file, or in a folder, says."""
+def _of_card(path: Path) -> Licence:
+    """The licence in the card beside a file, or in a folder."""
     from huggingface_hub import DatasetCard
 
-    path = Path(path)
     card = (path if path.is_dir() else path.parent) / "README.md"
     if not path.exists() or not card.is_file() or not card.read_text(encoding="utf-8").lstrip().startswith("---"):
         return Licence()
@@ -92,6 +92,6 @@ def _of_card(path: Any) -> Licence:
         data = DatasetCard.load(card).data.to_dict()
     except Exception as error:  # of YAML, of which there are many
         raise EmpathyError(
-            f"the head of {str(card)!r} cannot be read: {error}; mend it, or name the licence"
+            f"the head of {str(card)!r} cannot be read: {error}; correct it, or name the licence (--license)"
         ) from error
     return Licence({name: data[name] for name in _CARRIED if data.get(name)}, f"its card, `{card.name}`,")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..axes import QUADRANTS, TIE
+from ..display import as_markdown
 from ..files import write_json, write_text
-from .rubric import rubric_part
+from .rubric import rubric_parts
 
 
 METRIC_NOTES = {
@@ -91,7 +92,7 @@ def _selection_part(selection: Mapping[str, Any], picture: str | None) -> str:
             _table(("quadrant", "samples", "share of the scored", ""), rows),
             _picture(picture, "score plane"),
             _emotion_table(summary["emotions"]) if summary["emotions"] else "",
-            *(["\n".join(rubric_part(selection["rubric"]))] if selection.get("rubric") else []),
+            as_markdown(rubric_parts(selection.get("rubric"))),
         ]
     )
 

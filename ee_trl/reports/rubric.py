@@ -1,45 +1,47 @@
-"""The rubric of a judge, as every report prints it."""
+"""The rubric of a judge, as reports print it."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..data.tables import read_metadata
+from ..display import Markup
+from ..files import WRITABLE, digest
 from ..scoring.judge.rubric import Rubric
 
 
 def rubric_text(scorer: Any) -> str | None:
-    """What a scorer asks its judge; `None` of a scorer that has no rubric."""
+    """The rubric that a scorer gives its judge; `None` for a scorer without a rubric."""
     rubric = getattr(scorer, "rubric", None)
     return rubric.text if isinstance(rubric, Rubric) else None
 
 
 def rubric_of_file(path: str | os.PathLike[str] | None) -> str | None:
-    """What the judge of a file that `ee-trl score` wrote was asked; `None` of another file, and of what is none."""
-    from ..data.tables import read_metadata
-    from ..files import WRITABLE
-
+    """The rubric that the scores of a file were made with, as `ee-trl score` recorded it; `None` where it did not."""
     if path is None or Path(path).suffix.lower() not in WRITABLE or not Path(path).is_file():
         return None
     return (read_metadata(path) or {}).get("rubric")
 
 
 def named_rubric(text: str | None, scorers: Iterable[str]) -> Rubric | None:
-    """A rubric with the name that the fingerprint of one of the scorers has for it."""
+    """A rubric, by the name that it has in the fingerprints of the scorers."""
     if text is None:
         return None
-    digits = hashlib.sha256(text.encode()).hexdigest()[:12]
-    names = [found[1] for scorer in scorers if (found := re.search(rf"([^/]+)/sha256:{digits}", scorer))]
+    names = [found[1] for scorer in scorers if (found := re.search(rf"([^/]+)/sha256:{digest(text)}", scorer))]
     return Rubric(names[0] if names else "rubric", text)
 
 
-def rubric_part(text: str | None) -> list[str]:
-    """The lines of a Markdown page that show a rubric in full; none where there is none."""
-    if text is None:
-        return []
-    fence = "`" * 4  # a rubric of the user's may hold a fence of three
-    return ["The judge was asked by this rubric:", "", f"{fence}text", *text.splitlines(), fence, ""]
+def rubric_block(text: str) -> Markup:
+    """A rubric in full, as a block of Markdown that nothing in its text can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}text\n{text}\n{fence}")
+
+
+def rubric_parts(text: str | None) -> list[str]:
+    """The rubric in full as the parts of a page; no parts where there is no rubric."""
+    return ["The judge was given this rubric:", rubric_block(text)] if text else []

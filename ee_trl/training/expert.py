@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SelectionError
-from ..reports.card_parts import agreement_lines, audit_text, emotion_audit
-from ..reports.rubric import rubric_part, rubric_text
+from ..reports.cards import emotion_audit, selection_section
+from ..reports.rubric import rubric_text
 from .run import EMBEDDED, RECORD, RecipeRun
 
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SELECTION_DIR = "selection"
 
-__all__ = ["EMBEDDED", "RECORD", "SELECTION_DIR", "ExpertRun", "selection_section"]
+__all__ = ["EMBEDDED", "RECORD", "SELECTION_DIR", "ExpertRun"]
 
 
 class ExpertRun(RecipeRun):
@@ -125,35 +125,3 @@ class ExpertRun(RecipeRun):
     def left_behind(self) -> str:
         """The folder of the selection."""
         return f"{SELECTION_DIR}/ (what was selected and why)"
-
-
-def selection_section(record: dict[str, Any]) -> str:
-    """The model card's section on the data: what was selected, by what, and why the rest was not."""
-    settings, counts, summary = record["settings"], record["counts"], record["summary"]
-    total, audit = sum(counts.values()), record.get("emotions")
-    lines = [
-        "",
-        "",
-        "## Training data: what was selected, and why",
-        "",
-        f"Of {total:,} samples of `{record['dataset']}`, {counts['kept']:,} ({counts['kept'] / total:.1%}) were kept.",
-        "",
-        f"- scores by: {', '.join(f'`{name}`' for name in settings['scorer'])}",
-        *(f"- {name}: `{value}`" for name, value in settings.items() if name != "scorer"),
-        "",
-        "| reason | samples |",
-        "|---|---:|",
-        *(f"| {name} | {n:,} |" for name, n in counts.items()),
-        "",
-        "| quadrant | samples | share of the scored |",
-        "|---|---:|---:|",
-        *(f"| {name} | {q['count']:,} | {q['share']:.1%} |" for name, q in summary["quadrants"].items()),
-        "",
-        *(["By emotion:", "", audit_text(audit), ""] if audit else []),
-        *agreement_lines(settings["scorer"]),
-        "",
-        *rubric_part(record.get("rubric")),
-        "Selected with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
-        "",
-    ]
-    return "\n".join(lines)

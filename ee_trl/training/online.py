@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..data.dialogue import recognise
 from ..errors import SelectionError
-from ..reports.card_parts import agreement_lines
+from ..reports.cards import draws_section
 from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
-from ..reports.rubric import rubric_part, rubric_text
+from ..reports.rubric import rubric_text
 from .run import EMBEDDED, RecipeRun
 
 
@@ -114,43 +113,3 @@ class OnlineRun(RecipeRun):
         """The rows, and what the policy drew of them."""
         there = [name for name in (PAGE, PICTURE, DRAWS, HISTORY) if (self.folder / name).exists()]
         return f"{ROWS_DIR}/ (all samples), {', '.join(there)} (what was drawn)"
-
-
-def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> str:
-    """
-    The model card's section on the data: how often the samples of each quadrant were drawn, by what.
-
-    Args:
-        record (`Mapping`): [`OnlineRun.record`].
-        rows (`Mapping`): Of [`~ee_trl.reports.draws.by_quadrant`].
-    """
-    total = max(sum(row["draws"] for row in rows.values()), 1)
-    shown = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
-    settings = {name: record[name] for name in shown if record[name] not in (None, {})}
-    left_out = ", ".join(f"{n:,} {reason}" for reason, n in record["left_out"].items())
-    lines = [
-        "",
-        "",
-        "## Training data: what was drawn, and why",
-        "",
-        f"A policy drew from all {record['samples']:,} samples of `{record['dataset']}` while training"
-        + (f"; without a dialogue to train on: {left_out}." if left_out else "."),
-        "",
-        f"- scores by: `{record['scores']}`",
-        *(f"- {name}: `{value}`" for name, value in settings.items()),
-        "",
-        "| quadrant | samples | draws | of all draws | mean weight |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {name} | {row['samples']:,} | {row['draws']:,.0f} | {row['draws'] / total:.1%} "
-            f"| {'n/a' if row['weight'] != row['weight'] else format(row['weight'], '.2f')} |"
-            for name, row in rows.items()
-        ),
-        "",
-        *agreement_lines([record["scores"]]),
-        "",
-        *rubric_part(record["rubric"]),
-        "Drawn with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
-        "",
-    ]
-    return "\n".join(lines)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EmpathyError, FormatError, unknown
-from ..reports.model_card import hub_name, with_section
+from ..reports.cards import hub_name, with_section
 
 
 if TYPE_CHECKING:

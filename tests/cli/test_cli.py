@@ -31,7 +31,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict:
 
 
 def commands() -> list[str]:
-    return [module.__name__.split(".")[-1].replace("_", "-") for module in COMMANDS]
+    return list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", commands())

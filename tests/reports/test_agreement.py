@@ -16,8 +16,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl import LinearScorer
-from ee_trl.cli.agreement import parse_options
 from ee_trl.cli.main import main
+from ee_trl.cli.options import scorer_options as parse_options
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.sample import load_sample
 from ee_trl.data.tables import spread, tables_of, write_file

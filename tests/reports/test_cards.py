@@ -19,10 +19,16 @@ from ee_trl.errors import EmpathyError
 from ee_trl.files import write_json
 from ee_trl.reports.agreement import agree
 from ee_trl.reports.agreement_page import Side, report_dict
-from ee_trl.reports.card_parts import audit_text, emotion_audit
-from ee_trl.reports.cards import CITATION, dataset_card
+from ee_trl.reports.cards import (
+    audit_text,
+    dataset_card,
+    draws_section,
+    emotion_audit,
+    hub_name,
+    selection_section,
+    with_section,
+)
 from ee_trl.reports.licence import UNKNOWN, find_licence
-from ee_trl.reports.model_card import hub_name, with_section
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -97,7 +103,7 @@ def test_numbers_by_hand(selector: EmpathyDataSelector) -> None:
         assert line in text, line
     assert "| share kept | `unscored` | `quadrant_rationality` | `quadrant_low` | `tie` |" in text
     assert "33.3% are kept; by emotion from 0.0% (joy) to 50.0% (sad)" in text
-    assert CITATION in text
+    assert "@article{sun2024efficientempathy," in text
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_the_rubric_of_a_judge_is_printed_in_full(selector: EmpathyDataSelector)
     judged = EmpathyDataSelector(Judge(), store=False, show_progress=False)
     text = str(judged.card(judged.score(load_sample("test"))))
     assert all(line in text for line in load_rubric().text.splitlines())
-    assert "asked by this rubric" not in str(selector.card(rows()))
+    assert "given this rubric" not in str(selector.card(rows()))
 
 
 def test_an_agreement_report_is_quoted_if_it_is_about_the_scorer(
@@ -326,6 +332,60 @@ def test_the_section_is_there_however_often_the_card_is_written(tmp_path: Path) 
         assert "ee-trl" in found.data.tags
         assert "licence" not in found.data.to_dict()
         assert found.data.library_name == "transformers"
+
+
+def test_the_section_of_an_expert_says_what_was_selected_and_why(selector: EmpathyDataSelector) -> None:
+    chosen, summary = selector.choose(rows()), selector.summary(rows())
+    record = {
+        "dataset": "my|data",
+        "settings": chosen.settings,
+        "counts": chosen.counts(),
+        "summary": summary.to_dict(),
+        "emotions": emotion_audit(read_scores(rows(), emotion=True).emotions, chosen.drops),
+        "rubric": "Rate it.\n````\n# no heading",
+    }
+    text = selection_section(record)
+    assert text.startswith("\n\n## Training data: what was selected, and why\n\n2 of 6 samples (33.3%) of `my/data`")
+    for said in (
+        "| ties | `drop` |",
+        "| `unscored` | 1 | 16.7% |",
+        "| rationality | 1 | 20.0% |",
+        "| sad | 4 | 2 | 50.0%",
+        "is not known here.",
+        "`````text\nRate it.\n````\n# no heading\n`````",
+        "Selected with ee-trl",
+    ):
+        assert said in text, said
+    assert "By emotion" not in selection_section({**record, "emotions": {}, "rubric": None})
+
+
+def test_the_section_of_a_guided_model_says_what_was_drawn_and_why() -> None:
+    record = {
+        **dict.fromkeys(("policy_options", "warmup", "every_n_steps", "floor", "ceiling", "rubric")),
+        **{
+            "dataset": "data",
+            "samples": 10,
+            "left_out": {"no_reply": 2},
+            "scores": "linear-1",
+            "policy": "sensibility",
+        },
+        **{"threshold": [5.0, 5.0], "ties": "drop"},
+    }
+    by_quadrant = {
+        "sensibility": {"samples": 4, "draws": 6.0, "weight": 1.25},
+        "low": {"samples": 6, "draws": 2.0, "weight": float("nan")},
+    }
+    text = draws_section(record, by_quadrant)
+    for said in (
+        "all 10 samples of `data` while training; without a dialogue to train on: 2 no_reply.",
+        "Scores by `linear-1`.",
+        "| policy | `sensibility` |",
+        "| sensibility | 4 | 6 | 75.0% | 1.25 |",
+        "| low | 6 | 2 | 25.0% | n/a |",
+        "Drawn with ee-trl",
+    ):
+        assert said in text, said
+    assert "warmup" not in text
 
 
 def test_only_names_of_the_hub_are_named_as_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from datasets import Dataset
 from test_causal_lm import make_scorer
 
 from ee_trl import Dialogue, load_sample
-from ee_trl.cli.common import actors
 from ee_trl.cli.main import main
+from ee_trl.cli.options import actors
 from ee_trl.data.dialogue import FORMATS, samples_of
 from ee_trl.errors import ScorerError
 from ee_trl.scoring.launched import Launch, fill_share

@@ -94,7 +94,7 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
 
     card = (out / "README.md").read_text()
     assert "## Training data: what was selected, and why" in card
-    assert f"| kept | {len(expected)} |" in card
+    assert f"| `kept` | {len(expected)} |" in card
     assert selector.scorer.fingerprint in card
     lonely = expected["emotion"][:].count("lonely")
     assert re.search(rf"^\| lonely \| \d+ \| {lonely} \|", card, flags=re.MULTILINE)
@@ -244,7 +244,7 @@ def test_online_without_arguments_it_draws_from_the_whole_sample_and_says_so(
     assert "## Training data: what was drawn, and why" in card
     assert f"all {len(scored)} samples of `embedded sample`" in card
     assert f"| sensibility | {found['quadrant'].count('sensibility')} | 24 | 100.0% | 1.00 |" in card
-    assert "- policy: `sensibility`" in card
+    assert "| policy | `sensibility` |" in card
     assert selector.scorer.fingerprint in card
     said = capsys.readouterr().out
     for name in ("empathy_report.md", "empathy_draws.png", "empathy_draws.parquet", "empathy_history.json"):

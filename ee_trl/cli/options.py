@@ -1,0 +1,324 @@
+"""Options that several commands share, and what the commands make of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..axes import TIES
+from ..errors import EmpathyError, FormatError
+from ..files import package_versions
+from ..selection import KEEPABLE, RANKINGS, RULES
+
+
+if TYPE_CHECKING:
+    from ..scoring.ray_cluster import RayOptions
+    from ..selector import EmpathyDataSelector
+
+SCORED_HELP = "what `ee-trl score` wrote, or data with columns sensibility and rationality"
+DATA_HELP = "parquet, jsonl, json or csv file, folder, or hub name"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+# ---- parsers -------------------------------------------------------------------------------------------------------
+
+
+def new_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str = "",
+    example: str,
+) -> argparse.ArgumentParser:
+    """A subcommand that calls `run`, and whose help ends with an example."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=description or help,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
+    """The input: a file, folder or hub name, with split and configuration."""
+    parser.add_argument(name, help=help)
+    parser.add_argument("--split", help="split of a data set that has several (default: its only one)")
+    parser.add_argument("--config", help="configuration name of a hub data set")
+
+
+def add_output(
+    parser: argparse.ArgumentParser, help: str = "file to write: .parquet or .jsonl", *, required: bool = True
+) -> None:
+    """The output file or folder, and whether it may replace another."""
+    parser.add_argument("-o", "--output", required=required, help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace what is already there")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """T, for both axes or each, and what a tie is."""
+    parser.add_argument(
+        "--threshold",
+        "-t",
+        type=float,
+        nargs="+",
+        default=[5.0],
+        metavar="T",
+        help="T in [0, 10]: one number for both axes, or two (sensibility rationality); default: 5",
+    )
+    add_ties(parser)
+
+
+def add_ties(parser: argparse.ArgumentParser) -> None:
+    """What a score equal to T is."""
+    parser.add_argument(
+        "--ties", choices=TIES, default="drop", help="what a score equal to T is (default: drop, of no quadrant)"
+    )
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """The options of a selection rule, by the names that they have in Python; see [`rule_options`]."""
+    parser.add_argument(
+        "--keep",
+        default="sensibility",
+        metavar="QUADRANTS",
+        help=f"quadrants to keep, joined by commas: {', '.join(KEEPABLE)} (default: sensibility)",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="threshold",
+        help="threshold: the released rule; top: highest on --axis; random, longest: baselines. Without --n and "
+        "--fraction the last three keep as many as the threshold rule would (default: threshold)",
+    )
+    parser.add_argument("--n", type=int, help="how many samples to keep")
+    parser.add_argument("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
+    parser.add_argument("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
+    parser.add_argument("--seed", type=int, default=0, help="of rule random (default: 0)")
+
+
+def add_turns(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """Whether each listener turn of a conversation is a sample, or the last."""
+    parser.add_argument(
+        "--turns",
+        choices=("each", "last"),
+        default="each",
+        help=f"samples of a conversation: each listener turn, or the last{note} (default: each)",
+    )
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Where scores are stored, and whether failures are tried again."""
+    group = parser.add_argument_group(
+        "the score store", "scores are saved as they are made, so that nothing is scored twice; see `ee-trl cache`"
+    )
+    place = group.add_mutually_exclusive_group()
+    place.add_argument("--store", metavar="FILE", help="SQLite file (default: scores.sqlite in the cache folder)")
+    place.add_argument("--no-store", action="store_true", help="save scores in the output alone")
+    group.add_argument(
+        "--retry-failures", action="store_true", help="try dialogues again that a scorer failed on before"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Where the scorer works: here, or on a Ray cluster."""
+    group = parser.add_argument_group(
+        "more than one device",
+        "Under torchrun or accelerate launch, the processes share the work. With --engine ray it goes to actors.",
+    )
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="(default: local)")
+    group.add_argument(
+        "--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; a range starts and stops them by need"
+    )
+    group.add_argument("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")
+    group.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs that an actor reserves, e.g. 0.5")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: Ray starts here)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Output for machines."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """No progress bars."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+
+
+# ---- types of values -----------------------------------------------------------------------------------------------
+
+
+def share(text: str) -> float:
+    """A number in [0, 1]; also as a percentage (`5%`)."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; valid: a number from 0 to 1, or 0% to 100%")
+    return value
+
+
+def actors(text: str) -> int | tuple[int, int]:
+    """`4`, or `1:8` for fewest and most."""
+    few, colon, most = text.partition(":")
+    try:
+        found = (int(few), int(most if colon else few))
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: a number of at least 1, or fewest:most")
+    return found if colon else found[0]
+
+
+def grid(text: str) -> list[float]:
+    """`1:9` or `1:9:0.5` (first:last:step), or `3,4,5`."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, *rest = (float(part) for part in text.split(":"))
+        step = rest[0] if rest else 1.0
+        if step <= 0 or len(rest) > 1:
+            raise ValueError
+        return [round(first + i * step, 6) for i in range(int((last - first) / step + 1e-9) + 1)]
+    except ValueError:
+        raise EmpathyError(
+            f"grid {text!r} is not valid; valid: first:last[:step] or a list, e.g. 1:9:0.5 or 3,5,7"
+        ) from None
+
+
+def named_paths(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """`NAME=PATH` pairs, each name once."""
+    found: dict[str, str] = {}
+    for pair in given or ():
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise EmpathyError(f"{option} {pair!r} is not valid; valid: NAME=PATH, e.g. sensibility=runs/expert")
+        if name in found:
+            raise EmpathyError(f"{option} names {name!r} twice; give each name once")
+        found[name] = value
+    return found
+
+
+def scorer_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value that is a JSON number, boolean or null is one, everything else is text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise EmpathyError(f"option {pair!r} is not valid; valid: key=value, e.g. quantization=nf4")
+        if key in options:
+            raise EmpathyError(f"option {key!r} is given twice; give it once")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        options[key] = value if isinstance(value, (int, float, bool, type(None))) else text
+    return options
+
+
+# ---- what the arguments mean ---------------------------------------------------------------------------------------
+
+
+def picked(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The arguments of these names."""
+    return {name: getattr(args, name) for name in names}
+
+
+def rule_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of [`EmpathyDataSelector.select`]."""
+    return picked(args, "keep", "rule", "n", "fraction", "axis", "seed")
+
+
+def store_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of [`EmpathyDataSelector`] about the store."""
+    return {"store": args.store or not args.no_store, "retry_failures": args.retry_failures}
+
+
+def ray_options(args: argparse.Namespace) -> RayOptions | None:
+    """The actors that the arguments describe; `None` without Ray."""
+    named = {name: getattr(args, f"ray_{name}") for name in ("actors", "cpus", "gpus", "address")}
+    given = {name: value for name, value in named.items() if value is not None}
+    if args.engine != "ray":
+        if given:
+            raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
+        return None
+    from ..scoring.ray_cluster import RayOptions
+
+    return RayOptions(**given)
+
+
+def threshold_of(args: argparse.Namespace) -> Any:
+    """T as Python's functions take it: one number, or one for each axis."""
+    given = getattr(args, "threshold", [5.0])
+    return given[0] if len(given) == 1 else given
+
+
+def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelector:
+    """The selector that the arguments describe."""
+    from ..selector import EmpathyDataSelector
+
+    show = False if getattr(args, "quiet", False) else None
+    ties = getattr(args, "ties", "drop")
+    return EmpathyDataSelector(threshold=threshold_of(args), ties=ties, show_progress=show, **options)
+
+
+def open_input(source: str, args: argparse.Namespace) -> Any:
+    """One split of the input; parquet files as a stream."""
+    from ..data.reading import open_rows
+
+    dataset = open_rows(source, config=args.config, split=args.split)
+    if hasattr(dataset, "keys"):
+        raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
+    return dataset
+
+
+def open_written(path: Any) -> Any:
+    """A file that this package just wrote, as a stream where that is possible."""
+    from ..data.reading import open_dataset
+
+    return open_dataset(path, split="train", streaming=True)
+
+
+def report_folder(args: argparse.Namespace, *files: str) -> Path:
+    """The folder `--output`, checked: it is not a file, and has none of the `files` unless they may be replaced."""
+    folder = Path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise FormatError(f"{args.output!r} is a file; name a folder")
+    there = [str(folder / file) for file in files if (folder / file).exists()]
+    if there and not args.overwrite:
+        raise FormatError(f"{', '.join(map(repr, there))} already there; give another folder, or --overwrite")
+    return folder
+
+
+# ---- printing ------------------------------------------------------------------------------------------------------
+
+
+def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], text: Any, *notes: str) -> int:
+    """Prints one JSON object with `--json`, otherwise a text, and notes on standard error. Returns exit code 0."""
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    if text is not None:
+        print(text)
+    for line in notes:
+        note(line)
+    return 0
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a file of scores depends on."""
+    return package_versions("ee-trl", "datasets", "numpy", "pyarrow")
