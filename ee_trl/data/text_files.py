@@ -1,8 +1,8 @@
 """CSV and JSON files, read line by line: every value as it stands, and a broken line costs that line alone.
 
-The `datasets` library guesses types by the chunk. In CSV files it turns `007` into 7 and a whole number beside an empty
-field into a float, and it refuses a file whose numbers turn into words late. In JSON files it turns text that looks
-like a date into a date and drops lone surrogates, and one line that is not JSON costs the whole file.
+The `datasets` library guesses types by the chunk. In CSV files it turns `007` into 7 and a whole number beside an
+empty field into a float, and it refuses a file whose numbers turn into words late. In JSON files it turns text that
+looks like a date into a date and drops lone surrogates, and one line that is not JSON costs the whole file.
 
 Both readers read a file twice and never hold it: once for the type of each column, once for the values.
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dialogue import recognise
+from ..data.formats import recognise
 from ..errors import FormatError
 
 

@@ -13,7 +13,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..axes import AXES, QUADRANTS
-from ..data.dialogue import FORMATS, Dialogue, samples_of
+from ..data.dialogue import Dialogue, samples_of
+from ..data.formats import FORMATS
 from ..scoring.run import ScoringRun
 
 

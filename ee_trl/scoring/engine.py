@@ -13,18 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY
-from ..data.dialogue import (
-    NOT_ASKED,
-    SCORED,
-    SOURCE_ERROR,
-    Dialogue,
-    DialogueFormat,
-    Sample,
-    Turns,
-    recognise,
-    samples_of,
-    whole_number,
-)
+from ..data.dialogue import NOT_ASKED, SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, whole_number
+from ..data.formats import DialogueFormat, recognise
 from ..data.tables import rows_of
 from ..errors import ScoresError
 

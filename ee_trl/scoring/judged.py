@@ -67,7 +67,7 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
         [`ScoresError`]: There are no scores, or too few.
     """
     from ..axes import scores_array
-    from ..data.dialogue import recognise
+    from ..data.formats import recognise
     from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
     from ..data.tables import features_of
 

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..data.dialogue import recognise
+from ..data.formats import recognise
 from ..errors import SelectionError
 from ..reports.cards import draws_section
 from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws

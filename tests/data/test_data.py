@@ -364,7 +364,7 @@ def test_no_such_file(source: str) -> None:
 
 
 def test_name_that_the_hub_does_not_give() -> None:
-    with pytest.raises(FormatError, match="neither a file or folder here nor a data set"):
+    with pytest.raises(FormatError, match="the hub gives no data set of this name"):
         open_dataset("nobody/nothing")
 
 
@@ -520,7 +520,7 @@ def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Pa
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr
-    assert f"{tmp_path / f'out{ending}'}. Make room there" in done.stderr
+    assert f"{tmp_path / f'out{ending}'}. Free some space" in done.stderr
     assert os.listdir(tmp_path) == ["a.parquet"]
 
 

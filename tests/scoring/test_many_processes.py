@@ -18,7 +18,8 @@ from test_causal_lm import make_scorer
 from ee_trl import Dialogue, load_sample
 from ee_trl.cli.main import main
 from ee_trl.cli.options import actors
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.errors import ScorerError
 from ee_trl.scoring.launched import Launch, fill_share
 from ee_trl.scoring.run import ScoringRun
