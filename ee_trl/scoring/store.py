@@ -103,9 +103,7 @@ class ScoreStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
-        self._connection: sqlite3.Connection | None = None
-        self._owner = 0
-        self._lock, self._lock_owner = threading.RLock(), os.getpid()
+        self._owner = 0  # the process that has the lock and the connection
         self._touched: dict[str, float] = {}
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,11 +239,9 @@ class ScoreStore:
         limit = None if unused_days is None else time.time() - 86_400 * unused_days
         with self._errors():
             with self._writing() as db:
-                arguments: tuple[Any, ...] = (fingerprint, limit)
-                only = " AND status != ?3" if failures else ""
                 deleted = db.execute(
-                    f"DELETE FROM scores WHERE scorer IN ({chosen}){only}",
-                    (*arguments, SCORED) if failures else arguments,
+                    f"DELETE FROM scores WHERE scorer IN ({chosen}) AND NOT (?3 AND status = ?4)",
+                    (fingerprint, limit, failures, SCORED),
                 ).rowcount
                 db.execute("DELETE FROM scorers WHERE id NOT IN (SELECT DISTINCT scorer FROM scores)")
             with self._locked():
@@ -255,23 +251,23 @@ class ScoreStore:
 
     # ---- the connection
 
+    def _locked(self) -> threading.RLock:
+        """The lock by which threads take turns with the connection; a forked process has both of its own."""
+        if self._owner != os.getpid():
+            self._owner, self._lock = os.getpid(), threading.RLock()
+            self._connection: sqlite3.Connection | None = None
+        return self._lock
+
     @property
     def _db(self) -> sqlite3.Connection:
-        """The connection of this process: a forked child must not use its parent's."""
-        if self._connection is None or self._owner != os.getpid():
-            self._connection = sqlite3.connect(
-                self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
-            self._owner = os.getpid()
-            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-        return self._connection
-
-    def _locked(self) -> threading.RLock:
-        """Threads take turns with the connection. A fork makes its own lock: it lacks the thread that has the old."""
-        if self._lock_owner != os.getpid():
-            self._lock, self._lock_owner = threading.RLock(), os.getpid()
-        return self._lock
+        with self._locked():
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+                )
+                self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+            return self._connection
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -311,15 +307,16 @@ class ScoreStore:
     def close(self) -> None:
         """Ends the connection; the next use opens another."""
         with self._locked():
-            if self._connection is not None and self._owner == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_connection": None, "_owner": 0, "_touched": {}}
+        return {"path": self.path, "_owner": 0, "_touched": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), _lock_owner=os.getpid())
+        self.__dict__.update(state)
+        self._locked()  # makes the lock before there are threads
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self.path)!r})"
