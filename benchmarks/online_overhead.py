@@ -54,7 +54,7 @@ from turns import Meter, Turn
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, build_tiny_causal_lm, load_sample
 from ee_trl.online import loss as plugin_loss
-from ee_trl.online.weighting import SampleIdCollator
+from ee_trl.online.loss import SampleIdCollator
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -181,8 +181,8 @@ def wrap_plugin(meter: Meter) -> None:
 def wrap_trainer(meter: Meter, trainer: Any) -> None:
     """Measures what belongs to one attached trainer."""
     events = [name for name in vars(EmpathyCallback) if name.startswith("on_") and name != "on_train_end"]
-    meter.wrap(trainer._empathy_callback, *events)
-    meter.wrap(trainer._empathy, "normaliser", "weights_of", "note")
+    meter.wrap(trainer.empathy_callback, *events)
+    meter.wrap(trainer.empathy_weights, "normaliser", "weights_of", "note")
     trainer.data_collator = meter.timed(trainer.data_collator, ours=False)
 
 
@@ -194,7 +194,7 @@ def timed_steps(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder:
     for way in args.ways:
         steps = args.warmup + args.rounds * args.block
         trainer, attach_seconds[way] = new_trainer(way, args, rows, tokenizer, folder, steps)
-        if hasattr(trainer, "_empathy_callback"):
+        if hasattr(trainer, "empathy_callback"):
             wrap_trainer(meter, trainer)
         turns[way] = Turn(trainer, meter)
     args.parameters = sum(p.numel() for p in trainer.model.parameters())

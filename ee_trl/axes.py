@@ -30,6 +30,9 @@ BALANCED, LOW, TIE = "balanced", "low", "tie"
 QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 """High sensibility only, high rationality only, both high, both low; see [`quadrants`]."""
 
+UNSCORED = "unscored"
+"""In place of a quadrant, for a sample without scores."""
+
 QUADRANT = "quadrant"
 """The column that names a sample's quadrant."""
 

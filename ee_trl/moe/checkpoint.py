@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CompositionError
+from ..files import files_digest, read_json, write_json
+from .families import TARGETS, mirror_rope
 
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
@@ -34,7 +36,10 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:
-        raise CompositionError(f"{str(source)!r} is no folder, and the hub does not give it: {error}") from error
+        raise CompositionError(f"{str(source)!r} is not a folder, and the hub does not give it: {error}") from error
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 
 class Checkpoint:
@@ -48,7 +53,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if (folder / INDEX).is_file():
-            self.files: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            self.files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
         elif (folder / SINGLE).is_file():
             from safetensors import safe_open
 
@@ -69,14 +74,14 @@ class Checkpoint:
         return list(self.files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, from the file's head alone."""
+        """The shape of a tensor, from the head of its file."""
         from safetensors import safe_open
 
         with safe_open(self.folder / self.files[name], "pt") as file:
             return tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A copy of a tensor, that keeps no file in memory."""
+        """A copy of a tensor, which keeps no file in memory."""
         from safetensors import safe_open
 
         with safe_open(self.folder / self.files[name], "pt") as file:
@@ -88,16 +93,24 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """A model's configuration, read without the network."""
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
-        raise CompositionError(f"{str(folder)!r} has no config.json; it is not a model's folder")
+    if not (folder / CONFIG).is_file():
+        raise CompositionError(f"{str(folder)!r} has no {CONFIG}, so it is not the folder of a model")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise CompositionError(f"{str(folder)!r}: config.json cannot be read: {error}") from error
+        raise CompositionError(f"{str(folder)!r}: {CONFIG} cannot be read: {error}") from error
+
+
+def digest(folder: Path, patterns: tuple[str, ...] = ("*.safetensors",)) -> str:
+    """`sha256:` and 16 digits over the names and bytes of a folder's files."""
+    return f"sha256:{files_digest(sorted({path for pattern in patterns for path in folder.glob(pattern)}))}"
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 
 def size_of(text: str | int) -> int:
-    """Bytes, from a number or a text like `"500MB"` or `"2GiB"`."""
+    """Bytes, from a number or a text such as `"500MB"` or `"2GiB"`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", str(text).strip().upper())
     if not match or match[2] not in _UNITS or float(match[1]) <= 0:
         raise CompositionError(f"size {text!r} is not valid; e.g. '500MB' or '2GiB'")
@@ -106,7 +119,7 @@ def size_of(text: str | int) -> int:
 
 class ShardWriter:
     """
-    Writes tensors into shards as they come; what is in memory is one shard.
+    Writes tensors into shards as they come, and keeps one shard in memory.
 
     Args:
         folder (`Path`): Where to.
@@ -116,18 +129,16 @@ class ShardWriter:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._shard: dict[str, torch.Tensor] = {}
-        self._size = 0
         self._shards: list[list[str]] = []
-        self.total = 0
+        self._size = self._total = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """One more tensor."""
-        size = tensor.numel() * tensor.element_size()
-        if self._shard and self._size + size > self.limit:
+        if self._shard and self._size + tensor.nbytes > self.limit:
             self.flush()
         self._shard[name] = tensor.contiguous()
-        self._size += size
-        self.total += size
+        self._size += tensor.nbytes
+        self._total += tensor.nbytes
 
     def flush(self) -> None:
         """Ends the shard."""
@@ -138,42 +149,32 @@ class ShardWriter:
             self._shards.append(list(self._shard))
         self._shard, self._size = {}, 0
 
-    def close(self) -> dict[str, str]:
-        """Names the shards, writes their index and gives it: tensor -> file."""
+    def close(self) -> None:
+        """Names the shards and writes their index."""
         self.flush()
         files: dict[str, str] = {}
         for i, names in enumerate(self._shards):
             file = f"model-{i + 1:05d}-of-{len(self._shards):05d}.safetensors"
             (self.folder / f"{i}.part").rename(self.folder / file)
             files |= dict.fromkeys(names, file)
-        index = {"metadata": {"total_size": self.total}, "weight_map": files}
-        (self.folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-        return files
+        write_json(self.folder / INDEX, {"metadata": {"total_size": self._total}, "weight_map": files})
 
 
 def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Replaces the shard that holds exactly these tensors."""
     from safetensors.torch import save_file
 
-    checkpoint = Checkpoint(folder)
-    [file] = {checkpoint.files[name] for name in tensors}
-    assert {name for name, other in checkpoint.files.items() if other == file} == set(tensors)
+    files = Checkpoint(folder).files
+    [file] = {files[name] for name in tensors}
+    assert {name for name, other in files.items() if other == file} == set(tensors)
     save_file(tensors, folder / f"{file}.part", metadata={"format": "pt"})
     os.replace(folder / f"{file}.part", folder / file)
 
 
-def digest(folder: Path, patterns: tuple[str, ...] = ("*.safetensors",)) -> str:
-    """`sha256:` and 16 digits over the names and bytes of a folder's files."""
-    from hashlib import sha256
-
-    found = sha256()
-    for path in _matching(folder, patterns):
-        found.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
-    return f"sha256:{found.hexdigest()[:16]}"
-
-
-def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    yield from sorted({path for pattern in patterns for path in folder.glob(pattern)})
+def write_config(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> None:
+    """Writes a `config.json` that transformers 4 and 5 and vLLM read alike."""
+    content = json.loads(config.to_json_string(use_diff=False))
+    if config.model_type in TARGETS:
+        content["architectures"] = [TARGETS[config.model_type].architecture]
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    write_json(folder / CONFIG, mirror_rope(content))

@@ -1,32 +1,33 @@
-"""From a dense base and its experts to one native mixture, shard by shard."""
+"""From a dense base and its experts to one native mixture, shard by shard, with its model card."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompositionError, unknown
-from .card import write_card
-from .checkpoint import ShardWriter, rewrite, size_of
-from .checks import check_experts
-from .families import TARGETS, family_of, mirror_rope, mixture_config
-from .tensors import Sources, mixture_tensors
+import torch
+
+from ..display import Markup, Table
+from ..errors import CompositionError, check_choice, check_count
+from ..files import atomic_folder, package_versions, write_json
+from .checkpoint import ShardWriter, rewrite, size_of, write_config
+from .families import PROJECTIONS, SHARED_WIDTH, Family, family_of, mixture_config, mlp_part
+from .gates import RULES, gate_batches, gate_sets, init_gates, load_for_gates, readable
+from .sources import Sources, check_experts
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedConfig
 
-
 logger = logging.getLogger(__name__)
 
-GATE_INITS = ("zeros", "prototype", "probe")
+GATE_INITS = ("zeros", *RULES)
+PROVENANCE = "composition.json"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
@@ -52,8 +53,9 @@ def compose_moe(
     """
     Composes a base and its experts into one mixture that `AutoModelForCausalLM.from_pretrained` loads.
 
-    The MLPs of the experts stand side by side in each layer, behind a gate; all other weights are shared. Tensors go
-    through memory one shard at a time, with LoRA folded in on the way. The folder appears whole or not at all.
+    The MLPs of the experts stand side by side in each layer, behind a gate; the experts share all other weights.
+    Tensors pass through memory one shard at a time, with LoRA folded in on the way. The folder appears whole or not at
+    all.
 
     Args:
         base (`str` or `os.PathLike`):
@@ -61,26 +63,26 @@ def compose_moe(
         experts (`Mapping[str, str | os.PathLike]`):
             Name -> LoRA folder or full model's folder (or hub name); two or more.
         output (`str` or `os.PathLike`):
-            The folder to write; it must not be there, or be empty.
+            The folder to write; it must not exist, or be empty.
         top_k (`int`, *optional*):
             How many experts are active for each token; by default all.
         shared (`str`, *optional*, defaults to `"average"`):
-            What the weights outside the MLPs are: the mean of the experts' (`"average"`), the base's (`"base"`: then
-            the experts differ in their MLPs alone), or one expert's (its name).
+            What the weights outside the MLPs are: the mean of the experts' (`"average"`), the base's (`"base"`: the
+            experts then differ in their MLPs alone), or one expert's (its name).
         gate_init (`str`, *optional*):
-            `"probe"`, `"prototype"` or `"zeros"`, see [`~ee_trl.moe.gates.init_gates`]; by default the probe where
-            there is `gate_data`, zeros otherwise.
+            `"probe"`, `"prototype"` or `"zeros"`, see [`~ee_trl.moe.gates.init_gates`]; by default the probe if there
+            is `gate_data`, and zeros otherwise.
         gate_data (`Mapping[str, Dataset]`, *optional*):
             Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`; also its path
-            or hub name. Dialogues without a tokenizer are warned of, and the gates start at zero.
+            or hub name. Dialogues without a tokenizer give a warning, and gates that start at zero.
         gate_samples (`int`, *optional*, defaults to `256`):
             Rows of each set that the gates are made from, drawn at random.
         dtype (`str`, *optional*):
-            Of the weights, e.g. `"bfloat16"`; by default as they are.
+            Of the weights: `"float32"`, `"bfloat16"` or `"float16"`; by default they stay as they are.
         max_shard_size (`str` or `int`, *optional*, defaults to `"1GB"`):
-            Bytes in a file, and about half of what is held in memory at most.
+            Bytes in a file at most, which is about half of what memory holds at most.
         trust_base (`bool`, *optional*, defaults to `False`):
-            Accept a LoRA that names another base, as a model that was moved.
+            Accept a LoRA that names another base, as after a model was moved.
         revision (`str`, *optional*):
             Of a base on the hub: a branch, a tag or a commit.
         seed (`int`, *optional*, defaults to `0`):
@@ -93,30 +95,23 @@ def compose_moe(
         [`CompositionError`]: What is given cannot be composed; nothing was written.
     """
     check_experts(tuple(experts), shared, top_k)
+    check_count("gate_samples", gate_samples, error=CompositionError)
     how = _gate_init(gate_init, gate_data, tuple(experts))
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
+    sources = Sources.open(str(base), experts, dtype=dtype, trust_base=trust_base, revision=revision)
     config = mixture_config(sources.config, tuple(experts), top_k or len(experts))
-    batches = None
-    if how != "zeros":
-        from .gates import can_be_read, gate_batches, gate_sets
-
-        assert gate_data is not None
-        sets = gate_sets(gate_data)
-        if can_be_read(sets, sources.tokenizer):
-            batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
-        else:
-            how = "zeros"
-    with _whole_or_not_at_all(target) as partial:
+    sets = gate_sets(gate_data) if gate_data is not None and how != "zeros" else {}
+    if not readable(sets, sources.tokenizer):
+        sets, how = {}, "zeros"
+    batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
+    with atomic_folder(target) as partial:
         _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
-        if batches is not None:
-            from .gates import init_gates, load_for_gates
-
+        if batches:
             rewrite(partial, init_gates(load_for_gates(partial), batches, how))
         settings: dict[str, Any] = {"shared": shared, "gate_init": how, "top_k": config.num_experts_per_tok}
-        if batches is not None:
+        if batches:
             settings |= {"gate_samples": gate_samples, "seed": seed}
-        write_card(partial, target.name, str(base), sources, settings)
+        _write_card(partial, target.name, str(base), experts, sources, settings)
     return target
 
 
@@ -138,26 +133,25 @@ def average_experts(
     """
     check_experts(tuple(experts), "average", None)
     limit, target = size_of(max_shard_size), _free(output)
-    sources = Sources.open(str(base), experts, dtype, trust_base, revision)
-    with _whole_or_not_at_all(target) as partial:
+    sources = Sources.open(str(base), experts, dtype=dtype, trust_base=trust_base, revision=revision)
+    with atomic_folder(target) as partial:
         tensors = ((name, sources.shared(name, "average")) for name in sources.names)
         _write(partial, tensors, sources.config, sources, limit)
-        write_card(partial, target.name, str(base), sources, {"every weight": "the mean of the experts'"})
+        settings = {"every weight": "the mean of the experts'"}
+        _write_card(partial, target.name, str(base), experts, sources, settings)
     return target
 
 
-# ---- the folder -----------------------------------------------------------------------------------------------------
-
-
 def _gate_init(how: str | None, data: Mapping[str, Any] | None, experts: tuple[str, ...]) -> str:
-    if how is not None and how not in GATE_INITS:
-        raise CompositionError(unknown("gate_init", how, GATE_INITS))
+    if how is not None:
+        check_choice("gate_init", how, GATE_INITS, CompositionError)
     if data is None:
         if how not in (None, "zeros"):
             raise CompositionError(f"gate_init={how!r} is made from data; give gate_data, the set of each expert")
         if how is None:
             logger.warning(
-                "no gate_data: the gates start at zero, which weighs all active experts alike; train the router"
+                "there is no gate_data, so the gates start at zero, where all active experts count alike; train the "
+                "router"
             )
         return "zeros"
     if set(data) != set(experts):
@@ -168,31 +162,63 @@ def _gate_init(how: str | None, data: Mapping[str, Any] | None, experts: tuple[s
 def _free(output: str | os.PathLike[str]) -> Path:
     target = Path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CompositionError(f"{str(target)!r} is there already and is not overwritten; give another output folder")
+        raise CompositionError(f"{str(target)!r} exists and is not overwritten; give another output folder")
     return target
 
 
-@contextmanager
-def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
-    """A folder to write to; it becomes `target` when the block ends well and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+# ---- the tensors ----------------------------------------------------------------------------------------------------
+
+
+def mixture_tensors(sources: Sources, family: Family, shared: str) -> Iterator[tuple[str, Any]]:
+    """Every tensor of the mixture's checkpoint; `None` ends a shard, and the last shard holds the gates."""
+    layers, hidden = sources.config.num_hidden_layers, sources.config.hidden_size
+    kind = sources.dtype
+    for name in sources.names:
+        part = mlp_part(name)
+        if part is None:
+            yield name, sources.shared(name, shared)
+        elif family.stacked:
+            if part[1] == "gate_proj":
+                yield from _stacked(sources, family, part[0])
+        else:
+            for i, expert in enumerate(sources.experts):
+                tensor = sources.expert(expert, name)
+                kind = tensor.dtype
+                yield family.expert_name(part[0], i, part[1]), tensor
+    if family.target == "qwen2_moe":
+        for layer in range(layers):
+            yield from _silent_shared_expert(f"model.layers.{layer}.mlp.shared_expert", hidden, kind)
+    kind = kind or sources.base.read("model.norm.weight").dtype
+    yield "", None
+    for layer in range(layers):
+        yield family.gate_name(layer), torch.zeros(len(sources.experts), hidden, dtype=kind)
+
+
+def _stacked(sources: Sources, family: Family, layer: int) -> Iterator[tuple[str, torch.Tensor]]:
+    prefix = f"model.layers.{layer}.{family.block}."
+    gate, up, down = (f"model.layers.{layer}.mlp.{part}.weight" for part in PROJECTIONS)
+    both = [torch.cat([sources.expert(expert, gate), sources.expert(expert, up)]) for expert in sources.experts]
+    yield f"{prefix}{family.projections['gate_proj']}.weight", torch.stack(both)
+    del both
+    one = [sources.expert(expert, down) for expert in sources.experts]
+    yield f"{prefix}{family.projections['down_proj']}.weight", torch.stack(one)
+
+
+def _silent_shared_expert(prefix: str, hidden: int, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """The shared expert that Qwen2-MoE always has: all zeros, so that it adds nothing."""
+    wide = (SHARED_WIDTH, hidden)
+    for name, shape in zip(PROJECTIONS, (wide, wide, wide[::-1]), strict=True):
+        yield f"{prefix}.{name}.weight", torch.zeros(shape, dtype=dtype)
+    yield f"{prefix}_gate.weight", torch.zeros(1, hidden, dtype=dtype)
+
+
+# ---- the folder -----------------------------------------------------------------------------------------------------
 
 
 def _write(
-    folder: Path, tensors: Iterator[tuple[str, Any]], config: PreTrainedConfig, sources: Sources, limit: int
+    folder: Path, tensors: Iterable[tuple[str, Any]], config: PreTrainedConfig, sources: Sources, limit: int
 ) -> None:
-    writer = ShardWriter(folder, limit)
-    kind = None
+    writer, kind = ShardWriter(folder, limit), None
     for name, tensor in tensors:
         if tensor is None:
             writer.flush()
@@ -201,20 +227,52 @@ def _write(
         writer.add(name, tensor)
         del tensor
     writer.close()
-    write_config(folder, config, str(kind).removeprefix("torch."))
-    source = sources.base.folder / "generation_config.json"
-    if source.is_file():
-        shutil.copyfile(source, folder / source.name)
-    tokenizer = sources.tokenizer
-    for name in _TOKENIZER_FILES:
-        if tokenizer is not None and (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, folder / name)
+    assert kind is not None
+    write_config(folder, config, kind)
+    copied = [sources.base.folder / "generation_config.json"]
+    copied += [sources.tokenizer / name for name in _TOKENIZER_FILES] if sources.tokenizer else []
+    for path in copied:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
 
 
-def write_config(folder: Path, config: PreTrainedConfig, dtype: str) -> None:
-    """Writes a `config.json` that transformers 4 and 5 and vLLM read alike."""
-    content = json.loads(config.to_json_string(use_diff=False))
-    if config.model_type in TARGETS:
-        content["architectures"] = [TARGETS[config.model_type].architecture]
-    content["dtype"] = dtype
-    (folder / "config.json").write_text(json.dumps(mirror_rope(content), indent=2) + "\n", encoding="utf-8")
+def _write_card(
+    folder: Path, name: str, base: str, given: Mapping[str, Any], sources: Sources, settings: Mapping[str, Any]
+) -> None:
+    """Writes `README.md` and, for machines, `composition.json`."""
+    from huggingface_hub import ModelCardData
+
+    experts = {
+        expert: {"source": str(given[expert]), "kind": source.kind, "weights": source.fingerprint()}
+        for expert, source in sources.experts.items()
+    }
+    versions = package_versions("ee-trl", "transformers", "torch")
+    write_json(folder / PROVENANCE, {"base": base, "experts": experts, "settings": settings, "versions": versions})
+    mixture = "gate_init" in settings
+    head = ModelCardData(
+        library_name="transformers",
+        base_model=None if Path(base).is_dir() else base,
+        pipeline_tag="text-generation",
+        tags=["ee-trl", *(["moe"] if mixture else [])],
+    )
+    what = "A mixture of the experts below, with a gate in each layer" if mixture else "The mean of the experts below"
+    rows = [
+        (str(i), expert, Markup(f"{made['kind']} `{made['source']}`"), Markup(f"`{made['weights']}`"))
+        for i, (expert, made) in enumerate(experts.items())
+    ]
+    parts = [
+        f"---\n{head.to_yaml()}\n---",
+        f"# {name}",
+        f"{what}, composed by ee-trl after Efficient-Empathy (arXiv:2407.01937).",
+        "\n".join(
+            [
+                f"- base: `{base}`",
+                *(f"- {key}: `{value}`" for key, value in settings.items()),
+                f"- made with: {', '.join(f'{package} {number}' for package, number in versions.items())}",
+            ]
+        ),
+        Table(("", "expert", "made from", "weights"), rows).markdown(),
+        "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```',
+    ]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

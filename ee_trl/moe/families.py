@@ -1,4 +1,4 @@
-"""Which native mixture a dense model becomes: configuration and tensor names of each family, pure.
+"""Which native mixture a dense model becomes: the configuration and the tensor names of each family.
 
 The targets are classes of transformers, written in the layout of their hub checkpoints, so that `from_pretrained` and
 vLLM load them without custom code.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CompositionError, unknown
+from ..errors import CompositionError, check_choice
 
 
 if TYPE_CHECKING:
@@ -20,23 +20,27 @@ if TYPE_CHECKING:
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 EXPERT_NAMES = "ee_trl_experts"
-"""Where a composed model's `config.json` keeps the names of its experts, in order."""
+"""The key of a composed model's `config.json` that lists the names of its experts, in order."""
 
 SHARED_WIDTH = 64
-"""Width of the all-zero shared expert that Qwen2-MoE cannot do without: narrow, yet divisible."""
+"""Width of the all-zero shared expert that Qwen2-MoE requires: narrow, but divisible."""
+
+BASES = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types of dense models that can become a mixture."""
 
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-    "tie_word_embeddings", "attention_dropout", "pad_token_id", "bos_token_id", "eos_token_id", "dtype",
+    "attention_dropout", "dtype",
 )  # fmt: skip
+_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _MLP = re.compile(r"model\.layers\.(\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
 
 
 @dataclass(frozen=True)
 class Family:
     """
-    A native mixture architecture and how its checkpoint names things.
+    A native mixture architecture, and how its checkpoint names its tensors.
 
     Args:
         target (`str`): Its `model_type`.
@@ -78,33 +82,24 @@ GRANITE_MOE = Family(
     stacked=True,
 )
 TARGETS = {family.target: family for family in (MIXTRAL, QWEN2_MOE, QWEN3_MOE, GRANITE_MOE)}
-BASES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """
-    The native target of a dense model.
-
-    Raises:
-        [`CompositionError`]: There is none; the message says which models have one.
-    """
+    """The native target of a dense model; raises [`CompositionError`] if there is none."""
     kind = config.model_type
     if kind in TARGETS:
         raise CompositionError(f"the base is a mixture already (model_type {kind!r}); give the dense base model")
-    if kind not in BASES:
-        raise CompositionError(unknown("model_type of the base", kind, BASES))
+    check_choice("model_type of the base", kind, BASES, CompositionError)
     if getattr(config, "mlp_bias", False):
-        raise CompositionError("the base has mlp_bias=True: no native mixture has a bias in its experts")
-    if kind == "qwen2":
-        return QWEN2_MOE
-    if kind == "qwen3":
-        return QWEN3_MOE
+        raise CompositionError("the base has mlp_bias=True, but no native mixture has a bias in its experts")
+    if kind in ("qwen2", "qwen3"):
+        return QWEN2_MOE if kind == "qwen2" else QWEN3_MOE
     return GRANITE_MOE if getattr(config, "attention_bias", False) else MIXTRAL
 
 
 def mixture_config(config: PreTrainedConfig, experts: tuple[str, ...], top_k: int) -> PreTrainedConfig:
     """
-    The configuration of the mixture that a dense model becomes; it computes what the dense one does, per expert.
+    The configuration of the mixture that a dense model becomes; each expert computes what the dense model does.
 
     Args:
         config (`PreTrainedConfig`): Of the dense base.
@@ -114,15 +109,14 @@ def mixture_config(config: PreTrainedConfig, experts: tuple[str, ...], top_k: in
     from transformers import AutoConfig
 
     family = family_of(config)
-    kept = {name: getattr(config, name) for name in _KEPT if getattr(config, name, None) is not None}
-    kept["tie_word_embeddings"] = bool(config.tie_word_embeddings)
-    given = kept | {name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     settings: dict[str, Any] = {
-        **given,
+        **{name: getattr(config, name) for name in _KEPT if getattr(config, name, None) is not None},
+        **{name: getattr(config, name, None) for name in _TOKENS},
+        "tie_word_embeddings": bool(config.tie_word_embeddings),
         **_OWN[family.target](config, len(experts)),
         "rope_parameters": copy.deepcopy(config.rope_parameters),
         "num_experts_per_tok": top_k,
-        "router_aux_loss_coef": 0.0,  # constant where all experts are active; training sets it where it is not
+        "router_aux_loss_coef": 0.0,  # constant where all experts are active; otherwise training sets it
         "output_router_logits": False,
         EXPERT_NAMES: list(experts),
     }
@@ -131,9 +125,7 @@ def mixture_config(config: PreTrainedConfig, experts: tuple[str, ...], top_k: in
 
 def _mixtral(config: PreTrainedConfig, experts: int) -> dict[str, Any]:
     if len(set(getattr(config, "layer_types", None) or ["full_attention"])) > 1:
-        raise CompositionError(
-            "the base mixes full and sliding attention, which Mixtral cannot; compose is not possible"
-        )
+        raise CompositionError("the base mixes full and sliding attention; Mixtral has one kind for all layers")
     return {"num_local_experts": experts, "sliding_window": getattr(config, "sliding_window", None)}
 
 
@@ -174,8 +166,8 @@ def _qwen3(config: PreTrainedConfig, experts: int) -> dict[str, Any]:
     kinds = sorted(set(config.layer_types))
     if len(kinds) > 1:
         raise CompositionError(
-            f"the base mixes {' and '.join(kinds)} (max_window_layers={config.max_window_layers}), which Qwen3-MoE "
-            "cannot: it has one kind of attention for all layers. Set use_sliding_window=False in the base's config"
+            f"the base mixes {' and '.join(kinds)} (max_window_layers={config.max_window_layers}); Qwen3-MoE has one "
+            "kind of attention for all layers. Set use_sliding_window=False in the base's config"
         )
     own = _qwen(config, experts) | {"attention_bias": config.attention_bias}
     return own if kinds == ["sliding_attention"] else own | {"use_sliding_window": False, "sliding_window": None}
@@ -189,6 +181,11 @@ _OWN: dict[str, Callable[[PreTrainedConfig, int], dict[str, Any]]] = {
 }
 
 
+def number_of_experts(config: PreTrainedConfig) -> int:
+    """How many experts a mixture has, whatever its family calls them."""
+    return next(getattr(config, name) for name in ("num_local_experts", "num_experts") if hasattr(config, name))
+
+
 def mlp_part(name: str) -> tuple[int, str] | None:
     """Layer and projection of a dense checkpoint's MLP tensor; `None` for any other tensor."""
     match = _MLP.fullmatch(name)
@@ -196,7 +193,7 @@ def mlp_part(name: str) -> tuple[int, str] | None:
 
 
 def mirror_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a `config.json` with `rope_theta` and `rope_scaling` where transformers 4 looks for them."""
+    """The content of a `config.json`, with `rope_theta` and `rope_scaling` also where transformers 4 reads them."""
     rope = dict(config.get("rope_parameters") or {})
     mirrored = dict(config)
     if "rope_theta" in rope:

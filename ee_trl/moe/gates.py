@@ -1,7 +1,7 @@
-"""How the gates start: zeros, or made from what each expert was trained on, layer by layer on the gate's own input.
+"""How the gates start: at zero, or made from what each expert was trained on, layer by layer.
 
 The rules ([`prototype`], [`probe`]) are functions of arrays; [`init_gates`] walks through the layers, so that each
-gate is made from what reaches it once the gates before it are in place.
+gate is made from what reaches it when the gates before it are in place.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import CompositionError
-from .router import layer_list, pad, router_of
+from .families import TARGETS
+from .routing import layer_list, pad, router_of
 
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -33,11 +35,10 @@ L2 = 1e-3
 
 def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    The direction from the sets' common centre to each one's mean, each feature over its variance within the sets.
+    The direction from the sets' common centre to each set's mean, each feature over its variance within the sets.
 
-    Scaled so that the logits spread by 1.
-
-    A gate has no intercept, so the centre's own direction is taken out: at the centre all experts count alike.
+    It is scaled so that the logits spread by 1. A gate has no intercept, so the centre's own direction is taken out:
+    at the centre all experts count alike.
 
     Args:
         inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
@@ -45,8 +46,6 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(experts, hidden)`.
     """
-    import torch
-
     means = torch.stack([part.double().mean(0) for part in inputs])
     centre = means.mean(0)
     within = torch.stack([part.double().var(0, unbiased=False) for part in inputs]).mean(0)
@@ -58,37 +57,59 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def probe(inputs: Sequence[torch.Tensor], l2: float = L2, steps: int = 100) -> torch.Tensor:
     """
-    The weights of a logistic regression without intercept that tells whose set an input is from; all sets count alike.
+    The weights of a logistic regression without intercept that tells the sets apart; all sets count alike.
 
     Args:
-        inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
+        inputs: See [`prototype`].
         l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights, of inputs scaled to unit size.
         steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
 
     Returns:
-        `torch.Tensor` of shape `(experts, hidden)`, whose rows sum to zero.
+        `torch.Tensor` of shape `(experts, hidden)`; its rows sum to zero.
     """
-    import torch
-
     x = torch.cat([part.float() for part in inputs])
     scale = x.pow(2).mean().sqrt().clamp(min=1e-12)
     x = x / scale
-    labels = torch.cat([torch.full((len(part),), i, device=x.device) for i, part in enumerate(inputs)])
-    counts = torch.cat([torch.full((len(part),), 1.0 / len(part), device=x.device) for part in inputs]) / len(inputs)
-    weights = torch.zeros(len(inputs), x.shape[1], device=x.device, requires_grad=True)
+    start = torch.zeros(len(inputs), x.shape[1], device=x.device)
+    found = fit_logistic(start, lambda weights: x @ weights.T, list(map(len, inputs)), l2, steps) / scale
+    return found - found.mean(0)
+
+
+def fit_logistic(
+    start: torch.Tensor,
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    sizes: Sequence[int],
+    l2: float,
+    steps: int,
+    intercept: bool = False,
+) -> torch.Tensor:
+    """
+    The weights of a multinomial logistic regression by L-BFGS, in which all classes count alike.
+
+    Args:
+        start (`torch.Tensor`): The weights at the start.
+        logits (`Callable`): Weights -> logits of shape `(samples, classes)`, where samples of one class follow each
+            other.
+        sizes (`Sequence[int]`): How many samples each class has.
+        l2 (`float`): Penalty on the squared weights.
+        steps (`int`): Iterations at most.
+        intercept (`bool`, *optional*, defaults to `False`): Whether the last row is an intercept, without penalty.
+    """
+    labels = torch.cat([torch.full((size,), i, device=start.device) for i, size in enumerate(sizes)])
+    shares = torch.cat([torch.full((size,), 1 / size, device=start.device) for size in sizes]) / len(sizes)
+    weights = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        losses = torch.nn.functional.cross_entropy(x @ weights.T, labels, reduction="none")
-        loss = (losses * counts).sum() + l2 * weights.pow(2).sum()
+        losses = torch.nn.functional.cross_entropy(logits(weights), labels, reduction="none")
+        loss = (losses * shares).sum() + l2 * (weights[:-1] if intercept else weights).pow(2).sum()
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    found = weights.detach() / scale
-    return found - found.mean(0)
+    return weights.detach()
 
 
 RULES: dict[str, Callable[[Sequence[Any]], Any]] = {"prototype": prototype, "probe": probe}
@@ -103,7 +124,7 @@ class GateBatch:
     Samples of one expert's set.
 
     Args:
-        expert (`int`): Whose.
+        expert (`int`): The expert's number.
         input_ids (`torch.Tensor` of shape `(batch, length)`): Padded on the right.
         mask (`torch.Tensor` of shape `(batch, length)`): 1 for a token, 0 for padding.
     """
@@ -111,6 +132,49 @@ class GateBatch:
     expert: int
     input_ids: torch.Tensor
     mask: torch.Tensor
+
+
+def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
+    """
+    The set of each expert; paths and names are opened, and of several splits `"train"` or the only one is taken.
+
+    Args:
+        data (`Mapping`): Expert's name -> data set, splits, path or hub name.
+
+    Raises:
+        [`CompositionError`]: It is a stream, or has several splits and no `"train"`.
+    """
+    from datasets import Dataset
+
+    from ..data.reading import opened
+
+    found = {}
+    for name, given in data.items():
+        dataset = opened(given)
+        if hasattr(dataset, "keys"):
+            if "train" not in dataset and len(dataset) != 1:
+                raise CompositionError(f"gate_data of expert {name!r} has the splits {', '.join(dataset)}; give one")
+            dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()))
+        if not isinstance(dataset, Dataset):
+            raise CompositionError(
+                f"gate_data of expert {name!r} is of type {type(dataset).__name__}, but rows are drawn from a "
+                "Dataset: Dataset.from_list(list(stream.take(1000)))"
+            )
+        found[name] = dataset
+    return found
+
+
+def readable(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
+    """Whether each set has token ids, or there is a tokenizer to make them with; logs a warning if not."""
+    dialogues = [name for name, dataset in data.items() if "input_ids" not in dataset.column_names]
+    if tokenizer is None and dialogues:
+        logger.warning(
+            "gate_data of %s holds dialogues, and there is no tokenizer to read them with: the gates start at zero, "
+            "where all active experts count alike. Save a tokenizer beside the base, or give a column input_ids",
+            ", ".join(dialogues),
+        )
+        return False
+    return True
 
 
 def gate_batches(
@@ -126,80 +190,28 @@ def gate_batches(
         seed (`int`, *optional*, defaults to `0`): Of the draw.
         max_length (`int`, *optional*, defaults to `512`): Tokens kept of a row, from its start.
     """
-    if not isinstance(samples, int) or samples < 1:
-        raise CompositionError(f"gate_samples={samples!r} is not valid; valid: a whole number of at least 1")
     batches = []
     for i, (name, dataset) in enumerate(data.items()):
         rows = dataset.shuffle(seed=seed).select(range(min(samples, len(dataset)))) if len(dataset) else dataset
-        token_ids = sorted((ids[:max_length] for ids in tokenize(rows, tokenizer) if ids), key=len)
+        token_ids = sorted((ids[:max_length] for ids in _token_ids(rows, tokenizer) if ids), key=len)
         if not token_ids:
             raise CompositionError(f"gate_data of expert {name!r} holds no sample to make a gate from")
         batches += [GateBatch(i, *pad(token_ids[at : at + BATCH_SIZE])) for at in range(0, len(token_ids), BATCH_SIZE)]
     return batches
 
 
-def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
-    """
-    The set of each expert: opened, where it is a path or a name, and of splits `"train"` or the only one.
-
-    Args:
-        data (`Mapping`): Expert's name -> data set, splits, path or hub name.
-
-    Raises:
-        [`CompositionError`]: It is a stream, or has several splits of which none is `"train"`.
-    """
-    from datasets import Dataset
-
-    from ..data.reading import opened
-
-    found = {}
-    for name, given in data.items():
-        dataset = opened(given)
-        if hasattr(dataset, "keys"):
-            if "train" not in dataset and len(dataset) != 1:
-                raise CompositionError(f"gate_data of expert {name!r} has the splits {', '.join(dataset)}; give one")
-            dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()))
-        if not isinstance(dataset, Dataset):
-            raise CompositionError(
-                f"gate_data of expert {name!r} is of type {type(dataset).__name__}; rows are drawn from a Dataset: "
-                "Dataset.from_list(list(stream.take(1000)))"
-            )
-        found[name] = dataset
-    return found
-
-
-def can_be_read(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
-    """Whether there are token ids, or a tokenizer to make them with; without, it is warned."""
-    dialogues = [name for name, dataset in data.items() if "input_ids" not in dataset.column_names]
-    if tokenizer is None and dialogues:
-        logger.warning(
-            "gate_data of %s holds dialogues, and there is no tokenizer to read them with: the gates start at zero, "
-            "which weighs all active experts alike. Save a tokenizer beside the base, or give a column input_ids",
-            ", ".join(dialogues),
-        )
-        return False
-    return True
-
-
-def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
+def _token_ids(dataset: Dataset, tokenizer: Path | None) -> list[list[int]]:
     """The token ids of each row: its column `input_ids`, or its dialogue by the chat template."""
     if "input_ids" in dataset.column_names:
         return [list(ids or ()) for ids in dataset["input_ids"]]
-    if tokenizer is None:
-        raise CompositionError(
-            "gate_data holds dialogues, and there is no tokenizer to read them with; save one beside the base, or "
-            "give a column input_ids"
-        )
     from transformers import AutoTokenizer
 
     from ..data.samples import all_dialogues
 
     encoder: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    rows = all_dialogues(dataset)
+    talks = [[*row["prompt"], *row["completion"]] for row in all_dialogues(dataset)]
     if encoder.chat_template is None:
-        texts = ["\n".join(turn["content"] for turn in row["prompt"] + row["completion"]) for row in rows]
-        return [encoder(text)["input_ids"] for text in texts]
-    talks = [list(row["prompt"]) + list(row["completion"]) for row in rows]
+        return [encoder("\n".join(turn["content"] for turn in talk))["input_ids"] for talk in talks]
     return [encoder.apply_chat_template(talk, return_dict=True)["input_ids"] for talk in talks]
 
 
@@ -207,17 +219,15 @@ def tokenize(dataset: Any, tokenizer: Path | None) -> list[list[int]]:
 
 
 class _Stop(Exception):
-    """Ends a forward pass once the layers' inputs are known."""
+    """Ends a forward pass when what reaches a gate is known."""
 
 
 def load_for_gates(folder: Path) -> Any:
-    """A composed model, ready to be walked through; on a GPU where there is one."""
-    import torch
+    """A composed model to make gates for, on a GPU if there is one."""
     from transformers import AutoModelForCausalLM
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    return model.to(device).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, torch.Tensor]:
@@ -225,7 +235,7 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
     Makes the gate of each layer from what reaches it, and sets it.
 
     The hidden states of all batches are carried from layer to layer, so that each layer runs twice in all: once up to
-    its gate, and once behind it.
+    its gate, and once with its new gate.
 
     Args:
         model (`PreTrainedModel`): A composed mixture; its gates are overwritten.
@@ -235,10 +245,6 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
     Returns:
         `dict`: the gates' tensors by their names in the checkpoint.
     """
-    import torch
-
-    from .families import TARGETS
-
     family, found = TARGETS[model.config.model_type], {}
     with torch.inference_mode():
         states, arguments = _first_inputs(model, batches)
@@ -256,24 +262,23 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
 
 def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], list[list[dict[str, Any]]]]:
     """For each batch what goes into the first layer, and the arguments (mask, positions) of every layer."""
+    seen: list[tuple[Any, dict[str, Any]]] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        seen.append((args[0], kwargs))
+
     states, arguments = [], []
-    for batch in batches:
-        seen: list[tuple[Any, dict[str, Any]]] = []
-
-        def note(module: Any, args: Any, kwargs: Any, seen: list[tuple[Any, dict[str, Any]]] = seen) -> Any:
-            seen.append((args[0], kwargs))
-            return (args[0], *args[1:]), kwargs
-
-        handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layer_list(model)]
-        try:
-            model.get_decoder()(
-                input_ids=batch.input_ids.to(model.device), attention_mask=batch.mask.to(model.device), use_cache=False
-            )
-        finally:
-            for handle in handles:
-                handle.remove()
-        states.append(seen[0][0])
-        arguments.append([kwargs for _, kwargs in seen])
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layer_list(model)]
+    try:
+        for batch in batches:
+            seen.clear()
+            ids, mask = batch.input_ids.to(model.device), batch.mask.to(model.device)
+            model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+            states.append(seen[0][0])
+            arguments.append([kwargs for _, kwargs in seen])
+    finally:
+        for handle in handles:
+            handle.remove()
     return states, arguments
 
 
@@ -281,8 +286,6 @@ def _gate_inputs(
     layer: Any, router: Any, states: Sequence[Any], arguments: Sequence[dict[str, Any]], batches: Sequence[GateBatch]
 ) -> list[torch.Tensor]:
     """What reaches a layer's gate, without padding: for each expert's set a tensor of shape `(tokens, hidden)`."""
-    import torch
-
     inputs: list[list[torch.Tensor]] = [[] for _ in range(1 + max(batch.expert for batch in batches))]
 
     def stop(module: Any, args: Any) -> None:
@@ -303,5 +306,5 @@ def _gate_inputs(
 
 
 def _thinned(rows: torch.Tensor, most: int = MAX_TOKENS) -> torch.Tensor:
-    """Evenly spaced rows, where there are too many."""
+    """Evenly spaced rows, if there are too many."""
     return rows if len(rows) <= most else rows[:: -(-len(rows) // most)]

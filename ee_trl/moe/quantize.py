@@ -1,4 +1,4 @@
-"""A composed model in 4 bits, experts included: bitsandbytes alone skips them, since they are no linear layers."""
+"""A composed model in 4 bits, experts included: bitsandbytes alone skips them, because they are not linear layers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import CompositionError, unknown
+import torch
+
+from ..errors import CompositionError, check_choice
 from .checkpoint import read_config, resolve_folder
 from .families import TARGETS
-from .router import layer_list
+from .routing import layer_list
 
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +26,11 @@ BLOCK = 64
 @dataclass(frozen=True)
 class Memory:
     """
-    What a model's weights take, in bytes.
+    The bytes of a model's weights.
 
     Args:
-        experts (`int`): Its experts.
-        rest (`int`): All else: attention, embeddings, head, norms, routers.
+        experts (`int`): Of its experts.
+        rest (`int`): Of all else: attention, embeddings, head, norms, routers.
     """
 
     experts: int
@@ -56,30 +55,28 @@ def load_in_4bit(
     dtype: str = "auto",
 ) -> Any:
     """
-    Loads a composed model with its experts and its attention in 4 bits; says what that saves.
+    Loads a composed model with its experts and its attention in 4 bits, and logs how much memory that saves.
 
     Embeddings, head, norms and routers stay as they are. The model is read on the CPU and moved layer by layer, so
-    that the device never holds more than the quantized model and one layer. It is for inference: it is not saved
-    (quantize at each load), and its router is not trained (train first).
+    that the device never holds more than the quantized model and one layer. It is for inference: it cannot be saved
+    (quantize at each load), and its router cannot be trained (train first).
 
     Args:
         model (`str` or `os.PathLike`): What [`~ee_trl.compose_moe`] or `sft_moe.py` wrote: a folder or hub name.
         quant_type (`str`, *optional*, defaults to `"nf4"`): `"nf4"` or `"fp4"`.
         double_quant (`bool`, *optional*, defaults to `False`): Whether the scales are quantized too.
-        device (`str` or `torch.device`, *optional*): Where to; by default a GPU where there is one.
-        dtype (`str`, *optional*, defaults to `"auto"`): Of what stays, and of the arithmetic.
+        device (`str` or `torch.device`, *optional*): Where to; by default a GPU if there is one.
+        dtype (`str`, *optional*, defaults to `"auto"`): Of the other weights, and of the arithmetic.
 
     Returns:
         `PreTrainedModel`, ready to generate.
 
     Raises:
-        [`CompositionError`]: It is no composed mixture, or the type is unknown.
+        [`CompositionError`]: The model is no composed mixture, or the type is unknown.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    if quant_type not in KINDS:
-        raise CompositionError(unknown("quant_type", quant_type, KINDS))
+    check_choice("quant_type", quant_type, KINDS, CompositionError)
     folder = resolve_folder(model)
     config = read_config(folder)
     if config.model_type not in TARGETS:
@@ -105,9 +102,8 @@ def experts_of(layer: Any) -> Any:
 
 
 def _quantize_attention(attention: Any, place: torch.device, kind: str, double: bool) -> None:
-    """Replaces the linear layers whose sizes fit the blocks of 64."""
+    """Replaces the linear layers that have sizes in whole blocks of 64."""
     import bitsandbytes as bnb
-    import torch
 
     for name, linear in list(attention.named_children()):
         if not isinstance(linear, torch.nn.Linear) or linear.in_features % BLOCK or linear.out_features % BLOCK:
@@ -139,7 +135,7 @@ def _quantize_experts(experts: Any, place: torch.device, kind: Any, double: bool
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
     raise CompositionError(
-        "a composed model in 4 bits is not saved: keep the folder it was loaded from, and quantize at each load"
+        "a composed model in 4 bits cannot be saved: keep the folder it was loaded from, and quantize at each load"
     )
 
 
@@ -147,7 +143,7 @@ def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
 
 
 def memory_of(model: Any) -> Memory:
-    """What a model's weights take, with the scales of those in 4 bits."""
+    """The bytes of a model's weights, with the scales of weights in 4 bits."""
     experts = {id(tensor): tensor for layer in layer_list(model) for tensor in _tensors(experts_of(layer))}
     every = {id(tensor): tensor for tensor in _tensors(model)}
     sizes = {key: tensor.numel() * tensor.element_size() for key, tensor in every.items()}
@@ -156,8 +152,6 @@ def memory_of(model: Any) -> Memory:
 
 
 def _tensors(module: Any) -> Iterator[torch.Tensor]:
-    import torch
-
     yield from module.parameters()
     yield from module.buffers()
     for part in module.modules():

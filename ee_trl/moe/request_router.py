@@ -1,24 +1,23 @@
-"""The cheap way to serve: the base with LoRA experts, and one routing decision a request, from the prompt alone.
-
-[`RequestRouter`] is a small linear classifier over hashed words of the prompt; it costs nothing beside the model.
-"""
+"""[`RequestRouter`]: which expert answers a request, from the prompt alone, by a linear classifier over its words."""
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from ..errors import CompositionError
+from ..files import read_json, write_json
 from ..scoring.features import tokenise
+from .gates import fit_logistic
 
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from datasets import Dataset
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -26,12 +25,11 @@ Prompt = str | Sequence[Mapping[str, Any]]
 BITS = 16
 FILE, WEIGHTS = "request_router.json", "request_router.safetensors"
 FEATURE_VERSION = 1
-_LAST, _EARLIER = "last", "earlier"
 
 
 def prompt_buckets(prompt: Prompt) -> list[int]:
     """
-    The hashed words of a prompt: single ones and pairs of the last message, single ones of those before.
+    The hashed words of a prompt: words and pairs of words of the last message, words of the messages before.
 
     Args:
         prompt (`str` or `Sequence[Mapping[str, Any]]`): A text, or messages; of content in parts the texts count.
@@ -44,13 +42,13 @@ def prompt_buckets(prompt: Prompt) -> list[int]:
         raise CompositionError("a prompt without a message of a user cannot be routed")
     words = tokenise(texts[-1])
     grams = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
-    found = [f"{_LAST} {gram}" for gram in grams]
-    found += [f"{_EARLIER} {word}" for text in texts[:-1] for word in tokenise(text)]
+    found = [f"last {gram}" for gram in grams]
+    found += [f"earlier {word}" for text in texts[:-1] for word in tokenise(text)]
     return [zlib.crc32(gram.encode("utf-8")) >> (32 - BITS) for gram in found]
 
 
 def _text_of(content: Any) -> str:
-    """What a message says in words: a text, the text parts of several, nothing where there is only a tool call."""
+    """A message's text: as it is, the text parts of several, or `""` if there is only a tool call."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -76,10 +74,11 @@ class RequestRouter:
     """
 
     def __init__(self, experts: Sequence[str], weights: torch.Tensor) -> None:
-        if tuple(weights.shape) != (2**BITS + 1, len(experts)) or len(experts) < 2:
+        shape = (2**BITS + 1, len(experts))
+        if tuple(weights.shape) != shape or len(experts) < 2:
             raise CompositionError(
-                f"weights of shape {tuple(weights.shape)} do not fit {len(experts)} experts; "
-                f"expected {(2**BITS + 1, len(experts))}, two experts or more"
+                f"weights of shape {tuple(weights.shape)} do not fit {len(experts)} experts; expected {shape}, two "
+                "experts or more"
             )
         self.experts, self.weights = tuple(experts), weights.float()
 
@@ -93,36 +92,21 @@ class RequestRouter:
             l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights.
             steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
         """
-        import torch
-
-        prompts = {name: prompts_of(dataset) for name, dataset in data.items()}
+        prompts = {name: _prompts_of(dataset) for name, dataset in data.items()}
         for name, found in prompts.items():
             if not found:
                 raise CompositionError(f"the set of expert {name!r} holds no prompt to learn from")
         bags = _bags([prompt for found in prompts.values() for prompt in found])
-        labels = torch.cat([torch.full((len(found),), i) for i, found in enumerate(prompts.values())])
-        counts = torch.cat([torch.full((len(found),), 1 / len(found)) for found in prompts.values()]) / len(prompts)
-        weights = torch.zeros(2**BITS + 1, len(prompts), requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            losses = torch.nn.functional.cross_entropy(_scores(weights, bags), labels, reduction="none")
-            loss = (losses * counts).sum() + l2 * weights[:-1].pow(2).sum()
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        return cls(tuple(prompts), weights.detach())
+        start, sizes = torch.zeros(2**BITS + 1, len(prompts)), [len(found) for found in prompts.values()]
+        return cls(tuple(prompts), fit_logistic(start, lambda w: _logits(w, bags), sizes, l2, steps, intercept=True))
 
     def probabilities(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """How likely each prompt is of each expert's set: `(prompts, experts)`, rows sum to 1."""
-        import numpy as np
-
-        _check_prompts(prompts)
+        if isinstance(prompts, (str, Mapping)) or any(isinstance(prompt, Mapping) for prompt in prompts):
+            raise CompositionError(f"{str(prompts)[:80]!r} is one prompt; give a list of prompts: route([prompt])")
         if not len(prompts):
             return np.zeros((0, len(self.experts)))
-        return _scores(self.weights, _bags(prompts)).softmax(-1).numpy()
+        return _logits(self.weights, _bags(prompts)).softmax(-1).numpy()
 
     def route(self, prompts: Sequence[Prompt]) -> list[str]:
         """The name of the expert for each prompt."""
@@ -133,11 +117,11 @@ class RequestRouter:
         The share of each expert's prompts that are routed to it, and their mean (`"balanced"`; by chance 1 / experts).
 
         Args:
-            data (`Mapping[str, Dataset]`): As for `fit`; held out, or the figure means nothing.
+            data (`Mapping[str, Dataset]`): As for `fit`, but held out: on the sets of `fit` the figure means nothing.
         """
         found = {}
         for name, dataset in data.items():
-            routed = self.route(prompts_of(dataset))
+            routed = self.route(_prompts_of(dataset))
             if not routed:
                 raise CompositionError(f"the set of expert {name!r} holds no prompt to measure on")
             found[name] = sum(expert == name for expert in routed) / len(routed)
@@ -150,8 +134,7 @@ class RequestRouter:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         save_file({"weights": self.weights.contiguous()}, path / WEIGHTS)
-        record = {"experts": list(self.experts), "feature_version": FEATURE_VERSION, "bits": BITS}
-        (path / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(path / FILE, {"experts": list(self.experts), "feature_version": FEATURE_VERSION, "bits": BITS})
         return path
 
     @classmethod
@@ -162,19 +145,13 @@ class RequestRouter:
         path = Path(folder)
         if not (path / FILE).is_file() or not (path / WEIGHTS).is_file():
             raise CompositionError(f"{str(path)!r} holds no request router ({FILE} and {WEIGHTS}); fit and save one")
-        record = json.loads((path / FILE).read_text(encoding="utf-8"))
+        record = read_json(path / FILE)
         if (record["feature_version"], record["bits"]) != (FEATURE_VERSION, BITS):
-            raise CompositionError(f"{str(path)!r} was made by another version of ee-trl; fit it anew")
+            raise CompositionError(f"{str(path)!r} was made by another version of ee-trl; fit it again")
         return cls(record["experts"], load_file(path / WEIGHTS)["weights"])
 
 
-def _check_prompts(prompts: Any) -> None:
-    """Raises [`CompositionError`] for one prompt in the place of a list of them."""
-    if isinstance(prompts, (str, Mapping)) or any(isinstance(prompt, Mapping) for prompt in prompts):
-        raise CompositionError(f"{str(prompts)[:80]!r} is one prompt; give a list of prompts: route([prompt])")
-
-
-def prompts_of(dataset: Dataset) -> list[Prompt]:
+def _prompts_of(dataset: Dataset) -> list[Prompt]:
     """The prompt of each dialogue with a reply."""
     from ..data.samples import all_dialogues
 
@@ -182,9 +159,7 @@ def prompts_of(dataset: Dataset) -> list[Prompt]:
 
 
 def _bags(prompts: Iterable[Prompt]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Buckets of all prompts one after another, where each begins, and the weight of each bucket in its prompt."""
-    import torch
-
+    """The buckets of all prompts in one row, where each prompt begins, and the weight of each bucket in its prompt."""
     buckets: list[int] = []
     starts: list[int] = []
     shares: list[float] = []
@@ -196,8 +171,6 @@ def _bags(prompts: Iterable[Prompt]) -> tuple[torch.Tensor, torch.Tensor, torch.
     return torch.tensor(buckets), torch.tensor(starts), torch.tensor(shares)
 
 
-def _scores(weights: torch.Tensor, bags: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    import torch
-
+def _logits(weights: torch.Tensor, bags: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
     buckets, starts, shares = bags
     return torch.nn.functional.embedding_bag(buckets, weights, starts, mode="sum", per_sample_weights=shares)

@@ -1,16 +1,96 @@
-"""How a mixture routes: what each expert counts in each layer, for each of some dialogues."""
+"""The routers of a mixture, found by their class, and how they route dialogues."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .router import expert_names, layer_list, logits_of, pad, router_of, routing_weights
+import torch
+
+from ..errors import CompositionError
+from .families import EXPERT_NAMES, number_of_experts
 
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def router_classes() -> tuple[type[torch.nn.Module], ...]:
+    """The router class of each native target."""
+    from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeTopKRouter
+    from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
+    from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeTopKRouter
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
+
+    return MixtralTopKRouter, Qwen2MoeTopKRouter, Qwen3MoeTopKRouter, GraniteMoeTopKRouter
+
+
+def routers(model: torch.nn.Module) -> dict[str, Any]:
+    """Module name -> router, layer by layer; raises [`CompositionError`] if the model has none of a known kind."""
+    classes = router_classes()
+    found = {name: module for name, module in model.named_modules() if isinstance(module, classes)}
+    if not found:
+        names = ", ".join(sorted(kind.__name__ for kind in classes))
+        raise CompositionError(
+            f"{type(model).__name__} has no router of a known kind ({names}); compose a mixture first"
+        )
+    return found
+
+
+def layer_list(model: Any) -> Iterator[Any]:
+    """The decoder layers, in order."""
+    yield from model.get_decoder().layers
+
+
+def router_of(layer: Any) -> Any:
+    """The router of one decoder layer."""
+    return next(module for module in layer.modules() if isinstance(module, router_classes()))
+
+
+def expert_names(model: Any) -> tuple[str, ...]:
+    """The names of a composed model's experts; numbers for a mixture of another origin."""
+    return tuple(getattr(model.config, EXPERT_NAMES, None) or map(str, range(number_of_experts(model.config))))
+
+
+def logits_of(router: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """
+    What a router makes of its input, before softmax: what classes return differs by family and version.
+
+    Args:
+        router (`torch.nn.Module`): Of one of [`router_classes`].
+        hidden (`torch.Tensor` of shape `(..., hidden)`): What reaches it.
+
+    Returns:
+        `torch.Tensor` of shape `(tokens, experts)`, in the type of the router's weights.
+    """
+    return torch.nn.functional.linear(hidden.reshape(-1, hidden.size(-1)).to(router.weight.dtype), router.weight)
+
+
+def routing_weights(logits: torch.Tensor, top_k: int) -> torch.Tensor:
+    """
+    How much each expert counts for each token; the weights of the active experts sum to 1.
+
+    Args:
+        logits (`torch.Tensor` of shape `(tokens, experts)`): Of the router.
+        top_k (`int`): How many are active.
+
+    Returns:
+        `torch.Tensor` of shape `(tokens, experts)`, in float32; 0 for experts that are not active.
+    """
+    best = logits.float().topk(top_k, dim=-1)
+    weights = torch.zeros_like(logits, dtype=torch.float32)
+    return weights.scatter_(-1, best.indices, best.values.softmax(-1))
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right with 0, and their mask, both of shape `(rows, length)`."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -20,7 +100,7 @@ class Routing:
 
     Args:
         experts (`tuple[str, ...]`): Their names.
-        weights (`np.ndarray` of shape `(rows, layers, experts)`): What each expert counts; sums to 1 over the experts.
+        weights (`np.ndarray` of shape `(rows, layers, experts)`): How much each counts; sums to 1 over the experts.
         first (`np.ndarray` of shape `(rows, layers, experts)`): The share of tokens that it counts most for.
     """
 
@@ -33,22 +113,21 @@ def measure_routing(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, batch_size: int = 8, max_length: int = 512
 ) -> Routing:
     """
-    Runs a composed model over dialogues and looks at its routers.
+    Runs a composed model over dialogues and records what its routers do.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): A composed mixture; left in the mode it was in.
+        model (`PreTrainedModel` or `PeftModel`): A composed mixture; it stays in the mode that it is in.
         tokenizer (`PreTrainedTokenizerBase`): With a chat template.
         rows (`Sequence[dict]`): With `prompt` and `completion`, lists of messages.
         batch_size (`int`, *optional*, defaults to `8`): Rows at a time; changes nothing but speed.
         max_length (`int`, *optional*, defaults to `512`): Tokens of a row, from its start.
     """
     import numpy as np
-    import torch
 
-    encoded = [_encode(tokenizer, row)[:max_length] for row in rows]
-    blocks = [router_of(layer) for layer in layer_list(model)]
-    config, number = model.config, len(expert_names(model))
-    weights = np.zeros((len(rows), len(blocks), number))
+    talks = [[*row["prompt"], *row["completion"]] for row in rows]
+    encoded = [tokenizer.apply_chat_template(t, return_dict=True)["input_ids"][:max_length] for t in talks]
+    blocks, experts = [router_of(layer) for layer in layer_list(model)], expert_names(model)
+    weights = np.zeros((len(rows), len(blocks), len(experts)))
     first = np.zeros_like(weights)
     order = sorted(range(len(rows)), key=lambda i: len(encoded[i]))
     training = model.training
@@ -57,28 +136,22 @@ def measure_routing(
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             ids, mask = pad([encoded[i] for i in batch])
-            with torch.inference_mode():
-                found = _logits(model, blocks, ids, mask)
-            for layer, logits in enumerate(found):
-                shares = routing_weights(logits, config.num_experts_per_tok).reshape(*ids.shape, number).cpu()
-                best = torch.nn.functional.one_hot(shares.argmax(-1), number).float()
+            for layer, logits in enumerate(_logits(model, blocks, ids, mask)):
+                shares = routing_weights(logits, model.config.num_experts_per_tok).reshape(*ids.shape, -1).cpu()
+                best = torch.nn.functional.one_hot(shares.argmax(-1), len(experts)).float()
                 for row, i in enumerate(batch):
                     kept = mask[row].bool()
                     weights[i, layer] = shares[row][kept].mean(0).numpy()
                     first[i, layer] = best[row][kept].mean(0).numpy()
     finally:
         model.train(training)
-    return Routing(expert_names(model), weights, first)
+    return Routing(experts, weights, first)
 
 
-def _encode(tokenizer: Any, row: dict[str, Any]) -> list[int]:
-    talk = list(row["prompt"]) + list(row["completion"])
-    return tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
-
-
-def _logits(model: Any, blocks: Sequence[Any], ids: Any, mask: Any) -> list[Any]:
+@torch.inference_mode()
+def _logits(model: Any, blocks: Sequence[Any], ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
     """The logits of every router, of shape `(batch * length, experts)`."""
-    found: list[Any] = []
+    found: list[torch.Tensor] = []
 
     def note(block: Any, args: Any) -> None:
         found.append(logits_of(block, *args))

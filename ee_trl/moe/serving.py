@@ -1,8 +1,7 @@
-"""Base and LoRA experts as one folder to serve: the layout of vLLM's multi-LoRA, and the same with PEFT here."""
+"""Base and LoRA experts as one folder to serve: the layout of vLLM's multi-LoRA, which [`RoutedModel`] loads too."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CompositionError
+from ..files import atomic_folder, read_json, write_json
 from .checkpoint import resolve_folder
 from .request_router import Prompt, RequestRouter
 from .sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraExpert
@@ -38,41 +38,39 @@ def write_serving(
         base (`str` or `os.PathLike`): The model that the experts were trained from.
         experts (`Mapping[str, str | os.PathLike]`): Name -> LoRA folder.
         router (`RequestRouter`): Of the same experts.
-        output (`str` or `os.PathLike`): The folder to write; it must not be there.
+        output (`str` or `os.PathLike`): The folder to write; it must not exist.
 
     Raises:
         [`CompositionError`]: An expert is no plain LoRA, the ranks are too large for vLLM, or the names do not fit.
     """
     folder = Path(output)
     if folder.exists():
-        raise CompositionError(f"{str(folder)!r} is there already and is not overwritten; give another output folder")
+        raise CompositionError(f"{str(folder)!r} exists and is not overwritten; give another output folder")
     if set(experts) != set(router.experts):
         raise CompositionError(f"the router is for {sorted(router.experts)}, the experts are {sorted(experts)}")
-    sources = {name: resolve_folder(path) for name, path in experts.items()}
-    ranks = {name: _rank(name, path) for name, path in sources.items()}
+    sources = {name: _lora_of(name, resolve_folder(path)) for name, path in experts.items()}
+    ranks = {name: lora.rank for name, lora in sources.items()}
     rank = next((size for size in VLLM_RANKS if size >= max(ranks.values())), None)
     if rank is None:
         raise CompositionError(f"LoRA ranks {ranks} exceed {VLLM_RANKS[-1]}, the most that vLLM serves")
     name = str(Path(base).resolve()) if Path(base).is_dir() else str(base)
-    for expert, path in sources.items():
-        (folder / ADAPTERS / expert).mkdir(parents=True)
-        shutil.copyfile(path / ADAPTER_WEIGHTS, folder / ADAPTERS / expert / ADAPTER_WEIGHTS)
-        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        content = json.dumps(config | {"base_model_name_or_path": name}, indent=2)
-        (folder / ADAPTERS / expert / ADAPTER_CONFIG).write_text(content + "\n", encoding="utf-8")
-    router.save(folder / ROUTER)
     record = {"base": name, "experts": list(sources), "ranks": ranks, "max_lora_rank": rank}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (folder / SCRIPT).write_text(f"#!/bin/sh\n{vllm_command(record)}\n", encoding="utf-8")
+    with atomic_folder(folder) as partial:
+        for expert, lora in sources.items():
+            adapter = partial / ADAPTERS / expert
+            adapter.mkdir(parents=True)
+            shutil.copyfile(lora.folder / ADAPTER_WEIGHTS, adapter / ADAPTER_WEIGHTS)
+            write_json(adapter / ADAPTER_CONFIG, lora.config | {"base_model_name_or_path": name})
+        router.save(partial / ROUTER)
+        write_json(partial / RECORD, record)
+        (partial / SCRIPT).write_text(f"#!/bin/sh\n{vllm_command(record)}\n", encoding="utf-8")
     return folder
 
 
-def _rank(name: str, folder: Path) -> int:
-    """The largest rank of a LoRA's layers."""
+def _lora_of(name: str, folder: Path) -> LoraExpert:
     if not (folder / ADAPTER_CONFIG).is_file():
         raise CompositionError(f"expert {name!r} is a full model; only LoRA share one base. Compose it instead")
-    expert = LoraExpert(folder)
-    return max(expert.factors(tensor)[0].shape[0] for tensor in expert.names)
+    return LoraExpert(folder)
 
 
 def vllm_command(record: Mapping[str, Any]) -> str:
@@ -114,7 +112,7 @@ class RoutedModel:
         path = Path(folder)
         if not (path / RECORD).is_file():
             raise CompositionError(f"{str(path)!r} holds no {RECORD}; write it with write_serving")
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = read_json(path / RECORD)
         base = AutoModelForCausalLM.from_pretrained(record["base"], **model_options)
         first, *others = record["experts"]
         model = PeftModel.from_pretrained(base, path / ADAPTERS / first, adapter_name=first)
@@ -137,13 +135,12 @@ class RoutedModel:
 
         chosen = self.router.route(prompts)
         talks: list[Any] = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-        replies = [""] * len(talks)
+        replies: dict[int, str] = {}
         for expert in dict.fromkeys(chosen):
             own = [i for i, name in enumerate(chosen) if name == expert]
             self.model.set_adapter(expert)
             found = generate_replies(
                 self.model, self.tokenizer, [talks[i] for i in own], max_new_tokens=max_new_tokens, label=expert
             )
-            for i, text in zip(own, found, strict=True):
-                replies[i] = text
-        return list(zip(chosen, replies, strict=True))
+            replies |= dict(zip(own, found, strict=True))
+        return [(expert, replies[i]) for i, expert in enumerate(chosen)]

@@ -1,6 +1,6 @@
 """Training the routers of a mixture, and nothing else, with TRL: [`RouterSFTTrainer`].
 
-The gates are float32 while they learn: in bfloat16 most steps are smaller than the distance to the next number.
+The routers are float32 while they learn: in bfloat16 most steps are smaller than the distance to the next number.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from peft import PeftModel
 from trl import SFTTrainer
 
 from ..errors import CompositionError
-from .compose import write_config
-from .families import TARGETS
-from .router import routers
+from .checkpoint import write_config
+from .families import TARGETS, number_of_experts
+from .routing import routers
 
 
 if TYPE_CHECKING:
-    import torch
     from peft import LoraConfig
     from transformers import PreTrainedConfig
     from trl import SFTConfig
@@ -36,11 +37,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """
-    Raises [`CompositionError`] for a model whose router cannot learn.
-
-    That is one that is dense or quantized, or whose only active expert counts 1 whatever its gate says.
-    """
+    """Raises [`CompositionError`] for a model whose router cannot learn: dense, quantized, or without a gradient."""
     if config.model_type not in TARGETS:
         raise CompositionError(
             f"model_type {config.model_type!r} has no router to train; valid: {', '.join(TARGETS)}. Compose "
@@ -49,43 +46,43 @@ def check_config(config: PreTrainedConfig) -> None:
     if getattr(config, "quantization_config", None):
         raise CompositionError(
             "the router of a quantized model is not trained: it would learn to route between rounded experts, and "
-            "could not be saved with the others. Train it in bfloat16 first, and quantize what comes out"
+            "could not be saved with the others. Train it in bfloat16 first, then quantize the trained model"
         )
     if config.num_experts_per_tok == 1 and getattr(config, "norm_topk_prob", True):
         raise CompositionError(
-            "one active expert (num_experts_per_tok=1) whose weight is normalised counts 1 whatever its gate says, so "
-            "that the gate has no gradient: the loss curve would look normal, and nothing would be learnt. Compose "
+            "with one active expert (num_experts_per_tok=1) and normalised weights, that expert counts 1 whatever its "
+            "gate says: the gate has no gradient and learns nothing, although the loss curve looks normal. Compose "
             "with top_k=2 or more"
         )
 
 
 def check_arguments(args: SFTConfig, config: PreTrainedConfig, lora_targets: Iterable[str] | None) -> None:
-    """Raises [`CompositionError`] for settings under which the routers would not learn, or not be kept."""
+    """
+    Raises [`CompositionError`] for settings under which the routers would not learn, or not be kept.
+
+    Sets `router_aux_loss_coef` to 0 where all experts are active.
+    """
     checkpointing: dict[str, Any] = {}
     for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):  # its old and its new name
         checkpointing |= getattr(args, name, None) or {}
     if checkpointing.get("use_reentrant"):
         raise CompositionError(
             "activation_checkpointing_kwargs={'use_reentrant': True} cuts the gradient off where the embeddings are "
-            "frozen; use_reentrant=False trains"
+            "frozen; set use_reentrant=False"
         )
     if args.load_best_model_at_end:
-        raise CompositionError("load_best_model_at_end is not supported: checkpoints hold the routers alone")
+        raise CompositionError("load_best_model_at_end is not supported, because checkpoints hold the routers alone")
     if lora_targets is not None:
         other = sorted(set([lora_targets] if isinstance(lora_targets, str) else lora_targets) - set(ATTENTION))
         if other:
             raise CompositionError(
-                f"a LoRA beside the routers goes on attention alone ({', '.join(ATTENTION)}); {', '.join(other)} "
-                "would silently be left out, since the experts are no linear layers"
+                f"a LoRA beside the routers goes on attention alone ({', '.join(ATTENTION)}); PEFT would silently "
+                f"leave out {', '.join(other)}, because the experts are not linear layers"
             )
-    if config.num_experts_per_tok == _number(config) and args.router_aux_loss_coef != 0.0:
+    if config.num_experts_per_tok == number_of_experts(config) and args.router_aux_loss_coef != 0.0:
         if args.router_aux_loss_coef is not None:
             logger.warning("router_aux_loss_coef is set to 0: where all experts are active that loss is constant")
         args.router_aux_loss_coef = 0.0
-
-
-def _number(config: Any) -> int:
-    return config.num_local_experts if hasattr(config, "num_local_experts") else config.num_experts
 
 
 # ---- what learns ----------------------------------------------------------------------------------------------------
@@ -97,13 +94,13 @@ def unfreeze_routers(model: torch.nn.Module, *, lora: bool = False) -> dict[str,
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): A composed mixture.
-        lora (`bool`, *optional*, defaults to `False`): Whether a LoRA that is there goes on learning.
+        lora (`bool`, *optional*, defaults to `False`): Whether a LoRA that is there learns too.
 
     Returns:
         `dict`: name -> router.
     """
     found = routers(model)
-    if not lora:  # with one, PEFT has frozen all else already
+    if not lora:  # with one, PEFT has frozen the rest already
         model.requires_grad_(False)
     for router in found.values():
         router.weight.data = router.weight.data.float()
@@ -113,9 +110,7 @@ def unfreeze_routers(model: torch.nn.Module, *, lora: bool = False) -> dict[str,
 
 
 def _compute_in_float32(router: Any) -> None:
-    """The router's logits in its own type, whatever the hidden states' or autocast's."""
-    import torch
-
+    """Computes the router's logits in its own type, whatever type the hidden states or autocast have."""
     own = router.forward
 
     def forward(hidden: torch.Tensor) -> Any:
@@ -127,18 +122,41 @@ def _compute_in_float32(router: Any) -> None:
 
 
 def settle_routers(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Casts the routers back to the type of the other weights, as they are saved and served."""
+    """Casts the routers back to the type of the other weights, in which they are saved and served."""
     for router in routers(model).values():
         router.__dict__.pop("forward", None)
         router.weight.data = router.weight.data.to(dtype)
         router.weight.requires_grad_(False)
 
 
+def save_routers(found: dict[str, Any], folder: Path) -> None:
+    """Writes the routers' weights as they are."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {str(i): router.weight.detach().cpu().contiguous() for i, router in enumerate(found.values())}
+    save_file(tensors, folder / ROUTERS, metadata={"names": json.dumps(list(found))})
+
+
+def load_routers(found: dict[str, Any], folder: Path) -> None:
+    """Reads what [`save_routers`] wrote into the routers, in their order."""
+    from safetensors.torch import load_file
+
+    if not (folder / ROUTERS).is_file():
+        raise CompositionError(f"{str(folder)!r} is no checkpoint of a router training: it has no {ROUTERS}")
+    tensors = load_file(folder / ROUTERS)
+    if len(tensors) != len(found):
+        raise CompositionError(f"{str(folder)!r} holds {len(tensors)} routers, the model has {len(found)}")
+    with torch.no_grad():
+        for i, router in enumerate(found.values()):
+            router.weight.copy_(tensors[str(i)])
+
+
 class RouterSFTTrainer(SFTTrainer):
     """
     TRL's SFTTrainer for the routers of a composed mixture.
 
-    Only the routers learn (and a LoRA on the attention, with `peft_config`). Checkpoints hold what learns alone, in
+    Only the routers learn (and a LoRA on the attention, with `peft_config`). Checkpoints hold only what learns, in
     float32; [`~RouterSFTTrainer.merge`] ends the training, and what is saved then is the whole mixture.
 
     Args:
@@ -148,7 +166,7 @@ class RouterSFTTrainer(SFTTrainer):
         **kwargs: SFTTrainer's other arguments.
 
     Raises:
-        [`CompositionError`]: The routers of such a model, or by such settings, would not learn; the message says why.
+        [`CompositionError`]: With this model or these settings the routers would not learn; the message says why.
     """
 
     def __init__(self, model: Any, args: SFTConfig, *, peft_config: LoraConfig | None = None, **kwargs: Any) -> None:
@@ -166,77 +184,47 @@ class RouterSFTTrainer(SFTTrainer):
                          peft_config=peft_config, **kwargs)  # fmt: skip
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise CompositionError(
-                "routers are trained with DDP (recipes/accelerate/ddp.yaml): they are few, so that sharding them "
-                "saves little, and checkpoints of sharded ones are not supported"
+                "routers are trained with DDP (recipes/accelerate/ddp.yaml): they are so few that sharding them saves "
+                "little, and checkpoints of sharded routers are not supported"
             )
         loaded: Any = self.model
         self._dtype = loaded.get_input_embeddings().weight.dtype
         self.routers = unfreeze_routers(loaded, lora=peft_config is not None)
-        self._in_checkpoint = False
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._in_checkpoint = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._in_checkpoint = False
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Saves the whole mixture, or for a checkpoint only what learns.
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        from peft import PeftModel
-
-        folder = Path(output_dir or str(self.args.output_dir))
-        if not self._in_checkpoint:
-            if isinstance(self.model, PeftModel):
-                raise CompositionError(
-                    "call trainer.merge() before save_model(): the LoRA alone would be saved, no router"
-                )
-            super()._save(output_dir, state_dict)
+        Args:
+            output_dir (`str`, *optional*): The folder; by default that of the training.
+            _internal_call (`bool`, *optional*): What the Trainer sets for a checkpoint, and for a push to the hub,
+                which names no folder.
+        """
+        folder, lora = Path(output_dir or str(self.args.output_dir)), isinstance(self.model, PeftModel)
+        if _internal_call and output_dir is not None:
+            if lora:
+                super().save_model(output_dir, _internal_call)
             if self.args.should_save:
-                settled: Any = self.model
-                write_config(folder, settled.config, str(self._dtype).removeprefix("torch."))
+                save_routers(self.routers, folder)
             return
-        if isinstance(self.model, PeftModel):
-            super()._save(output_dir, state_dict)
+        if lora:
+            raise CompositionError("call trainer.merge() before save_model(): without it only the LoRA would be saved")
+        super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
-            save_routers(self.routers, folder)
+            settled: Any = self.model
+            write_config(folder, settled.config, self._dtype)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from peft import PeftModel
-
         if isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_routers(self.routers, Path(resume_from_checkpoint))
 
     def merge(self) -> None:
         """Ends the training: folds a LoRA in, and casts the routers to the type of the other weights."""
-        from peft import PeftModel
-
         trained: Any = self.model
         if isinstance(trained, PeftModel):
             self.model = trained = trained.merge_and_unload()
         settle_routers(trained, self._dtype)
         trained.config.use_cache = self._use_cache  # which activation checkpointing turns off
-
-
-def save_routers(found: dict[str, Any], folder: Path) -> None:
-    """Writes the routers' weights as they are."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {str(i): router.weight.detach().cpu().contiguous() for i, router in enumerate(found.values())}
-    save_file(tensors, folder / ROUTERS, metadata={"names": json.dumps(list(found))})
-
-
-def load_routers(found: dict[str, Any], folder: Path) -> None:
-    """Reads what [`save_routers`] wrote into the routers, in their order."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not (folder / ROUTERS).is_file():
-        raise CompositionError(f"{str(folder)!r} is no checkpoint of a router training: it has no {ROUTERS}")
-    tensors = load_file(folder / ROUTERS)
-    if len(tensors) != len(found):
-        raise CompositionError(f"{str(folder)!r} holds {len(tensors)} routers, the model has {len(found)}")
-    with torch.no_grad():
-        for i, router in enumerate(found.values()):
-            router.weight.copy_(tensors[str(i)])

@@ -1,52 +1,68 @@
-"""Scoring ahead of the trainer: rows go to a worker process in the order in which they will be drawn.
+"""Scoring while the trainer trains: rows are scored in another process, in the order in which they will be drawn.
 
-Nothing here waits unless it is told to, and what it waited is counted. A worker that dies is started once more with
-what it had not answered; if that dies too, training stops or goes on without new scores, as was asked, with its error.
+[`LookAhead`] is that process, [`ScoringAhead`] the rule for which rows it is asked and when their scores count. The
+plan puts rows that await a score after all others. The rule keeps a window of the next rows scored or on their way;
+when less than half of the window is, it asks for the rest, in chunks. Chunk after chunk counts at one refresh each,
+not before the rows scored already are used up, or as soon as one of its rows is needed; training waits for a chunk
+that is due. So neither the speed of the scorer nor a resume changes what is drawn. With `behind="draw"` nothing waits:
+scores that have arrived count, and other rows are drawn without.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError, unknown
-from .worker import receive, send
+import dill
+import numpy as np
+
+from ..errors import TrainingError
+from . import ranks
+from .policies.weights import Weights
+from .worker import Answer, receive, send
 
 
 if TYPE_CHECKING:
     from ..data.dialogue import Dialogue
-    from ..selector import EmpathyDataSelector
+    from ..scoring.spec import ScoringSpec
 
 logger = logging.getLogger(__name__)
 
 ON_FAILURE = ("stop", "continue")
-_AT_ONCE = 64  # rows in one message: a scorer's batch, and the grain in which scores come back
+BEHIND = ("wait", "draw")
+LAG = 2  # refreshes that the scorer has for a chunk, at least, before training waits for it
+_INTERVALS = 2 * LAG  # between refreshes: the rows drawn in them are the window
+_LEAST = 64  # rows in the window, so that a scorer has batches
+_LEAST_KEPT = 1 / 16  # share of the scored rows that are drawn: fewer do not make the window longer
+_AT_ONCE = 64  # rows in one message: a scorer's batch, and how many scores come back together
 
-Answer = tuple[int, float, float]  # row, sensibility, rationality; NaN where it could not be scored
+
+# ---- the process ---------------------------------------------------------------------------------------------------
 
 
 class LookAhead:
     """
-    Scores rows in another process while the trainer trains.
+    Scores rows in another process. A process that dies is started once more with the rows it had not answered.
 
     Args:
-        selector ([`EmpathyDataSelector`]):
-            Its scorer (a name, folder, hub id, or an object that can be pickled), store and options. A judge takes its
-            device from the scorer's options (`device_map`), in a CUDA context of its own.
+        spec ([`ScoringSpec`]):
+            A scorer object must be one that can be pickled. A judge takes its device from the scorer's options
+            (`device_map`), and has a CUDA context of its own.
         dialogues_of (`Callable`):
-            Rows of the data set, by number, to the dialogues in each.
+            From numbers of rows to the dialogues in each.
         on_failure (`str`, *optional*, defaults to `"stop"`):
-            What becomes of the training when the worker died twice: `"stop"`, or `"continue"` without new scores.
-        threads (`int`, *optional*, defaults to `1`):
-            CPU threads of the worker, so that it leaves the others to the trainer.
+            What follows when the process died twice: `"stop"` the training with its error, or `"continue"` without new
+            scores.
 
     Attributes:
         waited (`float`): Seconds that [`~LookAhead.take`] has waited, in all.
@@ -55,51 +71,44 @@ class LookAhead:
 
     def __init__(
         self,
-        selector: EmpathyDataSelector,
+        spec: ScoringSpec,
         dialogues_of: Callable[[Sequence[int]], list[list[Dialogue]]],
         *,
         on_failure: str = "stop",
-        threads: int = 1,
     ) -> None:
-        if on_failure not in ON_FAILURE:
-            raise TrainingError(unknown("on_failure", on_failure, ON_FAILURE))
-        self.on_failure = on_failure
-        self.waited = 0.0
+        self.on_failure, self.waited = on_failure, 0.0
         self.failure: str | None = None
         self._dialogues_of = dialogues_of
-        self._threads = threads
-        self._settings = _packed(selector.worker_settings())
+        self._spec = _packed(spec)
         self._outstanding: dict[int, list[Dialogue]] = {}
         self._answered: set[int] = set()
         self._restarts = 0
-        self._worker: _Worker | None = None
-
-    # ---- asking and taking
+        self._process: _Process | None = None
 
     @property
     def outstanding(self) -> int:
-        """Rows that were asked for and have no answer yet."""
+        """How many rows were asked for and have no answer yet."""
         return len(self._outstanding)
 
     def ask(self, rows: Iterable[int]) -> None:
-        """Has rows scored, in this order; those asked for before are left out."""
+        """Asks for the scores of rows, in this order, without those that were asked for before."""
         new = [row for row in rows if row not in self._outstanding and row not in self._answered]
         if not new or self.failure is not None:
             return
         asked = dict(zip(new, self._dialogues_of(new), strict=True))
-        worker = self._started()  # a new one is asked again what is outstanding
+        process = self._started()  # a new one is asked again for what is outstanding
         self._outstanding |= asked
-        worker.ask(asked)
+        process.ask(asked)
 
     def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
         """
-        The answers that have come in.
+        The answers that have arrived since the last call.
 
         Args:
-            wait_for (`Iterable[int]`, *optional*): Rows, asked for before, that are waited for if need be.
+            wait_for (`Iterable[int]`, *optional*): Rows, asked for before, whose answers are waited for.
 
         Raises:
-            [`TrainingError`]: The worker died twice, and `on_failure` is `"stop"`.
+            [`TrainingError`]: The process died twice, and `on_failure` is `"stop"`.
         """
         found: list[Answer] = []
         start = time.perf_counter()
@@ -110,27 +119,26 @@ class LookAhead:
             message = self._started().next(wait=bool(wanted))
             if message is None:
                 break
-            if message[0] == "scores":
-                found += message[1]
-                for row, _, _ in message[1]:
-                    self._outstanding.pop(row, None)
-                    self._answered.add(row)
-            elif message[0] == "died":
-                self._restart_or_fail(message[1])
+            kind, content = message
+            if kind == "died":
+                self._restart_or_fail(content)
+                continue
+            found += content
+            for row, _, _ in content:
+                self._outstanding.pop(row, None)
+                self._answered.add(row)
         if wait:
             self.waited += time.perf_counter() - start
         return found
 
-    def _started(self) -> _Worker:
-        if self._worker is None:
-            self._worker = _Worker(self._settings, self._threads)
-            self._worker.ask(self._outstanding)
-        return self._worker
+    def _started(self) -> _Process:
+        if self._process is None:
+            self._process = _Process(self._spec)
+            self._process.ask(self._outstanding)
+        return self._process
 
     def _restart_or_fail(self, error: str) -> None:
-        assert self._worker is not None
-        self._worker.close()
-        self._worker = None
+        self.close()
         if not self._restarts:
             self._restarts += 1
             logger.warning("the scorer's process died and is started once more: %s", error)
@@ -140,53 +148,48 @@ class LookAhead:
         if self.on_failure == "stop":
             raise TrainingError(
                 f"the scorer's process died twice; {len(self._outstanding)} rows were not scored. Its error:\n"
-                f"{error}\nWhat was scored is in the store. To train on without new scores: on_failure='continue'."
+                f"{error}\nThe store keeps the scores made so far. To train on without new scores, set "
+                "on_failure='continue'."
             )
         logger.error("the scorer's process died twice; training goes on without new scores. Its error:\n%s", error)
         self._outstanding.clear()
 
     def forget(self) -> None:
-        """Ends the worker and takes back what was asked for, so that it can be asked for again."""
+        """Ends the process and takes back every question, so that rows can be asked for again."""
         self.close()
         self._outstanding.clear()
         self._answered.clear()
 
     def close(self) -> None:
-        """Ends the worker; what it has not answered is asked for again when there is a next one."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        """Ends the process; the next one is asked for what it has not answered."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
 
-def _packed(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with the scorer packed for another process; raises [`TrainingError`] where it cannot be."""
-    import dill
-
+def _packed(spec: ScoringSpec) -> bytes:
+    """The spec for another process, with what the scorer's class needs of a script."""
     try:
-        return {**settings, "spec": dill.dumps(settings["spec"], recurse=True)}
-    except Exception as error:  # of whatever the scorer holds
+        return dill.dumps(spec, recurse=True)
+    except Exception as error:  # whatever the scorer holds may raise
         raise TrainingError(
-            f"the scorer {settings['spec']!r} cannot be sent to the process that scores ahead ({error}); give it by "
-            "name, folder or hub id, or score the data set before training: selector.score(dataset)"
+            f"the scorer {spec.scorer!r} cannot be sent to the process that scores ahead ({error}). Give a name, "
+            "folder or hub id, or score the data set before training: selector.score(dataset)"
         ) from error
 
 
-class _Worker:
-    """The process and the two threads that keep its streams flowing, so that the trainer never blocks on them."""
+class _Process:
+    """The process, with two threads that keep its streams flowing, so that the trainer never blocks on them."""
 
-    def __init__(self, settings: dict[str, Any], threads: int) -> None:
-        more = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        more |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        own = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ee_trl.online.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**own, **more},
-        )
+    def __init__(self, spec: bytes) -> None:
+        env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # the trainer has the others
+        env |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-m", "ee_trl.online.worker"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         self._outbox: SimpleQueue[Any] = SimpleQueue()
-        self._inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        self._outbox.put(settings)
+        self._inbox: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+        self._outbox.put(spec)
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
@@ -197,8 +200,8 @@ class _Worker:
         for start in range(0, len(items), _AT_ONCE):
             self._outbox.put(items[start : start + _AT_ONCE])
 
-    def next(self, *, wait: bool) -> tuple[Any, ...] | None:
-        """The next answer; `None` where there is none yet. `("died", error)` is the last one."""
+    def next(self, *, wait: bool) -> tuple[str, Any] | None:
+        """The next `("scores", answers)`; None where there is none yet. `("died", error)` comes last."""
         try:
             return self._inbox.get(block=wait)
         except Empty:
@@ -206,7 +209,7 @@ class _Worker:
 
     def _write(self) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it died: the reader says so
+        with suppress(OSError, ValueError):  # the process died: the other thread tells
             while (message := self._outbox.get()) is not None:
                 send(self._process.stdin, message)
 
@@ -225,13 +228,170 @@ class _Worker:
             self._inbox.put(("died", error or f"it ended with exit code {code}" + (" (killed)" if code < 0 else "")))
 
     def close(self) -> None:
-        """Ends the process at once: what it saved is in the store."""
+        """Ends the process at once: the scores it saved are in the store."""
         self._outbox.put(None)
         self._process.kill()
         self._process.wait()
         for thread in self._threads:
             thread.join(timeout=5)
         for stream in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # what was still to be written to a process that is gone
+            with suppress(OSError):  # a message that was still to be written
                 if stream is not None:
                     stream.close()
+
+
+# ---- which rows, and when ------------------------------------------------------------------------------------------
+
+
+class ScoringAhead:
+    """
+    The scores of a training that begins before they are there.
+
+    Args:
+        look ([`LookAhead`]): The process.
+        scores (`np.ndarray` of shape `(n, 2)`): Filled here; NaN where a sample has no score, or none yet.
+        pending (`np.ndarray` of shape `(n,)`, of `bool`): Samples without an answer yet.
+        behind (`str`, *optional*, defaults to `"wait"`):
+            What happens when the scorer falls behind: training `"wait"`s for it, or draws (`"draw"`) first the rows
+            that are scored, then the others.
+
+    Attributes:
+        failure (`str`, *optional*): Why one of the processes, or the run that saved a checkpoint, has no new scores.
+    """
+
+    def __init__(self, look: LookAhead, scores: np.ndarray, pending: np.ndarray, *, behind: str = "wait") -> None:
+        self.look, self.scores, self.pending, self.behind = look, scores, pending, behind
+        self.failure: str | None = None
+        self._asked = np.zeros(len(scores), dtype=bool)
+        self._chunks: deque[tuple[int, list[int]]] = deque()  # (refresh at which it counts, rows)
+        self._refreshes = 0
+        self._arrived: dict[int, tuple[float, float]] = {}
+        self._waited = 0.0
+
+    def request(self, order: np.ndarray, interval: int, kept: float | None = None) -> None:
+        """
+        Asks for the next rows of an order, where less than half of the window is scored or on its way.
+
+        Args:
+            order (`np.ndarray`): Samples in the order in which they will be drawn.
+            interval (`int`): How many of them are drawn until the next refresh.
+            kept (`float`, *optional*): The share of scored rows that the policy draws. None before the policy is asked
+                for the first time: rows are drawn whatever their scores, which count as soon as they can.
+        """
+        share, waits = kept or 1.0, self.pending[order]
+        ready = int(np.argmax(waits)) if waits.any() else len(order)
+        covered = ready + share * float((self.pending & self._asked).sum())
+        interval = max(interval, 1)
+        window = max(_INTERVALS * interval, _LEAST)
+        if covered >= window / 2:
+            return
+        lacking = math.ceil((window - covered) / share)
+        rows = list(dict.fromkeys(order[waits & ~self._asked[order]][: 4 * lacking].tolist()))[:lacking]
+        if kept is None:
+            due, size = self._refreshes + LAG, max(len(rows), 1)
+        else:
+            due, size = self._refreshes + max(LAG, int(covered) // interval), math.ceil(interval / kept)
+        if self._chunks:
+            due = max(due, self._chunks[-1][0])
+        self._ask([(due + i, rows[i * size : (i + 1) * size]) for i in range(-(-len(rows) // size))])
+
+    def settle(self, ask: Callable[[], bool], coming: Callable[[int | None], np.ndarray], near: int) -> None:
+        """
+        Asks the policy and waits for scores in turns, until the next rows that it draws have theirs.
+
+        Args:
+            ask (`Callable`): Asks the policy and draws by its answer; False where it leaves nothing so far.
+            coming (`Callable`): The samples in so many of the next rows, or in all, in the order of the draws.
+            near (`int`): How many rows must have their scores.
+        """
+        while True:
+            answered = bool(not np.isnan(self.scores).all() or not self.pending.any()) and ask()
+            first = coming(near)
+            waiting = first if answered else coming(None)
+            waiting = waiting[self.pending[waiting]]
+            if not answered and not len(waiting):  # a draw may lack some rows
+                waiting = np.flatnonzero(self.pending)
+            if not len(waiting) or (answered and self.behind == "draw"):
+                return
+            self.need(waiting[: len(first)])
+
+    def filled(self, weights: Weights) -> Weights:
+        """The weights, with the mean of the others for samples that await a score; sampling weights in any case."""
+        sampling, loss = (None if w is None else np.where(self.pending, w[~self.pending].mean(), w) for w in weights)
+        return Weights(np.ones(len(self.pending)) if sampling is None else sampling, loss)
+
+    def kept(self, sampling: np.ndarray | None) -> float:
+        """The share of the samples with an answer that are drawn at all, for [`~ScoringAhead.request`]."""
+        if sampling is None or self.pending.all():
+            return 1.0
+        return max(float((sampling[~self.pending] > 0).mean()), _LEAST_KEPT)
+
+    def refresh(self) -> None:
+        """Lets the scores count that are due by now."""
+        self._refreshes += 1
+        due: list[int] = []
+        while self.behind == "wait" and self._chunks and self._chunks[0][0] <= self._refreshes:
+            due += self._chunks.popleft()[1]
+        self._take(due)
+
+    def need(self, rows: Iterable[int]) -> None:
+        """Waits for rows, which are asked for first where they were not, and lets the scores of their chunks count."""
+        wanted = {row: None for row in rows if self.pending[row]}
+        if new := [row for row in wanted if not self._asked[row]]:
+            self._ask([(self._refreshes, new)])
+        needed = [not wanted.keys().isdisjoint(chunk) for _, chunk in self._chunks]
+        taken = [row for (_, chunk), now in zip(self._chunks, needed, strict=True) if now for row in chunk]
+        self._chunks = deque(chunk for chunk, now in zip(self._chunks, needed, strict=True) if not now)
+        self._take(taken, at_once=True)
+
+    def _ask(self, chunks: list[tuple[int, list[int]]]) -> None:
+        rows = [row for _, chunk in chunks for row in chunk]
+        self._asked[rows] = True
+        self._chunks += chunks
+        self.look.ask(_own(rows))
+
+    def _take(self, due: list[int], *, at_once: bool = False) -> None:
+        wait = self.behind == "wait" or at_once
+        for row, sensibility, rationality in self.look.take(_own(due) if wait else ()):
+            self._arrived[row] = sensibility, rationality
+        if self.look.failure is not None:  # rows without an answer will never have one
+            due = np.flatnonzero(self.pending).tolist()
+        counting = _own(due) if wait or self.look.failure is not None else list(self._arrived)
+        nothing = (float("nan"), float("nan"))
+        mine = {row: self._arrived.pop(row, nothing) for row in counting}
+        for part, failure in ranks.every((mine, self.look.failure)):
+            self.failure = self.failure or failure
+            for row, pair in part.items():
+                self.scores[row] = pair
+                self.pending[row] = False
+
+    def waited_since(self) -> float:
+        """Seconds waited for the scorer since the last call."""
+        waited, self._waited = self.look.waited - self._waited, self.look.waited
+        return waited
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which rows were asked for, and when they count."""
+        return {
+            "pending": self.pending,
+            "chunks": [[due, list(rows)] for due, rows in self._chunks],
+            "refreshes": self._refreshes,
+            "failure": self.failure,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from [`~ScoringAhead.state_dict`]: rows that were on their way are asked for again."""
+        self.pending = np.asarray(state["pending"], dtype=bool)
+        self._refreshes = int(state["refreshes"])
+        self.failure = state.get("failure")
+        self._asked[:] = ~self.pending
+        self._chunks.clear()
+        self._arrived.clear()
+        self.look.forget()  # the rows of an earlier training by the same trainer
+        self._ask([(int(due), [int(row) for row in rows]) for due, rows in state["chunks"]])
+
+
+def _own(rows: Iterable[int]) -> list[int]:
+    """This process' share of the rows to score."""
+    rank, count = ranks.place()
+    return [row for row in rows if row % count == rank]

@@ -1,70 +1,279 @@
-"""SFTTrainer with sample ids in its batches and weights in its loss: four methods around the stock ones."""
+"""The weighted loss of SFTTrainer: the sample of each token, the sum of a step's weights, the loss that a sample had.
+
+A batch carries integers alone (sample ids), and the weights are looked up when the loss is computed. So a weight
+counts from the moment it is set, however far ahead the data loader has run.
+"""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 
-from ..errors import TrainingError
-from . import refusals
-from .weighting import (
-    IDS,
-    Marks,
-    NumberedRows,
-    SampleIdCollator,
-    aligned,
-    dft_gap,
-    lift,
-    losses_by_sample,
-    take_marks,
-    weight_sum,
-    weighted,
-)
+from ..errors import SelectionError, TrainingError
+from .policies.weights import Weights
+from .trl_internals import RowHooks, shifts_labels
 
 
-if TYPE_CHECKING:
-    from .callback import EmpathyCallback
+ROW = "empathy_row"
+"""In an example: the sample that it is."""
 
-logger = logging.getLogger(__name__)
+IDS = "empathy_ids"
+"""In a packed example and in every batch: the sample of each token."""
+
+DRAWN, DRAWS = "empathy_drawn", "empathy_draws"
+"""In a batch: the samples in it, ascending, and how many times each was drawn."""
+
+
+# ---- the way of the ids --------------------------------------------------------------------------------------------
+
+
+class Marks(NamedTuple):
+    """
+    Which samples a batch holds.
+
+    Args:
+        ids (`torch.Tensor` of the shape of the labels): The sample of each token.
+        drawn (`torch.Tensor` of shape `(k,)`): The samples, ascending.
+        draws (`torch.Tensor` of shape `(k,)`): How many times each was drawn.
+    """
+
+    ids: torch.Tensor
+    drawn: torch.Tensor
+    draws: torch.Tensor
+
+
+class NumberedRows(Dataset):
+    """The rows of a `datasets.Dataset`, each with its own number; nothing is copied."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], ROW: index}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = self.rows.__getitems__(list(indices))
+        return [{**row, ROW: index} for row, index in zip(rows, indices, strict=True)]
+
+
+class SampleIdCollator:
+    """
+    Adds [`Marks`] to the batches of another collator.
+
+    Args:
+        collator (`Callable`): Its batches have `labels`; each example is a row, or all of them are one row in a line.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], Any]) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        """The other collator's batch, with the marks."""
+        marks: list[Any] = [example.get(IDS, example.get(ROW)) for example in examples]
+        plain = [{name: value for name, value in row.items() if name not in (IDS, ROW)} for row in examples]
+        lengths = [len(row.get("input_ids", ())) for row in plain]  # before the collator changes a row
+        batch = self.collator(plain)
+        if "labels" not in batch:
+            raise TrainingError("the data collator gives no labels, so there is no loss to weight")
+        batch[IDS] = _spread(marks, lengths, tuple(batch["labels"].shape))
+        each = [np.unique(np.asarray(mark)) for mark in marks]
+        drawn, draws = np.unique(np.concatenate(each), return_counts=True)
+        batch[DRAWN], batch[DRAWS] = torch.from_numpy(drawn), torch.from_numpy(draws)
+        return batch
+
+
+def _spread(marks: Sequence[Any], lengths: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
+    """
+    Sample ids in the shape of a batch's labels; padding gets the id of a neighbour, which counts nowhere.
+
+    Args:
+        marks (`Sequence`): For each example the number of its sample, or that of each of its tokens.
+        lengths (`Sequence[int]`): Tokens in each example.
+        shape (`tuple[int, ...]`): Of the labels: `(examples, tokens)`, or `(1, tokens)` without padding.
+    """
+    single = [isinstance(mark, (int, np.integer)) for mark in marks]
+    by_row = len(shape) == 2 and shape[0] == len(marks)
+    if by_row and all(single):
+        return torch.tensor([int(mark) for mark in marks])[:, None].expand(shape).clone()
+    lines = [
+        torch.full((length,), mark) if one else torch.as_tensor(mark)
+        for mark, length, one in zip(marks, lengths, single, strict=True)
+    ]
+    if not by_row:
+        lines = [torch.cat(lines)] if len(shape) == 2 and shape[0] == 1 else []
+    if not lines or any(len(line) > shape[1] for line in lines):
+        raise TrainingError(
+            f"the data collator made labels of shape {shape} from {len(marks)} examples, and the tokens of an example "
+            "cannot be told apart in them; use TRL's own collator, or one that makes each example a row"
+        )
+    return torch.stack([torch.cat([line, line[-1:].expand(shape[1] - len(line))]) for line in lines])
+
+
+def take_marks(batch: Any) -> Marks | None:
+    """Takes the marks out of a batch, and leaves the model's inputs; None if it has none."""
+    if IDS not in batch:
+        return None
+    return Marks(batch.pop(IDS), batch.pop(DRAWN), batch.pop(DRAWS))
+
+
+# ---- the arithmetic ------------------------------------------------------------------------------------------------
+
+
+def loss_weights(weights: Weights) -> np.ndarray | None:
+    """
+    The weights of the loss, 0 for samples that are not drawn any more: a data loader may have fetched them already,
+    and a packed row may hold them beside others.
+
+    Raises:
+        [`SelectionError`]: All are 0.
+    """
+    if weights.sampling is None or weights.sampling.all():
+        return weights.loss
+    out = np.where(weights.sampling > 0, 1.0 if weights.loss is None else weights.loss, 0.0)
+    if not out.any():
+        raise SelectionError("every sample that is drawn has loss weight 0, so nothing is left to train on")
+    return out
+
+
+def weight_sum(batches: Iterable[Mapping[str, Any]], table: torch.Tensor, *, shifted: bool) -> torch.Tensor:
+    """
+    The sum of the weights over all tokens of this process that count in the loss.
+
+    Args:
+        batches (`Iterable[Mapping]`): The micro-batches of a step, with `labels` and the ids.
+        table (`torch.Tensor` of shape `(n,)`): The weight of each sample.
+        shifted (`bool`): See [`~ee_trl.online.trl_internals.shifts_labels`].
+    """
+    wide = torch.float32 if table.device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=wide, device=table.device)
+    for batch in batches:
+        labels, ids = batch.get("shift_labels", batch["labels"]), batch[IDS]
+        if "shift_labels" not in batch and shifted:
+            labels, ids = labels[..., 1:], ids[..., 1:]
+        weights = table[ids.to(table.device)]
+        total += torch.where(labels.to(table.device) != -100, weights, 0).sum(dtype=wide)
+    return total
+
+
+def lift(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """
+    The power of two that brings the mean weight of `count` tokens into [1, 2); 1 where it is there already.
+
+    TRL divides by at least 1, and small weights may add up to less. Weights and sum times the same power of two give
+    the same quotient, without rounding.
+    """
+    _, exponent = torch.frexp(total / count.clamp(min=1))
+    return torch.where(total > 0, torch.ldexp(torch.ones_like(total), 1 - exponent), 1)
+
+
+def aligned(ids: torch.Tensor, log_probs: torch.Tensor, *, shifted: bool) -> torch.Tensor:
+    """The ids at the positions of the log-probabilities: of the next token, and after any virtual tokens."""
+    ids = ids[..., 1:] if shifted else ids
+    missing = log_probs.size(-1) - ids.size(-1)
+    return F.pad(ids, (missing, 0)) if missing else ids
+
+
+def weighted(outputs: Any, weights: torch.Tensor, loss_type: str) -> Any:
+    """
+    The outputs of a fused LM head, changed so that their summed loss has the gradient of the weighted one.
+
+    For `"nll"` the log-probabilities are multiplied. `"dft"` also takes the probability from them: there they keep
+    their value, and the weights act on the gradient alone; [`dft_gap`] is what the value of the loss then lacks.
+    """
+    log_probs = outputs.log_probs
+    if loss_type == "dft":
+        value = log_probs.detach()
+        return replace(outputs, log_probs=value + (log_probs - value) * weights)
+    return replace(outputs, log_probs=log_probs * weights)
+
+
+def dft_gap(log_probs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weighted DFT loss minus the unweighted one, both summed; 0 where all weights are 1."""
+    log_probs = log_probs.detach()
+    return (-(weights - 1) * log_probs * log_probs.exp()).sum()
+
+
+def losses_by_sample(
+    log_probs: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor, drawn: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The loss of each sample in a batch, before weighting.
+
+    Args:
+        log_probs (`torch.Tensor`): Of each token, 0 where it does not count.
+        mask (`torch.Tensor`): Whether a token counts.
+        ids (`torch.Tensor`): The sample of each token.
+        drawn (`torch.Tensor` of shape `(k,)`): The samples.
+
+    Returns:
+        `tuple`: for each of the `k` samples the sum of its negative log-likelihood, and how many tokens counted.
+        Summed in a fixed order, without atomic additions, so every run gives the same numbers.
+    """
+    losses, counts = -log_probs.detach(), mask.to(torch.float32)
+    if mask.size(-1) != log_probs.size(-1):
+        counts = F.pad(counts, (log_probs.size(-1) - mask.size(-1), 0))
+    flat = ids.reshape(-1)
+    place = torch.searchsorted(drawn, flat).clamp(max=len(drawn) - 1)
+    place = torch.where(drawn[place] == flat, place, len(drawn))  # padding: last, and of no sample
+    place, order = torch.sort(place, stable=True)
+    ends = torch.searchsorted(place, torch.arange(len(drawn), device=drawn.device), right=True)
+    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+    lengths = torch.cat([lengths, (len(flat) - ends[-1:])])
+    sums = [_segment_sums(values.reshape(-1)[order], lengths)[:-1] for values in (losses, counts)]
+    return sums[0], sums[1]
+
+
+def _segment_sums(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The sum of each of the segments, in 64 bits where the device has them."""
+    if values.device.type not in ("cpu", "cuda"):
+        return _segment_sums(values.cpu(), lengths.cpu()).to(values.device)
+    return torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True).to(values.dtype)
+
+
+# ---- the trainer ---------------------------------------------------------------------------------------------------
 
 
 class LossWeights:
     """
     The weights that a trainer's loss looks up, and what it saw of each sample.
 
-    Args:
-        device (`torch.device`): Where the loss is computed.
+    Attributes:
+        table (`torch.Tensor` of shape `(n,)`, *optional*): None where all weights are 1 and nothing is multiplied.
+        step (`int`): The step that is next, or is being taken, counted from 0.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.reset()
+
+    def reset(self, step: int = 0) -> None:
+        """Forgets everything: all weights are 1, no sample was seen."""
         self.table: torch.Tensor | None = None
-        """The weight of each sample; None where all are 1 and nothing is multiplied."""
-        self.step = 0
-        """The step that is next, or is being taken, counted from 0."""
+        self.step = step
         self._lift: torch.Tensor | None = None
         self._seen: list[torch.Tensor] = []
 
-    def reset(self, step: int = 0) -> None:
-        """Forgets everything: all weights are 1, nothing was seen."""
-        self.table, self.step, self._lift, self._seen = None, step, None, []
-
     def set(self, weights: np.ndarray | None) -> None:
-        """Sets the weights from the next step on; to be called between steps alone."""
+        """Sets the weights from the next step on; call it only between steps."""
         self.table = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device)
 
     def normaliser(self, trainer: Any, batches: list[Any], stock: Any) -> Any:
-        """What a step's loss is divided by: in place of the stock number of tokens the sum of their weights."""
+        """What a step's loss is divided by: the sum of its tokens' weights in place of their (`stock`) number."""
         if self.table is None or stock is None:
             self._lift = None
             return stock
-        for batch in batches:
-            if IDS not in batch:
-                raise TrainingError(_NO_IDS)
-        total = weight_sum(batches, self.table, shifted=trainer._loss_shifts_labels)
+        if not all(IDS in batch for batch in batches):
+            raise TrainingError(_NO_IDS)
+        total = weight_sum(batches, self.table, shifted=shifts_labels(trainer))
         if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
             total = trainer.accelerator.gather(total).sum()
         total = total / trainer.get_tp_size()
@@ -72,13 +281,13 @@ class LossWeights:
         return (total * self._lift).to(torch.get_default_dtype())
 
     def weights_of(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """The weights of the tokens in this step, as its loss is to be multiplied with."""
+        """The factors of the tokens in this step's loss."""
         if self.table is None or self._lift is None:
             return None
         return self.table[ids] * self._lift.to(torch.float32)
 
     def note(self, outputs: Any, marks: Marks, ids: torch.Tensor) -> None:
-        """Takes down the losses of the samples in a batch; nothing is moved off the device."""
+        """Notes the losses of the samples in a batch; nothing leaves the device."""
         sums, tokens = losses_by_sample(outputs.log_probs, outputs.label_mask, ids, marks.drawn)
         weights = torch.ones_like(sums) if self.table is None else self.table[marks.drawn]
         columns = [torch.full_like(sums, self.step), marks.drawn, marks.draws, sums, tokens, weights]
@@ -118,19 +327,23 @@ class _WeightedModel:
         return weighted(outputs, weights, self.loss_type)
 
 
-class OnlineMixin:
-    """What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit."""
+class OnlineMixin(RowHooks):
+    """
+    What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit.
 
-    # of SFTTrainer
-    data_collator: Any
-    _signature_columns: Any
+    Attributes:
+        empathy_weights ([`LossWeights`], *optional*): None until a policy is attached.
+        empathy_callback ([`EmpathyCallback`], *optional*): Likewise.
+        empathy_checkpoint (`str`, *optional*): Where this training goes on from.
+        empathy_samples (`Dataset`, *optional*): With packing, the rows before they were packed.
+    """
 
-    _empathy: LossWeights | None = None
-    _empathy_callback: EmpathyCallback | None = None
-    _empathy_numbering = False
-    _empathy_checkpoint: str | None = None
-    _empathy_samples: Any = None
-    """With packing: the rows before they were packed."""
+    kept_columns = (IDS,)
+    empathy_weights: LossWeights | None = None
+    empathy_callback: Any = None
+    empathy_checkpoint: str | None = None
+    empathy_samples: Any = None
+    _numbering = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in SFTTrainer; remembers where the checkpoint is."""
@@ -139,86 +352,67 @@ class OnlineMixin:
             from transformers.trainer_utils import get_last_checkpoint
 
             found = get_last_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
-        self._empathy_checkpoint = found or None
+        self.empathy_checkpoint = found or None
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def get_train_dataloader(self) -> Any:
         """As in SFTTrainer; its batches say which samples they hold."""
-        if self._empathy_callback is not None and self._empathy_callback not in self.callback_handler.callbacks:  # type: ignore[attr-defined]
+        trainer: Any = self
+        if self.empathy_callback is not None and self.empathy_callback not in trainer.callback_handler.callbacks:
             raise TrainingError(
-                "an EmpathyCallback was made for this trainer, but is not among its callbacks: "
+                "an EmpathyCallback was made for this trainer, but is not among its callbacks; call "
                 "trainer.add_callback(callback)"
             )
-        collator = self.data_collator
-        self.data_collator, self._empathy_numbering = SampleIdCollator(collator), True
+        collator = trainer.data_collator
+        trainer.data_collator, self._numbering = SampleIdCollator(collator), True
         try:
             return super().get_train_dataloader()  # type: ignore[misc]
         finally:
-            self.data_collator, self._empathy_numbering = collator, False
+            trainer.data_collator, self._numbering = collator, False
 
-    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        rows = super()._remove_unused_columns(dataset, description)  # type: ignore[misc]
-        return NumberedRows(rows) if self._empathy_numbering and self._empathy_samples is None else rows
+    def loader_rows(self, rows: Any) -> Any:
+        """Numbered rows for training; packed rows have the ids of their samples already."""
+        return NumberedRows(rows) if self._numbering and self.empathy_samples is None else rows
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = train_dataset.rows if isinstance(train_dataset, NumberedRows) else train_dataset
-        return super()._get_train_sampler(rows)  # type: ignore[misc]
+    def sampler_rows(self, rows: Any) -> Any:
+        """The rows without their numbers, which the stock samplers do not expect."""
+        return rows.rows if isinstance(rows, NumberedRows) else rows
 
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if IDS not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, IDS]
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        stock = super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
-        return stock if self._empathy is None else self._empathy.normaliser(self, batch_samples, stock)
+    def loss_divisor(self, batches: list[Any], stock: Any) -> Any:
+        """The sum of the weights, once a policy is attached."""
+        return stock if self.empathy_weights is None else self.empathy_weights.normaliser(self, batches, stock)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """As in SFTTrainer, with each token's log-probability times the weight of its sample while training."""
+        trainer: Any = self
         marks = take_marks(inputs)
         plain = super().compute_loss  # type: ignore[misc]
-        if self._empathy is None or not self.model.training:  # type: ignore[attr-defined]
+        if self.empathy_weights is None or not trainer.model.training:
             return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if marks is None:
             raise TrainingError(_NO_IDS)
-        args = self.args  # type: ignore[attr-defined]
-        stand_in = _WeightedModel(model, self._empathy, marks, inputs, args.loss_type)
+        stand_in = _WeightedModel(model, self.empathy_weights, marks, inputs, trainer.args.loss_type)
         result = plain(stand_in, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if not stand_in.calls:
             raise TrainingError(
-                f"{type(self).__name__}.compute_loss does not use the log-probabilities of TRL's fused LM head, which "
-                "the weights act on; call super().compute_loss in it"
+                f"{type(self).__name__}.compute_loss does not use the log-probabilities of TRL's fused LM head, on "
+                "which the weights act; call super().compute_loss in it"
             )
         if stand_in.gap is None:
             return result
-        scale = self.accelerator.num_processes // self.get_tp_size() if args.average_tokens_across_devices else 1  # type: ignore[attr-defined]
-        gap = stand_in.gap / torch.as_tensor(num_items_in_batch).clamp(min=1) * scale
+        gap = stand_in.gap / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if trainer.args.average_tokens_across_devices:
+            gap = gap * (trainer.accelerator.num_processes // trainer.get_tp_size())
         return (result[0] + gap, result[1]) if return_outputs else result + gap
 
 
-def check_free(trainer: Any) -> None:
-    """Raises [`TrainingError`] where a trainer cannot be guided by scores, or is already."""
-    refusals.check_trainer(trainer)
-    if getattr(trainer, "_empathy", None) is not None:
-        raise TrainingError("the trainer is attached to already; make another trainer for another policy")
-    if getattr(trainer, "_empathy_samples", None) is None:
-        refusals.check_packing(trainer)
-
-
-def hold(trainer: Any, callback: EmpathyCallback) -> LossWeights:
-    """
-    Gives a trainer the methods of [`OnlineMixin`], in place.
-
-    Args:
-        trainer (`SFTTrainer`): That is free; it stays an instance of its own class.
-        callback ([`EmpathyCallback`]): Which sets the weights.
-    """
+def hold(trainer: Any, callback: Any) -> LossWeights:
+    """Gives a free SFTTrainer the methods of [`OnlineMixin`], in place, and a callback that sets its weights."""
     if not isinstance(trainer, OnlineMixin):
         own = type(trainer)
         trainer.__class__ = type(f"Empathy{own.__name__}", (OnlineMixin, own), {"__doc__": own.__doc__})
-    trainer._empathy, trainer._empathy_callback = LossWeights(trainer.args.device), callback
-    if trainer._signature_columns is not None:
-        trainer._set_signature_columns_if_needed()
-    return trainer._empathy
+    trainer.empathy_weights, trainer.empathy_callback = LossWeights(trainer.args.device), callback
+    trainer.keep_columns()
+    return trainer.empathy_weights

@@ -1,8 +1,8 @@
-"""Which sample comes when: one order of indices an epoch, looked up late, so that what is not drawn yet can change.
+"""Which sample comes when: one order of indices an epoch, looked up late, so that its rest can still change.
 
-The order of an epoch is the stock sampler's own until a policy gives sampling weights. Then what no process has drawn
-yet is drawn anew, by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded down or up, so
-that equal weights give a permutation.
+The order of an epoch is the stock sampler's own until a policy gives sampling weights. From then on the part that no
+process has drawn yet is drawn by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded
+down or up, so that equal weights give a permutation.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool 
         shuffled (`bool`, *optional*, defaults to `True`): In random order; otherwise by ascending index.
 
     Returns:
-        `np.ndarray` of shape `(count,)`: indices. Each is there `floor` or `ceil` of `count * weight / sum` times.
+        `np.ndarray` of shape `(count,)`: indices. Each occurs `floor` or `ceil` of `count * weight / sum` times.
     """
     values = tamed(np.asarray(weights, dtype=np.float64))
     rng = np.random.default_rng([abs(int(number)) for number in seed])
-    lottery = rng.permutation(len(values))  # neighbours in the data share no fate
+    lottery = rng.permutation(len(values))  # so that neighbours in the data are drawn independently
     ends = np.cumsum(values[lottery])
     ends *= count / ends[-1]
     marks = np.arange(count) + rng.random()
@@ -48,7 +48,7 @@ def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool 
 def redraw_tail(
     order: np.ndarray, start: int, weights: ArrayLike, seed: Sequence[int], *, shuffled: bool = True
 ) -> np.ndarray:
-    """The order with everything from position `start` drawn anew; see [`draw`]."""
+    """The order, with everything from position `start` on drawn again; see [`draw`]."""
     if start >= len(order):
         return order
     return np.concatenate([order[:start], draw(weights, len(order) - start, seed, shuffled=shuffled)])
@@ -64,8 +64,8 @@ def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
         count (`int`): Draws of the whole epoch.
 
     Returns:
-        `np.ndarray` of shape `(n,)`: how many of its `count * weight / sum` draws each sample still has to come; the
-        weights themselves where none has.
+        `np.ndarray` of shape `(n,)`: how many of its `count * weight / sum` draws each sample still has to come. Where
+        no sample has any, the weights themselves.
     """
     values = tamed(np.asarray(weights, dtype=np.float64))
     rest = np.maximum(values * (count / values.sum()) - np.bincount(drawn, minlength=len(values)), 0)
@@ -75,16 +75,11 @@ def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
 
 def put_off(order: np.ndarray, start: int, late: np.ndarray | None) -> np.ndarray:
     """
-    The order with some of it put off, from position `start` on.
+    The order of an epoch, with its open part from position `start` on in three groups.
 
-    Args:
-        order (`np.ndarray`): Of one epoch.
-        start (`int`): The first position that is still open.
-        late (`np.ndarray` of shape `(n,)`, of `bool`, *optional*): Samples whose score is awaited; None for none.
-
-    Returns:
-        `np.ndarray`: first what comes for the first time, then what is late, and last what comes again: how often that
-        should be is uncertain as long as few scores are known.
+    First come samples that were not drawn before, then those that are `late` (an array of shape `(n,)` of `bool`:
+    their score is awaited), and last the repetitions: how often a sample should return is uncertain while few scores
+    are known. Without `late` the order stays.
     """
     if late is None or start >= len(order):
         return order
@@ -103,39 +98,41 @@ class SamplingPlan(Sampler[int]):
     """
     A sampler that runs through a materialised order of indices, epoch by epoch.
 
-    It must be iterated alike on every process, as accelerate does with any sampler before it gives each its batches.
+    All processes must iterate it alike, as accelerate does with any sampler before it gives each process its batches.
 
     Args:
-        base (`Sampler`): The stock sampler; its length, and its order wherever no sampling weights are set.
+        base (`Sampler`): The stock sampler; its length, and its order as long as there are no sampling weights.
         size (`int`): Rows in the data set.
         seed (`int`, *optional*, defaults to `0`): Of the draws; the base keeps its own.
+
+    Attributes:
+        cursor (`int`): Positions of this epoch that this process has drawn.
+        late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*): Rows that come after all others; see
+            [`put_off`].
     """
 
     def __init__(self, base: Sampler[int], size: int, seed: int = 0) -> None:
         self.base, self.size, self.seed = base, size, seed
         self.shuffled = not isinstance(base, SequentialSampler)
-        self.epoch = 0
-        self.cursor = 0
-        """Positions of this epoch that this process has drawn."""
+        self.epoch, self.cursor = 0, 0
         self.order: np.ndarray | None = None
         self.weights: np.ndarray | None = None
         self.late: np.ndarray | None = None
-        """Rows that come after all others: those that have no score yet, while one is on its way."""
         self._draws = 0
-        self._restored: int | None = None
+        self._restored: int | None = None  # the epoch of which the order is settled before it is iterated
 
     def __len__(self) -> int:
         return len(self.base)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of; passed on to the base."""
+        """Which epoch the next iteration is of; the base is told too."""
         self.epoch = epoch
         if hasattr(self.base, "set_epoch"):
             self.base.set_epoch(epoch)
 
     def open_epoch(self, epoch: int, position: int = 0) -> None:
         """
-        Has an epoch before it that is not iterated yet, so that its order can be settled beforehand.
+        Opens an epoch before it is iterated, so that its order can be settled beforehand.
 
         Args:
             epoch (`int`): The one that is iterated next.
@@ -175,14 +172,14 @@ class SamplingPlan(Sampler[int]):
 
     def update(self, weights: np.ndarray | None, start: int, *, late: np.ndarray | None = None) -> None:
         """
-        Draws by other weights from now on: what of this epoch lies at or after `start`, and all epochs that follow.
+        Draws by other weights from now on: the rest of this epoch from `start` on, and all later epochs.
 
         Args:
-            weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a tail: equal weights).
+            weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a rest: equal weights).
             start (`int`): The first position that no process has drawn yet.
-            late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*): Rows that are to come after all others,
-                while their scores are awaited. Then what was drawn of this epoch counts too, so that those that were
-                scored first are not drawn again and again.
+            late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*):
+                Rows that come after all others while their scores are awaited. With it the draws before `start` count
+                too, so that rows scored early are not drawn again and again.
         """
         if weights is not None and len(weights) != self.size:
             raise TrainingError(f"{len(weights)} sampling weights for {self.size} rows")
@@ -197,8 +194,14 @@ class SamplingPlan(Sampler[int]):
             drawn = redraw_tail(self.order, start, tail, self._next_seed(), shuffled=self.shuffled)
             self.order = put_off(drawn, start, late)
 
+    def coming(self, start: int) -> np.ndarray:
+        """Rows in the order in which they will be drawn from position `start` on, as far as that is known."""
+        if self.order is not None and start < len(self.order):
+            return self.order[start:]
+        return draw(np.ones(self.size), self.size, [self.seed])
+
     def state_dict(self) -> dict[str, Any]:
-        """All that decides which samples are still to come."""
+        """Everything that decides which samples are still to come."""
         return {
             "size": self.size,
             "length": len(self),
@@ -211,7 +214,7 @@ class SamplingPlan(Sampler[int]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where [`~SamplingPlan.state_dict`] was taken; its epoch, if begun anew, runs in the order it had."""
+        """Goes on from [`~SamplingPlan.state_dict`]; its epoch, if it begins again, runs in the order it had."""
         if (state["size"], state["length"]) != (self.size, len(self)):
             raise TrainingError(
                 f"the checkpoint is of a data set of {state['size']} rows and {state['length']} draws an epoch; this "
@@ -225,11 +228,7 @@ class SamplingPlan(Sampler[int]):
 
 def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
     """
-    Puts a [`SamplingPlan`] in front of a prepared data loader's own sampler.
-
-    Args:
-        dataloader (`DataLoader`): What the trainer trains from, as `on_train_begin` gets it.
-        seed (`int`, *optional*, defaults to `0`): Of the draws.
+    Puts a [`SamplingPlan`] in front of the own sampler of a prepared data loader (as `on_train_begin` gets it).
 
     Raises:
         [`TrainingError`]: It has no sampler: a stream, or a batch sampler of its own.
@@ -240,9 +239,68 @@ def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
     base = getattr(batches, "sampler", None)
     if base is None or not hasattr(dataloader, "set_sampler"):
         raise TrainingError(
-            "the training data loader has no sampler to replace: a streaming data set, or a batch sampler of its own; "
-            "train on a datasets.Dataset with the trainer's own loader"
+            "the training data loader has no sampler to replace: the data set is a stream, or the loader has its own "
+            "batch sampler. Train on a datasets.Dataset with the trainer's own loader"
         )
-    plan = SamplingPlan(base.base if isinstance(base, SamplingPlan) else base, len(dataloader.dataset), seed)  # type: ignore[arg-type]
+    rows: Any = dataloader.dataset
+    plan = SamplingPlan(base.base if isinstance(base, SamplingPlan) else base, len(rows), seed)
     dataloader.set_sampler(plan)
     return plan
+
+
+# ---- packed rows ---------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """What the plan draws, where each row is a sample of the same number; see [`PackedRows`] for the other case."""
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """The sampling weight of each row."""
+        return weights
+
+    def holding(self, marked: np.ndarray) -> np.ndarray:
+        """Which rows hold a marked sample."""
+        return marked
+
+    def samples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The samples in these rows, in their order."""
+        return rows
+
+
+class PackedRows(Rows):
+    """
+    What the plan draws, where a row holds several samples: how many tokens of each.
+
+    Args:
+        packed (`Dataset`): A trainer's packed rows; read once.
+        column (`str`): Where they hold the sample of each token.
+        batch_rows (`int`, *optional*, defaults to `1000`): Rows read at a time. Changes no number.
+    """
+
+    def __init__(self, packed: Any, column: str, batch_rows: int = 1_000) -> None:
+        self.rows, self.samples, self.tokens = (np.empty(0, dtype=np.int64) for _ in range(3))
+        parts, first = [], 0
+        for batch in packed.select_columns([column]).with_format("arrow").iter(batch_rows):
+            ids = batch.column(column).combine_chunks()
+            row = np.repeat(first + np.arange(len(ids)), np.asarray(ids.value_lengths()))
+            pairs = np.stack([row, np.asarray(ids.flatten())])
+            parts.append(np.concatenate(np.unique(pairs, axis=1, return_counts=True)[:2], axis=None).reshape(3, -1))
+            first += len(ids)
+        if parts:
+            self.rows, self.samples, self.tokens = np.concatenate(parts, axis=1)
+        self._starts = np.searchsorted(self.rows, np.arange(first + 1))
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """The mean over a row's tokens of the weights of their samples."""
+        total = np.bincount(self.rows, self.tokens * weights[self.samples])
+        return total / np.bincount(self.rows, self.tokens)
+
+    def holding(self, marked: np.ndarray) -> np.ndarray:
+        """Which rows hold a token of a marked sample."""
+        return np.bincount(self.rows, marked[self.samples]) > 0
+
+    def samples_of(self, rows: np.ndarray) -> np.ndarray:
+        """The samples with a token in these rows, row by row, each as often as it is in one."""
+        counts = np.diff(self._starts)[rows]
+        first = np.repeat(self._starts[rows] - np.cumsum(counts) + counts, counts)
+        return self.samples[first + np.arange(len(first))]

@@ -1,4 +1,4 @@
-"""What the processes of one training agree on. With one process all of it is the identity."""
+"""What the processes of one training agree on. With one process each function is the identity."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ def place() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
+def share(count: int) -> slice:
+    """The contiguous part of `count` rows that this process takes."""
+    rank, processes = place()
+    bounds = np.linspace(0, count, processes + 1).astype(int)
+    return slice(int(bounds[rank]), int(bounds[rank + 1]))
+
+
 def every(value: Any) -> list[Any]:
     """The value of each process, in the order of the processes, on all of them."""
     return gather_object([value]) if PartialState().num_processes > 1 else [value]
 
 
 def greatest(value: int) -> int:
-    """The greatest of a number that the processes may differ in."""
+    """The greatest of a number that may differ between the processes."""
     state = PartialState()
     if state.num_processes == 1:
         return value
@@ -55,10 +62,3 @@ def from_the_first(make: Callable[[], Any]) -> Any:
     if box[1] is not None:
         raise EmpathyError(f"the first process failed: {box[1]}")
     return box[0]
-
-
-def share(count: int) -> slice:
-    """The contiguous part of `count` rows that this process takes."""
-    state = PartialState()
-    bounds = np.linspace(0, count, state.num_processes + 1).astype(int)
-    return slice(int(bounds[state.process_index]), int(bounds[state.process_index + 1]))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, TIE
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, UNSCORED, quadrants
+from ..files import write_json
+from ..reports.draws import DRAWS, HISTORY, write_draws_report
 
 
-UNSCORED = "unscored"
+if TYPE_CHECKING:
+    from ..scoring.spec import ScoringSpec
+
 GROUPS = (*QUADRANTS, TIE, UNSCORED)
 
 STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
@@ -35,6 +40,13 @@ def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
     for column in (TIMES, LOSS_SUM, TOKENS):
         out[:, column] = np.add.reduceat(rows[:, column], starts)
     return out
+
+
+def unseen(step: int, samples: np.ndarray) -> np.ndarray:
+    """Observations of samples that a step was given, where their losses are not known."""
+    rows = np.zeros((len(samples), 6))
+    rows[:, STEP], rows[:, SAMPLE], rows[:, TIMES], rows[:, WEIGHT] = step, samples, 1, 1
+    return rows
 
 
 class Records:
@@ -86,22 +98,18 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
-def named_groups(quadrants: np.ndarray) -> np.ndarray:
-    """Quadrants with `"unscored"` for `""`."""
-    return np.array([name or UNSCORED for name in quadrants.tolist()], dtype=object)
-
-
 def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """
     What a logging interval drew.
 
     Args:
         rows (`np.ndarray` of shape `(m, 6)`): Merged observations of its steps.
-        groups (`np.ndarray` of shape `(n,)`, of `str`): The quadrant of each sample, or `"unscored"`.
+        groups (`np.ndarray` of shape `(n,)`, of `str`): One of [`GROUPS`] for each sample.
 
     Returns:
-        `dict`: `draws`; `shares`, of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
-        draws at equal weights that would be as many, `(sum w)^2 / sum w^2`; `quadrant_loss`, per token, by group.
+        `dict`: `draws`; `shares` of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
+        number of draws at equal weights that is worth as much, `(sum w)^2 / sum w^2`; `quadrant_loss` per token, by
+        group.
     """
     times, weights = rows[:, TIMES], rows[:, WEIGHT]
     where = groups[rows[:, SAMPLE].astype(np.int64)]
@@ -118,3 +126,80 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
         "effective_sample_size": float(total**2 / squares) if squares else 0.0,
         "quadrant_loss": losses,
     }
+
+
+class Diary:
+    """
+    The figures of each sample and of each logging interval of a training, and the files that they go to at its end.
+
+    Args:
+        spec ([`ScoringSpec`]): Its threshold and ties make the quadrants.
+        scores (`np.ndarray` of shape `(n, 2)`): In the trainer's order; may be filled while training.
+    """
+
+    def __init__(self, spec: ScoringSpec, scores: np.ndarray) -> None:
+        self.spec, self.scores = spec, scores
+        self.records = Records(len(scores))
+        self.history: list[dict[str, Any]] = []
+        self._interval: list[np.ndarray] = []
+
+    def groups(self, samples: np.ndarray | None = None) -> np.ndarray:
+        """One of [`GROUPS`] for each sample, of shape `(n,)`; only of some `samples`, if given."""
+        found, where = np.full(len(self.scores), UNSCORED, dtype=object), slice(None) if samples is None else samples
+        s, r = self.scores[where].T
+        found[where] = [name or UNSCORED for name in quadrants(s, r, self.spec.threshold, self.spec.ties).tolist()]
+        return found
+
+    def add(self, observations: list[np.ndarray]) -> None:
+        """Notes observations, of all processes, of steps that are over."""
+        rows = merged(observations)
+        self.records.add(rows)
+        self._interval.append(rows)
+
+    def close_interval(self, step: int, progress: float) -> dict[str, float]:
+        """The figures to log of everything noted since the last call; none if nothing was."""
+        rows, self._interval = merged(self._interval), []
+        if not len(rows):
+            return {}
+        figures = interval_figures(rows, self.groups(np.unique(rows[:, SAMPLE]).astype(np.int64)))
+        coverage = float((~np.isnan(self.scores).any(axis=1)).mean())
+        self.history.append({"step": step, "progress": progress, **figures, "coverage": coverage})
+        return {
+            **{f"empathy/share_{name}": figures["shares"][name] for name in GROUPS},
+            **{f"empathy/loss_{name}": loss for name, loss in figures["quadrant_loss"].items()},
+            "empathy/mean_weight": figures["mean_weight"],
+            "empathy/effective_sample_size": figures["effective_sample_size"],
+            "empathy/coverage": coverage,
+        }
+
+    def write(self, folder: str | Path) -> None:
+        """Writes `empathy_draws.parquet`, `empathy_history.json` and the report on them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder, records = Path(folder), self.records
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {
+            "row": np.arange(len(self.scores)),
+            SENSIBILITY: self.scores[:, 0],
+            RATIONALITY: self.scores[:, 1],
+            "quadrant": self.groups(),
+            "draws": records.draws,
+            "mean_weight": records.mean_weight(),
+            "first_loss": records.first_loss,
+            "last_loss": records.last_loss,
+            "mean_loss": records.mean_loss(),
+        }
+        table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+        pq.write_table(table, folder / DRAWS)
+        write_json(folder / HISTORY, self.history)
+        write_draws_report(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything noted."""
+        return {"records": self.records.state_dict(), "history": self.history, "interval": merged(self._interval)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from [`~Diary.state_dict`]."""
+        self.records.load_state_dict(state["records"])
+        self.history, self._interval = list(state["history"]), [state["interval"]]

@@ -1,10 +1,11 @@
 """What a checkpoint needs beside the trainer's own files, to go on with the same samples at the same weights.
 
-One file in the checkpoint's folder, of tensors and plain values alone: it is read without running anything.
+It is one file of tensors and plain values alone, so that reading it runs no code.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,66 @@ import numpy as np
 import torch
 
 from ..errors import TrainingError
+from ..files import atomic
+from .loss import loss_weights
+from .policies.named import name_of
+from .policies.weights import Weights
 
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "empathy_state.pt"
 VERSION = 1
 _ARRAY = "__array__"
 
 
+def state_of(callback: Any) -> dict[str, Any]:
+    """The plan, the weights, the policy's state, the scores known, and the diary of an [`EmpathyCallback`]."""
+    state = getattr(callback.policy, "state_dict", None)
+    return {
+        "policy": name_of(callback.policy),
+        "policy_state": state() if callable(state) else None,
+        "plan": callback.plan.state_dict(),
+        "sampling": callback.current.sampling,
+        "loss": callback.current.loss,
+        "scores": callback.scores,
+        "diary": callback.diary.state_dict(),
+        "ahead": None if callback.ahead is None else callback.ahead.state_dict(),
+    }
+
+
+def restore(callback: Any, state: dict[str, Any]) -> None:
+    """Lets a callback go on from [`state_of`]; raises [`TrainingError`] where it is of other data."""
+    scores, now = state["scores"], callback.scores
+    both = None if scores.shape != now.shape else ~(np.isnan(scores) | np.isnan(now))
+    if both is None or not np.array_equal(scores[both], now[both]):
+        raise TrainingError(
+            f"the checkpoint is of other scores ({len(scores)} rows; {len(now)} now); resume with the data set and "
+            "the scorer that it was made with"
+        )
+    callback.plan.load_state_dict(state["plan"])
+    now[:] = np.where(np.isnan(scores), now, scores)
+    callback.diary.load_state_dict(state["diary"])
+    if callback.ahead is not None and state["ahead"] is not None:
+        callback.ahead.load_state_dict(state["ahead"])
+        now[callback.ahead.pending] = np.nan  # scores of an earlier training by the same trainer
+    callback.current = Weights(state["sampling"], state["loss"])
+    if callback.loss is not None:
+        callback.loss.set(loss_weights(callback.current))
+    if state["policy"] != name_of(callback.policy):
+        logger.warning("the checkpoint is of policy %r; %r takes over", state["policy"], name_of(callback.policy))
+    elif state["policy_state"] is not None:
+        callback.policy.load_state_dict(state["policy_state"])
+
+
+# ---- the file ------------------------------------------------------------------------------------------------------
+
+
 def write_state(folder: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Writes a state into a checkpoint: whole or not at all."""
-    path = Path(folder) / STATE_FILE
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save({"version": VERSION, "state": _plain(state)}, part)
-    os.replace(part, path)
+    content = {"version": VERSION, "state": _plain(state)}
+    with atomic(Path(folder) / STATE_FILE) as partial:
+        torch.save(content, partial)
 
 
 def read_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -40,13 +88,11 @@ def read_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with arrays as tensors and numbers of numpy as Python's; raises where a type is neither."""
+    """The value with arrays as tensors and numbers of numpy as Python's; raises for any other type."""
     if isinstance(value, dict):
         return {str(key) if isinstance(key, np.str_) else key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return (
-            type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else list(map(_plain, value))
-        )
+        return (tuple if type(value) is tuple else list)(_plain(item) for item in value)
     if isinstance(value, np.ndarray):
         return {_ARRAY: torch.from_numpy(np.ascontiguousarray(value))}
     if isinstance(value, np.generic):
@@ -54,8 +100,8 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, bytes, torch.Tensor)):
         return value
     raise TrainingError(
-        f"a state holds a {type(value).__name__}, which a checkpoint cannot; a policy's state_dict may hold dicts, "
-        "lists, arrays, tensors, numbers and strings"
+        f"a state holds a {type(value).__name__}, which a checkpoint cannot keep; a policy's state_dict may hold "
+        "dicts, lists, arrays, tensors, numbers and strings"
     )
 
 

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trl import SFTTrainer
+from trl import SFTTrainer, pack_dataset
 
 from .callback import EmpathyCallback
-from .loss import OnlineMixin
-from .packing import pack_with_ids
-from .policies.asking import Policy
+from .loss import IDS, OnlineMixin
+from .policies.named import Policy
 
 
 if TYPE_CHECKING:
-    from ..selector import EmpathyDataSelector
+    from datasets import Dataset
+
+    from ..scoring.spec import Scores
 
 
 class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     """
-    [`~trl.SFTTrainer`] whose samples are drawn and weighted by their empathy scores, packed or not.
+    [`~trl.SFTTrainer`] that draws and weights its samples by their empathy scores, packed or not.
 
-    With packing, scores, losses and weights are those of the samples, in the order in which they are packed; a packed
+    With packing, scores, losses and weights are those of the samples, in the order in which they are packed. A packed
     row is drawn with the mean sampling weight of its tokens' samples, and samples in it that have a sampling weight of
     0 do not count in the loss.
 
     Args:
         args:
             As SFTTrainer's.
-        selector ([`EmpathyDataSelector`]):
-            See [`EmpathyCallback`].
-        policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`):
+        selector, policy:
             See [`EmpathyCallback`].
         online (`Mapping`, *optional*):
             The other arguments of [`EmpathyCallback`], e.g. `{"warmup": 0.1}`.
@@ -42,24 +41,49 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     def __init__(
         self,
         *args: Any,
-        selector: EmpathyDataSelector,
+        selector: Scores,
         policy: str | Policy = "sensibility",
         online: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._training_rows_prepared = False
         super().__init__(*args, **kwargs)
         self.add_callback(EmpathyCallback(selector, policy, trainer=self, **(online or {})))
 
-    _empathy_prepared = False
-
-    def _prepare_dataset(
-        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
-    ) -> Any:
-        first, self._empathy_prepared = not self._empathy_prepared, True  # the training rows are, before any others
-        if not (packing and first and hasattr(dataset, "__len__") and args.max_length is not None):
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+    def prepare_rows(self, rows: Any, args: Any, packing: bool, stock: Callable[[Any, Any, bool], Any]) -> Any:
+        """With packing, prepares the training rows unpacked and packs them with the numbers of their samples."""
+        training, self._training_rows_prepared = (
+            not self._training_rows_prepared,
+            True,
+        )  # SFTTrainer prepares the training rows first
+        if not (packing and training and hasattr(rows, "__len__") and args.max_length is not None):
+            return stock(rows, args, packing)
         whole = copy.copy(args)
         whole.max_length = None  # packing cuts: nothing is truncated or dropped before
-        rows = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-        self._empathy_samples = rows
-        return pack_with_ids(rows, args)
+        self.empathy_samples = stock(rows, whole, False)
+        return pack_with_ids(self.empathy_samples, args)
+
+
+def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
+    """
+    Packs prepared rows as SFTTrainer does, with the number of its row beside each token.
+
+    Args:
+        rows (`Dataset`): With `input_ids` and `labels`, in the order in which they are packed.
+        args (`SFTConfig`): The trainer's.
+    """
+    from accelerate import PartialState
+
+    options = {"num_proc": args.dataset_num_proc}
+    with PartialState().main_process_first():
+        numbered = rows.select_columns(["input_ids", "labels"]).map(
+            _number_tokens, with_indices=True, desc="Numbering the samples of train dataset", **options
+        )
+        packed = pack_dataset(
+            numbered, args.max_length, args.packing_strategy, {**options, "desc": "Packing train dataset"}
+        )
+        return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
+    return {IDS: [number] * len(row["input_ids"])}

@@ -1,8 +1,8 @@
-"""The process that scores ahead of a trainer: `python -m ee_trl.online.worker`, fed and read by [`LookAhead`].
+"""The process that scores ahead of a trainer: `python -m ee_trl.online.worker`; [`LookAhead`] feeds and reads it.
 
-A process of its own, and not a fork or a spawned copy of the script: the trainer's steps share neither its interpreter
-lock nor its CUDA context, and a script without a `__main__` guard is not run twice. Messages are dill pickles on the
-standard streams, each after its length; whatever the scorer prints goes to standard error.
+It is neither a fork nor a spawned copy of the script. So it shares neither the interpreter's lock nor the CUDA context
+with the trainer's steps, and a script without a `__main__` guard does not run twice. Messages are dill pickles on the
+standard streams, each after its length. What the scorer prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ import sys
 import threading
 import traceback
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import dill
+import numpy as np
 
+
+if TYPE_CHECKING:
+    from ..data.dialogue import Dialogue
+    from ..scoring.run import ScoringRun
+    from ..scoring.spec import ScoringSpec
+
+Answer = tuple[int, float, float]
+"""Row, sensibility, rationality; NaN where the row could not be scored."""
 
 _LENGTH = struct.Struct("<Q")
 
@@ -29,7 +38,7 @@ def send(stream: IO[bytes], message: Any) -> None:
 
 
 def receive(stream: IO[bytes]) -> Any:
-    """Reads one message; raises `EOFError` where there is none, whole, any more."""
+    """Reads one message; raises `EOFError` at the end of the stream, also in the middle of a message."""
     head = stream.read(_LENGTH.size)
     data = stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
     if not data or len(data) < _LENGTH.unpack(head)[0]:
@@ -39,17 +48,15 @@ def receive(stream: IO[bytes]) -> Any:
 
 def work(requests: IO[bytes], answers: IO[bytes]) -> None:
     """
-    Loads the scorer that the first message describes, and scores what the others bring, in their order.
+    Loads the scorer that the first message describes (a pickled [`ScoringSpec`]), and scores what the others bring.
 
-    The first message is `{"spec" (pickled), "options", "store", "retry_failures"}`; each other one a list of
-    `(row, dialogues)`, and is answered by `("scores", [(row, sensibility, rationality), ...])`, the mean over the
-    row's scored dialogues, NaN where it has none.
+    Every other message is a list of `(row, dialogues)`. The answer to it is `("scores", list[Answer])`, with the mean
+    over the scored dialogues of each row.
     """
-    settings = receive(requests)
-    run = _start(settings)
+    run = new_run(dill.loads(receive(requests)))
     inbox: SimpleQueue[Any] = SimpleQueue()
 
-    def drain() -> None:  # so that the trainer is never held up while it hands over
+    def drain() -> None:  # so that the trainer never waits while it hands over rows
         try:
             while True:
                 inbox.put(receive(requests))
@@ -57,43 +64,43 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
             inbox.put(None)
 
     threading.Thread(target=drain, daemon=True).start()
-    send(answers, ("ready", run.scorer.fingerprint))
     while (asked := inbox.get()) is not None:
         send(answers, ("scores", score_rows(run, asked)))
 
 
-def _start(settings: dict[str, Any]) -> Any:
+def new_run(spec: ScoringSpec) -> ScoringRun:
+    """A scorer at work, with its store."""
     from ..scoring.load import load_scorer
     from ..scoring.run import ScoringRun
     from ..scoring.store import ScoreStore
 
-    scorer = load_scorer(dill.loads(settings["spec"]), **settings["options"])
-    stored = settings["store"] is not None and getattr(scorer, "stored", True)
-    return ScoringRun(
-        scorer, ScoreStore(settings["store"]) if stored else None, retry_failures=settings["retry_failures"]
-    )
+    scorer = load_scorer(spec.scorer, **spec.options)
+    store = ScoreStore(spec.store) if spec.store is not None and getattr(scorer, "stored", True) else None
+    return ScoringRun(scorer, store, retry_failures=spec.retry_failures)
 
 
-def score_rows(run: Any, asked: list[tuple[int, list[Any]]]) -> list[tuple[int, float, float]]:
+def score_rows(run: ScoringRun, asked: list[tuple[int, list[Dialogue]]]) -> list[Answer]:
     """The mean score of each row's dialogues."""
-    import numpy as np
+    places = np.repeat(np.arange(len(asked)), [len(dialogues) for _, dialogues in asked])
+    scores = run.score([dialogue for _, dialogues in asked for dialogue in dialogues]).scores
+    means = mean_by_row(places, scores, len(asked)).tolist()
+    return [(row, s, r) for (row, _), (s, r) in zip(asked, means, strict=True)]
 
-    flat = [dialogue for _, dialogues in asked for dialogue in dialogues]
-    scores = run.score(flat).scores
-    answers, start = [], 0
-    for row, dialogues in asked:
-        part = scores[start : start + len(dialogues)]
-        start += len(dialogues)
-        part = part[~np.isnan(part).any(axis=1)]
-        s, r = part.mean(axis=0).tolist() if len(part) else (float("nan"), float("nan"))
-        answers.append((row, s, r))
-    return answers
+
+def mean_by_row(row_index: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+    """The mean of the scored samples of each of `n` rows, NaN for a row that has none."""
+    valid = ~np.isnan(scores).any(axis=1)
+    counts = np.bincount(row_index[valid], minlength=n)
+    sums = np.stack([np.bincount(row_index[valid], scores[valid, axis], n) for axis in range(2)], axis=1)
+    means = np.full((n, 2), np.nan)
+    means[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
+    return means
 
 
 def main() -> int:
-    """Works until the requests end; what goes wrong is the last message."""
+    """Works until the requests end; the last message tells an error."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # prints of a scorer are no messages
+    os.dup2(2, 1)  # what a scorer prints is no message
     try:
         work(sys.stdin.buffer, answers)
     except BaseException as error:
@@ -105,4 +112,4 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # at once: a thread still reads, and would be ended while it holds a lock
+    os._exit(code)  # at once: the end of the interpreter would stop the reading thread while it holds a lock

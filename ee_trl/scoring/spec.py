@@ -1,12 +1,13 @@
-"""What another process, or a trainer, needs to score as a selector does."""
+"""[`ScoringSpec`]: what another process, or a trainer, needs to score as a selector does."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from ..data.dialogue import Turns
 from .base import Scorer
 
 
@@ -31,4 +32,17 @@ class ScoringSpec:
     retry_failures: bool = False
     threshold: tuple[float, float] = (5.0, 5.0)
     ties: str = "drop"
-    turns: str = "each"
+    turns: Turns = "each"
+
+
+class Scores(Protocol):
+    """What online training needs of a selector; [`EmpathyDataSelector`] is one."""
+
+    @property
+    def spec(self) -> ScoringSpec:
+        """What it takes to score in another process."""
+        ...
+
+    def score(self, dataset: Any) -> Any:
+        """Adds score columns to a data set, see [`EmpathyDataSelector.score`]."""
+        ...

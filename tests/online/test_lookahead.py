@@ -13,31 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sent_scorers import Odd
 
 from ee_trl import Dialogue, EmpathyDataSelector
 from ee_trl.errors import TrainingError
 from ee_trl.online.lookahead import LookAhead
 from ee_trl.scoring.store import ScoreStore
-
-
-class Odd:
-    """Scores by length; prints, waits and dies as it is told, by files, since it lives in another process."""
-
-    fingerprint = "odd-1"
-
-    def __init__(self, folder: Path, *, dies: int = 0, seconds: float = 0.0) -> None:
-        self.folder, self.dies, self.seconds = folder, dies, seconds
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        print("this is no message")
-        (self.folder / "pid").write_text(str(os.getpid()))
-        time.sleep(self.seconds)
-        deaths = self.folder / "deaths"
-        before = int(deaths.read_text()) if deaths.exists() else 0
-        if before < self.dies:
-            deaths.write_text(str(before + 1))
-            raise RuntimeError("the scorer is odd")
-        return np.array([[len(d.response) % 10, 1.0] if d.response != "?" else [np.nan] * 2 for d in dialogues])
 
 
 def dialogues_of(rows: Sequence[int]) -> list[list[Dialogue]]:
@@ -55,7 +36,7 @@ def dialogues_of(rows: Sequence[int]) -> list[list[Dialogue]]:
 def ahead(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LookAhead]:
     options = dict(getattr(request, "param", {}))
     on_failure = options.pop("on_failure", "stop")
-    look = LookAhead(EmpathyDataSelector(Odd(tmp_path, **options)), dialogues_of, on_failure=on_failure)
+    look = LookAhead(EmpathyDataSelector(Odd(tmp_path, **options)).spec, dialogues_of, on_failure=on_failure)
     yield look
     look.close()
 
@@ -82,7 +63,7 @@ def test_answers_are_the_means_of_the_rows_whatever_the_scorer_prints(ahead: Loo
 
 def test_scores_are_the_linear_scorer_s_and_need_no_store() -> None:
     selector = EmpathyDataSelector("linear")
-    look = LookAhead(selector, dialogues_of)
+    look = LookAhead(selector.spec, dialogues_of)
     look.ask([2, 5])
     found = {row: (s, r) for row, s, r in look.take(range(1000))}
     look.close()
@@ -95,7 +76,7 @@ def test_what_is_scored_ahead_is_in_the_store(ahead: LookAhead, tmp_path: Path) 
     ahead.take(range(1000))
     assert [(e.fingerprint, e.scored) for e in ScoreStore().scorers()] == [("odd-1", 4)]
     again = Odd(tmp_path, dies=10)  # it would die if it were asked
-    look = LookAhead(EmpathyDataSelector(again), dialogues_of)
+    look = LookAhead(EmpathyDataSelector(again).spec, dialogues_of)
     look.ask([2, 5])
     check(look.take(range(1000)), [2, 5])
     look.close()
@@ -175,7 +156,8 @@ class Mine:
     def score(self, dialogues):
         return np.array([[7.0, 2.0] for _ in dialogues])
 
-look = LookAhead(EmpathyDataSelector(Mine(), store=False), lambda rows: [[Dialogue(("Hi.",), "Oh.", ("user",))]])
+spec = EmpathyDataSelector(Mine(), store=False).spec
+look = LookAhead(spec, lambda rows: [[Dialogue(("Hi.",), "Oh.", ("user",))]])
 look.ask([0])
 print(look.take([0]))
 look.close()
@@ -192,13 +174,11 @@ def test_a_scorer_s_error_is_all_that_is_printed(ahead: LookAhead, capfd: pytest
     assert "Fatal Python error" not in capfd.readouterr().err
 
 
-def test_what_cannot_be_sent_and_unknown_options_are_refused(tmp_path: Path) -> None:
+def test_a_scorer_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     scorer = Odd(tmp_path)
     scorer.lock = threading.Lock().__enter__.__self__  # type: ignore[attr-defined]
     scorer.file = (tmp_path / "x").open("w")  # type: ignore[attr-defined]
     scorer.frames = (i for i in range(3))  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match="cannot be sent"):
-        LookAhead(EmpathyDataSelector(scorer), dialogues_of)
+        LookAhead(EmpathyDataSelector(scorer).spec, dialogues_of)
     scorer.file.close()  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match="'pause'; valid: stop, continue"):
-        LookAhead(EmpathyDataSelector("linear"), dialogues_of, on_failure="pause")

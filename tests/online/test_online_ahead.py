@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,11 @@ import online_runs as runs
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sent_scorers import Lengths
 
-from ee_trl import Dialogue, EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load_sample
+from ee_trl import EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load_sample
 from ee_trl.errors import NothingLeftError, TrainingError
-from ee_trl.online.ahead import ScoringAhead
+from ee_trl.online.lookahead import ScoringAhead
 from ee_trl.online.plan import put_off, still_due
 from ee_trl.scoring.store import ScoreStore
 
@@ -32,32 +31,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return runs.build_model(tmp_path_factory.mktemp("model"))
 
 
-class Lengths:
-    """Sensibility by length; slow if told so, and failing on some rows or on all."""
-
-    def __init__(self, seconds: float = 0.0, *, dies: bool = False, scores_none: bool = False) -> None:
-        self.fingerprint = f"lengths-{scores_none}"
-        self.seconds, self.dies, self.scores_none = seconds, dies, scores_none
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        if self.dies:
-            raise RuntimeError("out of luck")
-        time.sleep(self.seconds * len(dialogues))
-        rows = [[len(d.response) % 10 + 0.5, 2.0] for d in dialogues]
-        return np.full((len(rows), 2), np.nan) if self.scores_none else np.array(rows)
-
-
 def unscored(n: int = ROWS) -> Any:
     return load_sample().select(range(n))
 
 
 def attached(model: str, scorer: Any, tmp_path: Path, policy: Any = "sensibility", **options: Any) -> Any:
-    settings = {
-        **GOOD,
-        **{k: options.pop(k) for k in list(options) if k in ("max_steps", "save_strategy", "save_steps")},
-    }
+    ours = ("max_steps", "save_strategy", "save_steps")
+    settings = GOOD | {name: options.pop(name) for name in list(options) if name in ours}
     trainer = runs.stock(model, unscored(), output_dir=tmp_path, **settings)
-    callback = EmpathyDataSelector(scorer).attach(trainer, policy, **options)
+    callback = EmpathyDataSelector(scorer, store=options.pop("store", True)).attach(trainer, policy, **options)
     return trainer, callback
 
 
@@ -124,7 +106,7 @@ def test_packed_rows_are_drawn_when_all_of_their_samples_are_scored(model: str, 
 
     trainer = packed("fast", 0.0)
     assert len(trainer.train_dataset) < ROWS
-    assert trainer._empathy_callback.ahead.pending.all()
+    assert trainer.empathy_callback.ahead.pending.all()
     whole = runs.trained(trainer)
     found = draws(tmp_path / "fast")
     counted = [q for q, weight in zip(found["quadrant"], found["mean_weight"], strict=True) if weight]
@@ -137,8 +119,7 @@ def test_packed_rows_are_drawn_when_all_of_their_samples_are_scored(model: str, 
 def test_a_slow_scorer_is_waited_for_and_changes_nothing(model: str, tmp_path: Path) -> None:
     results = []
     for name, seconds in (("fast", 0.0), ("slow", 0.01)):
-        trainer, callback = attached(model, Lengths(seconds), tmp_path / name)
-        callback.selector._store = False
+        trainer, _ = attached(model, Lengths(seconds), tmp_path / name, store=False)
         results.append(runs.trained(trainer))
     assert torch.equal(*results)
     assert draws(tmp_path / "fast") == draws(tmp_path / "slow")
@@ -168,8 +149,7 @@ def test_a_resumed_training_goes_the_same_way(model: str, tmp_path: Path, worker
 
 
 def test_without_waiting_what_is_not_scored_is_drawn_too(model: str, tmp_path: Path) -> None:
-    trainer, callback = attached(model, Lengths(0.02), tmp_path, behind="draw", max_steps=20)
-    callback.selector._store = False
+    trainer, _ = attached(model, Lengths(0.02), tmp_path, behind="draw", max_steps=20)
     trainer.train()
     found = draws(tmp_path)
     assert sum(found["draws"]) == 120

@@ -66,7 +66,7 @@ def test_weights_of_one_change_no_bit(name: str, model: str) -> None:
     expected = runs.trained(runs.stock(model, data, **settings))
     trainer = runs.guided(model, data, runs.ones, **settings)
     assert torch.equal(runs.trained(trainer), expected)
-    assert trainer._empathy.table is not None  # the weights were there, and multiplied
+    assert trainer.empathy_weights.table is not None  # the weights were there, and multiplied
     if name in ("plain", "dft", "wrapped"):
         random = runs.trained(runs.guided(model, data, runs.random_weights, **settings))
         assert not torch.equal(random, expected)
@@ -155,7 +155,7 @@ def test_the_losses_told_to_the_policy_are_those_of_the_samples(name: str, tmp_p
     trainer = runs.guided(model, data, policy, **settings)
     trainer.train()
     assert np.isnan(told[0]).all()
-    callback = trainer._empathy_callback
+    callback = trainer.empathy_callback
     seen = callback.diary.records
     assert seen.draws.sum() >= runs.ROWS
     if name in ("plain", "padding_free"):
@@ -200,7 +200,7 @@ def test_evaluation_is_not_weighted(model: str) -> None:
     expected = plain.evaluate(plain.train_dataset)["eval_loss"]
     trainer = runs.guided(model, data, runs.ones)
     trainer.train()
-    trainer._empathy.set(np.full(runs.ROWS, 7.0))
+    trainer.empathy_weights.set(np.full(runs.ROWS, 7.0))
     assert trainer.evaluate(trainer.train_dataset)["eval_loss"] == expected
 
 

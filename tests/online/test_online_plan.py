@@ -11,13 +11,12 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, ski
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from ee_trl.errors import SelectionError, TrainingError
-from ee_trl.online.alignment import mean_by_row
-from ee_trl.online.callback import loss_weights
+from ee_trl.online.loss import SampleIdCollator, lift, loss_weights, losses_by_sample
 from ee_trl.online.plan import SamplingPlan, draw, install_plan, redraw_tail
-from ee_trl.online.policies.asking import Schedule, Weights
-from ee_trl.online.policies.weights import tamed
+from ee_trl.online.policies.named import Schedule
+from ee_trl.online.policies.weights import Weights, tamed
 from ee_trl.online.records import Records, interval_figures, merged
-from ee_trl.online.weighting import SampleIdCollator, lift, losses_by_sample
+from ee_trl.online.worker import mean_by_row
 
 
 # ---- draws ---------------------------------------------------------------------------------------------------------

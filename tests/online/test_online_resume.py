@@ -64,7 +64,7 @@ def test_a_resumed_training_ends_as_one_never_stopped(name: str, step: int, mode
     again = runs.guided(model, runs.rows(), make(), output_dir=tmp_path / "again", **settings)
     found = runs.trained(again, resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
     assert torch.equal(found, expected)
-    one, other = (trainer._empathy_callback for trainer in (whole, again))
+    one, other = (trainer.empathy_callback for trainer in (whole, again))
     assert one.plan.order.tolist() == other.plan.order.tolist()
     for figure, values in one.diary.records.state_dict().items():
         np.testing.assert_array_equal(other.diary.records.state_dict()[figure], values)

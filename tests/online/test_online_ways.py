@@ -18,7 +18,7 @@ from trl import SFTTrainer
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, quadrants
 from ee_trl.errors import EmpathyError, ScoresError, SelectionError, TrainingError
-from ee_trl.online.refusals import check_alone
+from ee_trl.online.checks import check_alone
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
@@ -75,7 +75,7 @@ def test_only_the_samples_chosen_are_drawn_and_no_others_count_even_if_fetched_a
         return None if progress < 0.4 else (scores[:, 0] > 5).astype(float), None
 
     trainer = runs.guided(model, runs.rows(), policy, dataloader_num_workers=2)
-    callback = trainer._empathy_callback
+    callback = trainer.empathy_callback
     trainer.train()
     records, chosen = callback.diary.records, callback.scores[:, 0] > 5
     late = [entry for entry in callback.diary.history if entry["progress"] > 0.4]
@@ -92,7 +92,7 @@ def test_packed_rows_are_drawn_by_the_mean_of_their_tokens(model: str) -> None:
 
     settings = {"packing": True, "packing_strategy": "wrapped", "max_length": 64, "shuffle_dataset": False}
     trainer = runs.guided(model, runs.rows(), policy, **settings)
-    callback = trainer._empathy_callback
+    callback = trainer.empathy_callback
     trainer.train()
     packed = trainer.train_dataset["empathy_ids"][:]
     expected = [np.mean([sample < 5 for sample in row]) for row in packed]
@@ -102,14 +102,14 @@ def test_packed_rows_are_drawn_by_the_mean_of_their_tokens(model: str) -> None:
     weights = callback.diary.records.mean_weight()
     assert (weights[:5][~np.isnan(weights[:5])] == 1).all()
     assert not np.nansum(weights[5:])
-    assert len(trainer._empathy_samples) == len(callback.scores) == runs.ROWS
+    assert len(trainer.empathy_samples) == len(callback.scores) == runs.ROWS
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_drawn_is_what_the_plan_says_however_often_it_changes(workers: int, model: str) -> None:
     trainer = runs.guided(model, runs.rows(), runs.losses_decide, max_steps=4, dataloader_num_workers=workers)
     trainer.train()
-    callback = trainer._empathy_callback
+    callback = trainer.empathy_callback
     drawn = np.bincount(callback.plan.order, minlength=runs.ROWS)
     np.testing.assert_array_equal(callback.diary.records.draws, drawn)
     assert drawn.max() > 1
@@ -333,7 +333,7 @@ def test_packed_evaluation_data_are_none_of_the_samples(model: str) -> None:
     args = runs.config(packing=True, max_length=64, eval_packing=True)
     more = {"train_dataset": runs.rows(), "eval_dataset": {"train": runs.rows(5), "test": runs.rows(4)}}
     trainer = EmpathySFTTrainer(model, args=args, selector=EmpathyDataSelector(), policy=runs.ones, **more)
-    assert len(trainer._empathy_samples) == runs.ROWS
+    assert len(trainer.empathy_samples) == runs.ROWS
 
 
 def test_mistyped_options_are_told_the_valid_ones_before_anything_is_done(model: str) -> None:

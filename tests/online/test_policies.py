@@ -159,10 +159,10 @@ def test_one_sample_is_drawn_or_the_error_says_why_not(name: str) -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_where_nothing_can_be_drawn_the_error_says_so(name: str) -> None:
     policy = load_policy(name)
-    with pytest.raises(SelectionError, match="nothing can be drawn: the data set is empty"):
+    with pytest.raises(SelectionError, match="no sample can be drawn: the data set is empty"):
         policy(np.empty((0, 2)), np.empty(0), 0.5)
     nothing = np.full((7, 2), np.nan)
-    with pytest.raises(SelectionError, match="nothing can be drawn: none of the 7 samples is scored"):
+    with pytest.raises(SelectionError, match="no sample can be drawn: none of the 7 samples is scored"):
         policy(nothing, np.full(7, np.nan), 0.5)
     waiting = load_policy(name, unscored="keep")(nothing, np.full(7, np.nan), 0.5)
     assert [set(part.tolist()) for part in waiting if part is not None] == [{1.0}]
@@ -210,7 +210,7 @@ def test_a_function_comes_back_as_it_is() -> None:
         return scores[:, 0], None
 
     assert load_policy(mine, threshold=(3.0, 3.0), ties="high") is mine
-    with pytest.raises(SelectionError, match="options tau go with a policy's name"):
+    with pytest.raises(SelectionError, match="options tau need a policy's name"):
         load_policy(mine, tau=2)
 
 
@@ -225,7 +225,7 @@ def test_a_function_comes_back_as_it_is() -> None:
         (
             "soft",
             {"tau": 1},
-            "unknown option of policy 'soft' 'tau'; valid: keep, tau_start, tau_end, weigh, unscored",
+            "unknown option of policy 'soft' 'tau'; valid: keep, tau_start, tau_end, unscored, weigh",
         ),
         ("sensibility", {"keep": "low"}, "unknown option of policy 'sensibility' 'keep'; valid: unscored"),
         ("gate", {"keep": "high"}, "unknown quadrant to keep 'high'"),

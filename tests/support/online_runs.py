@@ -177,7 +177,7 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=case.get("resume"))
     in_parts = any(isinstance(p, DTensor) for p in trainer.model.parameters())
     result = parameters(trainer)
-    callback = getattr(trainer, "_empathy_callback", None)
+    callback = getattr(trainer, "empathy_callback", None)
     order = None if callback is None else callback.plan.order.tolist()
     orders = ranks.every(order)
     if trainer.accelerator.is_main_process:

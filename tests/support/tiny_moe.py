@@ -1,14 +1,17 @@
-"""Tiny models of every family that can be composed, and experts trained from them."""
+"""Tiny models of every family that can be composed, experts trained from them, and data to train routers on."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -20,8 +23,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from ee_trl.moe.router import routers
+from ee_trl import compose_moe
+from ee_trl.files import temporary_folder
+from ee_trl.moe.routing import logits_of, routers, routing_weights
 
+
+EXPERTS = ("sensibility", "rationality")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -118,6 +125,29 @@ def family_folder(name: str, root: Path) -> dict[str, Path]:
     return found
 
 
+@cache
+def family(name: str) -> dict[str, Path]:
+    """`base` and both experts, made once."""
+    return family_folder(name, temporary_folder())
+
+
+@cache
+def mixture(name: str) -> dict[str, Path]:
+    """A `base` with a tokenizer, both experts and their mixture `moe`, made once."""
+    root = temporary_folder()
+    found = family_folder(name, root)
+    build_tokenizer(found["base"])
+    return found | {"moe": compose(found, root / "moe")}
+
+
+def experts_of(folders: dict[str, Path]) -> dict[str, Path]:
+    return {name: folders[name] for name in EXPERTS}
+
+
+def compose(folders: dict[str, Path], output: Path, **options: Any) -> Path:
+    return compose_moe(folders["base"], experts_of(folders), output, **options)
+
+
 def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
@@ -155,3 +185,58 @@ def only(model: Any, expert: int) -> Iterator[None]:
 def copy_of(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to)
     return to
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def rows(number: int = 16, low: int = 3, high: int = 64, seed: int = 0) -> Dataset:
+    """Random token ids; the fewer the numbers, the more alike the rows."""
+    found = np.random.default_rng(seed).integers(low, high, (number, 12)).tolist()
+    return Dataset.from_dict({"input_ids": found, "labels": found})
+
+
+def settings(folder: Path, **changes: Any) -> Any:
+    from trl import SFTConfig
+
+    own: dict[str, Any] = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "model_init_kwargs": {"dtype": "auto"},
+    }
+    return SFTConfig(str(folder), **(own | changes))
+
+
+def weights_of(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """`(layers, tokens, experts)`."""
+    found: list[torch.Tensor] = []
+
+    def note(router: Any, args: Any) -> None:
+        found.append(logits_of(router, *args))
+
+    handles = [router.register_forward_pre_hook(note) for router in routers(model).values()]
+    logits(model, ids) if mask is None else model(ids, attention_mask=mask)
+    for handle in handles:
+        handle.remove()
+    return torch.stack([routing_weights(part, 2) for part in found]).detach()
+
+
+SAD = ["i feel so lonely", "my dog died and i cry", "she left me and it hurts", "i am heartbroken and alone"]
+FACTS = [
+    "how do i fix the router",
+    "which train goes to the city",
+    "what does the invoice cost",
+    "how to file a tax form",
+]
+
+
+def dialogues(texts: list[str], copies: int = 1) -> Dataset:
+    return Dataset.from_list([{"context": [text], "response": "ok"} for text in texts * copies])

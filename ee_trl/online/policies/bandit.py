@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
-from ...axes import DEFAULT_THRESHOLD, TIES, Threshold, quadrants, thresholds
-from ...errors import SelectionError
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ...axes import quadrants
+from ...errors import SelectionError, check_choice
 from ...selection import KEEPABLE, keep_set
-from .score import FIX
-from .weights import UNSCORED, check_choice, check_inputs, check_number, settle
+from .score import ScorePolicy
+from .weights import Weights, check_number
 
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike
-
-    from .weights import Weights
 
 PRIORS = ("size", "equal")
 OUT, UNKNOWN = -1, -2
-"""In place of an arm's number: of no arm that is played, and of none that is known."""
+"""In place of an arm's number: the arm is not played, or it is not known."""
 
 
 # ---- pure ----------------------------------------------------------------------------------------------------------
@@ -48,9 +45,7 @@ class ArmState:
 
     @classmethod
     def new(cls, n: int, arms: int) -> ArmState:
-        """That of a bandit that has seen nothing."""
-        import numpy as np
-
+        """The state of a bandit that has seen nothing."""
         return cls(np.full(n, np.nan), np.full(arms, np.nan), np.zeros(arms), np.zeros(arms), 0)
 
 
@@ -58,12 +53,12 @@ def update_arms(state: ArmState, arms: np.ndarray, losses: np.ndarray, rate: flo
     """
     The state after another look at the losses.
 
-    The samples whose loss is not what it was at the last update have been drawn since. Of these, for each arm a,
+    Samples with another loss than at the last update have been drawn since. From them, for each arm a,
 
         reward_a = mean loss of those drawn before - mean loss of these,    gain_a = (1 - rate) gain_a + rate reward_a
 
-    Other samples are compared, not the same ones twice, since in a first epoch none is drawn twice. An arm that was
-    not drawn keeps what it had.
+    The two means are over different samples, as no sample is drawn twice in a first epoch. An arm that was not drawn
+    keeps its state.
 
     Args:
         state ([`ArmState`]): As it was; it is not changed.
@@ -71,8 +66,6 @@ def update_arms(state: ArmState, arms: np.ndarray, losses: np.ndarray, rate: flo
         losses (`np.ndarray` of shape `(n,)`): Nats per token as last seen, NaN where not seen.
         rate (`float`): Of the moving average, in (0, 1].
     """
-    import numpy as np
-
     fresh = np.isfinite(losses) & (losses != state.losses) & (arms >= 0)
     counts = np.bincount(arms[fresh], minlength=len(state.gain))
     now = np.bincount(arms[fresh], weights=losses[fresh], minlength=len(state.gain)) / np.maximum(counts, 1)
@@ -94,8 +87,8 @@ def arm_shares(
         p = explore b + (1 - explore) b exp(gain / (temperature g)) / sum(...),    g = sqrt(mean of square)
 
     with b the arms' sizes over their sum (`prior="size"`) or equal (`"equal"`), and the mean over the arms that had a
-    reward. Dividing by g makes it independent of the scale of the loss; and little is made of rewards that are noise,
-    since their average is small beside them. Before there is any reward, p = b.
+    reward. Dividing by g makes p independent of the scale of the loss, and damps rewards that are noise: their average
+    is small beside them. Before there is any reward, p = b.
 
     Args:
         gain, square (`np.ndarray` of shape `(arms,)`): See [`ArmState`].
@@ -104,8 +97,6 @@ def arm_shares(
         temperature (`float`): Above 0.
         prior (`str`): One of [`PRIORS`].
     """
-    import numpy as np
-
     there = sizes > 0
     base = sizes / sizes.sum() if prior == "size" else there / there.sum()
     known = there & (square > 0)
@@ -118,28 +109,20 @@ def arm_shares(
 
 
 @dataclass(kw_only=True, eq=False)
-class Bandit:
+class Bandit(ScorePolicy):
     """
     Draws more from the arms (quadrants, or any labels, e.g. emotions) whose training loss has been falling.
 
         w_i = n p_a / |a| for i in arm a,    p = explore b + (1 - explore) softmax_b(gain / (temperature g))
 
-    gain is a moving average of the fall of the arm's mean loss between updates, computed from the losses of training
-    itself: it costs no forward pass. g is the root mean square of those falls. Deterministic: the same losses give the
-    same weights.
+    gain is a moving average of the fall of the arm's mean loss between updates, and g the root mean square of those
+    falls. The losses are those of training itself, so it costs no forward pass. Deterministic: the same losses give
+    the same weights.
 
     Source: learning progress as reward is from Graves et al. 2017 (arXiv 1704.03003) and Matiisen et al. 2017 (arXiv
     1707.00183), the mixture with exploration from Exp3 (Auer et al. 2002), the use on groups of training data from
-    Online Data Mixing (Albalak et al. 2023, arXiv 2312.02406), whose reward is the loss itself. Unlike Exp3 it learns
-    of all arms that are drawn at once and does not divide by their share.
-
-    Helps where arms differ in what can be learnt from them and nobody knows which. Does not help with many small arms
-    or few samples between updates: a mean over few replies is mostly noise, which moves the shares about, too. In a
-    simulation (two equal arms, 160 draws an update, losses with a standard deviation of 0.5 nats) the shares stay
-    within 43 to 57 % nine times in ten where the arms do not differ, and lean to 55 % on average where one falls by
-    0.02 nats an update. An arm drawn more falls more, and so is drawn more; `explore` is what holds that. It looks at
-    no quality: the quadrant "low" may win, so name the quadrants to play in `keep`. Not known: whether falling
-    training loss means better replies.
+    Online Data Mixing (Albalak et al. 2023, arXiv 2312.02406), where the reward is the loss itself. Unlike Exp3 it
+    learns of all arms that are drawn at once and does not divide by their share.
 
     Args:
         labels (`Sequence`, *optional*):
@@ -152,11 +135,8 @@ class Bandit:
         temperature (`float`, *optional*, defaults to `1.0`): In (0, 100]; the higher, the nearer to the prior.
         explore (`float`, *optional*, defaults to `0.2`): In (0, 1]: each arm keeps this part of its prior share.
         prior (`str`, *optional*, defaults to `"size"`):
-            Shares before anything is known: as large as the arms (every sample alike), or `"equal"`.
-        threshold, ties: See [`~ee_trl.quadrants`].
-        unscored (`str`, *optional*, defaults to `"drop"`):
-            Weight of samples without an arm, for want of scores or of a label: 0, or the mean of the others
-            (`"keep"`).
+            Shares before any reward: as large as the arms (every sample alike), or `"equal"`.
+        threshold, ties, unscored: See [`ScorePolicy`]; with labels, a sample without a label is unscored.
     """
 
     labels: Sequence[Any] | None = None
@@ -165,53 +145,46 @@ class Bandit:
     temperature: float = 1.0
     explore: float = 0.2
     prior: str = "size"
-    threshold: Threshold = DEFAULT_THRESHOLD
-    ties: str = "drop"
-    unscored: str = "drop"
     needs_losses: ClassVar[bool] = True
-    needs_weights: ClassVar[bool] = False
     arms: tuple[str, ...] = field(init=False)
     state: ArmState | None = field(init=False, default=None)
     _codes: np.ndarray | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.keep is not None:
-            keep_set(self.keep)
+        super().__post_init__()
         check_number("rate", self.rate, 0, 1, above=True)
         check_number("temperature", self.temperature, 0, 100, above=True)
         check_number("explore", self.explore, 0, 1, above=True)
-        check_choice("prior", self.prior, PRIORS)
-        thresholds(self.threshold)
-        check_choice("ties", self.ties, TIES)
-        check_choice("unscored", self.unscored, UNSCORED)
+        check_choice("prior", self.prior, PRIORS, SelectionError)
         self.arms = keep_set(self.keep or KEEPABLE)
         if self.labels is not None:
             self.arms, self._codes = _label_codes(self.labels)
 
     def __call__(self, scores: ArrayLike, losses: ArrayLike, progress: float) -> Weights:
-        """Sampling weights of mean 1 over the samples played; learns from `losses`. `progress` is not used."""
-        import numpy as np
+        """Sampling weights of mean 1 over the samples played; learns from `losses`."""
+        before = self.state
+        try:
+            return super().__call__(scores, losses, progress)
+        except SelectionError:
+            self.state = before
+            raise
 
-        found, seen = check_inputs(scores, losses, progress)
-        codes = self._arms_of(found)
+    def weights(self, scores: np.ndarray, losses: np.ndarray, progress: float) -> np.ndarray:
+        """Of mean 1; `progress` is not used."""
+        codes = self._arms_of(scores)
         state = self.state or ArmState.new(len(codes), len(self.arms))
         if len(state.losses) != len(codes):
             raise SelectionError(f"the bandit has learnt from {len(state.losses)} samples, but there are {len(codes)}")
-        sizes = np.bincount(codes[codes >= 0], minlength=len(self.arms))
-        state = update_arms(state, codes, seen, self.rate)
-        weights = np.where(codes == UNKNOWN, np.nan, 0.0)
-        if sizes.any():
+        self.state = state = update_arms(state, codes, losses, self.rate)
+        weights, played = np.where(codes == UNKNOWN, np.nan, 0.0), codes >= 0
+        if played.any():
+            sizes = np.bincount(codes[played], minlength=len(self.arms))
             shares = arm_shares(state.gain, state.square, sizes, self.explore, self.temperature, self.prior)
-            played = codes >= 0
             weights[played] = (sizes.sum() * shares / np.maximum(sizes, 1))[codes[played]]
-        weights = settle(weights, self.unscored, "bandit", FIX)
-        self.state = state
-        return weights, None
+        return weights
 
     def _arms_of(self, scores: np.ndarray) -> np.ndarray:
         """The number of each sample's arm, [`OUT`] or [`UNKNOWN`]."""
-        import numpy as np
-
         if self._codes is not None and len(self._codes) != len(scores):
             raise SelectionError(
                 f"{len(self._codes)} labels for {len(scores)} samples; take the labels from the trainer's own data set"
@@ -229,25 +202,17 @@ class Bandit:
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt, as plain types and arrays; another bandit over the same arms goes on from it alike."""
-        state = self.state
-        return {
-            "arms": list(self.arms),
-            "updates": state.updates if state else 0,
-            "losses": state.losses.copy() if state else None,
-            "last": state.last.copy() if state else None,
-            "gain": state.gain.copy() if state else None,
-            "square": state.square.copy() if state else None,
-        }
+        names = ("updates", "losses", "last", "gain", "square")
+        learnt = asdict(self.state) if self.state else dict.fromkeys(names) | {"updates": 0}
+        return {"arms": list(self.arms), **learnt}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
-        Goes on from what [`~Bandit.state_dict`] gave; lists will do for arrays.
+        Goes on from [`~Bandit.state_dict`]; lists will do for arrays.
 
         Raises:
-            [`SelectionError`]: It is of other arms.
+            [`SelectionError`]: The state is of other arms.
         """
-        import numpy as np
-
         if tuple(state["arms"]) != self.arms:
             raise SelectionError(
                 f"the state is of arms {list(state['arms'])}, but this bandit's are {list(self.arms)}"
@@ -265,8 +230,6 @@ class Bandit:
 
 def _label_codes(labels: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
     """The labels there are, sorted, and the number of each sample's."""
-    import numpy as np
-
     names = ["" if label is None or label != label else str(label) for label in labels]
     arms = tuple(sorted({name for name in names if name}))
     if not arms:

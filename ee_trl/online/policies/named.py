@@ -1,62 +1,39 @@
-"""Online policies: functions of (scores, losses so far, progress) to (sampling weights, loss weights).
+"""Policies by name, and how a policy is asked.
 
 A policy is any callable `policy(scores, losses, progress)`:
 
 - `scores`, array of shape `(n, 2)`: sensibility and rationality in [0, 10], NaN where unscored;
 - `losses`, array of shape `(n,)`: mean loss per token in nats, as last seen in training, NaN where not seen;
-- `progress`, float in [0, 1]: share of the training done;
+- `progress`, float in [0, 1]: share of the training done.
 
-to a pair of arrays of shape `(n,)` in data-set order, of which either may be None (equal for all): how often each
-sample is to be drawn, relative to the others, and what its loss counts. It may have the attributes of [`Policy`]; a
-plain function will do.
+It returns a pair of arrays of shape `(n,)` in data-set order, of which either may be None (equal for all): how often
+each sample is drawn, relative to the others, and what its loss counts. A plain function will do. An object may say
+`needs_losses` or `needs_weights` (whether it looks at losses, returns loss weights), and keep a state, of plain types
+and arrays, with `state_dict()` and `load_state_dict(state)`. The card of each named policy, with when it helps, when
+it does not and what is not known, is in `docs/policies.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
 
 from ...axes import DEFAULT_THRESHOLD, Threshold
-from ...errors import SelectionError, unknown
+from ...errors import SelectionError, check_choice, check_count, unknown
 from .bandit import Bandit
 from .loss import LossAware
-from .score import Curriculum, Gate, SoftGate
-from .weights import bounded, check_weights
+from .score import Curriculum, Gate, ScorePolicy, SoftGate
+from .weights import Weights, bounded, check_number, check_weights, tamed
 
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+Policy = Callable[[Any, Any, float], Any]
 
-
-class Policy(Protocol):
-    """
-    What a policy of this package has beside the call; of another's policy, each may be missing.
-
-    Args:
-        needs_losses (`bool`): Whether it looks at the losses.
-        needs_weights (`bool`): Whether it returns loss weights.
-
-    A policy that remembers has `state_dict()` and `load_state_dict(state)`, of plain types and numpy arrays, too.
-    """
-
-    @property
-    def needs_losses(self) -> bool:
-        """Whether it looks at the losses."""
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether it returns loss weights."""
-
-    def __call__(
-        self, scores: ArrayLike, losses: ArrayLike, progress: float, /
-    ) -> tuple[ArrayLike | None, ArrayLike | None]:
-        """Sampling weights and loss weights."""
-
-
-PolicyFunction = Callable[[Any, Any, float], tuple[Any, Any]]
-
-POLICIES: dict[str, tuple[type, dict[str, Any]]] = {
+POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {
     "sensibility": (Gate, {"keep": "sensibility"}),
     "rationality": (Gate, {"keep": "rationality"}),
     "gate": (Gate, {}),
@@ -70,15 +47,34 @@ POLICIES: dict[str, tuple[type, dict[str, Any]]] = {
 
 def policy_options(name: str) -> tuple[str, ...]:
     """The options that [`load_policy`] takes for a policy, beside `threshold` and `ties`."""
-    if name not in POLICIES:
-        raise SelectionError(unknown("policy", name, POLICIES))
+    check_choice("policy", name, POLICIES, SelectionError)
     kind, settled = POLICIES[name]
-    return tuple(f.name for f in fields(kind) if f.init and f.name not in {"threshold", "ties", *settled})
+    names = [f.name for f in fields(kind) if f.init and f.name not in {"threshold", "ties", *settled}]
+    return tuple(sorted(names, key=[f.name for f in fields(ScorePolicy)].__contains__))  # its own options first
+
+
+def check_options(policy: Any, options: Sequence[str], others: Sequence[str] = ()) -> None:
+    """
+    Raises [`SelectionError`] for a name that is not an option of the policy.
+
+    Args:
+        policy (`str` or `Callable`): A named policy; a callable takes no options.
+        options (`Sequence[str]`): The names.
+        others (`Sequence[str]`, *optional*): Options of something else, one of which may have been meant.
+    """
+    if not isinstance(policy, str):
+        if options:
+            raise SelectionError(f"options {', '.join(options)} need a policy's name; build them into your function")
+        return
+    valid, kind = policy_options(policy), f"option of policy {policy!r}" + (" or of scoring" if others else "")
+    for option in options:
+        if option not in valid:
+            raise SelectionError(unknown(kind, option, [*valid, *others]))
 
 
 def load_policy(
-    policy: str | PolicyFunction, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop", **options: Any
-) -> PolicyFunction:
+    policy: str | Policy, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop", **options: Any
+) -> Policy:
     """
     A policy by its name; a callable comes back as it is.
 
@@ -100,32 +96,85 @@ def load_policy(
         sampling, loss = policy([[8.0, 2.0], [4.0, 3.0]], [2.1, float("nan")], 0.5)
         ```
     """
+    if not isinstance(policy, str) and (isinstance(policy, type) or not callable(policy)):
+        what = f"the class {policy.__name__}" if isinstance(policy, type) else repr(policy)
+        raise SelectionError(
+            f"{what} is not a policy; give a name ({', '.join(POLICIES)}), or a function of (scores, losses, progress)"
+        )
+    check_options(policy, list(options))
     if not isinstance(policy, str):
-        if isinstance(policy, type) or not callable(policy):
-            what = f"the class {policy.__name__}" if isinstance(policy, type) else repr(policy)
-            raise SelectionError(
-                f"{what} is not a policy; give a name ({', '.join(POLICIES)}), or a function of (scores, losses, "
-                "progress)"
-            )
-        if options:
-            raise SelectionError(
-                f"options {', '.join(options)} go with a policy's name; build them into your function"
-            )
         return policy
-    valid = policy_options(policy)
-    for option in options:
-        if option not in valid:
-            raise SelectionError(unknown(f"option of policy {policy!r}", option, valid))
     kind, settled = POLICIES[policy]
     return kind(threshold=threshold, ties=ties, **settled, **options)
 
 
-__all__ = [
-    "POLICIES",
-    "Policy",
-    "PolicyFunction",
-    "bounded",
-    "check_weights",
-    "load_policy",
-    "policy_options",
-]
+def name_of(policy: Any) -> str:
+    """What messages and checkpoints call a policy."""
+    return str(getattr(policy, "name", None) or getattr(policy, "__name__", None) or type(policy).__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """
+    When a policy is asked, and within which bounds its weights are kept.
+
+    Args:
+        warmup (`float` or `int`, *optional*, defaults to `0`):
+            Steps (`int`), or share of the training in [0, 1] (`float`), in which sampling is the stock trainer's and
+            all weights are 1.
+        every_n_steps (`int`, *optional*, defaults to `1`):
+            The policy is asked at the first step after the warm-up, and every so many steps from there.
+        floor (`float`, *optional*):
+            In [0, 1]. The least weight above 0, of draws and of the loss alike, where their mean is 1; 0 stays 0:
+            dropped. See [`~ee_trl.online.policies.weights.bounded`].
+        ceiling (`float`, *optional*): At least 1. The greatest.
+    """
+
+    warmup: float = 0
+    every_n_steps: int = 1
+    floor: float | None = None
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        share = isinstance(self.warmup, Real) and 0 <= self.warmup <= 1
+        if not share and not (isinstance(self.warmup, Integral) and self.warmup >= 0):
+            raise SelectionError(f"warmup {self.warmup!r} is neither a share in [0.0, 1.0] nor a number of steps")
+        check_count("every_n_steps", self.every_n_steps, error=SelectionError)
+        check_number("floor", self._bounds[0], 0, 1)
+        check_number("ceiling", self._bounds[1], 1, math.inf)
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return 0.0 if self.floor is None else self.floor, math.inf if self.ceiling is None else self.ceiling
+
+    def warmup_steps(self, max_steps: int) -> int:
+        """The number of steps before the policy is asked for the first time."""
+        return int(self.warmup) if isinstance(self.warmup, Integral) else math.ceil(self.warmup * max_steps)
+
+    def due(self, step: int, max_steps: int) -> bool:
+        """Whether the policy is asked before the step of this number, counted from 0."""
+        since = step - self.warmup_steps(max_steps)
+        return step < max_steps and since >= 0 and since % self.every_n_steps == 0
+
+    def ask(self, policy: Policy, scores: np.ndarray, losses: np.ndarray, progress: float) -> Weights:
+        """
+        The policy's answer, checked and within the bounds.
+
+        Raises:
+            [`SelectionError`]: It is no pair, or its weights are not `n` finite numbers of at least 0, one above 0.
+        """
+        answer = policy(scores.copy(), losses.copy(), progress)  # copies, in which it may write
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise SelectionError(
+                f"policy {name_of(policy)!r} returned {type(answer).__name__}; expected a pair: sampling weights or "
+                "None, loss weights or None"
+            )
+        checked = []
+        for values, kind in zip(answer, ("sampling weights", "loss weights"), strict=True):
+            weights = check_weights(values, len(scores), f"{kind} of policy {name_of(policy)!r}")
+            if weights is not None:
+                weights = tamed(weights)
+                if self.floor is not None or self.ceiling is not None:
+                    weights = bounded(weights, *self._bounds)
+            checked.append(weights)
+        return Weights(*checked)

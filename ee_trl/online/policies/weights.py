@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from ...errors import NothingLeftError, SelectionError, unknown
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ...errors import NothingLeftError, SelectionError
 
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike
+class Weights(NamedTuple):
+    """
+    What a policy answers; each array is of shape `(n,)` in data-set order.
 
-    Weights = tuple[np.ndarray | None, np.ndarray | None]
-    """Sampling weights and loss weights, each of shape `(n,)` in data-set order, or None: equal for all."""
+    Args:
+        sampling (`np.ndarray`, *optional*): How often each sample is drawn, relative to the others. None: the stock
+            order.
+        loss (`np.ndarray`, *optional*): What its loss counts. None: all 1.
+    """
 
-UNSCORED = ("drop", "keep")
-"""What a sample without scores gets: weight 0, or the mean weight of those that have scores (1 where none has)."""
-
-WEIGH = ("sampling", "loss")
-"""What a policy's weights are: of the draws, or of the loss."""
+    sampling: np.ndarray | None = None
+    loss: np.ndarray | None = None
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------
@@ -35,13 +37,11 @@ def check_inputs(scores: ArrayLike, losses: ArrayLike, progress: float) -> tuple
         losses (`ArrayLike` of shape `(n,)`): Mean loss per token in nats, as last seen; NaN where not seen.
         progress (`float`): Share of the training done, in [0, 1].
     """
-    import numpy as np
-
     found, seen = np.asarray(scores, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if found.ndim != 2 or found.shape[1] != 2:
         raise SelectionError(f"scores have shape {found.shape}; expected (n, 2): sensibility and rationality")
     if not len(found):
-        raise SelectionError("nothing can be drawn: the data set is empty")
+        raise SelectionError("no sample can be drawn: the data set is empty")
     if seen.shape != (len(found),):
         raise SelectionError(
             f"losses have shape {seen.shape}; expected ({len(found)},), one a sample, NaN if not seen"
@@ -62,8 +62,6 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
     Raises:
         [`SelectionError`]: They are something else; the message names the first sample at fault and its value.
     """
-    import numpy as np
-
     if values is None:
         return None
     try:
@@ -79,7 +77,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
             f"of sample {wrong[0]} (scores are NaN where a sample is unscored: say what such samples get)"
         )
     if not weights.any():
-        raise NothingLeftError(f"the {what} are all 0: nothing is left to train on; at least one must be above 0")
+        raise NothingLeftError(f"the {what} are all 0, so nothing is left to train on; at least one must be above 0")
     return weights
 
 
@@ -90,61 +88,43 @@ def check_number(name: str, value: Any, low: float, high: float, *, above: bool 
         raise SelectionError(f"{name} {value!r} is not a number in {'(' if above else '['}{low:g}, {high:g}]")
 
 
-def check_choice(kind: str, value: Any, valid: Sequence[str]) -> None:
-    """Raises [`SelectionError`] unless `value` is one of the `valid` ones."""
-    if value not in valid:
-        raise SelectionError(unknown(kind, value, valid))
-
-
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 
 def tamed(weights: np.ndarray, largest: int = 64) -> np.ndarray:
     """
-    Weights that sums, means and 32-bit numbers can hold: divided by a power of two where the greatest is extreme.
+    Weights (finite, at least 0) that sums, means and 32-bit numbers can hold.
 
-    Args:
-        weights (`np.ndarray` of shape `(n,)`): Finite, at least 0.
-        largest (`int`, *optional*, defaults to `64`):
-            Weights whose greatest lies between 2 to the power of minus that and of that come back as they are.
+    They are divided by a power of two where the greatest lies outside of 2 to the power of minus `largest` and of
+    `largest`; others come back as they are.
     """
-    import numpy as np
-
     exponent = int(np.frexp(weights.max(initial=0.0))[1])
     return weights if abs(exponent) <= largest else np.ldexp(weights, -exponent)
 
 
-def settle(weights: np.ndarray, unscored: str, policy: str, fix: str) -> np.ndarray:
+def settle(weights: np.ndarray, unscored: str) -> np.ndarray:
     """
-    Weights without NaN: those of samples that could not be judged become what `unscored` says.
-
-    Args:
-        weights (`np.ndarray` of shape `(n,)`): NaN where the sample has no scores.
-        unscored (`str`): One of [`UNSCORED`].
-        policy, fix (`str`): Whose weights they are, and what helps if they are all 0.
+    Weights without NaN: an unscored sample gets 0 (`unscored="drop"`), or the mean weight of the others (`"keep"`; 1
+    where no sample is scored).
 
     Raises:
-        [`SelectionError`]: All are 0; the message says whether for want of scores.
+        [`NothingLeftError`]: All are 0; the message says whether scores are missing.
     """
-    import numpy as np
-
     missing = np.isnan(weights)
     scored = weights[~missing]
     other = 0.0 if unscored == "drop" else float(scored.mean()) if len(scored) else 1.0
     settled = np.where(missing, other, weights)
     if not settled.any():
         why = (
-            f"{len(scored):,} of {len(weights):,} samples are scored, and all of them have weight 0; {fix}"
+            f"{len(scored):,} of {len(weights):,} samples are scored, and all of them have weight 0; {OTHER_SET}"
             if len(scored)
             else f"none of the {len(weights):,} samples is scored; score them first, or set unscored='keep'"
         )
-        raise NothingLeftError(f"policy {policy!r}: nothing can be drawn: {why}")
+        raise NothingLeftError(f"no sample can be drawn: {why}")
     return settled
 
 
-def as_returned(weights: np.ndarray, weigh: str) -> Weights:
-    """Sampling weights as they are, or loss weights scaled to a mean of 1, in the order a policy returns them in."""
-    return (weights, None) if weigh == "sampling" else (None, bounded(weights))
+OTHER_SET = "move the threshold (`ee-trl sweep` shows the shares), or keep other quadrants"
 
 
 def bounded(weights: ArrayLike, floor: float = 0.0, ceiling: float = float("inf")) -> np.ndarray:
@@ -153,21 +133,19 @@ def bounded(weights: ArrayLike, floor: float = 0.0, ceiling: float = float("inf"
 
         w'_i = min(max(c w_i, floor), ceiling) for w_i > 0, with the one c for which mean(w' > 0) = 1;    0 stays 0.
 
-    The trainer divides the weighted loss by the sum of the weights, so that a common factor changes nothing; a mean of
-    1 keeps that sum near the number of tokens, and the loss logged comparable with one without weights. Clipping alone
-    would move the mean, so c is found after clipping: as floor <= 1 <= ceiling, there always is one. A weight of 0
-    means *dropped*, which a floor does not undo, and does not count in the mean.
+    The trainer divides the weighted loss by the sum of the weights, so a common factor changes nothing. A mean of 1
+    keeps that sum near the number of tokens, and the logged loss comparable with one without weights. Clipping alone
+    would move the mean, so c is found after clipping; as floor <= 1 <= ceiling, there always is one. A weight of 0
+    means *dropped*: a floor does not lift it, and it does not count in the mean.
 
     Args:
         weights (`ArrayLike` of shape `(n,)`): Finite, at least 0, not all 0.
-        floor (`float`, *optional*, defaults to `0.0`): In [0, 1]: what the least of the weights above 0 is lifted to.
-        ceiling (`float`, *optional*, defaults to infinity): At least 1.
+        floor (`float`, *optional*, defaults to `0.0`): In [0, 1]: the least of the weights above 0.
+        ceiling (`float`, *optional*, defaults to infinity): At least 1: the greatest weight.
 
     Returns:
         `np.ndarray` of shape `(n,)`. Weights that are in bounds and of mean 1 already come back as they were.
     """
-    import numpy as np
-
     check_number("floor", floor, 0, 1)
     check_number("ceiling", ceiling, 1, np.inf)
     raw = np.asarray(weights, dtype=np.float64)
@@ -176,14 +154,12 @@ def bounded(weights: ArrayLike, floor: float = 0.0, ceiling: float = float("inf"
     top = checked.max()
     ordered = np.sort(checked[checked > 0] / top)
     ordered = np.maximum(ordered, 1e-200)  # so that 1 / weight is finite
-    scale = _scale(ordered, floor, min(ceiling, len(ordered)))  # n weights of mean 1 are none of them above n
+    scale = _scale(ordered, floor, min(ceiling, len(ordered)))  # of n weights with mean 1 none is above n
     return np.where(checked > 0, np.clip(checked / top * scale, floor, ceiling), 0.0)
 
 
 def _scale(ordered: np.ndarray, floor: float, ceiling: float) -> float:
     """The c of [`bounded`] for ascending weights in (0, 1], the last being 1; by bisection, the mean rising with c."""
-    import numpy as np
-
     n, sums = len(ordered), np.concatenate([[0.0], np.cumsum(ordered)])
 
     def mean(c: float) -> float:
