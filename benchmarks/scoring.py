@@ -40,7 +40,7 @@ from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.scoring.judge.answers import VALUES
 from ee_trl.scoring.judge.model import CausalLMScorer
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric
-from ee_trl.scoring.judge.tree import Trunk, trunks_of
+from ee_trl.scoring.judge.tree import alone, trunks_of, within_memory
 
 
 DATA = "ed_validation_scored.parquet"
@@ -186,8 +186,7 @@ def sized(tokenizer: Any, tokens: int) -> Rubric:
 
 def prompts(scorer: CausalLMScorer, dialogues: Sequence[Dialogue]) -> list[list[int]]:
     """What a generating judge is given: the same ids as ours, up to where its answer form begins."""
-    p = scorer.prompt
-    return [[*p.prefix, *(i for turn in p.turns(d) for i in turn), *p.head] for d in dialogues]
+    return [scorer.prompt.ids(scorer.prompt.turns(d)) for d in dialogues]
 
 
 @torch.inference_mode()
@@ -213,12 +212,8 @@ def generate(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], batch_size: 
 @torch.inference_mode()
 def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_rubric: bool) -> np.ndarray:
     """The steps between, as expected values of shape `(n, 2)`."""
-    turns = [scorer.prompt.turns(d) for d in dialogues]
-    if share_rubric:
-        texts = [[i for turn in each for i in turn] for each in turns]
-        parts = scorer._tree_answers([Trunk(text, [(n, len(text))]) for n, text in enumerate(texts)])
-    else:
-        parts = scorer._plain_answers(list(enumerate(turns)))
+    trunks = alone([scorer.prompt.turns(d) for d in dialogues])
+    parts = within_memory(scorer, scorer.tree if share_rubric else scorer.texts, trunks)
     answers = {n: answer for part, _ in parts for n, answer in part.items()}
     chances = np.stack([answers[n] for n in range(len(dialogues))])[:, :, : len(VALUES)]  # the last is the greedy one
     return chances @ np.array(VALUES, float) / chances.sum(axis=2)
@@ -282,7 +277,7 @@ def measure(scorer: CausalLMScorer, dialogues: list[Dialogue], args: argparse.Na
             memory[way] = peak_memory_mib()
         print(f"{note}, round {n + 1}: {show({way: rate[-1] for way, rate in rates.items()})}", file=sys.stderr)
     trunks = trunks_of([scorer.prompt.turns(d) for d in dialogues])
-    branch = len(scorer.branch.tokens)
+    branch = scorer.tree.branch_size
     tokens = sum(len(t.tokens) for t in trunks) + len(dialogues) * branch
     result = {
         "rubric_tokens": len(scorer.tokenizer(scorer.rubric.text, add_special_tokens=False)["input_ids"]),
@@ -416,7 +411,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name}: {count / 1e6:.1f}M parameters, {precision}", file=sys.stderr)
         for data, dialogues, rubric in cases(args, talks, tokenizer):
             scorer = CausalLMScorer(model, tokenizer, rubric=rubric)
-            scorer.quantization = "nf4" if precision == "nf4" else "none"
             case = {"model": name, "parameters": count, "precision": precision, "data": data, "rubric": rubric.name}
             note = f"{name} {precision}, {data}, {rubric.name}"
             results.append(case | measure(scorer, dialogues, args, note))

@@ -32,7 +32,7 @@ from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.scoring.judge.model import CausalLMScorer
 from ee_trl.scoring.judge.prompt import Chain, JudgePrompt
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric
-from ee_trl.scoring.judge.tree import Branch, Trunk, batches_of, shared_cache, tree_inputs, trunks_of
+from ee_trl.scoring.judge.tree import Branch, Trunk, batches_of, shared_cache, tree_inputs, tree_logits, trunks_of
 
 
 def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
@@ -92,14 +92,7 @@ def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk],
                 after = chain.second if value == 10 and chain.second is not None else newline
                 ids[row, places[n, a, 1]], ids[row, places[n, a, 2]] = chain.first[value], after
                 targets[row, n, a] = torch.tensor([chain.first[value], after, newline if value == 10 else -100])
-    logits = model(
-        input_ids=ids,
-        position_ids=inputs.position_ids,
-        attention_mask=inputs.mask,
-        past_key_values=shared_cache(model, prompt.prefix),
-        use_cache=True,
-        logits_to_keep=inputs.keep,
-    ).logits
+    logits = tree_logits(model, replace(inputs, input_ids=ids), shared_cache(model, prompt.prefix))
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 

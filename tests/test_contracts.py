@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import WordScorer
 from fake_server import conforming, serving, text_only
-from test_causal_lm import make_scorer
+from random_judges import make_scorer
 from tiny_encoder import sample_dialogues, tiny_scorer
 
 from ee_trl import CascadeScorer, Dialogue, Scorer, load_sample, load_scorer

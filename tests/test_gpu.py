@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_causal_lm import RUBRIC, saved
+from random_judges import RUBRIC, saved
 
 from ee_trl import CausalLMScorer, load_sample
 from ee_trl.data.dialogue import FORMATS, samples_of

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import WordScorer
 from datasets import Dataset
-from test_causal_lm import make_scorer
+from random_judges import make_scorer
 
 from ee_trl import Dialogue, load_sample
 from ee_trl.cli.main import main

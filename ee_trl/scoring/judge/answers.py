@@ -1,13 +1,26 @@
-"""From the probability of each answer 0 to 10 to scores: the same for every judge, wherever its numbers come from."""
+"""From answers to scores: the probability of each value 0 to 10, from a model's logits or from a server's answer.
+
+A server's answer is generated text, so each number was written by one run of tokens: `" 8"`, `"10"`, or `"1"` then
+`"0"`. At its first token the alternatives that the server lists give the probabilities. Where the tokenizer splits 10,
+a first digit 1 can still become 10. If 1 was taken, the alternatives of the next token tell how probable that was. If
+another digit was taken, nothing tells, and the 1 counts as 1 or as 10, whichever lies nearer to the mean of the other
+answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...axes import AXES, MAX_SCORE, MIN_SCORE
+from ...data.dialogue import Dialogue
 from ..base import ScoredBatch
+from .rubric import form_spans, parse_form
 
 
 VALUES = tuple(range(int(MAX_SCORE) + 1))
@@ -16,14 +29,19 @@ VALUES = tuple(range(int(MAX_SCORE) + 1))
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
 """Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
 
+_NUMBERS = {str(value).encode(): value for value in VALUES}
+
+
+# ---- probabilities -> scores ---------------------------------------------------------------------------------------
+
 
 def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """
     Scores and details of `n` samples.
 
     Args:
-        values (`np.ndarray` of shape `(n, 2, 11)`): The probability of each answer 0 to 10 on each axis, which need
-            not add up to 1: the rest lay on something else. NaN where there is none.
+        values (`np.ndarray` of shape `(n, 2, 11)`): The probability of each answer 0 to 10 on each axis; the rest to 1
+            lay on other tokens. NaN where it is not known.
         mode (`np.ndarray` of shape `(n, 2)`): The greedy answers.
 
     Returns:
@@ -41,13 +59,210 @@ def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[s
     return np.clip(expected, MIN_SCORE, MAX_SCORE), details
 
 
-def gathered(batches: Iterable[ScoredBatch], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The scores of `n` dialogues, shape `(n, 2)`, and their [`DETAILS`], each of shape `(n,)`, from their batches."""
-    scores = np.full((n, len(AXES)), np.nan)
-    details = {name: np.full(n, np.nan) for name in DETAILS}
-    for batch in batches:
-        where = list(batch.indices)
-        scores[where] = batch.scores
-        for name, values in batch.details.items():
-            details[name][where] = values
-    return scores, details
+class ScoresInBatches:
+    """A scorer of which only `score_batches` is written out."""
+
+    details = DETAILS
+
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        """A [`ScoredBatch`] as soon as it is made, until every dialogue has been in one."""
+        raise NotImplementedError
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """Scores of shape `(n, 2)`: sensibility, rationality; NaN where a dialogue has none."""
+        return self.score_with_details(dialogues)[0]
+
+    def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The scores, and for each of [`DETAILS`] an array of shape `(n,)`, NaN where it is not known."""
+        scores = np.full((len(dialogues), len(AXES)), np.nan)
+        details = {name: np.full(len(dialogues), np.nan) for name in DETAILS}
+        for batch in self.score_batches(dialogues):
+            where = list(batch.indices)
+            scores[where] = batch.scores
+            for name, values in batch.details.items():
+                details[name][where] = values
+        return scores, details
+
+
+# ---- a chat completion ---------------------------------------------------------------------------------------------
+
+
+class Token(NamedTuple):
+    """A generated token, and the tokens that could have stood in its place, itself among them: (text, probability)."""
+
+    text: bytes
+    alternatives: tuple[tuple[bytes, float], ...]
+
+    @classmethod
+    def read(cls, item: dict[str, Any]) -> Token:
+        """From an entry of `logprobs.content`; raises where it is malformed."""
+        text, chance = _entry(item)
+        others = [_entry(other) for other in item.get("top_logprobs") or ()]
+        if text not in (other for other, _ in others):
+            others.append((text, chance))
+        if sum(chance for _, chance in others) > 1.01:
+            raise ValueError("probabilities of more than 1")
+        return cls(text, tuple(others))
+
+
+def _entry(item: dict[str, Any]) -> tuple[bytes, float]:
+    text, given, logprob = item["token"], item.get("bytes"), item["logprob"]
+    if isinstance(logprob, bool) or not isinstance(logprob, (int, float)) or math.isnan(logprob) or logprob > 0.01:
+        raise ValueError("not a log probability")
+    return bytes(given) if isinstance(given, list) and given else _bytes(text), math.exp(min(logprob, 0.0))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # JSON can hold half a character
+
+
+@dataclass(frozen=True)
+class Completion:
+    """
+    A chat completion of one choice.
+
+    Args:
+        text (`str`): What the model wrote.
+        tokens (`list[Token]`): With their log probabilities; empty where the server gives none that can be read.
+        filtered (`bool`): Whether the server withheld the answer.
+    """
+
+    text: str
+    tokens: list[Token]
+    filtered: bool
+
+    @classmethod
+    def read(cls, body: Any) -> Completion | None:
+        """From a server's JSON, whatever it holds; `None` unless it has exactly one choice with a message of text."""
+        choices = body.get("choices") if isinstance(body, dict) else None
+        if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+            return None
+        [choice] = choices
+        message = choice.get("message")
+        if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
+            return None
+        try:
+            tokens = [Token.read(item) for item in choice["logprobs"]["content"]]
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            tokens = []
+        filtered = choice.get("finish_reason") == "content_filter" or bool(message.get("refusal"))
+        return cls(message.get("content") or "", tokens, filtered)
+
+    @property
+    def has_alternatives(self) -> bool:
+        """Whether the server lists more than the tokens that were taken."""
+        return any(len(token.alternatives) > 1 for token in self.tokens)
+
+
+class Answer(NamedTuple):
+    """What came of one sample: the probability of each value and the integers written, or the `reason` for neither."""
+
+    sample: int
+    reason: str | None
+    values: np.ndarray = np.full((len(AXES), len(VALUES)), np.nan)
+    mode: tuple[float, float] = (np.nan, np.nan)
+    used: int = 0  # tokens, as the server counts them
+
+
+def read_answer(body: Any, sample: int, top: int) -> Answer:
+    """
+    The [`Answer`] that a chat completion gives.
+
+    Args:
+        body (`Any`): Its JSON; `None` where the server sent something else.
+        sample (`int`): The number of the sample.
+        top (`int`): How many alternatives a token were asked for. If not 0, a sample without them has no score.
+    """
+    found = Completion.read(body)
+    if found is None:
+        return Answer(sample, "server_malformed")
+    used, mode = _used(body), parse_form(found.text)
+    if mode is None:
+        refused = found.filtered and not found.text
+        return Answer(sample, "server_refused" if refused else "answer_not_in_form", used=used)
+    if not top:
+        return Answer(sample, None, mode=mode, used=used)
+    values = form_distributions(found.text, found.tokens)
+    if values is None or not values.sum(axis=1).all():
+        return Answer(sample, "server_malformed", used=used)
+    return Answer(sample, None, values, mode, used)
+
+
+def _used(body: dict[str, Any]) -> int:
+    usage = body.get("usage")
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    return sum(n for n in counts if isinstance(n, int) and not isinstance(n, bool) and n > 0)
+
+
+def batch_of(answers: Sequence[Answer], top: int) -> ScoredBatch:
+    """Answers as a batch: expected values where there are probabilities (`top`), else the integers written."""
+    mode = np.array([answer.mode for answer in answers], float)
+    scores, details = summarised(np.stack([answer.values for answer in answers]), mode)
+    return ScoredBatch(
+        indices=[answer.sample for answer in answers],
+        scores=scores if top else mode,
+        reasons=[answer.reason for answer in answers],
+        details=details,
+        forward_tokens=sum(answer.used for answer in answers),
+    )
+
+
+# ---- log probabilities -> probabilities ----------------------------------------------------------------------------
+
+
+def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | None:
+    """
+    Reads an answer in the rubric's form.
+
+    Args:
+        answer (`str`): What the model wrote.
+        tokens (`Sequence[Token]`): The tokens of the answer; others may come before and after.
+
+    Returns:
+        `np.ndarray` of shape `(2, 11)`: the probability of each answer 0 to 10, sensibility first. The rest to 1 lay
+        on other tokens, or on tokens that the server did not list. `None` where the answer is not in the form or the
+        tokens do not spell the answer.
+    """
+    spans, shown = form_spans(answer), answer.strip()
+    begin = b"".join(token.text for token in tokens).rfind(_bytes(shown))
+    if spans is None or begin < 0:
+        return None
+    begin -= len(_bytes(answer[: answer.index(shown)]))
+    ends = list(accumulate(len(token.text) for token in tokens))
+    return np.stack([_slot(tokens, ends, *(begin + len(_bytes(answer[:at])) for at in spans[axis])) for axis in AXES])
+
+
+def _slot(tokens: Sequence[Token], ends: Sequence[int], start: int, stop: int) -> np.ndarray:
+    """The distribution of the number that lies in `[start, stop)` of the tokens' text."""
+    first = next(i for i, end in enumerate(ends) if start < end)
+    token = tokens[first]
+    lead = token.text[: start - (ends[first] - len(token.text))]  # what the token holds before the number
+    chances = np.zeros(len(VALUES))
+    for text, chance in token.alternatives:
+        value = _value(text, lead)
+        if value is not None:
+            chances[value] += chance
+    if ends[first] < stop or _value(token.text, lead) == 1:  # 1 was taken: the next token tells whether it became 10
+        goes_on = _zero(tokens[first + 1]) if first + 1 < len(tokens) else 0.0
+        chances[10] += chances[1] * goes_on
+        chances[1] *= 1 - goes_on
+    elif chances[1] and not chances[10] and _nearer_to_ten(chances):
+        chances[10], chances[1] = chances[1], 0.0
+    return chances
+
+
+def _value(text: bytes, lead: bytes) -> int | None:
+    """The number that a token is, if it is one and nothing else beside `lead` and white space."""
+    mark, bare = lead.strip(), text.strip()
+    return _NUMBERS.get(bare[len(mark) :].strip()) if bare.startswith(mark) else None
+
+
+def _zero(token: Token) -> float:
+    """The probability that a token continues a number with a 0."""
+    return min(1.0, sum(chance for text, chance in token.alternatives if text.rstrip() == b"0"))
+
+
+def _nearer_to_ten(chances: np.ndarray) -> bool:
+    others = chances.copy()
+    others[1] = 0.0
+    return bool(others.sum() and others @ np.array(VALUES) / others.sum() > (1 + 10) / 2)

@@ -1,7 +1,7 @@
-"""Where a server is, the key it is given, and what its refusals mean.
+"""An OpenAI-compatible server: where it is, its key, what its refusals mean, and many requests at a time.
 
-The key is read from the environment whenever a client is made, and kept nowhere else. Nothing that a server says is
-repeated before the key has been taken out of it.
+The key is read from the environment whenever a client is made, and kept nowhere else. It is taken out of a server's
+words before they are repeated.
 """
 
 from __future__ import annotations
@@ -9,61 +9,68 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import re
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ...errors import ScorerError, require
+from ...errors import ScorerError, check_count, require
 
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-
-_NO_KEY = "none"  # a client wants one, a server of one's own does not look at it
+_NO_KEY = "none"  # a client wants one, a server of your own does not look at it
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_NO_ACCESS, _NO_CREDIT, _NOT_FOUND = (401, 403), 402, 404
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
 class Endpoint:
     """
     An OpenAI-compatible server.
 
     Args:
-        base_url (`str`): Without user, password, query and fragment.
-        api_key_env (`str`, *optional*): The environment variable that holds the key, if one is sent.
-        timeout (`float`): Seconds for one attempt.
-        max_retries (`int`): Further attempts, with backoff, after 408, 409, 429, 5xx, timeouts and lost connections.
+        base_url, api_key_env, timeout, max_retries: See [`~ee_trl.ServerScorer`].
+
+    Raises:
+        [`ScorerError`]: The address is not valid, or holds credentials; the key is missing or cannot be one; a number
+            is out of range.
     """
 
-    base_url: str
-    api_key_env: str | None
-    timeout: float
-    max_retries: int
+    def __init__(self, base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> None:
+        if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
+            raise ScorerError(f"timeout {timeout!r} is not valid; valid: seconds, more than 0")
+        check_count("max_retries", max_retries, 0, ScorerError)
+        self.timeout, self.max_retries = float(timeout), max_retries
+        given = base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+        self.base_url = _checked_url(given) if given else DEFAULT_URL
+        parts = urlsplit(self.base_url)
+        self.host = parts.netloc.lower()  # with the port: 127.0.0.1:8000
+        self.api_key_env = _checked_key_env(api_key_env, needed=not given) if api_key_env else None
+        if self.api_key_env and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            logger.warning("the key in %s goes to %s unencrypted (http)", self.api_key_env, parts.netloc)
 
     @property
-    def host(self) -> str:
-        """Host and port, `127.0.0.1:8000`."""
-        return urlsplit(self.base_url).netloc.lower()
+    def _key(self) -> str | None:
+        return _read_key(self.api_key_env) if self.api_key_env else None
 
     def client(self) -> Any:
         """A new `openai.AsyncOpenAI`, for the event loop that it is made in."""
-        openai = require("openai", extra="server", purpose="scoring by a server")
+        openai = _openai()
         return openai.AsyncOpenAI(
-            api_key=self._key() or _NO_KEY,
+            api_key=self._key or _NO_KEY,
             base_url=self.base_url,
             timeout=self.timeout,
             max_retries=self.max_retries,
             http_client=_bounded(openai.DefaultAsyncHttpxClient, 1.5 * self.timeout),
         )
-
-    def _key(self) -> str | None:
-        return read_key(self.api_key_env) if self.api_key_env else None
-
-    # ---- what a server says
 
     def said(self, error: Exception) -> str:
         """A server's own words about a refusal: one line, not too long, without the key."""
@@ -74,62 +81,10 @@ class Endpoint:
             source = inner if isinstance(inner, dict) else body
             words = (source.get("message"), source.get("detail"), inner)
             found = next((str(word) for word in words if word), "")
-        key = self._key()
+        key = self._key
         text = found.replace(key, "***") if key else found
         text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
         return text if len(text) <= 200 else text[:199] + "…"
-
-    def stopped_by(self, status: int, model: str, said: str, offers: str = "") -> ScorerError | None:
-        """The error for an answer after which no further request has any use; `None` for every other answer."""
-        words = f" It says: {said}" if said else ""
-        if status in _NO_ACCESS:  # a server's words about a key may show parts of it
-            words = words if status != 401 else ""
-            if not self.api_key_env:
-                return ScorerError(
-                    f"{self.host} wants a key ({status}), and none was sent. Put it into the environment variable "
-                    f"{DEFAULT_KEY_ENV}, or name another by api_key_env=....{words}"
-                )
-            return ScorerError(
-                f"{self.host} refuses access ({status}) with the key in the environment variable {self.api_key_env}. "
-                f"Put a key there that this server and the model {model!r} take.{words}"
-            )
-        if status == _NO_CREDIT:
-            return ScorerError(f"{self.host} wants payment (402) before it answers.{words}")
-        if status == _NOT_FOUND:
-            has = f"it offers {offers}" if offers else "a base_url normally ends in /v1"
-            return ScorerError(f"{self.host} knows no model {model!r}, or no chat completions (404); {has}.{words}")
-        return None
-
-
-def make_endpoint(base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> Endpoint:
-    """
-    The [`Endpoint`] that a user describes.
-
-    Raises:
-        [`ScorerError`]: The address is not one, or holds credentials; the key is missing or cannot be one; a number is
-            out of range.
-    """
-    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
-        raise ScorerError(f"timeout {timeout!r} is not valid; valid: seconds, more than 0")
-    if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
-        raise ScorerError(f"max_retries {max_retries!r} is not a whole number of at least 0")
-    given = base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
-    url = _checked_url(given) if given else DEFAULT_URL
-    if api_key_env:
-        _check_name(api_key_env)
-        if read_key(api_key_env) is None:
-            if api_key_env != DEFAULT_KEY_ENV:
-                raise ScorerError(f"no key: the environment variable {_shown_name(api_key_env)} is not set")
-            if not given:
-                raise ScorerError(
-                    f"no key for {DEFAULT_URL}: the environment variable {api_key_env} is not set. Set it, or name a "
-                    "server of yours by base_url=..., e.g. http://127.0.0.1:8000/v1"
-                )
-            api_key_env = None
-    parts = urlsplit(url)
-    if api_key_env and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        logger.warning("the key in %s goes to %s unencrypted (http)", api_key_env, parts.netloc)
-    return Endpoint(url, api_key_env or None, float(timeout), max_retries)
 
 
 def _checked_url(url: str) -> str:
@@ -141,34 +96,44 @@ def _checked_url(url: str) -> str:
         raise ScorerError(f"base_url is not an address of a server; {remedy}") from None
     if "@" in url or parts.query or parts.fragment:  # may be secrets, so they are not repeated
         raise ScorerError(
-            "base_url holds a user, password, query or fragment (not shown here). Leave them out; a key goes into an "
-            f"environment variable, whose name api_key_env=... gives. {remedy}"
+            "base_url holds a user, password, query or fragment (not shown here). Leave them out; put a key into an "
+            f"environment variable, and give its name by api_key_env=.... {remedy}"
         )
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise ScorerError(f"base_url {url!r} is not an address of a server; {remedy}")
     return url
 
 
-def _check_name(name: str) -> None:
+def _checked_key_env(name: str, needed: bool) -> str | None:
+    """The name of the variable with the key; `None` where the usual one is not set and the key is not needed."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ScorerError(
             "api_key_env is not the name of an environment variable (not shown here: it may be the key itself); give "
             f"the name alone, e.g. {DEFAULT_KEY_ENV}, and the key as that variable's value"
         )
+    if _read_key(name) is not None:
+        return name
+    if name != DEFAULT_KEY_ENV:
+        usual = re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name)
+        shown = name if usual else "that api_key_env names (not shown here: it may be the key itself)"
+        raise ScorerError(f"no key: the environment variable {shown} is not set")
+    if needed:
+        raise ScorerError(
+            f"no key for {DEFAULT_URL}: the environment variable {name} is not set. Set it, or name a server of your "
+            "own by base_url=..., e.g. http://127.0.0.1:8000/v1"
+        )
+    return None
 
 
-def _shown_name(name: str) -> str:
-    """A variable's name, unless it looks as if it were the key itself."""
-    usual = re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name)
-    return name if usual else "that api_key_env names (not shown here: it may be the key itself)"
-
-
-def read_key(name: str) -> str | None:
-    """The key in an environment variable, `None` where there is none."""
+def _read_key(name: str) -> str | None:
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ScorerError(f"the environment variable {name} holds something that is no key: it is not one plain word")
     return key or None
+
+
+def _openai() -> Any:
+    return require("openai", extra="server", purpose="a judge behind a server")
 
 
 def _bounded(base: type, seconds: float) -> Any:
@@ -182,8 +147,16 @@ def _bounded(base: type, seconds: float) -> Any:
     return Client()
 
 
+# ---- what an error means -------------------------------------------------------------------------------------------
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """The errors of a request, as opposed to those of this program."""
+    return _openai().OpenAIError, TimeoutError
+
+
 def reason_of(error: Exception) -> str:
-    """Which of [`~ee_trl.data.dialogue.REASONS`] a failed request is, after the client's own retries."""
+    """Why a request failed after the client's own retries, one of [`~ee_trl.data.dialogue.REASONS`]."""
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         if status == 408:
@@ -194,3 +167,95 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError) or type(error).__name__ == "APITimeoutError":
         return "server_timeout"
     return "server_unavailable"
+
+
+# ---- many requests -------------------------------------------------------------------------------------------------
+
+
+def each_answered(
+    endpoint: Endpoint,
+    items: Sequence[Item],
+    ask: Callable[[Any, Item], Awaitable[Result]],
+    concurrency: int,
+) -> Iterator[list[Result]]:
+    """
+    Runs `ask(client, item)` for each item, at most `concurrency` at a time; gives results as soon as they are there.
+
+    See [`in_background`].
+    """
+
+    async def work(put: Callable[[Result], None]) -> None:
+        todo = iter(items)
+
+        async def worker(client: Any) -> None:
+            for item in todo:
+                put(await ask(client, item))
+
+        async with endpoint.client() as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(concurrency, len(items))):
+                        group.create_task(worker(client))
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+    return in_background(work)
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last thing that the thread says: how the work ended."""
+
+    error: BaseException | None = None
+
+
+def in_background(work: Callable[[Callable[[Result], None]], Coroutine[Any, Any, None]]) -> Iterator[list[Result]]:
+    """
+    Runs `work(put)` in an event loop in another thread, as an ordinary iterator: for scripts and notebooks alike.
+
+    Closing the iterator, or an interrupt while it waits, cancels the work and what it waits for.
+
+    Args:
+        work (`Callable`): Takes `put`, and calls it with each result.
+
+    Yields:
+        `list`: the results that have come in since the last, at least one.
+
+    Raises:
+        Whatever `work` raises, after the results that came before it.
+    """
+    results: queue.SimpleQueue[Result | _End] = queue.SimpleQueue()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work(results.put))
+
+    def run() -> None:
+        end = _End()
+        try:
+            loop.run_until_complete(task)
+        except BaseException as raised:  # noqa: B036  # handed to the thread that waits for it
+            end = _End(raised)
+        results.put(end)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="ee-trl requests", daemon=True)
+    thread.start()
+    try:
+        end: _End | None = None
+        while end is None:
+            found: list[Result] = []
+            with suppress(queue.Empty):
+                item = results.get(timeout=0.5)  # a wait without an end would not see an interrupt everywhere
+                while not isinstance(item, _End):
+                    found.append(item)
+                    item = results.get_nowait()
+                end = item
+            if found:
+                yield found
+        if end.error is not None:
+            raise end.error
+    finally:
+        if thread.is_alive():
+            with suppress(RuntimeError):  # it has just closed
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join(timeout=5)

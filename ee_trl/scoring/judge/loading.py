@@ -1,15 +1,18 @@
-"""Loading a judge, in full precision or quantized, and naming its content for the fingerprint."""
+"""A language model on this machine: loaded in full precision or quantized, and its content named."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import ScorerError, unknown
+from ...errors import ScorerError, check_choice, check_count
+from ...files import digest, files_digest
 
 
 if TYPE_CHECKING:
@@ -19,103 +22,139 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def check_options(quantization: str, dtype: str, **counts: Any) -> None:
-    """Raises [`ScorerError`] where an option is unknown, or one of the `counts` is neither `None` nor one."""
-    if quantization not in QUANTIZATIONS:
-        raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-    if dtype not in DTYPES:
-        raise ScorerError(unknown("dtype", dtype, DTYPES))
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ScorerError(f"{name} {value!r} is not a whole number of at least 1")
+@dataclass(frozen=True)
+class LoadedJudge:
+    """
+    A causal language model with what names it.
+
+    Args:
+        model (`PreTrainedModel`): In evaluation mode, where it was loaded here.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        content (`str`): Names its weights: [`content_of`] or [`weights_of`].
+        quantization (`str`): One of [`QUANTIZATIONS`].
+    """
+
+    model: Any
+    tokenizer: Any
+    content: str
+    quantization: str
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: `"float32"`, or quantized, with the precision of the rest: `"nf4-float32"`."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return dtype if self.quantization == "none" else f"{self.quantization}-{dtype}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes in float32 without quantization, so that numbers can be compared closely."""
+        quantized = self.quantization != "none" or getattr(self.model, "is_quantized", False)
+        return not quantized and self.model.dtype == torch.float32
+
+    def max_length(self, wanted: int | None = None) -> int:
+        """The longest text in tokens: the model's limit, or what the user wants where that is less."""
+        limits = wanted, getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return min((limit for limit in limits if limit), default=1 << 20)
+
+    def token_budget(self, on_a_cpu: int) -> int:
+        """Tokens in one forward pass where the user gives no number."""
+        return 32_768 if self.model.device.type == "cuda" else on_a_cpu
 
 
 def load_judge(
-    name: str,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase | None,
     quantization: str,
     dtype: str,
     device_map: str | dict[str, Any] | None,
     revision: str | None,
     trust_remote_code: bool,
-) -> tuple[Any, Any]:
-    """Model (in evaluation mode) and tokenizer of a hub id or folder; raises [`ScorerError`] where that fails."""
+    **counts: Any,
+) -> LoadedJudge:
+    """
+    Loads a hub id or folder, or takes a model that is loaded already, with the options of [`~ee_trl.CausalLMScorer`].
+
+    Args:
+        counts: Further options, to be checked: `None` or a whole number of at least 1.
+
+    Raises:
+        [`ScorerError`]: An option is not valid, or the model cannot be loaded.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_choice("quantization", quantization, QUANTIZATIONS, ScorerError)
+    check_choice("dtype", dtype, DTYPES, ScorerError)
+    for name, value in counts.items():
+        if value is not None:
+            check_count(name, value, error=ScorerError)
+    if not isinstance(model, (str, os.PathLike)):
+        if tokenizer is None:
+            raise ScorerError("a model that is loaded already needs its tokenizer: tokenizer=...")
+        return LoadedJudge(model, tokenizer, weights_of(model), quantization)
+    name = os.fspath(model)
     if revision is not None and Path(name).is_dir():
         raise ScorerError(
             f"{name!r} is a folder, which has no revision {revision!r}; leave revision out, or give a hub id"
         )
+    shared = {"trust_remote_code": trust_remote_code} | ({} if revision is None else {"revision": revision})
     cuda = torch.cuda.is_available()
-    resolved = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
-    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
+    resolved = getattr(torch, ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype)
+    options = {"dtype": resolved, **shared}
     if quantization != "none":
-        options["quantization_config"] = _quantization_config(quantization, options["dtype"])
-    if device_map is not None or cuda:
+        options["quantization_config"] = _quantization_config(quantization, resolved)
+    if device_map is None and cuda:
         own = int(os.environ.get("LOCAL_RANK", 0))  # of several processes under torchrun or accelerate launch
-        options["device_map"] = device_map if device_map is not None else {"": own % torch.cuda.device_count()}
+        device_map = {"": own % torch.cuda.device_count()}
+    if device_map is not None:
+        options["device_map"] = device_map
     try:
-        shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
+        model = AutoModelForCausalLM.from_pretrained(name, **options).eval()
     except SafetensorError as error:
         raise ScorerError(
             f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
         ) from error
     except (OSError, ValueError, ImportError) as error:
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
-    return model.eval(), tokenizer
-
-
-def _no_word_of_casts(record: logging.LogRecord) -> bool:
-    """Drops what bitsandbytes says of each int8 layer and batch: that it computes in float16, as it always does."""
-    return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
+    return LoadedJudge(model, tokenizer, content_of(name, model), quantization)
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_no_word_of_casts)
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_about_casts)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
 
 
+def _not_about_casts(record: logging.LogRecord) -> bool:
+    """Drops the line of bitsandbytes for each int8 layer and batch: it computes in float16, as it always does."""
+    return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
+
+
+# ---- names for content ---------------------------------------------------------------------------------------------
+
+
 def content_of(name: str, model: Any) -> str:
     """Names a model's content: a hub model's commit, a folder's weights by their bytes."""
-    from hashlib import sha256
-
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
-    digest = sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".jinja")
-    ):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"local@{digest.hexdigest()[:12]}"
+    endings = (".safetensors", ".bin", ".json", ".model", ".jinja")
+    return f"local@{files_digest(sorted(path for path in folder.iterdir() if path.suffix in endings), 12)}"
 
 
 def weights_of(model: Any) -> str:
     """Names the content of a model that is loaded already, by its weights."""
-    from hashlib import sha256
 
-    digest = sha256(repr(type(model)).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"{type(model).__name__}@{digest.hexdigest()[:12]}"
+    def blocks() -> Iterator[bytes]:
+        yield repr(type(model)).encode()
+        for key, tensor in sorted(model.state_dict().items()):
+            yield key.encode()
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
-
-def precision_of(model: Any, quantization: str) -> str:
-    """Names what a judge computes in: `"float32"`, or quantized, with the precision of the rest: `"nf4-float32"`."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return dtype if quantization == "none" else f"{quantization}-{dtype}"
+    return f"{type(model).__name__}@{digest(blocks())}"

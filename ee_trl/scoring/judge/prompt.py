@@ -1,30 +1,32 @@
-"""What a judge reads: the rubric, the dialogue line by line, and at each scored turn a question per axis.
+"""What a judge reads: the rubric, the dialogue line by line, and one question for each axis.
 
-All of it as token ids, laid out so that work can be shared. The *prefix* (chat template up to the dialogue, rubric)
-is the same for every sample. A *trunk* is a dialogue's turns. A *branch* hangs on the trunk where a reply ends: the
-*head* (the template's switch to the assistant, the answer form's header) and from there two *chains*, one for each
-axis, that do not see each other: each axis is asked on its own. The ids of a text are those of its parts joined,
-whichever way they are computed, so that shared and unshared computation see the same.
+A local judge reads token ids. The *prefix* (the chat template up to the dialogue, with the rubric) is the same for
+every sample. The *trunk* is the turns of one dialogue. Where a reply ends, a *branch* begins: the *head* (the template
+switches to the assistant, and the answer form begins) and one *chain* for each axis. The chains do not see each other,
+so each axis is asked on its own. Each part becomes ids by itself, so that every computation, shared or not, sees the
+same ids.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...axes import AXES
 from ...data.dialogue import Dialogue
 from ...errors import ScorerError
 from .answers import VALUES
 from .rubric import ANSWER_HEADER, SLOTS, Rubric
-from .template import rendered
 
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 LABELS = {"user": "Speaker", "assistant": "Listener"}
@@ -42,6 +44,90 @@ _MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # what an added token look
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
 
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+
+def whole_prompt(rubric: Rubric, dialogue: Dialogue) -> str:
+    """Rubric and dialogue as one text, for a server, which applies its own chat template."""
+    lines = "".join(turn_line(role, text) for role, text in _turns(dialogue))
+    return f"{rubric.text.strip()}\n\n{_DIALOGUE_TITLE}{lines}".rstrip("\n")
+
+
+def _turns(dialogue: Dialogue) -> Iterable[tuple[str, str]]:
+    return zip((*dialogue.roles, "assistant"), (*dialogue.context, dialogue.response), strict=True)
+
+
+def turn_line(role: str, text: str) -> str:
+    """A turn as a judge sees it: on one line, with its speaker, whatever the text holds."""
+    return labelled(LABELS[role], text)
+
+
+def labelled(label: str, text: str) -> str:
+    """A text from the data on a line of its own behind a label."""
+    return f"{label}: {neutralised(text)}\n"
+
+
+def neutralised(text: str) -> str:
+    """User text on one line, with template markers broken up (`<|im_end|>` -> `< |im_end| >`)."""
+    flat = _SPACES.sub(" ", text).strip()
+    return _MARKERS.sub(lambda m: f"{m[0][0]} {m[0][1:-1]} {m[0][-1]}", flat)
+
+
+# ---- token ids -----------------------------------------------------------------------------------------------------
+
+
+class SafeTokenizer:
+    """
+    A judge's tokenizer: trusted text as it is, text from the data without control tokens.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The judge's.
+
+    Attributes:
+        control_ids (`frozenset[int]`): Special tokens, and added tokens that look like markup.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        markup = (i for i, token in added.items() if token.special or _looks_like_markup(str(token)))
+        self.control_ids = frozenset((*markup, *tokenizer.all_special_ids))
+
+    def trusted(self, text: str) -> list[int]:
+        """The ids of the rubric, a template or a question."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def untrusted(self, text: str) -> list[int]:
+        """The ids of a line with text from the data; none of them is a control token."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [i for i in ids if i not in self.control_ids]
+
+    def around_dialogue(self, instruction: str) -> tuple[str, str]:
+        """The texts before and after the dialogue: by the chat template, or plain where there is none."""
+        before = f"{instruction.strip()}\n\n{_DIALOGUE_TITLE}"
+        if not self.tokenizer.chat_template:
+            return f"{self.tokenizer.bos_token or ''}{before}", "\n"
+        mark = "\N{WHITE HEXAGON}dialogue\N{WHITE HEXAGON}"
+        parts = rendered(self.tokenizer, f"{before}{mark}").split(mark)
+        if len(parts) != 2:
+            raise ScorerError(
+                "the tokenizer's chat template loses or repeats what the user says; give another tokenizer"
+            )
+        return parts[0], parts[1]
+
+
+def _looks_like_markup(token: str) -> bool:
+    return bool(_MARKUP.fullmatch(token) or _MARKERS.search(token))
+
+
+def newest(turns: Sequence[Sequence[int]], room: int, least: int) -> list[Sequence[int]] | None:
+    """The last turns that fit into `room` tokens; `None` where even the last `least` turns do not fit."""
+    kept = list(turns)
+    while sum(map(len, kept)) > room and len(kept) > least:
+        del kept[0]
+    return kept if sum(map(len, kept)) <= room else None
+
+
 @dataclass(frozen=True)
 class Chain:
     """
@@ -54,9 +140,9 @@ class Chain:
         reads (`int`):
             How many of the last tokens' next-token distributions are needed: 1, or 2 where 10 is split.
         first (`tuple[int, ...]` of length 11):
-            The id that each value 0 to 10 begins with.
+            The first id of each value 0 to 10.
         second (`int`, *optional*):
-            The id that goes on to 10 after its first one, where 10 is split.
+            The second id of 10, where 10 is split.
     """
 
     tokens: tuple[int, ...]
@@ -64,8 +150,38 @@ class Chain:
     first: tuple[int, ...]
     second: int | None
 
+    @property
+    def slot(self) -> tuple[int, ...]:
+        """The ids after which a judge that generates would write its answer."""
+        return self.tokens[: len(self.tokens) - self.reads + 1]
 
-class JudgePrompt:
+    def read(self, logits: torch.Tensor) -> np.ndarray:
+        """
+        The probability of each answer 0 to 10, and the greedy answer.
+
+        Args:
+            logits (`torch.Tensor` of shape `(n, reads, vocabulary)`): Of `n` samples, at the last tokens of the chain.
+
+        Returns:
+            `np.ndarray` of shape `(n, 12)`.
+        """
+        chances = logits.float().softmax(dim=-1)
+        values = chances[:, 0, list(self.first)].double().cpu().numpy()  # of 10: its first token alone
+        greedy = values.argmax(axis=1)
+        if self.second is not None:
+            goes_on, most = (
+                found.double().cpu().numpy() for found in (chances[:, 1, self.second], chances[:, 1].amax(dim=-1))
+            )
+            is_ten = (goes_on >= most) & (values[:, 10] >= values[:, :10].max(axis=1))
+            greedy = np.where(is_ten, 10, values[:, :10].argmax(axis=1))
+            values[:, 10] *= goes_on
+            begins = self.first.index(self.first[10])  # 1, or 10 where no other value begins with the same token
+            if begins != 10:
+                values[:, begins] *= 1 - goes_on
+        return np.column_stack([values, greedy])
+
+
+class JudgePrompt(SafeTokenizer):
     """
     Turns dialogues into token ids for one tokenizer and rubric.
 
@@ -79,88 +195,86 @@ class JudgePrompt:
         chains (`tuple[Chain, Chain]`): The questions, in the order of [`AXES`].
 
     Raises:
-        [`ScorerError`]: The chat template loses what it is given, or the answers cannot be read with this tokenizer.
+        [`ScorerError`]: The chat template loses its input, or the answers cannot be read with this tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rubric: Rubric) -> None:
-        self.tokenizer = tokenizer
-        before, after = around_dialogue(tokenizer, rubric.text.strip())
-        self.prefix = tuple(self._ids(before))
-        self.head = tuple(self._ids(f"{after}{ANSWER_HEADER}\n"))
+        super().__init__(tokenizer)
+        before, after = self.around_dialogue(rubric.text)
+        self.prefix = tuple(self.trusted(before))
+        self.head = tuple(self.trusted(f"{after}{ANSWER_HEADER}\n"))
         self.chains = tuple(self._chain(axis) for axis in AXES)
-        self.control_ids = frozenset(control_tokens(tokenizer).values())
         self.turn_ids = lru_cache(maxsize=20_000)(self._turn_ids)
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
     def _chain(self, axis: str) -> Chain:
-        answers = [self._ids(f"{SLOTS[axis]} {value}") for value in VALUES]
+        answers = [self.trusted(f"{SLOTS[axis]} {value}") for value in VALUES]
         shared = len(list(takewhile(lambda ids: len(set(ids)) == 1, zip(*answers, strict=False))))
         rest = [ids[shared:] for ids in answers]
         slot = tuple(answers[0][:shared])
         readable = all(len(ids) == 1 for ids in rest[:10]) and len({ids[0] for ids in rest[:10] if ids}) == 10
         if not readable or len(rest[10]) not in (1, 2) or not slot:
             raise ScorerError(
-                f"the tokenizer splits the answers to {SLOTS[axis]!r} into {[len(ids) for ids in rest]} tokens; what "
-                "can be read is one for each of 0 to 9, and one or two for 10"
+                f"the tokenizer splits the answers to {SLOTS[axis]!r} into {[len(ids) for ids in rest]} tokens; a "
+                "judge needs one token for each of 0 to 9, and one or two for 10. Give another judge"
             )
         first = tuple(ids[0] for ids in rest)
         if len(rest[10]) == 1:
             return Chain(slot, 1, first, None)
         return Chain((*slot, first[10]), 2, first, rest[10][1])
 
-    # ---- dialogues
-
     def turns(self, dialogue: Dialogue) -> list[tuple[int, ...]]:
         """The ids of each turn, the reply last."""
         return [self.turn_ids(role, text) for role, text in _turns(dialogue)]
 
     def _turn_ids(self, role: str, text: str) -> tuple[int, ...]:
-        """One line a turn; nothing in the text can end it, start another, or stand for a control token."""
-        ids = self.tokenizer(turn_line(role, text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return tuple(i for i in ids if i not in self.control_ids)
+        return tuple(self.untrusted(turn_line(role, text)))
+
+    def ids(self, turns: Iterable[Sequence[int]], question: Sequence[int] = ()) -> list[int]:
+        """The whole text of one question about a dialogue, given by the ids of its turns."""
+        return [*self.prefix, *(i for turn in turns for i in turn), *self.head, *question]
 
 
-def whole_prompt(rubric: Rubric, dialogue: Dialogue) -> str:
-    """Rubric and dialogue as one text, for a judge behind a server, which has a tokenizer and template of its own."""
-    lines = "".join(turn_line(role, text) for role, text in _turns(dialogue))
-    return f"{rubric.text.strip()}\n\n{_DIALOGUE_TITLE}{lines}".rstrip("\n")
+# ---- the chat template ---------------------------------------------------------------------------------------------
+
+PROMPT_DATE = "2024-07-26"
+"""The date that a chat template gets when it asks for today's date, so that a judge is asked the same, and has the
+same fingerprint, every day. It is the default date of Llama 3.1's template."""
+
+# what the directives of strftime give at midnight of that day, in English whatever the locale
+_DIRECTIVES = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%d": "26", "%-d": "26", "%e": "26", "%j": "208"},
+    **{"%B": "July", "%b": "Jul", "%h": "Jul", "%A": "Friday", "%a": "Fri", "%F": PROMPT_DATE, "%D": "07/26/24"},
+    **{"%H": "00", "%-H": "0", "%I": "12", "%-I": "12", "%M": "00", "%S": "00", "%p": "AM", "%T": "00:00:00"},
+    **{"%f": "000000", "%R": "00:00", "%z": "", "%Z": "", "%x": "07/26/24", "%X": "00:00:00"},
+    **{"%c": "Fri Jul 26 00:00:00 2024", "%u": "5", "%w": "5"},
+}
+_REPLACED = "".join(f"|replace({directive!r}, {text!r})" for directive, text in _DIRECTIVES.items())
+# transformers gives templates only data, no functions, so a macro in the template takes the place of its clock. The
+# line break at its end goes with the block (trim_blocks), so the template begins as it did.
+_FIXED_CLOCK = "{%- macro strftime_now(format) -%}{{ format" + _REPLACED + " }}{%- endmacro %}\n"
 
 
-def _turns(dialogue: Dialogue) -> Iterable[tuple[str, str]]:
-    return zip((*dialogue.roles, "assistant"), (*dialogue.context, dialogue.response), strict=True)
+def rendered(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    """
+    One user message in the chat template, up to where the assistant's answer begins.
 
+    Raises:
+        [`ScorerError`]: The template refuses it, or there are several and none of them is the default.
+    """
+    from jinja2 import TemplateError
 
-def turn_line(role: str, text: str) -> str:
-    """How a judge is shown a turn: on one line, with its speaker, whatever the text holds."""
-    return f"{LABELS[role]}: {neutralised(text)}\n"
-
-
-def neutralised(text: str) -> str:
-    """User text on one line, with template markers broken up (`<|im_end|>` -> `< |im_end| >`)."""
-    flat = _SPACES.sub(" ", text).strip()
-    return _MARKERS.sub(lambda m: f"{m[0][0]} {m[0][1:-1]} {m[0][-1]}", flat)
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Special tokens, and added ones that look like markup: what text must never turn into."""
-    added = tokenizer.added_tokens_decoder
-    found = {str(token): i for i, token in added.items() if token.special or _looks_like_markup(str(token))}
-    return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-
-
-def _looks_like_markup(token: str) -> bool:
-    return bool(_MARKUP.fullmatch(token) or _MARKERS.search(token))
-
-
-def around_dialogue(tokenizer: PreTrainedTokenizerBase, rubric: str) -> tuple[str, str]:
-    """The texts before and after the dialogue: by the chat template, or plain where there is none."""
-    if not tokenizer.chat_template:
-        return f"{tokenizer.bos_token or ''}{rubric}\n\n{_DIALOGUE_TITLE}", "\n"
-    mark = "\N{WHITE HEXAGON}dialogue\N{WHITE HEXAGON}"
-    text = rendered(tokenizer, f"{rubric}\n\n{_DIALOGUE_TITLE}{mark}")
-    if text.count(mark) != 1:
-        raise ScorerError("the tokenizer's chat template loses or repeats what the user says; give another tokenizer")
-    before, after = text.split(mark)
-    return before, after
+    try:
+        template = tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,  # templates that know no thinking ignore it
+            chat_template=_FIXED_CLOCK + template if "strftime_now" in template else None,
+        )
+    except (TemplateError, ValueError) as error:
+        raise ScorerError(
+            f"the judge's chat template does not take a single user message ({error}); give another judge, or "
+            "set tokenizer.chat_template to one that does and pass model and tokenizer"
+        ) from error
+    return str(text)

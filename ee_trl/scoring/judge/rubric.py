@@ -1,12 +1,11 @@
-"""The rubric: what a judge is asked, in which form it answers, and how such an answer is read.
+"""The rubric: what a judge is asked, the form of its answer, and the strict parsers of that form.
 
 The scoring prompt of Efficient-Empathy was never published, only the form of its answers. This rubric is the project's
-own; it is versioned, printed in every report that a judge has a part in, and can be replaced by a text file.
+own. It has a version, every report of a judge prints it, and a text file can replace it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 
 from ...axes import MAX_SCORE, MIN_SCORE, RATIONALITY, SENSIBILITY
 from ...errors import ScorerError
+from ...files import digest
 
 
 RUBRIC = "rubric-1"
-"""Name of the bundled rubric. A change of its text is a new version, under a new name."""
+"""Name of the bundled rubric. When its text changes, the name changes too."""
 
 ANSWER_HEADER = "Evaluation Form (scores ONLY):"
 SLOTS = {SENSIBILITY: "- Sensibility:", RATIONALITY: "- Rationality:"}
@@ -36,8 +36,8 @@ class Rubric:
     What a judge is asked.
 
     Args:
-        name (`str`): Of the bundled version, or of the user's file without its ending.
-        text (`str`): All of it, without white space at either end.
+        name (`str`): The bundled version, or the name of the user's file without its ending.
+        text (`str`): The whole text, without white space at either end.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Rubric:
     @property
     def fingerprint(self) -> str:
         """The name and 12 digits of a hash of the text: `rubric-1/sha256:4f1c0a9b2d3e`."""
-        return f"{self.name}/sha256:{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
+        return f"{self.name}/sha256:{digest(self.text)}"
 
 
 def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
@@ -55,12 +55,11 @@ def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
 
     Args:
         path (`str` or `os.PathLike`, *optional*):
-            A text file in UTF-8 to use in the place of the bundled rubric. The judge is asked for one axis at a time,
-            right after the line [`ANSWER_HEADER`], so a rubric should show its examples in that form
-            ([`render_form`]).
+            A text file in UTF-8 that replaces the bundled rubric. The judge is asked for one axis at a time, right
+            after the line [`ANSWER_HEADER`], so a rubric should show its examples in that form ([`render_form`]).
 
     Raises:
-        [`ScorerError`]: There is no such file, or it is a folder, empty, or not text.
+        [`ScorerError`]: The file does not exist, or it is a folder, empty, or not text.
     """
     if path is None:
         bundled = files("ee_trl").joinpath(f"assets/rubric/{RUBRIC}.md")
@@ -82,13 +81,11 @@ def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
     return Rubric(re.sub(r"[^\w.-]+", "-", path.stem), text)
 
 
-def render_form(sensibility: int, rationality: int) -> str:
-    """
-    The filled-in form, as published: header, rationality, sensibility.
+# ---- the form ------------------------------------------------------------------------------------------------------
 
-    Raises:
-        [`ScorerError`]: A score is not a whole number in [0, 10].
-    """
+
+def render_form(sensibility: int, rationality: int) -> str:
+    """The filled-in form, as published: header, rationality, sensibility."""
     for axis, score in ((SENSIBILITY, sensibility), (RATIONALITY, rationality)):
         if score not in range(int(MIN_SCORE), int(MAX_SCORE) + 1):
             raise ScorerError(f"{axis} {score!r} is not a whole number in [0, 10]")
@@ -100,11 +97,11 @@ def parse_form(text: str) -> tuple[int, int] | None:
     Reads a generated answer, strictly.
 
     Args:
-        text (`str`): What a judge wrote; the header may be missing, and lines that name no axis are passed over.
+        text (`str`): What a judge wrote. The header may be missing; lines that name no axis are ignored.
 
     Returns:
         `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a whole
-        number in [0, 10]: `11`, `8/10`, `8.5`, an axis that is missing or there twice all give `None`.
+        number in [0, 10]: `11`, `8/10`, `8.5`, a missing axis and a repeated axis all give `None`.
     """
     spans = form_spans(text)
     if spans is None:
@@ -114,12 +111,7 @@ def parse_form(text: str) -> tuple[int, int] | None:
 
 
 def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
-    """
-    Where the numbers are in an answer that [`parse_form`] reads.
-
-    Returns:
-        `dict`: axis -> the start and end of its number in `text`; `None` where the answer is not in the form.
-    """
+    """Axis -> start and end of its number in an answer; `None` where [`parse_form`] does not read the answer."""
     found: dict[str, tuple[int, int]] = {}
     begin = 0
     for line in text.split("\n"):
@@ -135,14 +127,11 @@ def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
 
 def parse_slot(text: str) -> int | None:
     """
-    Reads what follows one slot, strictly.
-
-    Args:
-        text (`str`): What a judge wrote after `- Sensibility:` or `- Rationality:`.
+    Reads what a judge wrote after one slot, strictly.
 
     Returns:
-        The whole number in [0, 10] that it begins with, or `None` where it begins otherwise or the number goes on:
-        `11`, `8.5`, `8,5`, `8/10`, `80%`, `7-8`.
+        The whole number in [0, 10] at the beginning, or `None` where there is none or it goes on: `11`, `8.5`, `8,5`,
+        `8/10`, `80%`, `7-8`.
     """
     match = _AFTER_SLOT.match(text)
     return int(match[1]) if match else None

@@ -1,44 +1,189 @@
 """A judge behind an OpenAI-compatible server (vLLM, SGLang, TGI, hosted): one chat completion a sample.
 
 The judge fills in the rubric's form. Where the server gives log probabilities, each score is the expected value over
-the answers 0 to 10 at its number; where not, the number itself. Every sample ends with scores or with the reason why
-it has none.
+the answers 0 to 10 at its number; otherwise the number itself. Every sample ends with scores or with the reason why it
+has none.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from typing import Any, Literal
 
-import numpy as np
-
 from ...data.dialogue import NOT_ASKED, Dialogue
-from ...errors import ScorerError, require, unknown
+from ...errors import ScorerError, check_count, require, unknown
+from ...files import json_digest
 from ..base import ScoredBatch
-from .answers import DETAILS, gathered
-from .background import in_background
-from .chat import Chat, body_of, is_of_client
-from .completion import Answer, batch_of, read_answer, without
-from .endpoint import DEFAULT_KEY_ENV, make_endpoint, reason_of
-from .rubric import Rubric, load_rubric
+from .answers import Answer, Completion, ScoresInBatches, batch_of, read_answer
+from .endpoint import (
+    DEFAULT_KEY_ENV,
+    Endpoint,
+    client_errors,
+    each_answered,
+    in_background,
+    reason_of,
+)
+from .prompt import whole_prompt
+from .rubric import Rubric, load_rubric, parse_form
 
 
 logger = logging.getLogger(__name__)
 
+TOP = (20, 5)
+"""Alternatives a token to ask for, most first: servers allow different numbers."""
 GIVE_UP_AFTER = 20
 """Samples lost one after the other, to a server that does not answer, before the rest is not asked any more."""
 
 _LAYOUT = "server-1"  # changes when the request does
 _LOST = ("server_timeout", "server_unavailable")
+_MAX_TOKENS = 128
+_REFUSES_A_PARAMETER = (400, 422, 501)
+_PROBE = Dialogue(("I lost my keys today.",), "Oh no! Where did you last see them?", ("user",))
 
 
-class ServerScorer:
+@dataclass
+class Chat:
+    """Chat completions of one model; for the fields see [`ServerScorer`]."""
+
+    endpoint: Endpoint
+    model: str
+    max_tokens: int
+    extra_body: dict[str, Any]
+    _told: bool = field(default=False, init=False)  # whether a refusal was logged
+
+    async def ask(self, client: Any, text: str, top: int) -> tuple[Any, str | None]:
+        """
+        Asks for one answer.
+
+        Args:
+            client (`openai.AsyncOpenAI`): Of the endpoint.
+            text (`str`): The user's message.
+            top (`int`): How many alternatives a token the server is asked for.
+
+        Returns:
+            `tuple`: the answer's JSON (`None` where it is not JSON), and why there is no answer, one of
+            [`~ee_trl.data.dialogue.REASONS`], or `None`.
+
+        Raises:
+            [`ScorerError`]: Every further request would be useless.
+        """
+        try:
+            return await self._complete(client, text, top), None
+        except client_errors() as error:
+            status = getattr(error, "status_code", None)
+            # once the server has given access, 403 is about this text: some hosts refuse single texts that way
+            stop = await self._stop(client, error) if status != 403 else None
+            if stop is not None:
+                raise stop from None
+            reason = reason_of(error)
+            if reason == "server_refused" and not self._told:
+                self._told = True
+                said = self.endpoint.said(error)
+                logger.warning("%s refuses a sample (%s): %s", self.endpoint.host, status, said)
+            return None, reason
+
+    async def ask_first(self, client: Any, text: str, tops: Sequence[int]) -> tuple[Any, int | None, str]:
+        """
+        Asks for the first answer, with fewer alternatives a token where the server refuses them.
+
+        Returns:
+            `tuple`: the answer's JSON, the number of alternatives that the server accepted (`None` where it accepted
+            none of `tops`), and why it gives no more.
+
+        Raises:
+            [`ScorerError`]: The server does not answer.
+        """
+        why = "it leaves them out"
+        for top in tops:
+            try:
+                return await self._complete(client, text, top), top, why
+            except client_errors() as error:
+                status = getattr(error, "status_code", None)
+                if not top or status not in _REFUSES_A_PARAMETER:
+                    raise await self._unanswered(client, error, status) from None
+                why = self.endpoint.said(error) or f"it refuses them ({status})"
+        return None, None, why
+
+    async def _complete(self, client: Any, text: str, top: int) -> Any:
+        asked: dict[str, Any] = {"logprobs": True, "top_logprobs": top} if top else {}
+        response = await client.chat.completions.with_raw_response.create(
+            model=self.model,
+            messages=[{"role": "user", "content": text}],
+            temperature=0,
+            max_tokens=self.max_tokens,
+            extra_body=self.extra_body or None,
+            **asked,
+        )
+        try:
+            return json.loads(response.content)
+        except (ValueError, RecursionError):
+            return None
+
+    async def _stop(self, client: Any, error: Exception) -> ScorerError | None:
+        """The error for an answer that makes every further request useless; `None` for every other answer."""
+        end, status = self.endpoint, getattr(error, "status_code", None)
+        said = end.said(error) if status != 401 else ""  # a server's words about a key may show parts of it
+        words = f" It says: {said}" if said else ""
+        if status in (401, 403) and not end.api_key_env:
+            return ScorerError(
+                f"{end.host} wants a key ({status}), and none was sent. Put it into the environment variable "
+                f"{DEFAULT_KEY_ENV}, or name another by api_key_env=....{words}"
+            )
+        if status in (401, 403):
+            return ScorerError(
+                f"{end.host} refuses access ({status}) with the key in the environment variable {end.api_key_env}. "
+                f"Put a key there that this server and the model {self.model!r} accept.{words}"
+            )
+        if status == 402:
+            return ScorerError(f"{end.host} wants payment (402) before it answers.{words}")
+        if status == 404:
+            offers = await _models(client)
+            has = f"it offers {offers}" if offers else "a base_url normally ends in /v1"
+            return ScorerError(
+                f"{end.host} knows no model {self.model!r}, or no chat completions (404); {has}.{words}"
+            )
+        return None
+
+    async def _unanswered(self, client: Any, error: Exception, status: int | None) -> ScorerError:
+        end = self.endpoint
+        if status is None:
+            what = "did not answer in time" if reason_of(error) == "server_timeout" else "cannot be reached"
+            tried = f"tried {end.max_retries + 1} times, {end.timeout:g} s each"
+            return ScorerError(f"{end.host} {what} ({tried}). Is the server running, and base_url its address?")
+        words = f"status {status}. It says: {end.said(error) or 'nothing'}"
+        return await self._stop(client, error) or ScorerError(
+            f"{end.host} does not answer for {self.model!r}: {words}"
+        )
+
+
+def body_of(extra: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The further fields of a request, from a mapping or JSON text."""
+    try:
+        found = json.loads(extra) if isinstance(extra, str) else dict(extra or {})
+        json.dumps(found)
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise ScorerError('extra_body is not a JSON object; valid: e.g. {"chat_template_kwargs": {...}}')
+    return found
+
+
+async def _models(client: Any) -> str:
+    """The models that the server offers, for an error message; empty where it does not say."""
+    try:
+        response = await client.models.with_raw_response.list()
+        names = [str(entry["id"]) for entry in json.loads(response.content)["data"]]
+    except Exception:  # it is only for the message
+        return ""
+    return ", ".join(repr(name[:80]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+class ServerScorer(ScoresInBatches):
     """
     Scores dialogues with a model behind an OpenAI-compatible server and a rubric.
 
@@ -46,16 +191,16 @@ class ServerScorer:
         model (`str`):
             The model's name on the server.
         base_url (`str`, *optional*):
-            Where the server is, e.g. `"http://127.0.0.1:8000/v1"`. By default `$OPENAI_BASE_URL`, or OpenAI itself.
+            The server's address, e.g. `"http://127.0.0.1:8000/v1"`. By default `$OPENAI_BASE_URL`, or OpenAI itself.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Name of the environment variable that holds the key. A server of your own needs none.
         rubric (`str`, `os.PathLike` or [`Rubric`], *optional*):
-            A text file in the place of the bundled rubric.
+            A text file that replaces the bundled rubric.
         logprobs (`bool` or `"auto"`, *optional*, defaults to `"auto"`):
-            Whether scores are expected values from the server's log probabilities (`True`) or the integers that it
-            writes (`False`); `"auto"` asks the server once which it can give.
+            Whether scores are expected values from the server's log probabilities (`True`) or the integers that the
+            model writes (`False`); `"auto"` asks the server once which it can give.
         concurrency (`int`, *optional*, defaults to `8`):
-            Requests under way at a time. Changes no score.
+            Requests at a time. Changes no score.
         timeout (`float`, *optional*, defaults to `60.0`):
             Seconds for one attempt.
         max_retries (`int`, *optional*, defaults to `5`):
@@ -65,7 +210,7 @@ class ServerScorer:
             Longest answer; the form takes about 25 tokens.
         extra_body (`Mapping` or `str`, *optional*):
             Further fields of each request, as a mapping or JSON text, e.g.
-            `{"chat_template_kwargs": {"enable_thinking": False}}`; they go over this class's own.
+            `{"chat_template_kwargs": {"enable_thinking": False}}`; they replace this class's own.
         name (`str`, *optional*):
             Stands for the server in the fingerprint; by default its host and port.
 
@@ -73,8 +218,6 @@ class ServerScorer:
         [`ScorerError`]: An option is not valid, the key is missing, or (when it is first asked) the server does not
             answer, refuses access, or has no such model.
     """
-
-    details = DETAILS
 
     def __init__(
         self,
@@ -87,7 +230,7 @@ class ServerScorer:
         concurrency: int = 8,
         timeout: float = 60.0,
         max_retries: int = 5,
-        max_tokens: int = 128,
+        max_tokens: int = _MAX_TOKENS,
         extra_body: Mapping[str, Any] | str | None = None,
         name: str | None = None,
     ) -> None:
@@ -97,119 +240,74 @@ class ServerScorer:
                 raise ScorerError(f"{what} {text!r} is not a name: it is not one line of text")
         if not (isinstance(logprobs, bool) or logprobs == "auto"):
             raise ScorerError(unknown("logprobs", logprobs, ("auto", "True", "False")))
-        for what, number in (("concurrency", concurrency), ("max_tokens", max_tokens)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise ScorerError(f"{what} {number!r} is not a whole number of at least 1")
-        self.model = model
-        self.endpoint = make_endpoint(base_url, api_key_env, timeout, max_retries)
+        check_count("concurrency", concurrency, error=ScorerError)
+        check_count("max_tokens", max_tokens, error=ScorerError)
+        self.endpoint = Endpoint(base_url, api_key_env, timeout, max_retries)
+        self.chat = Chat(self.endpoint, model, max_tokens, body_of(extra_body))
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
-        self.logprobs = logprobs
-        self.concurrency = concurrency
-        self.max_tokens = max_tokens
-        self.extra_body = body_of(extra_body)
+        self.model, self.logprobs, self.concurrency = model, logprobs, concurrency
         self.name = name or self.endpoint.host
-        self._chat = Chat(self.endpoint, model, self.rubric, max_tokens, self.extra_body)
         self._lost = 0  # samples one after the other, over all calls
-        self._told: set[str] = set()  # which warnings were given
+        self._told = False  # whether this outage was logged
 
     def __repr__(self) -> str:
         return f"ServerScorer({self.model!r}, name={self.name!r}, rubric={self.rubric.name!r})"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names model, server, rubric and what is read; the server is asked for that unless `logprobs` is `False`."""
+        """Names model, server, rubric, request and what is read; the server is asked for that if `logprobs` is not
+        `False`."""
         top = 0 if self.logprobs is False else self.top_logprobs
-        found = f"{_LAYOUT}/{self.model}@{self.name}/{self.rubric.fingerprint}/{f'logprobs:{top}' if top else 'text'}"
-        if self.extra_body:
-            text = json.dumps(self.extra_body, sort_keys=True)
-            found += f"/body:{sha256(text.encode()).hexdigest()[:12]}"
-        return found
+        parts = [_LAYOUT, f"{self.model}@{self.name}", self.rubric.fingerprint, f"logprobs:{top}" if top else "text"]
+        if self.chat.extra_body:
+            parts.append(f"body:{json_digest(self.chat.extra_body)}")
+        if self.chat.max_tokens != _MAX_TOKENS:  # added later: scores by the default keep their name
+            parts.append(f"tokens:{self.chat.max_tokens}")
+        return "/".join(parts)
 
     # ---- scoring
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Scores of shape `(n, 2)`: sensibility, rationality; NaN where a sample has none."""
-        return self.score_with_details(dialogues)[0]
-
-    def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The scores, and for each of [`DETAILS`] an array of shape `(n,)`, NaN where it is not known."""
-        return gathered(self.score_batches(dialogues), len(dialogues))
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """
         Scores dialogues, and hands out each as soon as it is answered. Closing the iterator cancels what is left.
 
-        `forward_tokens` are the server's own count of prompts and answers, 0 where it gives none; `tokens`, of the
-        dialogues alone, it does not tell: 0.
+        `forward_tokens` is the server's own count of prompts and answers, 0 where it gives none. `tokens` (of the
+        dialogues alone) is 0: the server does not tell it.
 
         Raises:
-            [`ScorerError`]: The server does not let anything more be asked (401, 402, 404).
+            [`ScorerError`]: Every further request would be useless (401, 402, 404).
         """
         if not dialogues:
             return
         top = self.top_logprobs
-
-        async def work(put: Callable[[Answer], None]) -> None:
-            await self._ask_all(dialogues, top, put)
-
-        for answers in in_background(work):
-            yield batch_of(answers, top)
-
-    async def _ask_all(self, dialogues: Sequence[Dialogue], top: int, put: Callable[[Answer], None]) -> None:
-        todo = iter(enumerate(dialogues))
         self._lost = min(self._lost, GIVE_UP_AFTER - 1)  # after a call that gave up, one more lost sample is enough
 
-        async def worker(client: Any) -> None:
-            for index, dialogue in todo:
-                if self._lost >= GIVE_UP_AFTER:
-                    put(without(NOT_ASKED, index))
-                    continue
-                answer = await self._ask_one(client, index, dialogue, top)
-                put(answer)
-                self._count(answer)
+        async def ask(client: Any, item: tuple[int, Dialogue]) -> Answer:
+            index, dialogue = item
+            if self._lost >= GIVE_UP_AFTER:
+                return Answer(index, NOT_ASKED)
+            body, reason = await self.chat.ask(client, whole_prompt(self.rubric, dialogue), top)
+            self._count(reason)
+            return Answer(index, reason) if reason else read_answer(body, index, top)
 
-        async with self.endpoint.client() as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self.concurrency, len(dialogues))):
-                        group.create_task(worker(client))
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+        for answers in each_answered(self.endpoint, list(enumerate(dialogues)), ask, self.concurrency):
+            yield batch_of(answers, top)
 
-    def _count(self, answer: Answer) -> None:
-        """Keeps count of samples lost one after the other, and says so once when they are too many."""
-        if answer.reason not in _LOST:
-            self._lost = 0
-            self._told.discard("lost")
+    def _count(self, reason: str | None) -> None:
+        """Counts samples lost one after the other; one warning where they are too many."""
+        if reason not in _LOST:
+            self._lost, self._told = 0, False
             return
         self._lost += 1
-        if self._lost >= GIVE_UP_AFTER and "lost" not in self._told:
-            self._told.add("lost")
+        if self._lost >= GIVE_UP_AFTER and not self._told:
+            self._told = True
             logger.warning(
-                "%s did not answer %d samples one after the other (the last: %s); the rest of this call is not asked "
-                "and stays unscored; the same command asks it when the server is back",
+                "%s did not answer %d samples one after the other (the last: %s). The rest of this call is not asked "
+                "and stays unscored; run the same command again when the server is back",
                 self.endpoint.host,
                 GIVE_UP_AFTER,
-                answer.reason,
+                reason,
             )
-
-    async def _ask_one(self, client: Any, index: int, dialogue: Dialogue, top: int) -> Answer:
-        try:
-            body = await self._chat.ask(client, dialogue, top)
-        except Exception as error:
-            if not is_of_client(error):
-                raise
-            status = getattr(error, "status_code", None)
-            # after the probe had access, 403 is about this sample: some hosts refuse single texts that way
-            stop = await self._chat.stopped_by(client, error) if status != 403 else None
-            if stop is not None:
-                raise stop from None
-            reason = reason_of(error)
-            if reason == "server_refused" and reason not in self._told:
-                self._told.add(reason)
-                logger.warning("%s refuses a sample (%s): %s", self.endpoint.host, status, self.endpoint.said(error))
-            return without(reason, index)
-        return read_answer(body, index, top)
 
     # ---- what can this server give?
 
@@ -218,7 +316,42 @@ class ServerScorer:
         """How many alternatives a token the server gives, 0 for none: asked once, on a small dialogue."""
 
         async def work(put: Callable[[int], None]) -> None:
-            put(await self._chat.probe(logprobs=self.logprobs is not False, text=self.logprobs is not True))
+            put(await self._probe())
 
         [[found]] = in_background(work)
         return found
+
+    async def _probe(self) -> int:
+        wanted, may_be_text = self.logprobs is not False, self.logprobs is not True
+        tops = (*(TOP if wanted else ()), *((0,) if may_be_text else ()))
+        async with self.endpoint.client() as client:
+            body, top, why = await self.chat.ask_first(client, whole_prompt(self.rubric, _PROBE), tops)
+        found = top if top is not None and self._lists_alternatives(body) else 0
+        host = self.endpoint.host
+        if not found and not may_be_text:
+            raise ScorerError(
+                f"{host} gives no log probabilities for {self.model!r}: {why}. Leave out logprobs=True; scores are "
+                "then the integers that the model writes"
+            )
+        if found:
+            logger.info("%s gives log probabilities: scores are expected values", host)
+        elif wanted:
+            logger.info("%s gives no log probabilities (%s): scores are the integers it writes", host, why)
+        return found
+
+    def _lists_alternatives(self, body: Any) -> bool:
+        """Whether the first answer has alternatives; a warning where it is not in the form."""
+        found = Completion.read(body)
+        if found is None:
+            raise ScorerError(
+                f"{self.endpoint.host} answered with something that is no chat completion of one choice; is base_url "
+                "that of an OpenAI-compatible server?"
+            )
+        if parse_form(found.text) is None:
+            logger.warning(
+                "%s does not answer a plain dialogue in the rubric's form, but with %r: expect many samples without "
+                "scores. A model that thinks first needs it turned off (extra_body) or a higher max_tokens",
+                self.model,
+                found.text[:80],
+            )
+        return found.has_alternatives

@@ -1,105 +1,50 @@
-"""Sharing what samples have in common: the rubric's key/value cache over a batch, a dialogue's turns over branches.
+"""Two ways through the model: a dialogue with all its questions as one tree, or each question as a text of its own.
 
-One row of a batch is one dialogue: its trunk, then a branch of equal shape for each scored turn,
+The tree shares what samples have in common: the rubric's key/value cache over a batch, a dialogue's turns over its
+questions. One row of a batch is one dialogue: its trunk, then a branch of equal shape for each scored turn,
 
     [ trunk, padded to the longest ][ head chain chain ][ head chain chain ] ...
 
-A 4-D mask lets a token see the prefix, the trunk as far as its branch's turn (for trunk tokens: up to itself), and its
-own ancestors in the branch; position ids say where it would stand in the plain text. So a row gives the same logits as
-the plain texts one by one, and every row of a batch has what is read at the same indices.
+A 4-D mask lets a token see the prefix, the trunk up to its branch's turn (a trunk token: up to itself), and its own
+ancestors in the branch. Position ids say where it would stand in the plain text. So a row gives the same logits as the
+plain texts one by one, and every row of a batch is read at the same indices.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-
-if TYPE_CHECKING:
-    from .prompt import Chain
+from .prompt import Chain, JudgePrompt
 
 
-class SharedLayer(DynamicLayer):
-    """A layer's cache of the prefix: seen by every row of any batch, and never grown by what they add."""
+logger = logging.getLogger(__name__)
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The prefix's keys and values, expanded over the batch, with the new ones behind; nothing is kept."""
-        rows = key_states.shape[0]
-        if self.keys is None or self.values is None:
-            raise RuntimeError("the cache of the prefix was emptied")
-        keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
-        values = torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
-        return keys, values
+Answers = dict[int, np.ndarray | None]
+"""Number of the sample -> its answers, shape `(2, 12)` ([`Chain.read`]); `None` where memory ran out on it alone."""
 
 
-def shared_cache(model: Any, prefix: Sequence[int]) -> Cache:
-    """Runs the prefix through the model once and gives its cache, of batch size one, for any number of batches."""
-    ids = torch.tensor([list(prefix)], device=model.device)
-    filled = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    if any(type(layer) is not DynamicLayer for layer in filled.layers):
-        raise NotImplementedError(f"caches of {[type(layer).__name__ for layer in filled.layers][:1]} are not shared")
-    return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in filled.layers])
-
-
-# ---- the shape of a branch -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Branch:
-    """
-    What hangs on a scored turn: the head, and the chains that do not see each other.
-
-    Args:
-        tokens (`torch.Tensor` of shape `(k,)`): Ids: head, first chain, second chain.
-        depth (`torch.Tensor` of shape `(k,)`): How far each stands behind the turn's end, from 0.
-        sees (`torch.Tensor` of shape `(k, k)`, of `bool`): Row token sees column token.
-        reads (`tuple[tuple[int, ...], ...]`): For each chain, the indices whose next-token distribution is wanted.
-    """
-
-    tokens: torch.Tensor
-    depth: torch.Tensor
-    sees: torch.Tensor
-    reads: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, head: Sequence[int], chains: Sequence[Chain]) -> Branch:
-        """The branch for a prompt's head and chains."""
-        h, sizes = len(head), [len(chain.tokens) for chain in chains]
-        total = h + sum(sizes)
-        sees = torch.zeros(total, total, dtype=torch.bool)
-        sees[:h, :h] = torch.ones(h, h, dtype=torch.bool).tril()
-        depth, reads, start = list(range(h)), [], h
-        for chain, size in zip(chains, sizes, strict=True):
-            end = start + size
-            sees[start:end, :h] = True
-            sees[start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
-            depth += range(h, h + size)
-            reads.append(tuple(range(end - chain.reads, end)))
-            start = end
-        tokens = [*head, *(i for chain in chains for i in chain.tokens)]
-        return cls(torch.tensor(tokens), torch.tensor(depth), sees, tuple(reads))
+# ---- trunks and batches --------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Trunk:
-    """A dialogue's turns as ids, and the samples that hang on it: `(number of the sample, where its reply ends)`."""
+    """A dialogue's turns as ids, and its samples: `(number of the sample, where its reply ends)`."""
 
     tokens: list[int]
     samples: list[tuple[int, int]] = field(default_factory=list)
 
 
-def trunks_of(samples: Sequence[Sequence[tuple[int, ...]] | None]) -> list[Trunk]:
+def trunks_of(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
     """
     Finds the samples that are turns of one dialogue.
 
@@ -107,10 +52,10 @@ def trunks_of(samples: Sequence[Sequence[tuple[int, ...]] | None]) -> list[Trunk
         samples (`Sequence`): For each sample the ids of its turns, the reply last; `None` is left out.
 
     Returns:
-        `list[Trunk]`: a sample that is the beginning of a longer one hangs on its trunk.
+        `list[Trunk]`: A sample that is the beginning of a longer one shares the trunk of the longer one.
     """
     trunks: list[Trunk] = []
-    ends: dict[tuple[tuple[int, ...], ...], tuple[Trunk, int]] = {}
+    ends: dict[tuple[Sequence[int], ...], tuple[Trunk, int]] = {}
     known = [(i, tuple(turns)) for i, turns in enumerate(samples) if turns is not None]
     for i, turns in sorted(known, key=lambda item: -len(item[1])):
         if turns not in ends:
@@ -125,18 +70,21 @@ def trunks_of(samples: Sequence[Sequence[tuple[int, ...]] | None]) -> list[Trunk
     return trunks
 
 
+def alone(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
+    """Each sample on a trunk of its own."""
+    texts = [(i, [t for turn in turns for t in turn]) for i, turns in enumerate(samples) if turns is not None]
+    return [Trunk(tokens, [(i, len(tokens))]) for i, tokens in texts]
+
+
 def halves_of(trunk: Trunk) -> list[Trunk]:
-    """A trunk of two samples or more as two: its earlier replies, without the turns after them, and its later ones."""
+    """The earlier replies of a trunk without the later turns, and its later replies; nothing where it has only one."""
     samples = sorted(trunk.samples, key=lambda sample: sample[1])
     parts = samples[: len(samples) // 2], samples[len(samples) // 2 :]
-    return [Trunk(trunk.tokens[: part[-1][1]], part) for part in parts]
-
-
-# ---- batches -------------------------------------------------------------------------------------------------------
+    return [Trunk(trunk.tokens[: part[-1][1]], part) for part in parts] if parts[0] else []
 
 
 def batches_of(trunks: Sequence[Trunk], branch_size: int, token_budget: int) -> Iterator[list[Trunk]]:
-    """Trunks of like length and number of samples, as many as make up `token_budget` tokens with padding."""
+    """Trunks of similar length and number of samples, as many as fit into `token_budget` tokens with padding."""
     batch: list[Trunk] = []
     longest = most = 0
     for trunk in sorted(trunks, key=lambda t: (len(t.samples), len(t.tokens)), reverse=True):
@@ -148,6 +96,122 @@ def batches_of(trunks: Sequence[Trunk], branch_size: int, token_budget: int) -> 
         longest, most = size
     if batch:
         yield batch
+
+
+# ---- within the memory ---------------------------------------------------------------------------------------------
+
+
+def within_memory(scorer: Any, way: Tree | QuestionTexts, trunks: Sequence[Trunk]) -> Iterator[tuple[Answers, int]]:
+    """
+    Runs trunks in batches. Where a batch needs more memory than there is, the scorer's `token_budget` is halved.
+
+    A trunk that is too large alone is halved without a change of the budget; a single sample gets `None`.
+
+    Yields:
+        `tuple`: the answers of a batch, and the tokens that went through the model.
+    """
+    waiting = deque(batches_of(trunks, way.branch_size, scorer.token_budget))
+    before = None  # the budget before halvings of which none has helped yet
+    while waiting:
+        batch = waiting.popleft()
+        try:
+            made = way.answers(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            made = None
+        if made is not None:
+            if before is not None:
+                logger.warning("out of memory; the token budget is halved to %d", scorer.token_budget)
+                before = None
+            yield made
+            continue
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) > 1:
+            before = before or scorer.token_budget
+            scorer.token_budget = max(1, scorer.token_budget // 2)
+        else:
+            scorer.token_budget, before = before or scorer.token_budget, None
+            trunk = batch[0]
+            batch = halves_of(trunk)
+            if not batch:
+                yield {trunk.samples[0][0]: None}, 0
+        left = [*batch, *(t for later in waiting for t in later)]
+        waiting = deque(batches_of(left, way.branch_size, scorer.token_budget))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+# ---- as one tree ---------------------------------------------------------------------------------------------------
+
+
+class SharedLayer(DynamicLayer):
+    """A layer's cache of the prefix: every row of any batch sees it, and nothing is added to it."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prefix's keys and values, expanded over the batch, then the new ones."""
+        rows = key_states.shape[0]
+        if self.keys is None or self.values is None:
+            raise RuntimeError("the cache of the prefix was emptied")
+        keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
+        values = torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
+        return keys, values
+
+
+def shared_cache(model: Any, prefix: Sequence[int]) -> Cache:
+    """Runs the prefix through the model once; its cache serves any number of batches."""
+    ids = torch.tensor([list(prefix)], device=model.device)
+    filled = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    if any(type(layer) is not DynamicLayer for layer in filled.layers):
+        raise NotImplementedError(f"caches of {[type(layer).__name__ for layer in filled.layers][:1]} are not shared")
+    return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in filled.layers])
+
+
+@dataclass(frozen=True)
+class Branch:
+    """
+    What follows a scored turn: the head, and the chains that do not see each other.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(k,)`): Ids: head, first chain, second chain.
+        depth (`torch.Tensor` of shape `(k,)`): Distance of each token from the turn's end, from 0.
+        sees (`torch.Tensor` of shape `(k, k)`, of `bool`): Row token sees column token.
+        reads (`tuple[int, ...]`): The indices whose next-token distribution is wanted, chain by chain.
+    """
+
+    tokens: torch.Tensor
+    depth: torch.Tensor
+    sees: torch.Tensor
+    reads: tuple[int, ...]
+
+    @classmethod
+    def of(cls, head: Sequence[int], chains: Sequence[Chain]) -> Branch:
+        """The branch for a prompt's head and chains."""
+        h, sizes = len(head), [len(chain.tokens) for chain in chains]
+        total = h + sum(sizes)
+        sees = torch.zeros(total, total, dtype=torch.bool)
+        sees[:h, :h] = torch.ones(h, h, dtype=torch.bool).tril()
+        depth, reads, start = list(range(h)), list[int](), h
+        for chain, size in zip(chains, sizes, strict=True):
+            end = start + size
+            sees[start:end, :h] = True
+            sees[start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
+            depth += range(h, h + size)
+            reads += range(end - chain.reads, end)
+            start = end
+        tokens = [*head, *(i for chain in chains for i in chain.tokens)]
+        return cls(torch.tensor(tokens), torch.tensor(depth), sees, tuple(reads))
 
 
 @dataclass(frozen=True)
@@ -168,7 +232,7 @@ class TreeInputs:
 
 
 def tree_inputs(batch: Sequence[Trunk], branch: Branch, prefix_length: int) -> TreeInputs:
-    """Lays a batch out; see the module's docstring."""
+    """Lays out a batch; see the module's docstring."""
     rows, k = len(batch), len(branch.tokens)
     longest, most = max(len(t.tokens) for t in batch), max(len(t.samples) for t in batch)
     length, p = longest + most * k, prefix_length
@@ -189,6 +253,145 @@ def tree_inputs(batch: Sequence[Trunk], branch: Branch, prefix_length: int) -> T
         own = slice(longest + n * k, longest + (n + 1) * k)
         mask[:, 0, own, p : p + longest] = trunk_seen[:, n, None, :]
         mask[:, 0, own, p + own.start : p + own.stop] = branch.sees
-    reads = torch.tensor([i for chain in branch.reads for i in chain])
-    keep = (longest + torch.arange(most)[:, None] * k + reads).flatten()
+    keep = (longest + torch.arange(most)[:, None] * k + torch.tensor(branch.reads)).flatten()
     return TreeInputs(ids, positions + p, mask, keep)
+
+
+def tree_logits(model: Any, inputs: TreeInputs, cache: Cache) -> torch.Tensor:
+    """The model's logits at the indices that are read, shape `(b, most * r, vocabulary)`."""
+    device, mask = model.device, inputs.mask
+    if model.config._attn_implementation == "eager":
+        mask = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
+    return model(
+        input_ids=inputs.input_ids.to(device),
+        position_ids=inputs.position_ids.to(device),
+        attention_mask=mask.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=inputs.keep.to(device),
+    ).logits
+
+
+class Tree:
+    """One forward pass for all questions about a batch of dialogues."""
+
+    def __init__(self, model: Any, prompt: JudgePrompt) -> None:
+        self.model, self.prompt = model, prompt
+        self.branch = Branch.of(prompt.head, prompt.chains)
+        self.branch_size = len(self.branch.tokens)  # tokens that each sample adds to its row
+
+    @torch.inference_mode()
+    def answers(self, batch: list[Trunk]) -> tuple[Answers, int]:
+        """The answers of all samples of the batch, and the tokens that went through the model."""
+        chains, inputs = self.prompt.chains, tree_inputs(batch, self.branch, len(self.prompt.prefix))
+        parts = self.logits(inputs).split([chain.reads for chain in chains], dim=2)
+        places = [(row, n, i) for row, trunk in enumerate(batch) for n, (i, _) in enumerate(trunk.samples)]
+        rows, numbers, samples = map(list, zip(*places, strict=True))
+        found = [chain.read(part[rows, numbers]) for chain, part in zip(chains, parts, strict=True)]
+        return dict(zip(samples, np.stack(found, axis=1), strict=True)), inputs.input_ids.numel()
+
+    def logits(self, inputs: TreeInputs) -> torch.Tensor:
+        """Logits of shape `(b, most, reads, vocabulary)`."""
+        return tree_logits(self.model, inputs, self._prefix_cache).unflatten(1, (-1, len(self.branch.reads)))
+
+    @cached_property
+    def _prefix_cache(self) -> Cache:
+        return shared_cache(self.model, self.prompt.prefix)
+
+
+def why_no_tree(model: Any) -> str | None:
+    """Why a model of this kind cannot take the branch mask; a comparison in low precision may not show it."""
+    config = model.config.get_text_config()
+    kinds = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    kinds -= {"full_attention", "global"}
+    if kinds:
+        return f"this model has layers of {', '.join(sorted(kinds))}, which do not take the branch mask"
+    if "position_ids" not in _parameters(model) or getattr(config, "alibi", False):
+        return "this model counts positions itself"
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return f"attention {model.config._attn_implementation!r} does not take the branch mask"
+    return None
+
+
+# ---- as plain texts ------------------------------------------------------------------------------------------------
+
+
+class PlainTexts:
+    """
+    Texts through any causal language model, nothing shared.
+
+    Args:
+        model (`PreTrainedModel`): A causal language model.
+        exact (`bool`): Whether it computes in float32, where a comparison shows a difference.
+        example (`Sequence[int]`): The ids of some text, to compare with.
+    """
+
+    def __init__(self, model: Any, exact: bool, example: Sequence[int]) -> None:
+        self.model, self.exact, self.example = model, exact, example
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+        """
+        The logits at the last `keep` tokens of each text, in one forward pass where the model takes padding.
+
+        Returns:
+            `torch.Tensor` of shape `(b, keep, vocabulary)`, float32.
+        """
+        if len(set(map(len, texts))) > 1 and not self.takes_padding:
+            return torch.cat([last_logits(self.model, [text], keep) for text in texts])
+        return last_logits(self.model, texts, keep)
+
+    @cached_property
+    def takes_padding(self) -> bool:
+        """
+        Whether a text beside a longer one has the logits that it has alone; a warning says where not.
+
+        In low precision the model's own rounding hides a small difference, so a model that cannot be told positions
+        counts as one that does not take padding.
+        """
+        model, text = self.model, self.example
+        if self.exact or "position_ids" in _parameters(model):
+            beside = last_logits(model, [text, [*text, *text]], keep=1)[0, -1].log_softmax(-1)
+            by_itself = last_logits(model, [text], keep=1)[0, -1].log_softmax(-1)
+            likely = by_itself.topk(min(20, len(by_itself))).indices
+            if bool((beside - by_itself)[likely].abs().max() <= (1e-2 if self.exact else 1.0)):
+                return True
+        logger.warning("this model gives other numbers beside padding; texts run one by one, which is right but slow")
+        return False
+
+
+def last_logits(model: Any, texts: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
+    """The logits at the last `keep` tokens of texts padded on the left, shape `(b, keep, vocabulary)`, float32."""
+    width, device = max(map(len, texts)), model.device
+    mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts])
+    ids = torch.tensor([[0] * (width - len(t)) + list(t) for t in texts])
+    arguments = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    takes = _parameters(model)
+    kept = {name: tensor.to(device) for name, tensor in arguments.items() if name in takes}
+    extra: dict[str, Any] = {"logits_to_keep": keep} if "logits_to_keep" in takes else {}
+    return model(**kept, use_cache=False, **extra).logits[:, -keep:].float()
+
+
+def _parameters(model: Any) -> frozenset[str]:
+    """The names of the parameters of the model's forward; of an adapter, those of the model under it."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(inspect.signature(inner.forward).parameters)
+
+
+class QuestionTexts(PlainTexts):
+    """Every question as a text of its own: right for any model, and what the tree is checked against."""
+
+    def __init__(self, model: Any, exact: bool, prompt: JudgePrompt) -> None:
+        super().__init__(model, exact, prompt.prefix[-64:])
+        self.prompt = prompt
+        self.branch_size = len(prompt.prefix) + len(prompt.head) + max(len(chain.tokens) for chain in prompt.chains)
+
+    def answers(self, batch: list[Trunk]) -> tuple[Answers, int]:
+        """As [`Tree.answers`], in one forward pass for each axis; the trunks have one sample each ([`alone`])."""
+        found, tokens = [], 0
+        for chain in self.prompt.chains:
+            texts = [self.prompt.ids([trunk.tokens], chain.tokens) for trunk in batch]
+            found.append(chain.read(self.logits(texts, chain.reads)))
+            tokens += len(texts) * max(map(len, texts))
+        samples = [trunk.samples[0][0] for trunk in batch]
+        return dict(zip(samples, np.stack(found, axis=1), strict=True)), tokens

@@ -18,7 +18,7 @@ from ee_trl import CausalLMScorer, EmpathyDataSelector, load_sample, load_scorer
 from ee_trl.cli.main import main
 from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
 from ee_trl.data.tables import read_metadata
-from ee_trl.scoring.judge.model import DETAILS
+from ee_trl.scoring.judge.answers import DETAILS
 
 
 sys.path.insert(0, str(ROOT / "scripts"))
