@@ -210,11 +210,13 @@ class RecipeRun(ABC):
         """Trains, or goes on; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
         from transformers import TrainerState
 
+        from ..online.trl_internals import load_checkpoint
+
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # which load nothing before they train
         if self.checkpoint is not None and not sharded:
             state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
             if state.global_step >= state.max_steps:
-                trainer._load_from_checkpoint(self.checkpoint)
+                load_checkpoint(trainer, self.checkpoint)
                 trainer.state = state
                 return
         trainer.train(resume_from_checkpoint=self.checkpoint)

@@ -26,7 +26,7 @@ def private(names: set[str]) -> set[str]:
 
 
 def touched(path: Path) -> set[str]:
-    """Private names that a file reads from an object (in other files than ours: not `self`), or its trainers define."""
+    """Private names that a file reads from an object (not `self`, but in this one file), or its trainers define."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     read = [node for node in nodes if isinstance(node, ast.Attribute)]
     found = {node.attr for node in read if path == FILE or ast.unparse(node.value) != "self"}
