@@ -22,7 +22,7 @@ from ee_trl.distillation.pool import open_pool
 from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.online.alignment import RowDialogues
 from ee_trl.scoring.judged import read_judged
-from ee_trl.training.method_data import apart
+from ee_trl.training.data import apart
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 1_000])
