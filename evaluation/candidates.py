@@ -87,8 +87,8 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
         )
     if INDEX_COLUMN in names:
         raise EmpathyError(
-            f"a candidate cannot be called {INDEX_COLUMN!r}: the replies of a report have a column of that name for the "
-            "number of the dialogue; give it another name: other=path"
+            f"a candidate cannot be called {INDEX_COLUMN!r}, the column of a report's replies with the number of the "
+            "dialogue; give it another name: other=path"
         )
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ee_trl.data.dialogue import Dialogue, Turns, check_turns, recognise
+from ee_trl.data.dialogue import Dialogue, Turns, check_turns
+from ee_trl.data.formats import recognise
 from ee_trl.data.reading import check_dataset, open_rows
 from ee_trl.data.sample import load_sample
 from ee_trl.data.samples import iter_samples

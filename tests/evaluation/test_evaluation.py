@@ -344,8 +344,8 @@ def test_hostile_text_stays_text_in_the_page(compared) -> None:
     assert not re.findall(r"<script|<img src=x|<b>people", page)
     tags = set(re.findall(r"<([a-z0-9]+)", page))
     assert tags <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "table", "caption", "thead", "tbody",
-        "tr", "th", "td", "img",
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "table", "caption", "thead",
+        "tbody", "tr", "th", "td", "img",
     }  # fmt: skip
     assert "default-src 'none'" in page
     shown = [text for text in HOSTILE[:4] if html.escape(text, quote=True).replace("&#x27;", "&#39;") in page]
