@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..axes import DEFAULT_THRESHOLD, Threshold
-from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise
+from ..data.dialogue import Dialogue, Sample
+from ..data.formats import DialogueFormat, recognise
 from ..data.samples import read_samples
 from ..data.tables import chosen_rows, features_of, tables_of
 from ..errors import FormatError, SelectionError, check_choice, require
