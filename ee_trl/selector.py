@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, QUADRANT, SENSIBILITY
-from .data.dialogue import recognise, samples_of
+from .data.dialogue import samples_of
+from .data.formats import recognise
 from .data.reading import opened
 from .data.samples import (
     check_scored,

@@ -136,7 +136,7 @@ class DatasetScorer:
 
         Args:
             dataset (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
-                In one of the [`~ee_trl.data.dialogue.FORMATS`], or its path or hub name.
+                In one of the [`~ee_trl.data.formats.FORMATS`], or its path or hub name.
             shared (`bool`, *optional*, defaults to `False`):
                 Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
                 share into the common store, and gets the whole result.
