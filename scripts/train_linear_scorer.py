@@ -155,9 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=3, help="of the split into folds (default: 3)")
     parser.add_argument("--results", metavar="FILE.json", help="write the metrics here too")
     parser.add_argument("--speed", metavar="FILE.json", help="what benchmarks/linear_scorer.py wrote, for the card")
-    parser.add_argument(
-        "--card-only", action="store_true", help="write the card alone, from FOLDER's metrics.json"
-    )
+    parser.add_argument("--card-only", action="store_true", help="write the card alone, from FOLDER's metrics.json")
     return parser
 
 
