@@ -186,7 +186,7 @@ class EmpathyDataSelector:
 
         Args:
             dataset (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
-                In any of the formats in [`~ee_trl.data.dialogue.FORMATS`], or the path or hub name of such.
+                In any of the formats in [`~ee_trl.data.formats.FORMATS`], or the path or hub name of such.
             shared (`bool`, *optional*, defaults to `False`):
                 Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
                 share into the store that they have in common, and gets all of it.

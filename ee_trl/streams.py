@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY, quadrants
-from .data.dialogue import recognise, samples_of
+from .data.dialogue import samples_of
+from .data.formats import recognise
 from .data.samples import check_scored, iter_row_samples, refuse_utterances, training_features, training_row
 from .data.tables import columns_of, conform, features_of, tables_of
 from .errors import SelectionError

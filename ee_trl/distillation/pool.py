@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.dialogue import Dialogue, DialogueFormat, Sample, recognise
+from ..data.dialogue import Dialogue, Sample
+from ..data.formats import DialogueFormat, recognise
 from ..data.samples import read_samples
 from ..data.tables import features_of, tables_of
 from ..errors import FormatError

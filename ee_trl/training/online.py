@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..data.dialogue import recognise
+from ..data.formats import recognise
 from ..data.samples import dialogue_tables, refuse_utterances
 from ..data.tables import write_file
 from ..errors import SelectionError

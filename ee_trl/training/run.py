@@ -20,6 +20,7 @@ from ..data.samples import all_dialogues
 from ..display import shortened
 from ..errors import EmpathyError
 from ..files import read_json, write_json
+from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
 from .data import content_of, has_scores, open_split
 from .tiny_model import build_tiny_causal_lm
@@ -248,7 +249,7 @@ class RecipeRun(ABC):
             if steps <= 0 and self._is_ours(self.checkpoint):
                 steps = state.max_steps
             if 0 < steps <= state.global_step:
-                trainer._load_from_checkpoint(self.checkpoint)
+                load_checkpoint(trainer, self.checkpoint)
                 trainer.state = state
                 return
         trainer.train(resume_from_checkpoint=self.checkpoint)
