@@ -19,13 +19,14 @@ from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
 from ee_trl.recipes import efficient_empathy
 from ee_trl.training.arguments import parse_recipe_args
-from ee_trl.training.data import apart, content_of
+from ee_trl.training.data import apart, content_of, read_rows
 from ee_trl.training.method import EfficientEmpathy
-from ee_trl.training.stages import Stage, Stages
+from ee_trl.training.stages import Stage, Stages, digest_files
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
 
+TINY = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}
 MODELS = ["base", "sensibility", "rationality", "union", "average", "moe_start", "moe"]
 TRAINED = ["score", "select", "base", "sensibility", "rationality", "union", "average", "compose", "router"]
 STAGES = [*TRAINED, *(f"evaluate_{name}" for name in MODELS)]
@@ -126,6 +127,36 @@ def test_the_revision_of_a_base_is_the_one_that_is_downloaded(tmp_path: Path, mo
         with pytest.raises((EmpathyError, OSError)):  # there is nothing in the folder
             make({"sensibility": STAGE, "rationality": STAGE}, base)
     assert asked == ["v2"] * 3
+
+
+def test_an_averaged_model_does_not_depend_on_where_its_base_lies(tmp_path: Path) -> None:
+    found = set()
+    for place in ("here", "there"):
+        models = [build_tiny_causal_lm(tmp_path / place / str(i), seed=i, **TINY) for i in range(3)]
+        base, *pair = (Stage(name, model, digest_files(model)) for name, model in zip("bcd", models, strict=True))
+        run = prepared("--output_dir", str(tmp_path / place / "run"), "--model_name_or_path", str(base.folder))
+        found.add(run._average(dict(zip(("sensibility", "rationality"), pair, strict=True)), base).digest)
+    assert len(found) == 1
+
+
+def test_rows_that_score_refuses_are_in_no_set_and_counted(tmp_path: Path) -> None:
+    """Also where the data set has scores for them, since their text is not what the file says."""
+    scores = [{"sensibility": 9, "rationality": 1}, {"sensibility": 1, "rationality": 9}]
+    texts = [f"oh no {i}" + "\ud83d" * (i % 10 == 0) for i in range(40)]  # half of an emoji
+    rows = [{"context": [f"I am sad {i}"], "response": text, **scores[i % 2]} for i, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = ("--dataset", str(tmp_path / "rows.jsonl"), "--empathy_holdout", "0.25")
+    run = prepared("--output_dir", str(tmp_path / "run"), *found)
+    score = run._score()
+    train, test = (read_rows(score.folder / f"{name}.parquet") for name in ("train", "test"))
+    assert (len(train), len(test)) == (30, 10)
+    refused = [rows["source_error"][:].count("invalid_text") for rows in (train, test)]
+    assert sum(refused) == 4
+    selection = json.loads((run._select(score).folder / "selection.json").read_text())
+    assert selection["counts"]["union"] == {"kept": 30 - refused[0], "unscored": refused[0]}
+    eval_set, quadrants = run._held_out
+    assert len(eval_set) == len(quadrants) == 10 - refused[1]
+    assert all(dialogue.response.isascii() for dialogue in eval_set.dialogues)
 
 
 def run(folder: Path, *args: str) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT
+from trl import SFTTrainer
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, compose_moe, load_sample
 from ee_trl.data.samples import all_dialogues
@@ -302,53 +304,84 @@ def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
 # ---- resuming and refusing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "written"),
-    [
-        ("sft_sensibility", "tiny_cpu", "selection/selected.parquet"),
-        ("sft_online", "online_tiny_cpu", "rows/rows.parquet"),
-    ],
-    ids=["sft_sensibility", "sft_online"],
-)
-def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
-    name: str, config: str, written: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trl import SFTTrainer
+@dataclass
+class Whole:
+    """A run of ten steps that nothing stopped; `args` make the same run in another folder."""
 
+    name: str
+    args: list[str]
+    folder: Path
+
+    def again(self, folder: Path, *more: str) -> None:
+        run(RECIPES[self.name], *self.args, *more, "--output_dir", str(folder))
+
+    def same(self, folder: Path) -> None:
+        """The other run ended bit-equal."""
+        assert weights(folder) == weights(self.folder)
+        for file in self.folder.glob("empathy_*"):
+            if file.suffix != ".png":
+                assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.fixture(scope="module", params=["sft_sensibility", "sft_online"])
+def whole(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    config = {"sft_sensibility": "tiny_cpu", "sft_online": "online_tiny_cpu"}[request.param]
     args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
-    args += ["--max_steps", "10", "--save_steps", "4"]
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
-
-    real_step, taken = SFTTrainer.training_step, []
-
-    def step(self: SFTTrainer, *a: Any, **k: Any) -> Any:
-        if len(taken) == 6:
-            raise RuntimeError("the power went off")
-        taken.append(1)
-        return real_step(self, *a, **k)
-
-    monkeypatch.setattr(SFTTrainer, "training_step", step)
-    with pytest.raises(RuntimeError, match="power"):
-        run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert json.loads((tmp_path / "stopped" / RECORD).read_text())["status"] == "running"
-    before = (tmp_path / "stopped" / written).stat().st_mtime_ns
-
-    monkeypatch.setattr(SFTTrainer, "training_step", real_step)
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-    assert (tmp_path / "stopped" / written).stat().st_mtime_ns == before
-    if name == "sft_online":
-        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
-            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    args += ["--max_steps", "10", "--save_steps", "4", "--save_total_limit", "3", "--logging_steps", "3"]
+    found = Whole(request.param, args, tmp_path_factory.mktemp("whole") / "run")
+    found.again(found.folder)
+    left = {"empathy_draws.parquet", "empathy_report.md", "empathy_history.json"}
+    assert request.param != "sft_online" or left <= {file.name for file in found.folder.iterdir()}
+    return found
 
 
-@pytest.mark.parametrize(("name", "config"), [("sft_sensibility", "tiny_cpu"), ("sft_online", "online_tiny_cpu")])
+class Power:
+    """Counts the steps that are taken, and is cut off before one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken, self.last = 0, -1
+        real_step = SFTTrainer.training_step
+
+        def step(trainer: SFTTrainer, *a: Any, **k: Any) -> Any:
+            if self.taken == self.last:
+                raise RuntimeError("the power went off")
+            self.taken += 1
+            return real_step(trainer, *a, **k)
+
+        monkeypatch.setattr(SFTTrainer, "training_step", step)
+
+    def off_after(self, steps: int) -> Any:
+        self.taken, self.last = 0, steps
+        return pytest.raises(RuntimeError, match="power")
+
+    def on(self) -> None:
+        self.taken, self.last = 0, -1
+
+
+@pytest.fixture
+def power(monkeypatch: pytest.MonkeyPatch) -> Power:
+    return Power(monkeypatch)
+
+
+def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(whole: Whole, power: Power, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    with power.off_after(6):
+        whole.again(stopped)
+    assert json.loads((stopped / RECORD).read_text())["status"] == "running"
+    [written] = [*stopped.glob("selection/selected.parquet"), *stopped.glob("rows/rows.parquet")]
+    before = written.stat().st_mtime_ns
+
+    power.on()
+    whole.again(stopped)
+    assert power.taken == 6  # from the checkpoint of step 4 on
+    whole.same(stopped)
+    assert written.stat().st_mtime_ns == before
+
+
 def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(
-    name: str, config: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
-    args += ["--max_steps", "5", "--save_steps", "4", "--logging_steps", "2"]
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
+    stopped = tmp_path / "stopped"
 
     def fail(self: RecipeRun, trainer: Any) -> None:
         (self.folder / "empathy_draws.parquet").unlink(missing_ok=True)
@@ -357,14 +390,37 @@ def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(RecipeRun, "save", fail)
         with pytest.raises(KeyboardInterrupt):
-            run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-    states = [json.loads((tmp_path / f / "trainer_state.json").read_text()) for f in ("stopped", "whole")]
-    assert [state["global_step"] for state in states] == [5, 5]
-    if name == "sft_online":
-        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
-            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+            whole.again(stopped)
+    whole.again(stopped)
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (stopped, whole.folder)]
+    assert [state["global_step"] for state in states] == [10, 10]
+    whole.same(stopped)
+
+
+def test_a_named_checkpoint_is_where_a_new_folder_begins(whole: Whole, power: Power, tmp_path: Path) -> None:
+    """And a rerun of the same command goes on with the folder's own last checkpoint."""
+    command = [tmp_path / "new", "--resume_from_checkpoint", str(whole.folder / "checkpoint-4")]
+    with power.off_after(5):
+        whole.again(*command)
+    assert (tmp_path / "new" / "checkpoint-8").exists()
+    power.on()
+    whole.again(*command)
+    assert power.taken == 2
+    whole.same(tmp_path / "new")
+
+
+def test_a_finished_run_s_last_checkpoint_in_a_new_folder_takes_no_step(
+    whole: Whole, power: Power, tmp_path: Path
+) -> None:
+    whole.again(tmp_path / "new", "--resume_from_checkpoint", str(whole.folder / "checkpoint-10"))
+    assert power.taken == 0
+    whole.same(tmp_path / "new")
+
+
+def test_a_named_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmpathyError, match="nowhere' is not a checkpoint: it has no trainer_state.json"):
+        run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--resume_from_checkpoint", "nowhere", *QUICK)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_finished_run_is_left_alone_and_another_in_its_place_is_refused(
