@@ -133,8 +133,8 @@ class EmpathyEvalCallback(TrainerCallback):
         from trl.models.utils import unwrap_model_for_generation
 
         from .candidates import Replies
-        from .completion_perplexity.likelihood import evaluating
         from .generation import generate_replies
+        from .metrics.completion_perplexity import evaluating
 
         accelerator = self.trainer.accelerator
         with (

@@ -27,9 +27,8 @@ from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue
 from ee_trl.distillation.words import DECIMALS, fit
 from ee_trl.scoring import features as ft
-from ee_trl.scoring.calibration import THRESHOLDS, calibrate, knots_of
 from ee_trl.scoring.judged import folds_of
-from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, fingerprint_of
+from ee_trl.scoring.linear import THRESHOLDS, WEIGHTS_FILE, RawModel, calibrate, fingerprint_of, knots_of
 
 
 INNER_FOLDS = 5

@@ -16,7 +16,7 @@ from tiny_encoder import sample_dialogues, tiny_scorer
 
 from ee_trl import CascadeScorer, Dialogue, Scorer, load_sample, load_scorer
 from ee_trl.data.dialogue import FORMATS, samples_of
-from ee_trl.scoring.load import SCORERS
+from ee_trl.scoring.kinds import SCORERS
 
 
 def calibration() -> tuple[list[Dialogue], np.ndarray]:

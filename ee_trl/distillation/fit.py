@@ -17,8 +17,16 @@ import torch
 from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import TrainingError, unknown
-from ..scoring.encoder import computes_in_bfloat16, heads_of, mixed, raw_outputs, with_head_in_float32
-from ..scoring.encoder_inputs import Encoded, EncoderInputs, padded
+from ..scoring.encoder import (
+    Encoded,
+    EncoderInputs,
+    computes_in_bfloat16,
+    heads_of,
+    mixed,
+    padded,
+    raw_outputs,
+    with_head_in_float32,
+)
 from ..scoring.features import extract
 from ..scoring.judged import check_spread, targets
 from ..scoring.linear import RawModel

@@ -18,9 +18,9 @@ from ..errors import FormatError, TrainingError
 from ..reports.agreement import agree, check_libraries
 from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
 from ..reports.rubric import rubric_of_file
-from ..scoring.calibration import calibrate, knots_of
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
+from ..scoring.linear import calibrate, knots_of
 from .fit import FitOptions, Fitted, fit
 
 
@@ -99,7 +99,7 @@ def distill(
         method, epochs, learning_rate, batch_size, lora_rank, bf16, words, seed:
             See [`~ee_trl.distillation.fit.FitOptions`].
         max_length, text:
-            See [`~ee_trl.scoring.encoder_inputs.EncoderInputs`].
+            See [`~ee_trl.scoring.encoder.EncoderInputs`].
         held_out (`float`, *optional*, defaults to `0.1`):
             Share of the samples held out, in whole conversations.
         folds (`int`, *optional*):
@@ -134,7 +134,7 @@ def distill(
         selector = EmpathyDataSelector("distilled")
         ```
     """
-    from ..scoring.encoder_inputs import EncoderInputs
+    from ..scoring.encoder import EncoderInputs
 
     check_libraries()
     inputs = EncoderInputs(max_length, text)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
-from ..display import Table, as_markdown
+from ..display import Table, as_markdown, number, percent, with_interval
 from ..errors import require
 from ..files import write_json, write_text
 from ..selection import sweep
-from .agreement import CLASSES, interval, number, percent
+from .agreement import CLASSES
 from .markdown import _cell, _table
 from .plane import COLOURS, save_figure
 from .rubric import rubric_parts
@@ -68,8 +68,9 @@ def report_text(report: Mapping[str, Any]) -> str:
         [
             f"{report['encoder']} distilled from {report['samples']:,} judged samples; {_split(report)}",
             f"  Spearman        {axes}",
-            f"  three-way       agreement {percent(three['agreement'])}, kappa {number(three['kappa'])} "
-            f"{interval(three['kappa_interval'])}, at T = {' and '.join(f'{t:g}' for t in found['threshold'])}",
+            f"  three-way       agreement {percent(three['agreement'])}, kappa "
+            f"{with_interval(three['kappa'], three['kappa_interval'])}, "
+            f"at T = {' and '.join(f'{t:g}' for t in found['threshold'])}",
             f"  encoder alone   Spearman {' / '.join(number(report['encoder_alone']['spearman'][a]) for a in AXES)}, "
             f"kappa {number(report['encoder_alone']['kappa'])}",
             *(
@@ -122,7 +123,7 @@ def _agreement_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = report["agreement"]
     three = found["three_way"]
     rows = [
-        (f"Spearman, {axis}", f"{number(row['spearman'])} {interval(row['spearman_interval'])}".strip())
+        (f"Spearman, {axis}", with_interval(row["spearman"], row["spearman_interval"]))
         for axis, row in found["axes"].items()
     ]
     rows += [
@@ -131,7 +132,7 @@ def _agreement_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     rows += [
         (f"same of three classes ({', '.join(CLASSES)})", percent(three["agreement"])),
-        ("Cohen's kappa on these", f"{number(three['kappa'])} {interval(three['kappa_interval'])}".strip()),
+        ("Cohen's kappa on these", with_interval(three["kappa"], three["kappa_interval"])),
     ]
     alone = report["encoder_alone"]
     if report["options"]["words"]:

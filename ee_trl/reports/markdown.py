@@ -11,6 +11,7 @@ from typing import Any
 from ..axes import QUADRANTS, TIE
 from ..display import as_markdown
 from ..files import write_json, write_text
+from .plane import picture_line, plot_loss
 from .rubric import rubric_parts
 
 
@@ -60,18 +61,12 @@ def write_run_report(
 
 
 def _pictures(folder: Path, expert: Path, history: Sequence[dict[str, Any]]) -> dict[str, str]:
-    from .plane import plot_loss
-
     found = {}
     if (expert / "selection" / "plane.png").exists():
         shutil.copyfile(expert / "selection" / "plane.png", folder / "plane.png")
         plot_loss(history, folder / "loss.png")
         found = {"plane": "plane.png", "loss": "loss.png"}
     return found
-
-
-def _picture(name: str | None, title: str) -> str:
-    return f"![{title}]({name})" if name else "(No picture: `pip install 'ee-trl[report]'` adds them.)"
 
 
 def _selection_part(selection: Mapping[str, Any], picture: str | None) -> str:
@@ -90,7 +85,7 @@ def _selection_part(selection: Mapping[str, Any], picture: str | None) -> str:
             f"{selection['dataset']}, by rule `{settings['rule']}` at T = {t_s:g} (sensibility) and {t_r:g} "
             f"(rationality). Scores by `{', '.join(settings['scorer'])}`. Unscored: {unscored}.",
             _table(("quadrant", "samples", "share of the scored", ""), rows),
-            _picture(picture, "score plane"),
+            picture_line(picture, "score plane"),
             _emotion_table(summary["emotions"]) if summary["emotions"] else "",
             as_markdown(rubric_parts(selection.get("rubric"))),
         ]
@@ -126,7 +121,7 @@ def _training_part(history: Sequence[dict[str, Any]], picture: str | None) -> st
     text = f"{history[-1]['step'] if history else 0} steps in {end.get('train_runtime', 0.0):.0f} s"
     if losses:
         text += f"; training loss {losses[0]:.2f} at first, {losses[-1]:.2f} at last (nats per token of the reply)"
-    return f"## Training\n\n{text}.\n\n{_picture(picture, 'loss by step')}"
+    return f"## Training\n\n{text}.\n\n{picture_line(picture, 'loss by step')}"
 
 
 def _metrics_part(metrics: Mapping[str, Mapping[str, Any]]) -> str:

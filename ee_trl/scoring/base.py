@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..data.dialogue import Dialogue
+from ..axes import AXES
+from ..data.dialogue import Dialogue
 
 
 @runtime_checkable
@@ -22,12 +21,12 @@ class Scorer(Protocol):
     Attributes:
         fingerprint (`str`):
             Names everything that determines the numbers: kind of scorer, weights, rubric, precision. Two scorers with
-            the same fingerprint give the same scores: the score store goes by it. One line, readable, e.g.
+            the same fingerprint give the same scores: the score store relies on it. One line, readable, e.g.
             `linear-1/sha256:4f1c0a9b2d3e`.
 
-    A scorer that has more to tell also has `score_batches(dialogues)`, which gives a [`ScoredBatch`] as soon as it is
-    made, in any order, until every dialogue has been in one; it may have `details`, the names of the further columns
-    that its batches bring. A scorer that is cheaper than looking a score up says so by `stored = False`.
+    Three further attributes are optional. With `score_batches(dialogues)` a scorer gives a [`ScoredBatch`] as soon as
+    it is made, in any order, until every dialogue has been in one. `details` names the further columns that its
+    batches bring. `stored = False` says that it is cheaper to score a dialogue than to look its score up.
     """
 
     @property
@@ -72,6 +71,21 @@ class ScoredBatch:
     details: Mapping[str, np.ndarray] = field(default_factory=dict)
     tokens: int = 0
     forward_tokens: int = 0
+
+
+class BatchedScorer:
+    """A scorer that gives its scores batch by batch; `score` puts them together."""
+
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        """A batch as soon as it is made, in any order, until every dialogue has been in one."""
+        raise NotImplementedError
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where unscored."""
+        scores = np.full((len(dialogues), len(AXES)), np.nan)
+        for batch in self.score_batches(dialogues):
+            scores[list(batch.indices)] = batch.scores
+        return scores
 
 
 def local_device() -> str:

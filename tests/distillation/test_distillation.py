@@ -22,7 +22,6 @@ from ee_trl.distillation.fit import FitOptions, fit, longest_of
 from ee_trl.distillation.labels import informative
 from ee_trl.distillation.run import cross_calibrated, moved
 from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
-from ee_trl.scoring.calibration import calibrate, knots_of
 from ee_trl.scoring.features import extract
 from ee_trl.scoring.judged import (
     calibration_of,
@@ -32,6 +31,7 @@ from ee_trl.scoring.judged import (
     open_judged,
     targets,
 )
+from ee_trl.scoring.linear import calibrate, knots_of
 
 
 SMALL: dict[str, Any] = {

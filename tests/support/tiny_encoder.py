@@ -12,8 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from ee_trl import Dialogue, load_sample
 from ee_trl.data.dialogue import FORMATS, samples_of
-from ee_trl.scoring.encoder import EncoderSettings
-from ee_trl.scoring.encoder_inputs import EncoderInputs
+from ee_trl.scoring.encoder import EncoderInputs, EncoderSettings
 
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

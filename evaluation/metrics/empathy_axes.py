@@ -1,4 +1,4 @@
-"""Sensibility and rationality of replies, by any scorer of `ee_trl`: without `evaluate`."""
+"""Sensibility and rationality of replies, by any scorer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ee_trl.data.dialogue import dialogue_of
 from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
 
-from .bootstrap import Sums, means, with_intervals
-from .texts import check_contexts, check_same_length, check_texts
+from ..bootstrap import Sums, means, with_intervals
+from ..texts import check_columns
 
 
 def empathy_axes_scores(
@@ -23,30 +23,19 @@ def empathy_axes_scores(
     scorer: Any = "linear",
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
-    resamples: int = 0,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **bootstrap: Any,
 ) -> dict[str, Any]:
     """
     The mean sensibility and rationality of replies, their shares per quadrant, and how they differ from references.
 
     Args:
-        predictions (`Sequence[str]`):
-            The generated replies. A blank one is unscored.
-        contexts (`Sequence[list]`):
-            What came before each: utterances of which the last is the speaker's, or messages.
-        references (`Sequence[str]`, *optional*):
-            The reference of each, scored by the same scorer.
-        scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*):
-            What [`~ee_trl.load_scorer`] takes; by default the bundled `"linear"`. A run brings its score store along.
-        threshold, ties (*optional*):
-            Of the quadrants, as in [`~ee_trl.axes.quadrants`].
-        resamples (`int`, *optional*, defaults to `0`):
-            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Of the intervals.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the resamples.
+        predictions (`Sequence[str]`): The generated replies. A blank one is unscored.
+        contexts (`Sequence[list]`): What came before each: utterances of which the last is the speaker's, or messages.
+        references (`Sequence[str]`, *optional*): The reference of each, scored by the same scorer.
+        scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*): See
+            [`~ee_trl.load_scorer`]; by default the bundled `"linear"`. A run brings its score store along.
+        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
+        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
 
     Returns:
         `dict`: `sensibility`, `rationality` (means over the scored replies, 0 to 10); `<quadrant>_share` and
@@ -54,10 +43,6 @@ def empathy_axes_scores(
         `sensibility_difference`, `rationality_difference` (mean of reply minus reference, where both are scored);
         `unscored` and `n` (replies), `scorer` (its fingerprint); with `resamples` also `<name>_interval`. NaN where
         nothing is scored.
-
-    Raises:
-        ValueError: no samples, columns of different lengths, no such scorer, or a threshold outside [0, 10].
-        TypeError: something is not of the form asked for.
 
     Example:
 
@@ -69,33 +54,25 @@ def empathy_axes_scores(
     >>> found["sensibility"], found["sensibility_share"], found["low_share"], found["n"]
     (3.5, 0.5, 0.5, 2)
     """
-    predictions = check_texts("predictions", predictions)
-    contexts = check_contexts("contexts", contexts)
-    check_same_length(predictions=predictions, contexts=contexts)
-    run = scorer if isinstance(scorer, ScoringRun) else ScoringRun(load_scorer(scorer))
-    others = None
+    columns = {"predictions": predictions, "contexts": contexts}
     if references is not None:
-        references = check_texts("references", references)
-        check_same_length(predictions=predictions, references=references)
-        others = reply_scores(run, contexts, references)
+        columns["references"] = references
+    predictions, contexts, *others = check_columns(columns)
+    run = scorer if isinstance(scorer, ScoringRun) else ScoringRun(load_scorer(scorer))
     scores = reply_scores(run, contexts, predictions)
-    resampler = axes_resampler(scores, others, threshold, ties)
+    of_references = reply_scores(run, contexts, others[0]) if others else None
+    resampler = axes_resampler(scores, of_references, threshold, ties)
     found = {
         **resampler.point(),
         "unscored": int(np.isnan(scores).any(axis=1).sum()),
         "n": len(scores),
         "scorer": run.scorer.fingerprint,
     }
-    return with_intervals(found, lambda: resampler, resamples, confidence, seed)
+    return with_intervals(found, lambda: resampler, **bootstrap)
 
 
 def reply_scores(run: ScoringRun, contexts: Sequence[Any], replies: Sequence[str]) -> np.ndarray:
-    """
-    Sensibility and rationality of each reply, shape `(n, 2)`; NaN where it is blank or the scorer gave none.
-
-    Raises:
-        ValueError: a context holds something that is no turn of a dialogue.
-    """
+    """Sensibility and rationality of each reply, `(n, 2)`; NaN where it is blank or the scorer gave none."""
     scores = np.full((len(replies), len(AXES)), np.nan)
     asked = [i for i, reply in enumerate(replies) if reply.strip()]
     dialogues = [dialogue_of(contexts[i], replies[i]) for i in asked]
@@ -110,13 +87,7 @@ def axes_resampler(
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
 ) -> Sums:
-    """
-    The numbers of [`empathy_axes_scores`] for resamples.
-
-    Args:
-        scores, references (`np.ndarray` of shape `(n, 2)`): Of the replies, and of the references if there are any.
-        threshold, ties (*optional*): Of the quadrants.
-    """
+    """The numbers of [`empathy_axes_scores`] for resamples, from scores of shape `(n, 2)`."""
     columns = _columns(scores, threshold, ties, "")
     if references is not None:
         columns |= _columns(references, threshold, ties, "reference_")

@@ -1,22 +1,27 @@
-"""The likelihood of completions under a causal language model: the arithmetic, without `evaluate`."""
+"""Perplexity of completions under a causal language model, tokenised by the rules of TRL's `SFTTrainer`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from os.path import commonprefix  # of any sequences
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bootstrap import Sums, Values, divided, with_intervals
-from .samples import Text, TokenizedSample, check_samples, tokenize_sample
+from ..bootstrap import Sums, Values, divided, with_intervals
+from ..texts import check_columns, check_list
+
+
+Message = dict[str, Any]
+Text = str | list[Message]
 
 
 def perplexity_scores(
     prompts: Sequence[Text],
     completions: Sequence[Text],
-    model: Any,
+    model: Any = None,
     tokenizer: Any = None,
     *,
     batch_size: int = 8,
@@ -26,9 +31,7 @@ def perplexity_scores(
     device: Any = None,
     dtype: Any = None,
     progress: bool = True,
-    resamples: int = 0,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **bootstrap: Any,
 ) -> dict[str, Any]:
     """
     Perplexity of the completions, given their prompts, over the whole corpus.
@@ -49,56 +52,44 @@ def perplexity_scores(
             Its tokenizer, or where to load it from; by default where `model` is loaded from.
         batch_size (`int`, *optional*, defaults to `8`):
             Samples per forward pass. It changes speed and memory, not the number (in float32 within 1e-4).
-        max_length (`int`, *optional*):
-            Keep so many tokens of each sample at most, from its start, as `SFTTrainer` does.
-        add_eos (`bool`, *optional*, defaults to `True`):
-            Whether the end-of-sequence token is appended to a plain text, as `SFTTrainer` does.
-        chat_template_kwargs (`dict`, *optional*):
-            Passed on to the chat template.
+        max_length, add_eos, chat_template_kwargs (*optional*):
+            See [`tokenize_sample`].
         device (`str` or [`~torch.device`], *optional*):
             Where a model that is loaded here goes; by default a CUDA device where there is one.
         dtype (`str` or [`~torch.dtype`], *optional*):
             Type of the weights of a model that is loaded here; by default transformers' choice.
         progress (`bool`, *optional*, defaults to `True`):
             Whether a run of more than two seconds shows a progress bar.
-        resamples (`int`, *optional*, defaults to `0`):
-            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Of the intervals.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the resamples.
+        bootstrap (*optional*):
+            See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
 
     Returns:
         `dict`: `perplexity` (from 1 up), `nll` (nats per token, from 0 up), `tokens` (completion tokens counted), `n`
         (samples), `truncated` (samples cut to `max_length`), `unscored` (samples with no completion token left to
-        count); with `resamples`, also `perplexity_interval` and `nll_interval`, `[low, high]`.
+        count); with `resamples` also `perplexity_interval` and `nll_interval`.
 
     Raises:
-        ValueError: no samples, an empty completion, different numbers of prompts and completions, a batch size or
-            maximum length below 1, no token left to count, or `device` or `dtype` with a model that is loaded already.
-        TypeError: an input of the wrong form, or a loaded model without a tokenizer.
+        ValueError: A completion is empty, no token is left to count, a batch size or maximum length is below 1, or
+            `device` or `dtype` is given with a model that is loaded already.
+        TypeError: An input has the wrong form, or the model or its tokenizer is missing.
     """
-    checked_prompts, checked_completions = check_samples(prompts, completions)
+    prompts, completions = check_columns({"prompts": prompts, "completions": completions}, PERPLEXITY_CHECKS)
     for name, value in (("batch_size", batch_size), ("max_length", max_length)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-    tokenizer = load_tokenizer(model, tokenizer)
+    tokenizer = _load_tokenizer(model, tokenizer)
+    options: dict[str, Any] = {"max_length": max_length, "add_eos": add_eos}
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if isinstance(prompt, str) != isinstance(completion, str):
+            raise TypeError(f"prompts[{i}] and completions[{i}] must both be strings or both be lists of messages.")
     samples = [
-        tokenize_sample(
-            prompt,
-            completion,
-            tokenizer,
-            max_length=max_length,
-            add_eos=add_eos,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        for prompt, completion in zip(checked_prompts, checked_completions, strict=True)
+        tokenize_sample(prompt, completion, tokenizer, chat_template_kwargs=chat_template_kwargs, **options)
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
     tokens = sum(sample.scored for sample in samples)
     if tokens == 0:
         raise ValueError(f"no completion token is left to count in {len(samples)} samples (max_length={max_length}).")
-    model = load_model(model, device=device, dtype=dtype)
-    nlls = sample_nlls(samples, model, batch_size=batch_size, progress=progress)
+    nlls = sample_nlls(samples, _load_model(model, device, dtype), batch_size=batch_size, progress=progress)
     nll = math.fsum(nlls) / tokens
     found = {
         "perplexity": math.exp(nll) if nll < 709 else math.inf,  # above that a float overflows
@@ -108,8 +99,7 @@ def perplexity_scores(
         "truncated": sum(sample.truncated for sample in samples),
         "unscored": sum(sample.scored == 0 for sample in samples),
     }
-    scored = [sample.scored for sample in samples]
-    return with_intervals(found, lambda: perplexity_resampler(nlls, scored), resamples, confidence, seed)
+    return with_intervals(found, lambda: perplexity_resampler(nlls, [s.scored for s in samples]), **bootstrap)
 
 
 def perplexity_resampler(nlls: Sequence[float], tokens: Sequence[int]) -> Sums:
@@ -123,11 +113,6 @@ def _from_sums(sums: np.ndarray) -> Values:
         return {"perplexity": np.exp(nll), "nll": nll}
 
 
-def total_nll(samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8, progress: bool = False) -> float:
-    """The summed negative log-likelihood of the completion tokens, in nats; see [`sample_nlls`]."""
-    return math.fsum(sample_nlls(samples, model, batch_size=batch_size, progress=progress))
-
-
 def sample_nlls(
     samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8, progress: bool = False
 ) -> list[float]:
@@ -135,20 +120,7 @@ def sample_nlls(
     The negative log-likelihood of each sample's completion tokens, in nats; 0 where none is left to count.
 
     Batches hold samples of like length, the longest first, so that too large a batch fails at once. They are padded on
-    the right and the padding is masked; a causal model sees nothing of it.
-
-    Args:
-        samples (`Sequence[TokenizedSample]`):
-            The samples.
-        model ([`~transformers.PreTrainedModel`]):
-            A causal language model.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Samples per forward pass.
-        progress (`bool`, *optional*, defaults to `False`):
-            Whether a run of more than two seconds shows a progress bar.
-
-    Returns:
-        `list[float]`: nats, from 0 up, in the order of the samples.
+    the right and the padding is masked; a causal model sees nothing of it. Arguments as in [`perplexity_scores`].
     """
     from tqdm import tqdm
 
@@ -166,18 +138,7 @@ def sample_nlls(
 
 
 def batch_nll(samples: Sequence[TokenizedSample], model: Any) -> list[float]:
-    """
-    The negative log-likelihood of each sample's completion tokens, in nats: one forward pass, no gradient.
-
-    Args:
-        samples (`Sequence[TokenizedSample]`):
-            B samples, of L tokens at most.
-        model ([`~transformers.PreTrainedModel`]):
-            A causal language model; its logits are `(B, L, vocabulary)`.
-
-    Returns:
-        `list[float]`: B sums over the sample's completion tokens.
-    """
+    """[`sample_nlls`] of one batch, in one forward pass without gradients; the logits are `(B, L, vocabulary)`."""
     import torch
 
     longest = max(len(sample.ids) for sample in samples)
@@ -209,8 +170,9 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def load_tokenizer(model: Any, tokenizer: Any = None) -> Any:
-    """The tokenizer that is given, or loaded from where it, or else the model, is said to lie."""
+def _load_tokenizer(model: Any, tokenizer: Any) -> Any:
+    if model is None:
+        raise TypeError("model is needed: pass model=..., a loaded model or where to load one from.")
     if tokenizer is None and not isinstance(model, str):
         raise TypeError("tokenizer is needed with a model that is loaded already: pass tokenizer=...")
     source = model if tokenizer is None else tokenizer
@@ -221,8 +183,7 @@ def load_tokenizer(model: Any, tokenizer: Any = None) -> Any:
     return AutoTokenizer.from_pretrained(source)
 
 
-def load_model(model: Any, *, device: Any = None, dtype: Any = None) -> Any:
-    """The model that is given, as it is, or loaded from where it is said to lie."""
+def _load_model(model: Any, device: Any, dtype: Any) -> Any:
     if not isinstance(model, str):
         if device is not None or dtype is not None:
             raise ValueError("device and dtype are for a model that is loaded by name: move this one yourself.")
@@ -236,3 +197,99 @@ def load_model(model: Any, *, device: Any = None, dtype: Any = None) -> Any:
     with torch.random.fork_rng(devices=[]):
         loaded = AutoModelForCausalLM.from_pretrained(model, **({} if dtype is None else {"dtype": dtype}))
     return loaded.to(device)
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+class TokenizedSample(NamedTuple):
+    """The ids of prompt and completion in one sequence, and the position of the completion's first token in it."""
+
+    ids: list[int]
+    start: int
+    truncated: bool = False
+
+    @property
+    def scored(self) -> int:
+        """How many tokens count: the completion's, without one at position 0, which no token comes before."""
+        return len(self.ids) - max(self.start, 1) if len(self.ids) > self.start else 0
+
+
+def check_messages(name: str, texts: Any, start: int = 0) -> list[Text]:
+    """A column of prompts or completions: strings, or lists of messages with `role` and `content`."""
+    found = check_list(name, texts, "a list, one entry per sample")
+    return [_check_text(f"{name}[{i}]", text) for i, text in enumerate(found, start)]
+
+
+def check_completions(name: str, texts: Any, start: int = 0) -> list[Text]:
+    """As [`check_messages`]; an empty completion raises a `ValueError`."""
+    found = check_messages(name, texts, start)
+    for i, completion in enumerate(found, start):
+        if not _has_content(completion):
+            raise ValueError(f"{name}[{i}] is empty: {completion!r}.")
+    return found
+
+
+PERPLEXITY_CHECKS = {"prompts": check_messages, "completions": check_completions}
+"""The checks of the columns."""
+
+
+def _check_text(name: str, text: Any) -> Text:
+    if isinstance(text, str):
+        return text
+    if not isinstance(text, list | tuple):
+        raise TypeError(f"{name} must be a string or a list of messages, got {type(text).__name__}: {text!r}.")
+    for message in text:
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            raise TypeError(f"{name} must hold messages with 'role' and 'content', got {message!r}.")
+    return [dict(message) for message in text]
+
+
+def _has_content(completion: Text) -> bool:
+    if isinstance(completion, str):
+        return bool(completion.strip())
+    # the content of a message may be a string, or a list of parts
+    contents = [message["content"] for message in completion]
+    return any(bool(content.strip()) if isinstance(content, str) else bool(content) for content in contents)
+
+
+def tokenize_sample(
+    prompt: Text,
+    completion: Text,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    add_eos: bool = True,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> TokenizedSample:
+    """
+    The token ids of one sample, by the rules of TRL's `SFTTrainer` for a prompt-completion data set.
+
+    Conversations go through the chat template twice: the prompt with `add_generation_prompt=True`, and prompt and
+    completion together without. Plain text is the prompt and the completion joined, closed by the end-of-sequence
+    token unless it is there already. The completion starts where the two sequences part, which is before the end of
+    the prompt where the tokenizer merges across the border. Truncation keeps the start of the sequence.
+
+    Args:
+        prompt, completion (`str` or `list[dict]`): Both texts, or both messages.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
+        max_length (`int`, *optional*): How many tokens of the sample are kept at most.
+        add_eos (`bool`, *optional*, defaults to `True`): Whether the end-of-sequence token is appended to plain text.
+            A chat template closes its own turns.
+        chat_template_kwargs (`dict`, *optional*): Passed on to the chat template.
+    """
+    if isinstance(prompt, str) and isinstance(completion, str):
+        eos = tokenizer.eos_token if add_eos else None
+        if eos and not completion.endswith(eos):
+            completion = f"{completion}{eos}"
+        prompt_ids = tokenizer(text=prompt)["input_ids"]
+        ids = tokenizer(text=prompt + completion)["input_ids"]
+    elif isinstance(prompt, list) and isinstance(completion, list):
+        template = {"tokenize": True, "return_dict": True, **(chat_template_kwargs or {})}
+        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)["input_ids"]
+        ids = tokenizer.apply_chat_template(prompt + completion, **template)["input_ids"]
+    else:
+        raise TypeError("prompt and completion must both be strings or both be lists of messages.")
+    start = len(commonprefix([prompt_ids, ids]))
+    truncated = max_length is not None and len(ids) > max_length
+    return TokenizedSample(list(ids[:max_length]), start, truncated)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...errors import EmpathyError, FormatError
+import numpy as np
 
+from ee_trl.data.tables import features_of, rows_of, tables_of
+from ee_trl.errors import EmpathyError, FormatError, require
+from ee_trl.files import digest
 
-if TYPE_CHECKING:
-    import numpy as np
+from .epitome_classifier import LEVELS, MECHANISMS, Classifier, EncoderClassifier, LinearClassifier
+
 
 SEEKER, RESPONSE, GROUP = "seeker_post", "response_post", "sp_id"
+Fit = Callable[[Sequence[str], Sequence[str], np.ndarray], Classifier]
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,6 @@ def read_posts(dataset: Any) -> Posts:
     Raises:
         [`FormatError`]: A column is missing, or holds something else than texts or levels.
     """
-    from hashlib import sha256
-
-    import numpy as np
-
-    from ...data.tables import features_of, rows_of, tables_of
-    from ..epitome.classifier import LEVELS, MECHANISMS
-
     features = features_of(dataset)
     needed = (SEEKER, RESPONSE, *MECHANISMS)
     missing = [name for name in needed if name not in features]
@@ -73,7 +71,7 @@ def read_posts(dataset: Any) -> Posts:
         [row[RESPONSE] for row in rows],
         np.array([[int(row[name]) for name in MECHANISMS] for row in rows]),
         [str(row.get(GROUP) or row[SEEKER]) for row in rows],
-        f"sha256:{sha256(repr([sorted(row.items()) for row in rows]).encode()).hexdigest()[:12]}",
+        f"sha256:{digest(repr([sorted(row.items()) for row in rows]))}",
     )
 
 
@@ -104,11 +102,6 @@ def train_epitome(
         [`EmpathyError`]: There are fewer seekers than folds, or the encoder cannot be loaded.
         [`MissingExtraError`]: scikit-learn is not installed.
     """
-    from ...errors import require
-    from ..epitome.encoder import EncoderClassifier
-    from ..epitome.linear import LinearClassifier
-    from ..epitome.training import cross_validate
-
     require("sklearn", extra="metrics", purpose="training an EPITOME classifier")
     fit: Any = LinearClassifier.fit
     if encoder is not None:
@@ -133,3 +126,60 @@ def train_epitome(
             raise
         raise EmpathyError(f"no classifier was trained: {error}") from error
     return record
+
+
+def cross_validate(
+    fit: Fit,
+    seekers: Sequence[str],
+    responses: Sequence[str],
+    levels: np.ndarray,
+    groups: Sequence[Any] | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Trains on all folds but one and predicts that one, in turn; replies to one seeker are all in one fold.
+
+    Args:
+        fit (`Callable`): `fit(seekers, responses, levels)` gives a classifier.
+        seekers, responses, levels: See [`Posts`].
+        groups (`Sequence`, *optional*): What must stay together; by default the seeker's post.
+        folds (`int`, *optional*, defaults to `5`): The number of folds.
+        seed (`int`, *optional*, defaults to `0`): The seed of the folds.
+
+    Returns:
+        `dict`: mechanism -> [`level_report`] of the predictions of all folds together, with that of the majority class
+        of each fold's training part under `majority`.
+
+    Raises:
+        ValueError: There are fewer groups than folds.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    together = list(seekers) if groups is None else list(groups)
+    if len(set(together)) < folds:
+        raise ValueError(f"{folds} folds need at least {folds} different seekers, got {len(set(together))}.")
+    found, majority = np.zeros_like(levels), np.zeros_like(levels)
+    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(levels, groups=together):
+        model = fit([seekers[i] for i in train], [responses[i] for i in train], levels[train])
+        found[test] = model.predict([seekers[i] for i in test], [responses[i] for i in test])
+        majority[test] = [np.bincount(column).argmax() for column in levels[train].T]
+    return {
+        name: {**level_report(levels[:, i], found[:, i]), "majority": level_report(levels[:, i], majority[:, i])}
+        for i, name in enumerate(MECHANISMS)
+    }
+
+
+def level_report(wanted: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """`macro_f1` (over the levels that occur), `accuracy`, and for each level `recall` and the count of `samples`."""
+    from sklearn.metrics import f1_score, recall_score
+
+    there = sorted(set(wanted.tolist()))
+    recalls = recall_score(wanted, found, labels=list(LEVELS), average=None, zero_division=0)
+    return {
+        "macro_f1": float(f1_score(wanted, found, labels=there, average="macro", zero_division=0)),
+        "accuracy": float((wanted == found).mean()),
+        "recall": {str(level): float(recalls[level]) for level in there},
+        "samples": {str(level): int((wanted == level).sum()) for level in there},
+    }

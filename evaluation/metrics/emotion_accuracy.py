@@ -1,16 +1,17 @@
-"""Accuracy over the 32 emotions of EmpatheticDialogues: the arithmetic, without `evaluate`."""
+"""Accuracy over the 32 emotions of EmpatheticDialogues."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import Sums, Values, divided, with_intervals
-from .texts import check_same_length, check_texts
+from ee_trl.errors import unknown
+
+from ..bootstrap import Sums, Values, divided, with_intervals
+from ..texts import check_columns, check_texts
 
 
 EMOTIONS = (
@@ -22,36 +23,19 @@ EMOTIONS = (
 """The labels of EmpatheticDialogues (Rashkin et al. 2019)."""
 
 
-def emotion_scores(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    resamples: int = 0,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Any]:
+def emotion_scores(predictions: Sequence[str], references: Sequence[str], **bootstrap: Any) -> dict[str, Any]:
     """
     How often a model names the emotion that a dialogue was written for.
 
     Args:
-        predictions (`Sequence[str]`):
-            The emotions that the model gives, one a dialogue.
-        references (`Sequence[str]`):
-            Those of the data.
-        resamples (`int`, *optional*, defaults to `0`):
-            How many bootstrap resamples to draw for an interval of each number; 0 for no intervals.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Of the intervals.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the resamples.
+        predictions (`Sequence[str]`): The emotion that the model gives for each dialogue, one of [`EMOTIONS`].
+        references (`Sequence[str]`): The emotions of the data.
+        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
 
     Returns:
         `dict`: `accuracy`, `macro_f1` (over the emotions that the references hold) and `majority` (the accuracy of
-        always giving the references' commonest), all 0 to 100; `recall`, emotion -> 0 to 100; `n`; with `resamples`
-        also `accuracy_interval` and `macro_f1_interval`.
-
-    Raises:
-        ValueError: no samples, different numbers of them, or something that is none of [`EMOTIONS`].
-        TypeError: something is not a string.
+        always giving the references' commonest emotion), all 0 to 100; `recall`, emotion -> 0 to 100; `n`; with
+        `resamples` also `accuracy_interval` and `macro_f1_interval`.
 
     Example:
 
@@ -59,9 +43,8 @@ def emotion_scores(
     >>> found["accuracy"], found["majority"], found["recall"]["furious"], found["n"]
     (75.0, 50.0, 0.0, 4)
     """
-    predictions = check_labels("predictions", predictions)
-    references = check_labels("references", references)
-    check_same_length(predictions=predictions, references=references)
+    columns = {"predictions": predictions, "references": references}
+    predictions, references = check_columns(columns, dict.fromkeys(columns, check_labels))
     resampler = emotion_resampler(predictions, references)
     counts = Counter(references)
     hits = Counter(ref for pred, ref in zip(predictions, references, strict=True) if pred == ref)
@@ -71,14 +54,14 @@ def emotion_scores(
         "recall": {name: 100.0 * hits[name] / counts[name] for name in EMOTIONS if counts[name]},
         "n": len(references),
     }
-    return with_intervals(found, lambda: resampler, resamples, confidence, seed)
+    return with_intervals(found, lambda: resampler, **bootstrap)
 
 
 def emotion_resampler(predictions: Sequence[str], references: Sequence[str]) -> Sums:
     """`accuracy` and `macro_f1` of resamples."""
     k = len(EMOTIONS)
     place = {name: i for i, name in enumerate(EMOTIONS)}
-    table = np.zeros((len(references), 3 * k))  # of each emotion: hits, times given, times wanted
+    table = np.zeros((len(references), 3 * k))  # for each emotion: hits, times given, times wanted
     for row, (pred, ref) in zip(table, zip(predictions, references, strict=True), strict=True):
         row[place[pred]] += pred == ref
         row[k + place[pred]] += 1
@@ -95,13 +78,10 @@ def emotion_resampler(predictions: Sequence[str], references: Sequence[str]) -> 
     return Sums(table, finish)
 
 
-def check_labels(name: str, labels: Any) -> list[str]:
-    """The labels in lower case; raises `ValueError` for one that is none of [`EMOTIONS`]."""
-    texts = [text.strip().lower() for text in check_texts(name, labels)]
-    for i, text in enumerate(texts):
+def check_labels(name: str, labels: Any, start: int = 0) -> list[str]:
+    """The labels in lower case; raises `ValueError` for one that is not among [`EMOTIONS`]."""
+    texts = [text.strip().lower() for text in check_texts(name, labels, start)]
+    for i, text in enumerate(texts, start):
         if text not in EMOTIONS:
-            close = difflib.get_close_matches(text, EMOTIONS, n=1)
-            valid = ", ".join(EMOTIONS)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{name}[{i}] {text!r} is no emotion of EmpatheticDialogues; valid: {valid}.{hint}")
+            raise ValueError(f"{name}[{i}]: {unknown('emotion', text, EMOTIONS)}")
     return texts
