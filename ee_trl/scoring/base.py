@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue
+from ..errors import ScorerError
 
 
 @runtime_checkable
@@ -96,3 +98,17 @@ def local_device() -> str:
         return "cpu"
     rank = os.environ.get("LOCAL_RANK")
     return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
+
+
+def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """A folder as it is; a hub id as it is downloaded."""
+    if Path(path).is_dir():
+        if revision is not None:
+            raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(os.fspath(path), revision=revision, ignore_patterns=["*.bin", "*.onnx"]))
+    except (OSError, ValueError) as error:
+        raise ScorerError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error

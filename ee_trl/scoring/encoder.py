@@ -20,10 +20,9 @@ from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError, check_choice, check_count
 from ..files import read_json, write_json
-from .base import BatchedScorer, ScoredBatch, local_device
+from .base import BatchedScorer, ScoredBatch, folder_of, local_device
 from .features import extract, tokenise
 from .judge.loading import DTYPES, content_of
-from .kinds import folder_of
 from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
 

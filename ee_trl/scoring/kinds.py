@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScorerError, check_choice, unknown
-from .base import Scorer
+from .base import Scorer, folder_of
 
 
 SCORERS = ("linear", "server", "cascade")
@@ -111,17 +111,3 @@ def _kind_of(spec: str | os.PathLike[str]) -> str:
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
             break  # loading the judge tells what is wrong, if anything is
     return "judge"
-
-
-def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """A folder as it is; a hub id as it is downloaded."""
-    if Path(path).is_dir():
-        if revision is not None:
-            raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(os.fspath(path), revision=revision, ignore_patterns=["*.bin", "*.onnx"]))
-    except (OSError, ValueError) as error:
-        raise ScorerError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error

@@ -13,6 +13,7 @@ import torch
 
 from ...errors import ScorerError, check_choice, check_count
 from ...files import digest, files_digest
+from ..base import local_device
 
 
 if TYPE_CHECKING:
@@ -104,8 +105,7 @@ def load_judge(
     if quantization != "none":
         options["quantization_config"] = _quantization_config(quantization, resolved)
     if device_map is None and cuda:
-        own = int(os.environ.get("LOCAL_RANK", 0))  # of several processes under torchrun or accelerate launch
-        device_map = {"": own % torch.cuda.device_count()}
+        device_map = {"": local_device()}
     if device_map is not None:
         options["device_map"] = device_map
     try:
