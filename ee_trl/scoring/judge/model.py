@@ -86,9 +86,10 @@ class CausalLMScorer(ScoresInBatches):
         max_length: int | None = None,
     ) -> None:
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
-        counts: dict[str, Any] = {"token_budget": token_budget, "max_length": max_length}
-        place = (device_map, revision, trust_remote_code)
-        self._loaded = judge = load_judge(model, tokenizer, quantization, dtype, *place, **counts)
+        self._loaded = judge = load_judge(
+            model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code,
+            token_budget=token_budget, max_length=max_length,
+        )  # fmt: skip
         self.model, self.tokenizer = judge.model, judge.tokenizer
         self.prompt = JudgePrompt(self.tokenizer, self.rubric)
         self.tree = Tree(self.model, self.prompt)
