@@ -19,7 +19,7 @@ assert seconds < 2, f"import ee_trl took {seconds:.1f} s"
 
 def main() -> None:
     import ee_trl
-    import ee_trl.evaluation.distinct
+    import ee_trl.evaluation.metrics.distinct
     import ee_trl.recipes.sft_sensibility
     import ee_trl.reports.explorer
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ee_trl.evaluation.metrics.epitome_data import read_posts, train_epitome
+from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 
 
 ROOT = Path(__file__).resolve().parents[1]

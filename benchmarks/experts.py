@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from ee_trl.evaluation import evaluate_models
 from ee_trl.evaluation.generation import Decoding
-from ee_trl.evaluation.metrics.epitome_data import read_posts, train_epitome
+from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 from ee_trl.recipes import sft_rationality, sft_sensibility
 from ee_trl.training.arguments import parse_recipe_args
 

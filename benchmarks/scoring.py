@@ -36,7 +36,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils.logging import set_verbosity_error
 
-from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.data.dialogue import Dialogue, samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.scoring.judge.answers import VALUES
 from ee_trl.scoring.judge.model import CausalLMScorer
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric

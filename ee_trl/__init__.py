@@ -71,7 +71,15 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    try:
+        value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("ee_trl.evaluation", "ee_trl.recipes"):
+            raise
+        raise ImportError(
+            f"the package {error.name} cannot be found, because ee-trl is imported from a folder in which it is not "
+            "installed. Install it, in a copy of its repository with: pip install -e ."
+        ) from error
     globals()[name] = value
     return value
 

@@ -6,11 +6,12 @@ import atexit
 import errno
 import glob
 import json
+import math
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -107,6 +108,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The value of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def json_ready(value: Any) -> Any:
+    """The same value for JSON: NaN and infinity as null, NumPy's numbers as Python's, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(inner) for inner in value]
+    if type(value).__module__ == "numpy":
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def temporary_folder() -> Path:

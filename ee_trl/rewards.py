@@ -1,5 +1,5 @@
 """
-The scorers as reward functions of TRL's GRPOTrainer (and of every trainer that takes such functions).
+The scorers as reward functions of TRL's GRPOTrainer, and of every trainer that takes such functions.
 
 In a script: `GRPOTrainer(model, reward_funcs=sensibility_reward, train_dataset=...)` with the bundled scorer, or
 `reward_funcs=EmpathyReward("Qwen/Qwen3-8B", "sensibility")` with a judge.
@@ -11,41 +11,42 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .axes import AXES, MAX_SCORE, RATIONALITY, SENSIBILITY
 from .data.dialogue import dialogue_of
 from .data.formats import BadRow, content_text
-from .errors import EmpathyError, FormatError, unknown
+from .errors import EmpathyError, FormatError, check_choice
+from .scoring.base import Scorer
+from .scoring.load import load_scorer
+from .scoring.run import ScoringRun
 
-
-if TYPE_CHECKING:
-    from .scoring.base import Scorer
 
 AXIS_OR_WEIGHTS = f"{', '.join(AXES)}, or weights such as {{'{AXES[0]}': 0.7, '{AXES[1]}': 0.3}}"
 
 
 class EmpathyReward:
     """
-    A reward from 0 to 1: the score of the completion, in the light of its prompt, over the highest possible. In TRL's
-    logs it is called by its axes and weights, e.g. `sensibility_reward` or `sensibility_0.7_rationality_0.3_reward`.
+    A reward from 0 to 1: the score of the completion, given its prompt, divided by the highest possible score.
+
+    TRL's logs name it by its axes and weights, e.g. `sensibility_reward` or `sensibility_0.7_rationality_0.3_reward`.
 
     Args:
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
             What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
             The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
-            they are divided by the sum of their absolute values. What has a negative weight is subtracted, and the
-            reward goes down to -1.
-        failed (`float`, *optional*, defaults to `0.0`):
-            The reward of an empty completion. One that the scorer gives no score gets none (`None`), and TRL leaves it
-            out.
+            they are divided by the sum of their absolute values. An axis with a negative weight is subtracted, and
+            the reward goes down to as little as -1.
+        failed (`float`, *optional*):
+            The reward of an empty completion; by default the lowest that the weights allow, so that silence never
+            pays. A completion that the scorer gives no score gets no reward (`None`), and TRL leaves it out.
         options:
-            Of a scorer that is loaded here, e.g. `quantization="nf4"`.
+            Options of a scorer that is loaded here, e.g. `quantization="nf4"`.
 
     Raises:
         [`ScorerError`]: There is no such scorer.
-        [`EmpathyError`]: An axis that is not known, or weights that are no numbers or all 0.
+        [`EmpathyError`]: An axis is unknown, a weight is not a number, or all weights are 0.
     """
 
     def __init__(
@@ -53,33 +54,26 @@ class EmpathyReward:
         scorer: Any = "linear",
         axis: str | Mapping[str, float] = SENSIBILITY,
         *,
-        failed: float = 0.0,
+        failed: float | None = None,
         **options: Any,
     ) -> None:
-        from .scoring.load import load_scorer
-
         self.weights = _weights(axis)
-        self.failed = failed
+        self.failed = sum(min(weight, 0.0) for weight in self.weights) if failed is None else failed
         self.scorer: Scorer = load_scorer(scorer, **options)
         self.__name__ = f"{_name(self.weights)}_reward"  # what TRL calls it in its logs
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
         """
-        The rewards of a batch.
+        The reward of each completion.
 
         Args:
             prompts (`Sequence`): Conversations as lists of messages, or plain texts.
             completions (`Sequence`): The generated replies, in the same form.
             kwargs: Other columns and what TRL adds; not used.
 
-        Returns:
-            `list[float | None]`: one for each completion.
-
         Raises:
-            [`FormatError`]: A completion that holds no text, or another number of prompts than of completions.
+            [`FormatError`]: A completion is not text, or there are not as many prompts as completions.
         """
-        from .scoring.run import ScoringRun
-
         if len(prompts) != len(completions):
             raise FormatError(
                 f"{len(prompts)} prompts and {len(completions)} completions do not go together; give a prompt for each"
@@ -96,18 +90,12 @@ class EmpathyReward:
 
 
 def _weights(axis: str | Mapping[str, float]) -> tuple[float, ...]:
-    """
-    What each of the axes counts, of a name or weights; their absolute values sum to 1.
-
-    Raises:
-        [`EmpathyError`]: An axis that is not known, or weights that are no numbers or all 0.
-    """
+    """The weight of each axis; their absolute values sum to 1."""
     if not isinstance(axis, (str, Mapping)):
         raise EmpathyError(f"axis {axis!r} is neither a name nor weights; valid: {AXIS_OR_WEIGHTS}")
     weights = {axis: 1.0} if isinstance(axis, str) else dict(axis)
     for name, weight in weights.items():
-        if name not in AXES:
-            raise EmpathyError(unknown("axis", name, AXES))
+        check_choice("axis", name, AXES)
         if not isinstance(weight, Real) or not math.isfinite(weight):
             raise EmpathyError(f"the weight of {name}, {weight!r}, is not a number; valid: {AXIS_OR_WEIGHTS}")
     whole = sum(abs(float(weight)) for weight in weights.values())
@@ -125,10 +113,10 @@ def _name(weights: Sequence[float]) -> str:
 
 def reply_text(completion: Any) -> str:
     """
-    The text of a completion, which is a text or a list of messages; of their contents, a text or a list of such parts.
+    The text of a completion: of a text, or of a list of messages whose contents are texts or lists of text parts.
 
     Raises:
-        [`FormatError`]: It is something else, or a part of it is no text.
+        [`FormatError`]: It is something else, or holds a part that is not text.
     """
     if isinstance(completion, str):
         return completion
@@ -142,7 +130,7 @@ def reply_text(completion: Any) -> str:
 
 
 def context_of(prompt: Any) -> list[Any]:
-    """The turns of a prompt, which is a text (one turn of the speaker) or a list of messages."""
+    """The turns of a prompt: a list of messages, or a text, which is one turn of the speaker."""
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 

@@ -14,29 +14,17 @@ from . import selection as rules
 from .axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY, TIES, Threshold, quadrants, thresholds
 from .data.dialogue import Turns, check_turns
 from .data.reading import check_dataset, open_rows, opened
-from .data.samples import (
-    read_scores,
-    training_features,
-    training_tables,
-)
-from .data.tables import (
-    conversation_order,
-    each_split,
-    features_of,
-    is_stream,
-    progress,
-    progress_bar,
-    tables_of,
-    to_dataset,
-)
+from .data.samples import Batch, iter_samples, read_samples, read_scores, training_features, training_tables
+from .data.tables import each_split, features_of, is_stream, progress, progress_bar, tables_of, to_dataset
 from .display import BySplit
 from .errors import FormatError, ScorerError, SelectionError, unknown
 from .reports.summary import summarise
 from .scoring import engine
 from .scoring.base import Scorer
 from .scoring.coverage import Coverage
-from .scoring.launched import Launch, fill_share
-from .scoring.load import check_scorer, load_scorer
+from .scoring.kinds import check_scorer
+from .scoring.load import load_scorer
+from .scoring.parallel import Launch, fill_share, fill_with_ray, plan_together, remote_scorer
 from .scoring.run import ScoringRun
 from .scoring.spec import ScoringSpec
 from .scoring.store import FILE_NAME, ScoreStore, cache_folder
@@ -50,7 +38,7 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
 
     from .data.tables import AnyDataset
-    from .scoring.ray_cluster import RayOptions
+    from .scoring.parallel import RayOptions
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +131,6 @@ class EmpathyDataSelector:
         """The scorer, loaded when it is first needed; with Ray, its name alone."""
         if self._ray is None:
             return load_scorer(self._spec, **self._options)
-        from .scoring.ray_cluster import remote_scorer
-
         return remote_scorer(self._spec, self._options, self._ray)
 
     @cached_property
@@ -200,7 +186,7 @@ class EmpathyDataSelector:
 
         Args:
             dataset (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
-                In any of the formats in [`~ee_trl.data.dialogue.FORMATS`], or the path or hub name of such.
+                In any of the formats in [`~ee_trl.data.formats.FORMATS`], or the path or hub name of such.
             shared (`bool`, *optional*, defaults to `False`):
                 Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
                 share into the store that they have in common, and gets all of it.
@@ -252,39 +238,30 @@ class EmpathyDataSelector:
             if self._ray is not None:
                 raise ScorerError("scores come back from a Ray cluster through the store; leave out --no-store")
             return None
-        features = features_of(dataset)
-        layout = engine.layout_of(list(features), self.detail_columns)
-        self._plan(dataset, features, layout)
+        layout = engine.layout_of(list(features_of(dataset)), self.detail_columns)
         launch = Launch() if self._ray else Launch.from_environment()
-        bar = progress_bar(
-            total=total if is_stream(dataset) else len(dataset),
-            label="score",
-            show=False if launch.rank else self.show_progress,
-        )
+        self._plan(dataset, launch)
+        bar = self._bar("score", dataset, total, show=False if launch.rank else self.show_progress)
         run = self.new_run(part=part)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
-        tables = progress(tables_of(self._in_order(dataset, layout), self.batch_rows), bar)
-        dialogues = engine.dialogues_of(tables, features, layout, run, self.turns)
+        dialogues = engine.unscored_dialogues(progress(self._batches(dataset, layout), bar), layout, run)
         if self._ray is None:
             return fill_share(run, dialogues, launch)
-        from .scoring.ray_cluster import fill_with_ray
-
         return fill_with_ray(run, dialogues, self._ray)
 
-    def _plan(self, dataset: Any, features: Features, layout: engine.Layout) -> None:
+    def _plan(self, dataset: Any, launch: Launch | None = None) -> None:
         """Shows all dialogues to a scorer that must see them before it scores any (a cascade with a budget)."""
         scorer: Any = self.scorer
-        if not getattr(scorer, "needs_plan", False):
-            return
-        scorer.use_store(self.store, self.retry_failures)
-        tables = tables_of(self._in_order(dataset, layout), self.batch_rows)
-        scorer.plan(engine.every_dialogue(tables, features, layout, self.turns))
+        if getattr(scorer, "needs_plan", False):
+            scorer.use_store(self.store, self.retry_failures)
+            dialogues = (s.dialogue for s in read_samples(dataset, self.turns) if s.dialogue is not None)
+            plan_together(scorer, dialogues, launch or Launch())
 
-    def _in_order(self, dataset: Any, layout: engine.Layout) -> Any:
-        """The data set with the utterances of each conversation together."""
-        if layout.fmt.utterance_rows and not is_stream(dataset):
-            return dataset.select(conversation_order(dataset))
-        return dataset
+    def _batches(self, dataset: Any, layout: engine.Layout) -> Iterator[Batch]:
+        return iter_samples(dataset, self.turns, columns=layout.read, batch_rows=self.batch_rows)
+
+    def _bar(self, label: str, dataset: Any, total: int | None, show: bool | None) -> Any:
+        return progress_bar(total=total if is_stream(dataset) else len(dataset), label=label, show=show)
 
     def score_tables(
         self,
@@ -309,17 +286,11 @@ class EmpathyDataSelector:
         if layout.given_scores:
             kept = " and ".join(layout.renames[name] for name in layout.given_scores)
             logger.warning("the data set's own scores are kept as %s; to use those, select without scoring", kept)
-        order = None
-        if layout.fmt.utterance_rows and not is_stream(dataset):
-            order = conversation_order(dataset)
-            dataset = dataset.select(order)
-        total = total if is_stream(dataset) else len(dataset)
-        self._plan(dataset, features, layout)
-        bar = progress_bar(total=total, label="write" if filled else "score", show=self.show_progress)
+        self._plan(dataset)
+        bar = self._bar("write" if filled else "score", dataset, total, self.show_progress)
         run = self.new_run(filled, part)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
-        tables = progress(tables_of(dataset, self.batch_rows), bar)
-        scored = engine.score_tables(tables, features, layout, run, self.turns, order)
+        scored = engine.score_tables(progress(self._batches(dataset, layout), bar), layout, run)
         out = engine.scored_features(features, layout)
         return Features({**out, QUADRANT: Value("string")}), (self._with_quadrant(table) for table in scored)
 

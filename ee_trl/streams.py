@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
 from .axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY, quadrants
-from .data.dialogue import recognise, samples_of
-from .data.samples import check_scored, refuse_utterances, training_features, training_row
+from .data.dialogue import samples_of
+from .data.formats import recognise
+from .data.samples import check_scored, iter_row_samples, refuse_utterances, training_features, training_row
 from .data.tables import columns_of, conform, features_of, tables_of
 from .errors import SelectionError
 from .scoring import engine
@@ -40,8 +41,8 @@ def scored_stream(selector: EmpathyDataSelector, stream: IterableDataset, part: 
     layout = engine.layout_of(columns_of(stream), selector.detail_columns)
 
     def rows() -> Iterator[dict[str, Any]]:
-        batches = engine.batched_rows(stream, layout, selector.batch_rows)
-        for row in engine.score_rows(batches, layout, selector.new_run(part=part), selector.turns):
+        batches = iter_row_samples(stream, layout.fmt, selector.turns, batch_rows=selector.batch_rows)
+        for row in engine.score_rows(batches, layout, selector.new_run(part=part)):
             name = quadrants([row[SENSIBILITY]], [row[RATIONALITY]], selector.threshold, selector.ties)[0]
             yield row | {QUADRANT: str(name) or None}
 

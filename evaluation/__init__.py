@@ -1,9 +1,9 @@
 """
-Metrics of empathetic dialogue, each an `evaluate` module in a folder of its own, and the comparison of models by them.
+Metrics of empathetic dialogue, and the comparison of models by them.
 
-Load a metric with [`ee_trl.load_metric`], or by folder with `evaluate.load("evaluation/distinct")`. The folders are
-packages too: `ee_trl.evaluation.distinct` holds the arithmetic as plain functions, and imports without `evaluate`.
-[`evaluate_models`] is what `ee-trl evaluate` runs.
+`metrics/` holds the arithmetic as plain functions, which import without `evaluate`. Each metric is also an `evaluate`
+module in a folder of its own, for [`ee_trl.load_metric`] or `evaluate.load("evaluation/distinct")`. `ee-trl evaluate`
+runs [`evaluate_models`].
 """
 
 from __future__ import annotations

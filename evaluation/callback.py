@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ..errors import TrainingError
+from ..online.trl_internals import running_figures
 
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ class EmpathyEvalCallback(TrainerCallback):
         from trl.models.utils import unwrap_model_for_generation
 
         from .candidates import Replies
-        from .completion_perplexity.likelihood import evaluating
         from .generation import generate_replies
+        from .metrics.completion_perplexity import evaluating
 
         accelerator = self.trainer.accelerator
         with (
@@ -171,8 +172,8 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def _log(self, numbers: dict[str, float]) -> None:
         named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
-        if hasattr(self.trainer, "_metrics"):  # TRL's: the means of these lists go out with the trainer's next log
-            running = self.trainer._metrics["train"]
+        running = running_figures(self.trainer)
+        if running is not None:
             for name in [name for name in running if name.startswith(PREFIX)]:  # of an evaluation since the last log
                 del running[name]
             running.update({name: [value] for name, value in named.items()})

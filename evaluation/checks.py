@@ -35,14 +35,6 @@ def check_decoding(max_new_tokens: Any, temperature: Any, top_p: Any, seed: Any)
         raise EmpathyError(f"top_p {top_p!r} is not valid; valid: a share above 0, up to 1 (all)")
 
 
-def check_bootstrap(resamples: Any, confidence: Any, seed: Any) -> None:
-    """Raises [`EmpathyError`] for a bootstrap that cannot be drawn."""
-    check_whole("resamples", resamples, 0)
-    check_whole("seed", seed, 0)
-    if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
-        raise EmpathyError(f"confidence {confidence!r} is not a share between 0 and 1, e.g. 0.95")
-
-
 def check_encoder(model: Any, layers: Any) -> None:
     """Raises [`EmpathyError`] where BERTScore's library, its encoder or that layer of it is not there."""
     from transformers import AutoConfig
@@ -60,7 +52,7 @@ def check_encoder(model: Any, layers: Any) -> None:
 
 def has_emotions(eval_set: EvalSet) -> bool:
     """Whether each dialogue has one of the 32 emotions of EmpatheticDialogues."""
-    from .emotion_accuracy import check_labels
+    from .metrics.emotion_accuracy import check_labels
 
     try:
         return eval_set.emotions is not None and bool(check_labels("emotion", eval_set.emotions))
@@ -70,7 +62,7 @@ def has_emotions(eval_set: EvalSet) -> bool:
 
 def check_emotions(given: Mapping[str, Replies], eval_set: EvalSet, metrics: Sequence[str]) -> None:
     """Raises [`FormatError`] for an emotion beside a reply that is none, where it is to be measured."""
-    from .emotion_accuracy import check_labels
+    from .metrics.emotion_accuracy import check_labels
 
     if "emotion_accuracy" not in metrics or not has_emotions(eval_set):
         return

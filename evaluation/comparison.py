@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +13,15 @@ from typing import Any
 from ee_trl.axes import DEFAULT_THRESHOLD
 from ee_trl.display import Displayed, Table
 from ee_trl.errors import EmpathyError, unknown
+from ee_trl.files import json_ready
 
+from .bootstrap import Bootstrap
 from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, load_candidate, read_replies
-from .checks import check_bootstrap, check_emotions, check_encoder, check_whole
+from .checks import check_emotions, check_encoder, check_whole
 from .eval_set import EvalSet, read_eval_set
-from .findings import Bootstrap, by_emotion, differences, examples_of, numbers_of, samples_of
+from .findings import by_emotion, differences, examples_of, numbers_of, samples_of
 from .generation import WAY, Decoding, generate_replies
 from .measures import Measure, Tools, check_metrics, measure, measure_references
-from .paired import pairs_of, plain
 from .stored_replies import StoredReplies
 
 
@@ -64,7 +66,7 @@ class Comparison(Displayed):
     def to_dict(self) -> dict[str, Any]:
         """All but the replies, as plain types for JSON: null where a number is not defined."""
         parts = ("dataset", "settings", "models", "references", "paired", "emotions", "examples")
-        return {name: plain(getattr(self, name)) for name in parts}
+        return {name: json_ready(getattr(self, name)) for name in parts}
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Writes `report.json`, `report.md`, `report.html` and `replies.jsonl`; returns the page's `Path`."""
@@ -178,7 +180,7 @@ def evaluate_models(
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
     check_whole("batch_size", batch_size, 1)
-    check_bootstrap(resamples, confidence, seed)
+    bootstrap = Bootstrap(resamples, confidence, seed)
     decoding = decoding or Decoding()
     eval_set = (
         dataset
@@ -217,9 +219,7 @@ def evaluate_models(
         measures[candidate.name] = measure(eval_set, made, loaded, tools, wanted)
         del loaded
         _make_room()  # before the next is loaded
-    found = _comparison(
-        candidates, eval_set, replies, measures, tools, wanted, decoding, (resamples, confidence, seed), baseline
-    )
+    found = _comparison(candidates, eval_set, replies, measures, tools, wanted, decoding, bootstrap, baseline)
     if judge_pairs:
         _add_verdicts(found, eval_set, tools)
     if folder is not None:
@@ -240,7 +240,7 @@ def _make_room() -> None:
 
 def _add_verdicts(found: Comparison, eval_set: EvalSet, tools: Tools) -> None:
     """What the judge says of every pair, as `judge` beside its differences; wins are B's."""
-    from .judge import judge_pairs
+    from .metrics.judge import judge_pairs
 
     settings = found.settings
     names = pairs_of(list(found.replies), settings["baseline"])
@@ -279,7 +279,7 @@ def make_tools(
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
     classifier = None
     if epitome is not None:
-        from .epitome import load_classifier
+        from .metrics.epitome import load_classifier
 
         try:
             classifier = load_classifier(epitome)
@@ -315,6 +315,13 @@ def _generated(
     return Replies(texts, loaded.description, loaded.fingerprint, settings=decoding.to_dict())
 
 
+def pairs_of(names: list[str], baseline: str | None = None) -> list[tuple[str, str]]:
+    """The pairs to compare: each candidate with the baseline, or every two of them."""
+    if baseline is not None:
+        return [(baseline, name) for name in names if name != baseline]
+    return list(itertools.combinations(names, 2))
+
+
 # ---- what it comes to ----------------------------------------------------------------------------------------------
 
 
@@ -346,7 +353,7 @@ def _comparison(
             "tokenizer": tools.tokenizer,
             "metrics": list(wanted),
             "decoding": decoding.to_dict(),
-            **dict(zip(("resamples", "confidence", "seed"), bootstrap, strict=True)),
+            **{name: getattr(bootstrap, name) for name in ("resamples", "confidence", "seed")},
             "baseline": baseline,
         },
         models={

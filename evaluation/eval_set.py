@@ -9,7 +9,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ee_trl.data.dialogue import Dialogue, Turns, check_turns, recognise
+from ee_trl.data.dialogue import Dialogue, Turns, check_turns
+from ee_trl.data.formats import recognise
 from ee_trl.data.reading import check_dataset
 from ee_trl.data.samples import iter_samples
 from ee_trl.data.tables import features_of, is_stream, spread, tables_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from ee_trl.axes import AXES
 
-from .paired import compare, holm
+from .bootstrap import Bootstrap, compare, holm, intervals, means
 
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 EXAMPLES = 10
 """How many dialogues a report shows."""
 
-Bootstrap = tuple[int, float, int]
-"""Resamples, confidence, seed."""
-
 
 def samples_of(measures: Mapping[str, Measure]) -> dict[str, np.ndarray]:
     """All numbers that single samples have."""
@@ -32,8 +29,6 @@ def samples_of(measures: Mapping[str, Measure]) -> dict[str, np.ndarray]:
 
 def numbers_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[str, Any]:
     """All numbers of a candidate by name, their intervals, and what else belongs to each metric."""
-    from .distinct.bootstrap import intervals, means
-
     numbers: dict[str, float] = {}
     ends: dict[str, list[float]] = {}
     for name, found in measures.items():
@@ -42,7 +37,7 @@ def numbers_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[st
             resamplers.append(means({"words": found.samples["words"]}))
         for resampler in resamplers:
             numbers |= resampler.point()
-            ends |= intervals(resampler, *bootstrap) if bootstrap[0] else {}
+            ends |= intervals(resampler, bootstrap)
     return {"numbers": numbers, "intervals": ends, "details": {name: m.details for name, m in measures.items()}}
 
 
@@ -52,13 +47,13 @@ def differences(
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """The paired differences of each pair of candidates, with Holm's correction; none without a bootstrap."""
-    if not bootstrap[0]:
+    if not bootstrap.resamples:
         return []
     found = []
     for a, b in pairs:
         numbers: dict[str, dict[str, Any]] = {}
         for name in (name for name in measures[a] if name in measures[b]):
-            parts = compare(measures[a][name].resampler, measures[b][name].resampler, *bootstrap)
+            parts = compare(measures[a][name].resampler, measures[b][name].resampler, bootstrap)
             numbers |= {k: v for k, v in parts.items() if not k.startswith("reference_")}
         corrected = holm({name: row["p"] for name, row in numbers.items()})
         found.append({"a": a, "b": b, "numbers": {k: {**row, "p_holm": corrected[k]} for k, row in numbers.items()}})

@@ -1,8 +1,7 @@
-"""The metrics that this package ships, loaded by name: `evaluate` modules that need no network."""
+"""The metrics that this package ships, loaded by name as `evaluate` modules, without a network."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,28 +19,15 @@ LIBRARIES = {
     "distinct": ("nltk",),
     "word_f1": ("nltk",),
 }
-"""What metrics import when they compute, beyond the core dependencies: checked when they are loaded."""
+"""The libraries that a metric needs to compute, beyond the core dependencies; checked when it is loaded."""
 
 EXTRAS = {"bertscore": "bertscore"}
-"""The extra of this package that brings a metric's libraries, where it is not `metrics`."""
+"""The extra that brings a metric's libraries, where it is not `metrics`."""
 
 
 def metrics_dir() -> Path:
-    """
-    The folder that holds the metrics, one folder each: `evaluation/` of the repository, or its installed copy.
-
-    Found without importing any of them.
-
-    Raises:
-        [`EmpathyError`]: the package is not installed, so that Python does not know where its metrics lie.
-    """
-    spec = importlib.util.find_spec("ee_trl.evaluation")
-    if spec is None or not spec.submodule_search_locations:
-        raise EmpathyError(
-            "the package ee_trl.evaluation cannot be found: ee-trl is imported from a folder in which it was not "
-            "installed. Install it, in a copy of its repository with: pip install -e ."
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
+    """The folder that holds the metrics, one folder each: `evaluation/` of the repository, or its installed copy."""
+    return Path(__file__).parent
 
 
 def list_metrics() -> list[str]:
@@ -55,11 +41,11 @@ def list_metrics() -> list[str]:
 
 def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     """
-    Loads one of this package's metrics, from its installed folder and so without a network.
+    Loads one of this package's metrics from its installed folder, without a network.
 
     Args:
         name (`str`):
-            Its name, one of [`list_metrics`].
+            One of [`list_metrics`].
         **kwargs:
             Passed on to `evaluate.load`, such as `config_name` (of `judge`: `"absolute"` or `"pairwise"`),
             `experiment_id`, `num_process` and `process_id`, or `cache_dir`.
@@ -68,8 +54,8 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
         [`~evaluate.EvaluationModule`]: with `add`, `add_batch` and `compute`.
 
     Raises:
-        [`EmpathyError`]: an unknown name; the message lists the valid ones.
-        [`MissingExtraError`]: the metric needs a library that is not installed; the message gives the pip line.
+        [`EmpathyError`]: The name is unknown; the message lists the valid ones.
+        [`MissingExtraError`]: The metric needs a library that is not installed; the message gives the pip line.
 
     Example:
 

@@ -11,8 +11,8 @@ import numpy as np
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, unknown
 
+from .bootstrap import Resampler
 from .checks import has_emotions
-from .paired import AnyResampler
 
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ class Measure:
     One metric of one candidate.
 
     Args:
-        resampler ([`~ee_trl.evaluation.paired.AnyResampler`]): Its numbers as a function of how often each sample
+        resampler ([`~ee_trl.evaluation.bootstrap.Resampler`]): Its numbers as a function of how often each sample
             counts, in the set's order.
         details (`dict`, *optional*): What else belongs to it: counts, fingerprints.
         samples (`dict[str, np.ndarray]`, *optional*): Numbers of each sample, of shape `(n,)`.
     """
 
-    resampler: AnyResampler
+    resampler: Resampler
     details: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -144,8 +144,8 @@ Maker = Callable[["EvalSet", "Replies", "LoadedModel | None", Tools], Measure]
 
 
 def _bleu(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .dialogue_bleu import bleu_resampler
-    from .dialogue_bleu.texts import tokenize_all
+    from .metrics.dialogue_bleu import bleu_resampler
+    from .texts import tokenize_all
 
     hypotheses = tokenize_all(replies.texts, tools.tokenizer)
     targets = tokenize_all(eval_set.references, tools.tokenizer)
@@ -153,15 +153,15 @@ def _bleu(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools
 
 
 def _rouge(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .dialogue_rouge import rouge_resampler, sample_scores
+    from .metrics.dialogue_rouge import rouge_resampler, sample_scores
 
     scored = sample_scores(replies.texts, eval_set.references)
     return Measure(rouge_resampler(scored), {}, {"rougeL": np.array(scored["rougeL"])})
 
 
 def _word_f1(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .word_f1 import word_f1_resampler
-    from .word_f1.texts import tokenize_all
+    from .metrics.word_f1 import word_f1_resampler
+    from .texts import tokenize_all
 
     hypotheses = tokenize_all(replies.texts, tools.tokenizer)
     targets = tokenize_all(eval_set.references, tools.tokenizer)
@@ -169,8 +169,8 @@ def _word_f1(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, to
 
 
 def _distinct(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .distinct import DistinctResampler
-    from .distinct.texts import tokenize_all
+    from .metrics.distinct import DistinctResampler
+    from .texts import tokenize_all
 
     corpus = tokenize_all(replies.texts, tools.tokenizer)
     words = np.array([len(tokens) for tokens in corpus], float)
@@ -179,27 +179,27 @@ def _distinct(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, t
 
 
 def _axes_alone(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .empathy_axes import axes_resampler, reply_scores
+    from .metrics.empathy_axes import axes_resampler, reply_scores
 
     scores = reply_scores(tools.run, eval_set.prompts, replies.texts)
     return _axes_measure(axes_resampler(scores, None, tools.threshold, tools.ties), scores, tools)
 
 
 def _axes(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .empathy_axes import axes_resampler, reply_scores
+    from .metrics.empathy_axes import axes_resampler, reply_scores
 
     scores = reply_scores(tools.run, eval_set.prompts, replies.texts)
     references = reply_scores(tools.run, eval_set.prompts, eval_set.references)
     return _axes_measure(axes_resampler(scores, references, tools.threshold, tools.ties), scores, tools)
 
 
-def _axes_measure(resampler: AnyResampler, scores: np.ndarray, tools: Tools) -> Measure:
+def _axes_measure(resampler: Resampler, scores: np.ndarray, tools: Tools) -> Measure:
     details = {"scorer": tools.run.scorer.fingerprint, "unscored": int(np.isnan(scores).any(axis=1).sum())}
     return Measure(resampler, details, {axis: scores[:, i] for i, axis in enumerate(AXES)})
 
 
 def _perplexity(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
+    from .metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 
     assert loaded is not None
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
@@ -214,18 +214,16 @@ def _perplexity(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None,
 
 
 def _epitome(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .epitome.classifier import MECHANISMS, predicted_levels
-    from .epitome.levels import last_turn, level_resampler
+    from .metrics.epitome import MECHANISMS, level_resampler, predicted_levels
 
-    seekers = [last_turn(prompt) for prompt in eval_set.prompts]
-    levels = predicted_levels(tools.classifier, seekers, replies.texts)
-    references = predicted_levels(tools.classifier, seekers, eval_set.references)
+    levels = predicted_levels(tools.classifier, eval_set.prompts, replies.texts)
+    references = predicted_levels(tools.classifier, eval_set.prompts, eval_set.references)
     samples = {name: levels[:, i].astype(float) for i, name in enumerate(MECHANISMS)}
     return Measure(level_resampler(levels, references), {}, samples)
 
 
 def _emotion(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .emotion_accuracy import check_labels, emotion_resampler
+    from .metrics.emotion_accuracy import check_labels, emotion_resampler
 
     given = check_labels("predicted_emotion", replies.emotions)
     wanted = check_labels("emotion", eval_set.emotions)
@@ -234,7 +232,7 @@ def _emotion(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, to
 
 
 def _bertscore(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .bertscore import bertscore_resampler, sample_similarities
+    from .metrics.bertscore import bertscore_resampler, sample_similarities
 
     scored = sample_similarities(
         replies.texts, eval_set.references, tools.bertscore_model,
@@ -245,8 +243,8 @@ def _bertscore(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, 
 
 
 def _judge(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .distinct.bootstrap import means
-    from .judge.verdicts import sample_ratings
+    from .bootstrap import means
+    from .metrics.judge import sample_ratings
 
     ratings = sample_ratings(tools.judge, eval_set.prompts, replies.texts)
     unanswered = int(sum(np.isnan(values).sum() for values in ratings.values()))

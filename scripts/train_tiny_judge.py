@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ee_trl.axes import AXES
-from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.data.dialogue import Dialogue, samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.files import package_versions, write_json
 from ee_trl.scoring.judge.model import CausalLMScorer
 from ee_trl.scoring.judge.prompt import Chain, JudgePrompt

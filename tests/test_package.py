@@ -56,8 +56,11 @@ def test_every_package_is_listed_for_the_wheel() -> None:
         for init in (ROOT / top).rglob("__init__.py"):
             found.add(".".join([name, *init.parent.relative_to(ROOT / top).parts]))
     assert set(config["packages"]) == found
-    cards = {f"ee_trl.evaluation.{p.parent.name}" for p in (ROOT / "evaluation").glob("*/README.md")}
-    assert cards <= set(config["package-data"])
+    shipped = {
+        p for pattern in config["package-data"]["ee_trl.evaluation"] for p in (ROOT / "evaluation").glob(pattern)
+    }
+    assert set((ROOT / "evaluation").glob("*/README.md")) <= shipped
+    assert {ROOT / "evaluation" / name / f"{name}.py" for name in ee_trl.list_metrics()} <= shipped
 
 
 def test_evaluation_and_recipes_are_parts_of_the_package() -> None:

@@ -97,10 +97,31 @@ def test_empty_and_unscored_completions() -> None:
             assert all(d.response.strip() for d in dialogues)
             return np.array([[np.nan, np.nan] if "?" in d.response else [5.0, 5.0] for d in dialogues])
 
-    reward = EmpathyReward(Picky(), failed=-1.0)
-    assert reward(["a"] * 3, ["b", "  ", "c?"]) == [0.5, -1.0, None]
+    reward = EmpathyReward(Picky(), failed=-2.0)
+    assert reward(["a"] * 3, ["b", "  ", "c?"]) == [0.5, -2.0, None]
     with pytest.raises(FormatError, match="a completion must be a text"):
         reward(["a"], [5])
+
+
+@pytest.mark.parametrize(
+    ("axis", "lowest"),
+    [
+        ("sensibility", 0.0),
+        ({"sensibility": -1}, -1.0),
+        ({"sensibility": 1, "rationality": -0.5}, -1 / 3),
+        ({"sensibility": -2, "rationality": -1}, -1.0),
+    ],
+)
+def test_silence_gets_the_lowest_reward_of_the_range(axis, lowest) -> None:
+    class Worst:
+        fingerprint = "worst"
+
+        def score(self, dialogues):  # high where it is subtracted, low where it is added
+            return np.array([[10.0 * (weight < 0) for weight in reward.weights]] * len(dialogues))
+
+    reward = EmpathyReward(Worst(), axis)
+    silent, worst = reward(["a", "a"], ["", "b"])
+    assert silent == worst == pytest.approx(lowest)
 
 
 def test_grpo_trainer_trains_on_it(tmp_path) -> None:

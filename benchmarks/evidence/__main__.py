@@ -41,7 +41,7 @@ import tables
 import training
 from plan import Run, plan
 
-from ee_trl.evaluation.paired import plain
+from ee_trl.files import json_ready
 
 
 SETTINGS = ("epochs", "seeds", "jobs", "batch", "max_length", "model", "config")
@@ -231,7 +231,7 @@ def epitome_there(work: Path) -> Path | None:
 
 def write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(value), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(json_ready(value), indent=2) + "\n", encoding="utf-8")
 
 
 def settled(found: dict[str, Any]) -> dict[str, Any]:

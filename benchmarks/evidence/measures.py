@@ -14,15 +14,15 @@ from plan import Run
 from training import folder_of, slug
 
 from ee_trl.axes import AXES, QUADRANTS, TIE, quadrants
+from ee_trl.evaluation.bootstrap import Bootstrap, intervals
 from ee_trl.evaluation.candidates import Replies, load_candidate
 from ee_trl.evaluation.comparison import make_tools
-from ee_trl.evaluation.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
-from ee_trl.evaluation.distinct.bootstrap import intervals
 from ee_trl.evaluation.eval_set import EvalSet, read_eval_set
 from ee_trl.evaluation.findings import differences, numbers_of
 from ee_trl.evaluation.generation import Decoding, generate_replies
 from ee_trl.evaluation.measures import Measure, Tools, measure, measure_references
-from ee_trl.evaluation.metrics.epitome_data import read_posts, train_epitome
+from ee_trl.evaluation.metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
+from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 
 
 METRICS = ("dialogue_bleu", "dialogue_rouge", "distinct", "empathy_axes", "epitome")
@@ -32,7 +32,7 @@ REPLIES = 2_000
 """Test dialogues, evenly spaced, that are replied to; perplexities are of all."""
 DECODING = Decoding(max_new_tokens=40, temperature=0.7, top_p=0.9, seed=0)
 """Sampled: greedily, a small model that has seen little says one sentence to nearly everybody."""
-BOOTSTRAP = (1000, 0.95, 0)
+BOOTSTRAP = Bootstrap(1000)
 
 
 def on_validation(run: Run, work: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def on_validation(run: Run, work: Path) -> dict[str, Any]:
             found["perplexity"][name] = {**counts, "value": None, "interval": None}
             continue
         resampler = perplexity_resampler(nlls[inside], tokens[inside])
-        point, ends = resampler.point(), intervals(resampler, *BOOTSTRAP)
+        point, ends = resampler.point(), intervals(resampler, BOOTSTRAP)
         found["perplexity"][name] = {**counts, "value": point["perplexity"], "interval": ends["perplexity"]}
     found["perplexity_per_word"] = float(np.exp(nlls.sum() / words_of(eval_set)))
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +131,10 @@ def matched(a: np.ndarray, b: np.ndarray, bins_a: np.ndarray, bins_b: np.ndarray
         a, b (`np.ndarray` of shape `(n,)`): A number of each reply to the same dialogues; NaN counts nowhere.
         bins_a, bins_b (`np.ndarray` of shape `(n,)`): The bin of each.
     """
-    resamples, level, seed = BOOTSTRAP
-    rng = np.random.default_rng(seed)
+    level = BOOTSTRAP.confidence
+    rng = np.random.default_rng(BOOTSTRAP.seed)
     everyone = np.arange(len(a))
-    draws = [everyone, *(rng.choice(everyone, len(a)) for _ in range(resamples))]
+    draws = [everyone, *(rng.choice(everyone, len(a)) for _ in range(BOOTSTRAP.resamples))]
     point, *others = (_within(a[rows], b[rows], bins_a[rows], bins_b[rows]) for rows in draws)
     return {"difference": point, "interval": np.nanquantile(others, [(1 - level) / 2, (1 + level) / 2]).tolist()}
 

@@ -134,8 +134,8 @@ def add_train_epitome(commands: Any) -> None:
 
 def run_train_epitome(args: argparse.Namespace) -> int:
     """Runs `ee-trl train-epitome`."""
-    from ..evaluation.epitome.classifier import CONFIG
-    from ..evaluation.metrics.epitome_data import read_posts, train_epitome
+    from ..evaluation.metrics.epitome_classifier import CONFIG
+    from ..evaluation.metrics.epitome_training import read_posts, train_epitome
 
     folder = options.report_folder(args, CONFIG)
     if args.folds < 0 or args.folds == 1:

@@ -84,15 +84,14 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_import(args: argparse.Namespace) -> int:
     """Runs `ee-trl human import`."""
-    from ..evaluation.paired import plain
-    from ..files import write_json, write_text
+    from ..files import json_ready, write_json, write_text
     from ..human.files import read_answers, read_key
     from ..human.results import results_markdown, study_results
 
     folder = options.report_folder(args, "results.json") if args.output else None
     key = read_key(args.key)
     answers = [read_answers(path, key) for path in args.answers]
-    found = plain(study_results(key, answers, resamples=args.resamples, seed=args.seed))
+    found = json_ready(study_results(key, answers, resamples=args.resamples, seed=args.seed))
     text = results_markdown(found)
     if folder is not None:
         write_json(folder / "results.json", found)

@@ -42,11 +42,11 @@ def study_results(
         [`EmpathyError`]: There are no answers, two files of one sheet, or a bootstrap that cannot be drawn.
         [`MissingExtraError`]: statsmodels, krippendorff or scipy is not installed.
     """
-    from ..evaluation.checks import check_bootstrap
+    from ..evaluation.bootstrap import Bootstrap
 
     for module in ("statsmodels.stats.inter_rater", "krippendorff", "scipy.stats"):
         require(module, extra="human", purpose=_PURPOSE)
-    check_bootstrap(resamples, confidence, seed)
+    Bootstrap(resamples, confidence, seed)  # refuses what cannot be drawn
     twice = [sheet for sheet, n in Counter(a.sheet for a in answers).items() if n > 1]
     if twice:
         files = ", ".join(repr(a.source) for a in answers if a.sheet == twice[0])
@@ -243,16 +243,16 @@ def _rank(value: Any) -> Any:
 
 def _interval(values: np.ndarray, resamples: int, confidence: float, seed: int) -> list[float] | None:
     """The bootstrap interval of a mean over dialogues."""
-    from ..evaluation.distinct.bootstrap import intervals, means
+    from ..evaluation.bootstrap import Bootstrap, intervals, means
 
     if not len(values) or not resamples:
         return None
-    return intervals(means({"mean": values}), resamples, confidence, seed)["mean"]
+    return intervals(means({"mean": values}), Bootstrap(resamples, confidence, seed))["mean"]
 
 
 def _correct(aspects: Mapping[str, dict[str, Any]]) -> None:
     """Adds `p_holm` beside every `p`, corrected for the number of aspects (and pairs)."""
-    from ..evaluation.paired import holm
+    from ..evaluation.bootstrap import holm
 
     entries: dict[str, dict[str, Any]] = {}
     for aspect, row in aspects.items():

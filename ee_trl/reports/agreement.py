@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from ..axes import (
     AXES,
@@ -13,25 +16,20 @@ from ..axes import (
     RATIONALITY,
     SENSIBILITY,
     TIE,
+    Threshold,
     quadrants,
     scores_array,
     thresholds,
 )
-from ..display import Displayed, Table
+from ..display import Displayed, Table, number, percent, with_interval
 from ..errors import ScoresError, require
 
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike
-
-    from ..axes import Threshold
 
 CELLS = (*QUADRANTS, TIE)
 """Rows and columns of the cross table."""
 
 CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
-"""What the released rule makes of a sample: it trains one expert, the other, or none."""
+"""What the released rule makes of a sample: it trains one expert, or the other, or neither."""
 
 RESAMPLES = 1_000
 _PURPOSE = "the agreement of scorers"
@@ -40,25 +38,24 @@ _PURPOSE = "the agreement of scorers"
 @dataclass(frozen=True)
 class Agreement(Displayed):
     """
-    How B's scores differ from A's on the samples that both scored. Prints as a table; [`~Agreement.to_dict`] gives the
+    How B's scores differ from A's on the samples that both scored. Prints as tables; [`~Agreement.to_dict`] gives the
     same for machines. A number that is not defined (a correlation with a constant, a mean of nothing) is `None`.
 
     Args:
         samples (`int`): All samples.
-        compared (`int`): Those that both scored; all else is of these.
-        unscored (`dict[str, int]`): Samples that `a` and that `b` left unscored.
-        threshold (`list[float]`): T for sensibility and rationality.
-        ties (`str`): What a score equal to T is.
+        compared (`int`): The samples that both scored; all other numbers are about these.
+        unscored (`dict[str, int]`): How many samples `a` and `b` left unscored.
+        threshold, ties: See [`agree`]; T as a list.
         axes (`dict[str, dict]`):
             Axis -> `{"spearman", "spearman_interval", "pearson", "mean_shift", "mean_absolute_difference"}`, the shift
             being B - A, in points of [0, 10].
         quadrants (`dict[str, dict[str, int]]`): Quadrant (or `tie`) by A -> the same by B -> count.
         changed (`float`, *optional*): Share of the samples whose quadrant (or tie) changes from A to B.
-        entered, left (`dict`): `{"count", "share"}` of those that are in the sensibility set of B alone, of A alone.
+        entered, left (`dict`): `{"count", "share"}` of the samples that are in the sensibility set of B alone, of A
+            alone.
         three_way (`dict`):
             `{"agreement", "kappa", "kappa_interval"}` on sensibility, rationality, discarded; Cohen's kappa.
-        resamples (`int`): Bootstrap resamples behind the intervals, which are percentiles 2.5 and 97.5.
-        seed (`int`): Of the bootstrap.
+        resamples, seed (`int`): Of the bootstrap behind the intervals, which are percentiles 2.5 and 97.5.
     """
 
     samples: int
@@ -80,82 +77,36 @@ class Agreement(Displayed):
         return asdict(self)
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
+        """How many samples were compared; tables of the scores, of the selection, and of quadrants by A and by B."""
         t_s, t_r = self.threshold
         three = self.three_way
-        yield self._head()
+        yield (
+            f"{self.compared:,} of {self.samples:,} samples are scored by both and compared; unscored: "
+            f"{self.unscored['a']:,} by A, {self.unscored['b']:,} by B."
+        )
         axes = [
             (
                 axis,
-                f"{number(row['spearman'])} {interval(row['spearman_interval'])}".strip(),
+                with_interval(row["spearman"], row["spearman_interval"]),
                 number(row["pearson"]),
-                number(row["mean_shift"], sign=True),
+                number(row["mean_shift"], "+.2f"),
                 number(row["mean_absolute_difference"]),
             )
             for axis, row in self.axes.items()
         ]
-        yield Table(("axis", "Spearman (95 %)", "Pearson", "B - A", "|B - A|"), axes)
+        head = ("axis", "Spearman (95 %)", "Pearson", "mean of B - A", "mean of |B - A|")
+        yield Table(head, axes, "Scores, in points of [0, 10]")
         facts = [
-            ("another quadrant", percent(self.changed)),
-            ("enters sensibility set", f"{percent(self.entered['share'])} ({self.entered['count']:,})"),
-            ("leaves sensibility set", f"{percent(self.left['share'])} ({self.left['count']:,})"),
+            ("fall into another quadrant", percent(self.changed)),
+            ("enter the sensibility set", f"{percent(self.entered['share'])} ({self.entered['count']:,})"),
+            ("leave the sensibility set", f"{percent(self.left['share'])} ({self.left['count']:,})"),
             (f"same of three classes ({', '.join(CLASSES)})", percent(three["agreement"])),
-            ("Cohen's kappa (95 %)", f"{number(three['kappa'])} {interval(three['kappa_interval'])}".strip()),
+            ("Cohen's kappa on these (95 %)", with_interval(three["kappa"], three["kappa_interval"])),
         ]
-        yield Table(("selection", ""), facts, f"T = {t_s:g} (sensibility), {t_r:g} (rationality)")
+        title = f"Selection from A to B, at T = {t_s:g} (sensibility) and {t_r:g} (rationality), ties: {self.ties}"
+        yield Table(("", "of the compared"), facts, title)
         cross = [(name, *(f"{n:,}" for n in row.values())) for name, row in self.quadrants.items()]
-        yield Table(("A, down; B, across", *CELLS), cross)
-
-    def _head(self) -> str:
-        return (
-            f"{self.compared:,} of {self.samples:,} samples compared; unscored: {self.unscored['a']:,} by A, "
-            f"{self.unscored['b']:,} by B"
-        )
-
-    def __str__(self) -> str:
-        t_s, t_r = self.threshold
-        three = self.three_way
-        lines = [
-            self._head(),
-            "",
-            f"  {'axis':<12} {'Spearman':>8} {'(95 %)':>16} {'Pearson':>8} {'B - A':>7} {'|B - A|':>8}",
-        ]
-        for axis, row in self.axes.items():
-            lines.append(
-                f"  {axis:<12} {number(row['spearman']):>8} {interval(row['spearman_interval']):>16} "
-                f"{number(row['pearson']):>8} {number(row['mean_shift'], sign=True):>7} "
-                f"{number(row['mean_absolute_difference']):>8}"
-            )
-        lines += [
-            "",
-            f"selection at T = {t_s:g}" + (f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else ""),
-            f"  another quadrant       {percent(self.changed):>7}",
-            f"  enters sensibility set {percent(self.entered['share']):>7}  ({self.entered['count']:,})",
-            f"  leaves sensibility set {percent(self.left['share']):>7}  ({self.left['count']:,})",
-            f"  same of three classes  {percent(three['agreement']):>7}  ({', '.join(CLASSES)})",
-            f"  Cohen's kappa          {number(three['kappa']):>7}  {interval(three['kappa_interval'])}",
-            "",
-            f"  {'A, down; B, across':<18} " + " ".join(f"{name:>11}" for name in CELLS),
-        ]
-        lines += [
-            f"  {name:<18} " + " ".join(f"{n:>11,}" for n in row.values()) for name, row in self.quadrants.items()
-        ]
-        return "\n".join(lines)
-
-
-def number(value: float | None, *, sign: bool = False) -> str:
-    """A number for a table, `n/a` where it is not defined."""
-    return "n/a" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
-
-
-def percent(value: float | None) -> str:
-    """A share for a table."""
-    return "n/a" if value is None else f"{value:.1%}"
-
-
-def interval(ends: list[float] | None) -> str:
-    """An interval for a table, `""` where there is none."""
-    return f"({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+        yield Table(("A, down; B, across", *CELLS), cross, "Quadrants by A and by B, in samples")
 
 
 def check_libraries() -> None:
@@ -184,16 +135,11 @@ def agree(
         resamples (`int`, *optional*, defaults to `1000`): Bootstrap resamples (of samples, with replacement).
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
 
-    Returns:
-        [`Agreement`].
-
     Raises:
         [`ScoresError`]: The two are not arrays of the same samples.
         [`SelectionError`]: A score or the threshold is outside [0, 10].
         [`MissingExtraError`]: scipy or scikit-learn is not installed.
     """
-    import numpy as np
-
     check_libraries()
     first, second = _checked(a, "A"), _checked(b, "B")
     if len(first) != len(second):
@@ -223,8 +169,6 @@ def agree(
 
 
 def _checked(scores: ArrayLike, name: str) -> np.ndarray:
-    import numpy as np
-
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != len(AXES):
         raise ScoresError(f"the scores of {name} have shape {array.shape}; expected (n, 2): sensibility, rationality")
@@ -241,8 +185,6 @@ def _part(members: np.ndarray) -> dict[str, Any]:
 
 
 def _axis(a: np.ndarray, b: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
-    import numpy as np
-
     constant = len(a) < 2 or bool((a == a[0]).all() or (b == b[0]).all())
     stats = require("scipy.stats", extra="report", purpose=_PURPOSE)
     return {
@@ -256,8 +198,6 @@ def _axis(a: np.ndarray, b: np.ndarray, resampled: np.ndarray) -> dict[str, Any]
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation, NaN where one of the two is constant."""
-    import numpy as np
-
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a @ a) * (b @ b))
     return float(np.clip(a @ b / scale, -1, 1)) if scale > 0 else float("nan")
@@ -269,8 +209,6 @@ def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.r
 
     The values are sorted once; a resample's ranks then follow from how often it holds each of them.
     """
-    import numpy as np
-
     found = np.full((resamples, len(AXES)), np.nan)
     if not len(a):
         return found
@@ -283,16 +221,12 @@ def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.r
 
 def _ranks(places: np.ndarray) -> np.ndarray:
     """The ranks of whole numbers from 0, equal ones sharing their mean rank."""
-    import numpy as np
-
     counts = np.bincount(places)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def _percentiles(values: np.ndarray) -> list[float] | None:
     """The middle 95 % of the resamples in which the number is defined."""
-    import numpy as np
-
     values = values[np.isfinite(values)]
     return [float(end) for end in np.percentile(values, [2.5, 97.5])] if len(values) else None
 
@@ -302,8 +236,6 @@ def _percentiles(values: np.ndarray) -> list[float] | None:
 
 def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: np.random.Generator) -> dict[str, Any]:
     """Agreement and Cohen's kappa on [`CLASSES`], from the quadrants by A and by B."""
-    import numpy as np
-
     n = len(where_a)
     a, b = (np.where(np.isin(where, CLASSES[:2]), where, CLASSES[2]) for where in (where_a, where_b))
     table = np.array([[((a == p) & (b == q)).sum() for q in CLASSES] for p in CLASSES])
@@ -320,8 +252,6 @@ def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: n
 
 def _kappas(tables: np.ndarray) -> np.ndarray:
     """Cohen's kappa of each table of counts `(k, 3, 3)`, NaN where all of it is in one class."""
-    import numpy as np
-
     n = tables.sum(axis=(1, 2))
     by_chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)  # whole numbers: agreement in all is 1 exactly
     agreed = n * np.trace(tables, axis1=1, axis2=2)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import REASONS, SCORED
-from ..errors import require
+from ..display import Code, Heading, Markup, Table, Title, as_markdown, as_text, number, shortened
 from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
-from .agreement import CELLS, CLASSES, Agreement, interval, number, percent
-from .markdown import _cell, _table
-from .plane import save_figure
+from .agreement import CELLS, CLASSES, Agreement
+from .plane import draw_density, draw_thresholds, new_figure, save_figure
+from .rubric import rubric_block
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -33,12 +34,12 @@ class Side:
     One of the two that are compared.
 
     Args:
-        name (`str`): What the user called it.
-        fingerprint (`str`): Of the scorer, or of what made a file's scores; `"given"` if nobody knows.
+        name (`str`): The name that the user gave it.
+        fingerprint (`str`): The scorer's, or that of what made a file's scores; `"given"` if nobody knows.
         scores (`np.ndarray` of shape `(n, 2)`): Sensibility and rationality, NaN where unscored.
         status (`Sequence[str]`): `"scored"` or the reason why not, for each sample.
-        rubric ([`Rubric`], *optional*): What a judge was asked.
-        injection (`dict`, *optional*): What [`~ee_trl.reports.injection.injection_shift`] gave.
+        rubric ([`Rubric`], *optional*): The rubric of a judge.
+        injection (`dict`, *optional*): The result of [`~ee_trl.reports.injection.injection_shift`].
     """
 
     name: str
@@ -53,7 +54,7 @@ class Side:
         return dict(Counter(str(s) for s in self.status if s != SCORED).most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """What it is, without its scores."""
+        """All but the scores, as plain types."""
         rubric = self.rubric and {
             "name": self.rubric.name, "fingerprint": self.rubric.fingerprint, "text": self.rubric.text
         }  # fmt: skip
@@ -73,14 +74,7 @@ def report_dict(dataset: str, a: Side, b: Side, found: Agreement) -> dict[str, A
 
 def report_text(dataset: str, a: Side, b: Side, found: Agreement) -> str:
     """The report for a terminal."""
-    lines = [f"{dataset}: A = {a.name} ({a.fingerprint}), B = {b.name} ({b.fingerprint})", str(found)]
-    for letter, side in (("A", a), ("B", b)):
-        lines += [f"  unscored by {letter}: {n:,} {why}" for why, n in side.unscored().items()]
-        if side.injection:
-            of_all = side.injection["families"]["all"]
-            nets = ", ".join(f"{axis} {number(of_all[axis]['net_mean'], sign=True)}" for axis in AXES)
-            lines += ["", f"prompt injection moves {letter} by {nets} on average, net of neutral text"]
-    return "\n".join(lines)
+    return as_text(_parts(dataset, a, b, found))
 
 
 def write_agreement(folder: Path, dataset: str, a: Side, b: Side, found: Agreement, **more: Any) -> Path:
@@ -107,116 +101,55 @@ def write_agreement(folder: Path, dataset: str, a: Side, b: Side, found: Agreeme
     return page
 
 
-# ---- Markdown ------------------------------------------------------------------------------------------------------
-
-
 def markdown(dataset: str, a: Side, b: Side, found: Agreement) -> str:
     """The page; it expects the picture beside it."""
+    rubrics: dict[Rubric, list[str]] = {}  # each is printed once
+    for letter, side in (("A", a), ("B", b)):
+        if side.rubric:
+            rubrics.setdefault(side.rubric, []).append(letter)
     parts = [
-        "# Agreement of two scorers",
-        _sides_part(dataset, a, b, found),
-        _axes_part(found),
-        _selection_part(found),
-        *(_injection_part(letter, side) for letter, side in (("A", a), ("B", b)) if side.injection),
-        *_rubric_parts(a, b),
+        *_parts(dataset, a, b, found),
+        f"Intervals are of {found.resamples:,} bootstrap resamples (seed {found.seed}).",
+        Markup(f"![A against B, and the quadrants]({NAMES[2]})"),
     ]
-    return "\n\n".join(parts) + "\n"
+    for rubric, letters in rubrics.items():
+        parts += [Heading(f"The rubric of {' and '.join(letters)}: {rubric.fingerprint}"), rubric_block(rubric.text)]
+    return as_markdown(parts) + "\n"
 
 
-def _sides_part(dataset: str, a: Side, b: Side, found: Agreement) -> str:
-    rows = [
-        (letter, _cell(side.name), f"`{_cell(side.fingerprint)}`", str(sum(side.unscored().values())), _reasons(side))
-        for letter, side in (("A", a), ("B", b))
+def _parts(dataset: str, a: Side, b: Side, found: Agreement) -> list[str | Table]:
+    sides = (("A", a), ("B", b))
+    rows = [(letter, side.name, Code(side.fingerprint), _reasons(side)) for letter, side in sides]
+    return [
+        Title("Agreement of two scorers"),
+        Table(("", "scores", "fingerprint", "unscored"), rows, f"On {dataset}:"),
+        *found.parts(),
+        *(part for letter, side in sides if side.injection for part in _injection_parts(letter, side.injection)),
     ]
-    return (
-        f"**{found.compared:,} of {found.samples:,} samples** of {_cell(dataset)} are scored by both and compared.\n\n"
-        + _table(("", "scores", "fingerprint", "unscored", "reasons"), rows)
-    )
 
 
 def _reasons(side: Side) -> str:
     return "; ".join(f"{n:,} {why} ({REASONS.get(why, 'as the file says')})" for why, n in side.unscored().items())
 
 
-def _axes_part(found: Agreement) -> str:
-    rows = [
-        (
-            axis,
-            f"{number(row['spearman'])} {interval(row['spearman_interval'])}".strip(),
-            number(row["pearson"]),
-            number(row["mean_shift"], sign=True),
-            number(row["mean_absolute_difference"]),
-        )
-        for axis, row in found.axes.items()
-    ]
-    return (
-        "## Scores\n\n"
-        + _table(("axis", "Spearman", "Pearson", "mean shift, B - A", "mean absolute difference"), rows)
-        + f"\n\nIn brackets, here and below: 95 % bootstrap interval ({found.resamples:,} resamples, seed {found.seed}"
-        "). Shift and difference are in points of [0, 10].\n\n![A against B, and the quadrants](agreement.png)"
-    )
-
-
-def _selection_part(found: Agreement) -> str:
-    t_s, t_r = found.threshold
-    three = found.three_way
-    facts = [
-        ("fall into another quadrant", percent(found.changed)),
-        ("enter the sensibility set", f"{percent(found.entered['share'])} ({found.entered['count']:,})"),
-        ("leave the sensibility set", f"{percent(found.left['share'])} ({found.left['count']:,})"),
-        (f"same of three classes ({', '.join(CLASSES)})", percent(three["agreement"])),
-        ("Cohen's kappa on these", f"{number(three['kappa'])} {interval(three['kappa_interval'])}".strip()),
-    ]
-    cross = [(name, *(f"{n:,}" for n in row.values())) for name, row in found.quadrants.items()]
-    return "\n\n".join(
-        [
-            "## Selection",
-            f"T = {t_s:g} (sensibility) and {t_r:g} (rationality), ties: {found.ties}. From A to B:",
-            _table(("", "samples compared"), facts),
-            "Quadrants by A (down) and by B (across), in samples:",
-            _table(("A \\ B", *CELLS), cross),
-        ]
-    )
-
-
-def _injection_part(letter: str, side: Side) -> str:
-    shift: Mapping[str, Any] = side.injection or {}
+def _injection_parts(letter: str, shift: dict[str, Any]) -> list[str | Table]:
     keys = ("mean", "largest", "net_mean", "net_largest")
     rows = [
         (
             name,
             str(entry["attacks"]),
             str(entry["unscored"]),
-            *(" / ".join(number(entry[axis][key], sign=True) for axis in AXES) for key in keys),
+            *(" / ".join(number(entry[axis][key], "+.2f") for axis in AXES) for key in keys),
         )
         for name, entry in shift["families"].items()
     ]
-    head = ("family", "attacks", "unscored", "mean shift, S / R", "largest", "net mean", "net largest")
-    return (
-        f"## Prompt injection: {letter}\n\n{shift['attacks']} attacks on each of {shift['dialogues']} dialogues "
-        f"({shift['unscored_clean']} of them without a score in the first place). Shift: attacked minus clean, in "
-        "points; net: attacked minus neutral text of the same length in the same place.\n\n" + _table(head, rows)
-    )
-
-
-def _rubric_parts(a: Side, b: Side) -> list[str]:
-    """Each rubric in full, once."""
-    users: dict[Rubric, list[str]] = {}
-    for letter, side in (("A", a), ("B", b)):
-        if side.rubric:
-            users.setdefault(side.rubric, []).append(letter)
     return [
-        f"## The rubric of {' and '.join(letters)}: `{rubric.fingerprint}`\n\n{_fenced(rubric.text)}"
-        for rubric, letters in users.items()
+        Heading(f"Prompt injection: {letter}"),
+        f"{shift['attacks']} attacks on each of {shift['dialogues']} dialogues; {shift['unscored_clean']} of these "
+        "have no score even without an attack. Shift: attacked minus clean, in points; net: attacked minus neutral "
+        "text of the same length in the same place.",
+        Table(("family", "attacks", "unscored", "mean shift, S / R", "largest", "net mean", "net largest"), rows),
     ]
-
-
-def _fenced(text: str) -> str:
-    """A code block that nothing in the text can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
 
 
 # ---- picture -------------------------------------------------------------------------------------------------------
@@ -224,54 +157,36 @@ def _fenced(text: str) -> str:
 
 def check_picture_library() -> None:
     """Raises [`MissingExtraError`] unless the picture can be drawn."""
-    _figure_module()
+    _figure()
 
 
-def _figure_module() -> Any:
-    return require("matplotlib.figure", extra="report", purpose="the picture of the agreement")
+def _figure() -> Figure:
+    return new_figure((16, 4.8), purpose="the picture of the agreement")
 
 
 def draw_agreement(a: Side, b: Side, found: Agreement, path: Path) -> Path:
     """Draws A's scores against B's on each axis, with T, and the cross table of quadrants as a heat map."""
-    import numpy as np
-
-    figure = _figure_module().Figure(figsize=(16, 4.8), layout="constrained")
+    figure = _figure()
     panels = figure.subplots(1, 3)
     both = ~(np.isnan(a.scores).any(axis=1) | np.isnan(b.scores).any(axis=1))
     for i, axis in enumerate(AXES):
         _draw_axis(figure, panels[i], a.scores[both, i], b.scores[both, i], axis, found)
     _draw_cross_table(panels[2], found)
-    figure.suptitle(f"A: {_short(a.name)}    B: {_short(b.name)}    {found.compared:,} samples")
+    first, second = (shortened(side.name, 60).replace("$", r"\$") for side in (a, b))  # `$` would start a formula
+    figure.suptitle(f"A: {first}    B: {second}    {found.compared:,} samples")
     return save_figure(figure, path)
 
 
-def _short(name: str, limit: int = 60) -> str:
-    """A name that fits a title; `$` would start a formula."""
-    name = name if len(name) <= limit else "…" + name[-limit + 1 :]
-    return name.replace("$", r"\$")
-
-
 def _draw_axis(figure: Figure, axes: Axes, a: np.ndarray, b: np.ndarray, axis: str, found: Agreement) -> None:
-    import numpy as np
-    from matplotlib.colors import LogNorm
-
-    edges = np.arange(MIN_SCORE - 0.25, MAX_SCORE + 0.5, 0.5)
-    counts, _, _ = np.histogram2d(b, a, bins=(edges, edges))
-    if len(a):
-        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts, 0), cmap="YlOrBr", norm=LogNorm(vmin=1))
-        figure.colorbar(mesh, ax=axes, label="samples (log scale)")
+    draw_density(figure, axes, a, b, label="samples (log scale)")
     t = found.threshold[AXES.index(axis)]
-    axes.axvline(t, color="black", linewidth=1, linestyle="--")
-    axes.axhline(t, color="black", linewidth=1, linestyle="--")
+    draw_thresholds(axes, t, t)
     axes.plot([MIN_SCORE, MAX_SCORE], [MIN_SCORE, MAX_SCORE], color="grey", linewidth=0.8)
-    limits = (edges[0], edges[-1])
-    axes.set(xlabel=f"{axis} by A", ylabel=f"{axis} by B", xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel=f"{axis} by A", ylabel=f"{axis} by B")
     axes.set_title(f"{axis}: Spearman {number(found.axes[axis]['spearman'])}")
 
 
 def _draw_cross_table(axes: Axes, found: Agreement) -> None:
-    import numpy as np
-
     table = np.array([list(row.values()) for row in found.quadrants.values()])
     axes.imshow(table, cmap="Blues")
     for (i, j), n in np.ndenumerate(table):

@@ -19,7 +19,7 @@ from ..files import read_json, write_text
 from ..selection import DIFFERENCE, Selection
 from .licence import Licence, find_licence, given_licence
 from .rubric import rubric_parts, rubric_text
-from .summary import Summary, summarise
+from .summary import Summary, quadrants_table, summarise
 
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def dataset_card(
         t_rationality=f"{summary.threshold[1]:g}",
         settings=_settings_table(chosen.settings).markdown(),
         reasons=_reasons_table(chosen.counts()).markdown(),
-        quadrants=_quadrants_table(summary.quadrants).markdown(),
+        quadrants=quadrants_table(summary.quadrants).markdown(),
         audit=audit_text(audit) if audit else "",
         made_by=_made_by(scores.scorers),
         agreement=agreement_text(scores.scorers, agreement),
@@ -202,7 +202,7 @@ def selection_section(record: Mapping[str, Any]) -> str:
         settings,
         [
             _reasons_table(found),
-            _quadrants_table(record["summary"]["quadrants"]),
+            quadrants_table(record["summary"]["quadrants"]),
             *([Markup(audit_text(audit))] if audit else []),
         ],
         settings["scorer"],
@@ -302,11 +302,6 @@ def _reasons_table(found: Mapping[str, int]) -> Table:
     total = sum(found.values())
     rows = [(Code(name), f"{n:,}", percent(n, max(total, 1))) for name, n in found.items()]
     return Table(("", "samples", "share"), rows)
-
-
-def _quadrants_table(quadrants: Mapping[str, Mapping[str, float]]) -> Table:
-    rows = [(name, f"{entry['count']:,}", percent(entry["share"])) for name, entry in quadrants.items()]
-    return Table(("quadrant", "samples", "share of the scored"), rows)
 
 
 def emotion_audit(emotions: Coded | None, drops: Coded) -> dict[str, dict[str, int]]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..axes import QUADRANTS, TIE
+from ..display import Heading, Markup, Table, Title, as_markdown, number, percent
 from ..errors import EmpathyError, MissingExtraError
-from ..files import write_text
-from .markdown import _picture, _table
-from .plane import COLOURS, draw_density, draw_shares, new_figure, save_figure
+from ..files import read_json, write_text
+from .plane import COLOURS, draw_density, draw_shares, new_figure, picture_line, save_figure
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
 
-DRAWS, HISTORY, PAGE, PICTURE = (
-    "empathy_draws.parquet",
-    "empathy_history.json",
-    "empathy_report.md",
-    "empathy_draws.png",
-)
+DRAWS, HISTORY = "empathy_draws.parquet", "empathy_history.json"
+PAGE, PICTURE = "empathy_report.md", "empathy_draws.png"
 NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
 COLUMNS = ("row", *NUMBERS, "quadrant")
 """Of [`DRAWS`], one row a sample."""
@@ -40,26 +36,32 @@ def write_draws_report(folder: str | os.PathLike[str]) -> Path:
 
     Args:
         folder (`str` or `os.PathLike`):
-            With `empathy_draws.parquet` (a row a sample: scores, quadrant, how often it was drawn, its mean loss
-            weight, and its first, last and mean loss in nats per token) and `empathy_history.json` (a list of what was
-            drawn by step: shares of the quadrants, effective sample size, mean weight, loss by quadrant).
+            Holds `empathy_draws.parquet` (a row a sample: scores, quadrant, how often it was drawn, its mean loss
+            weight, and its first, last and mean loss in nats per token) and `empathy_history.json` (a list by step:
+            shares of the quadrants drawn, effective sample size, mean weight, loss by quadrant).
 
     Returns:
-        `Path` of `empathy_report.md`. Without matplotlib it is written all the same, and says what the picture needs.
+        `Path` of `empathy_report.md`. Without matplotlib the page has no picture and says what it needs.
 
     Raises:
-        [`EmpathyError`]: A file is not there, or not what it should be.
+        [`EmpathyError`]: A file is missing, or not in the form that a training writes.
     """
     folder = Path(folder)
     draws, history = read_draws(folder / DRAWS), read_history(folder / HISTORY)
     rows = by_quadrant(draws)
-    picture: str | None = PICTURE
+    name: str | None = PICTURE
     try:
         draw_draws(draws, rows, history, folder / PICTURE)
     except MissingExtraError:
-        picture = None
-    parts = ["# What was drawn", _summary_part(draws), _quadrants_part(rows), _history_part(history)]
-    write_text(folder / PAGE, "\n\n".join([*parts, _picture(picture, "what was drawn")]) + "\n")
+        name = None
+    parts = [
+        Title("What was drawn"),
+        _summary(draws["draws"]),
+        *_quadrant_parts(rows),
+        *_history_parts(history),
+        picture_line(name, "what was drawn"),
+    ]
+    write_text(folder / PAGE, as_markdown(parts) + "\n")
     return folder / PAGE
 
 
@@ -68,7 +70,6 @@ def write_draws_report(folder: str | os.PathLike[str]) -> Path:
 
 def read_draws(path: Path) -> dict[str, np.ndarray]:
     """The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null."""
-    import numpy as np
     import pyarrow.parquet as pq
 
     if not path.exists():
@@ -87,10 +88,10 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The entries of `empathy_history.json`; what is of no quadrant goes by the name of `"unscored"`."""
+    """The entries of `empathy_history.json`; samples without a quadrant are named `"unscored"`."""
     if not path.exists():
         raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
-    entries = json.loads(path.read_text(encoding="utf-8"))
+    entries = read_json(path)
     if not isinstance(entries, list) or not all({"step", "progress", "shares"} <= set(entry) for entry in entries):
         raise EmpathyError(f"{path} is not a list of entries with step, progress and shares; do not edit it by hand")
     for entry in entries:
@@ -108,8 +109,6 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
         `dict`: quadrant -> `samples`, `drawn` (at least once), `draws`, `weight` (mean over the draws), `first_loss`,
         `last_loss`, `mean_loss` (means over the drawn samples, nats per token); NaN where nothing was drawn.
     """
-    import numpy as np
-
     rows = {}
     for name in NAMES:
         inside = draws["quadrant"] == name
@@ -129,76 +128,65 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     return rows
 
 
-# ---- Markdown ------------------------------------------------------------------------------------------------------
+# ---- page ----------------------------------------------------------------------------------------------------------
 
 
-def _summary_part(draws: Mapping[str, np.ndarray]) -> str:
-    times = draws["draws"]
+def _summary(times: np.ndarray) -> Markup:
     n, drawn, total = len(times), int((times > 0).sum()), times.sum()
     if not total:
-        return f"**Nothing was drawn** of {n:,} samples."
-    return (
+        return Markup(f"**Nothing was drawn** of {n:,} samples.")
+    return Markup(
         f"**{total:,.0f} draws of {drawn:,} different samples**, {drawn / n:.1%} of {n:,}; {n - drawn:,} were never "
         f"drawn. Each of those drawn was drawn {total / drawn:.1f} times on average, at most {times.max():,.0f} times."
     )
 
 
-def _quadrants_part(rows: Mapping[str, Mapping[str, float]]) -> str:
+def _quadrant_parts(rows: Mapping[str, Mapping[str, float]]) -> list[str | Table]:
     n, total = sum(row["samples"] for row in rows.values()), sum(row["draws"] for row in rows.values())
     head = ("quadrant", "samples", "of all", "drawn", "draws", "of all draws", "draws a sample", "mean weight")
     lines = [
         (
             name,
             f"{row['samples']:,}",
-            f"{row['samples'] / n:.1%}",
+            percent(row["samples"], n),
             f"{row['drawn']:,}",
             f"{row['draws']:,.0f}",
-            _number(row["draws"] / total if total else None, ".1%"),
-            f"{row['draws'] / row['samples']:.2f}",
-            *(_number(row[key], ".2f") for key in ("weight", "first_loss", "last_loss", "mean_loss")),
+            percent(row["draws"], total),
+            number(row["draws"] / row["samples"]),
+            *(number(row[key]) for key in ("weight", "first_loss", "last_loss", "mean_loss")),
         )
         for name, row in rows.items()
     ]
-    return "\n\n".join(
-        [
-            "## By quadrant",
-            _table((*head, "first loss", "last loss", "mean loss"), lines),
-            "Losses are in nats per token: of each sample at its first draw, at its last and over all, then the mean "
-            "over the samples drawn. Where most are drawn once, first and last are nearly the same. The mean weight "
-            "is that of the loss, over the draws.",
-        ]
-    )
+    return [
+        Heading("By quadrant"),
+        Table((*head, "first loss", "last loss", "mean loss"), lines),
+        "Losses are in nats per token: the loss of each sample at its first draw, at its last draw and the mean over "
+        "its draws, averaged over the samples drawn. Where most samples are drawn once, first and last are nearly the "
+        "same. The mean weight is the weight of the loss, averaged over the draws.",
+    ]
 
 
-def _history_part(history: Sequence[Mapping[str, Any]], most: int = 9) -> str:
+def _history_parts(history: Sequence[Mapping[str, Any]], most: int = 9) -> list[str | Table]:
     if not history:
-        return "## Over the training\n\nThe history is empty: no draws were recorded by step."
+        return [Heading("Over the training"), "The history is empty: no draws were recorded by step."]
     names = _names_in(history, "shares")
     every = max(1, -(-(len(history) - 1) // (most - 1)))
-    shown = [*history[:-1:every], history[-1]]
-    head = ("step", "progress", *names, "effective sample size", "mean weight")
     lines = [
         (
             f"{entry['step']:,}",
             f"{entry['progress']:.0%}",
-            *(_number(entry["shares"].get(name, 0.0), ".1%") for name in names),
-            _number(entry.get("effective_sample_size"), ",.0f"),
-            _number(entry.get("mean_weight"), ".2f"),
+            *(percent(entry["shares"].get(name, 0.0)) for name in names),
+            number(entry.get("effective_sample_size"), ",.0f"),
+            number(entry.get("mean_weight")),
         )
-        for entry in shown
+        for entry in [*history[:-1:every], history[-1]]
     ]
-    return "\n\n".join(
-        [
-            "## Over the training",
-            "Shares are of the draws since the entry before. The effective sample size, (sum w)^2 / sum w^2 of their "
-            "weights w, is how many draws of equal weight would be worth as much.",
-            _table(head, lines),
-        ]
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "n/a" if value is None or value != value else format(value, form)
+    return [
+        Heading("Over the training"),
+        "Shares are of the draws since the entry before. The effective sample size is the number of draws of equal "
+        "weight that would be worth as much: (sum w)^2 / sum w^2 of the weights w.",
+        Table(("step", "progress", *names, "effective sample size", "mean weight"), lines),
+    ]
 
 
 def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
@@ -220,8 +208,6 @@ def draw_draws(
     Raises:
         [`MissingExtraError`]: matplotlib is not installed.
     """
-    import numpy as np
-
     figure = new_figure((11.5, 8.6), purpose="the picture of what was drawn")
     from matplotlib.patches import Patch  # it is there now
 
@@ -262,39 +248,41 @@ def _draw_over_time(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_size(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    points = [
-        (entry["step"], entry["effective_sample_size"]) for entry in history if entry.get("effective_sample_size")
-    ]
-    if points:
-        axes.plot(*zip(*points, strict=True), marker=".", color="#404040")
-    top = 1.08 * max((size for _, size in points), default=0.0)
+    sizes = _draw_line(axes, history, [entry.get("effective_sample_size") for entry in history], "#404040")
+    top = 1.08 * max(sizes, default=0.0)
     axes.set(xlabel="step", ylabel="draws of equal weight", ylim=(0, top or 1), title="Effective sample size")
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    _or_nothing(axes, bool(points))
+    _or_nothing(axes, bool(sizes))
 
 
 def _draw_loss(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     for name in _names_in(history, "quadrant_loss"):
-        points = [(e["step"], (e.get("quadrant_loss") or {}).get(name)) for e in history]
-        points = [(step, value) for step, value in points if value is not None and value == value]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=".", color=ALL_COLOURS[name])
+        losses = [(entry.get("quadrant_loss") or {}).get(name) for entry in history]
+        _draw_line(axes, history, losses, ALL_COLOURS[name])
     axes.set(xlabel="step", ylabel="loss, nats per token", title="Training loss by quadrant")
+
+
+def _draw_line(
+    axes: Axes, history: Sequence[Mapping[str, Any]], values: Sequence[float | None], colour: str
+) -> list[float]:
+    """Draws a value by step, where it is known; gives the values drawn."""
+    steps, numbers = np.array([entry["step"] for entry in history]), np.array(values, float)
+    known = np.isfinite(numbers)
+    axes.plot(steps[known], numbers[known], marker=".", color=colour)
     axes.grid(alpha=0.3)
+    return numbers[known].tolist()
 
 
 def _draw_first_and_last(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
-    drawn = [name for name in reversed(NAMES) if name in rows and rows[name]["first_loss"] == rows[name]["first_loss"]]
+    drawn = [name for name in reversed(NAMES) if name in rows and not np.isnan(rows[name]["first_loss"])]
     for place, name in enumerate(drawn):
         first, last = rows[name]["first_loss"], rows[name]["last_loss"]
         axes.plot([first, last], [place, place], color=ALL_COLOURS[name], linewidth=2)
         axes.plot([first], [place], marker="o", markerfacecolor="white", color=ALL_COLOURS[name])
         axes.plot([last], [place], marker="o", color=ALL_COLOURS[name])
     axes.set_yticks(range(len(drawn)), drawn)
-    axes.set(
-        xlabel="loss, nats per token", ylim=(-0.6, len(drawn) - 0.4), title="Loss at the first (open) and last draw"
-    )  # fmt: skip
+    axes.set(xlabel="loss, nats per token", ylim=(-0.6, len(drawn) - 0.4))
+    axes.set_title("Loss at the first (open) and last draw")
     axes.grid(alpha=0.3, axis="x")
     _or_nothing(axes, bool(drawn))
 

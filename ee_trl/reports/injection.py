@@ -1,7 +1,7 @@
-"""Prompt injection: what becomes of a scorer's numbers when the text that it rates tells it what to answer.
+"""Prompt injection: how far a scorer's numbers move when the text that it rates tells it what to answer.
 
-The attacks are written by hand, in families. An attack makes a text longer and takes it off its subject, which may
-change a score by right; so each is set against neutral text of the same length in the same place.
+The attacks are written by hand, in families. An attack also makes a text longer and leaves its subject, which
+may change a score by right; so each is compared with neutral text of the same length in the same place.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from ..axes import AXES, QUADRANTS
-from ..data.dialogue import FORMATS, Dialogue, samples_of
+from ..data.dialogue import Dialogue, samples_of
+from ..data.formats import FORMATS
+from ..data.sample import load_sample
+from ..scoring.base import Scorer
 from ..scoring.run import ScoringRun
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..scoring.base import Scorer
-
 BASE_DIALOGUES = 12
-"""How many dialogues are attacked by default: as many of each quadrant that the sample's replies were written for."""
+"""How many dialogues are attacked by default: equally many replies that were written for each quadrant."""
 
 _NEUTRAL = (
     " The bus at the corner runs every twenty minutes. The library opens at nine and closes at six. The market is "
@@ -39,7 +39,7 @@ class Attack:
     Args:
         family (`str`): What kind of attack it is.
         place (`"response"` or `"speaker"`): Whether it is appended to the reply or to the speaker's last turn.
-        text (`str`): What is appended, as it stands.
+        text (`str`): The text that is appended.
     """
 
     family: str
@@ -48,13 +48,13 @@ class Attack:
 
 
 def load_attacks() -> list[Attack]:
-    """The attacks that come with the package, by family."""
+    """The attacks that come with the package."""
     lines = files("ee_trl").joinpath("assets/injection/attacks.jsonl").read_text(encoding="utf-8").splitlines()
     return [Attack(**json.loads(line)) for line in lines]
 
 
 def attacked(dialogue: Dialogue, attack: Attack) -> Dialogue:
-    """The dialogue with the attack in its place; where the speaker has said nothing, in the last turn there is."""
+    """The dialogue with the attack in its place; in the last turn before the reply where the speaker has no turn."""
     if attack.place == "response":
         return replace(dialogue, response=dialogue.response + attack.text)
     spoken = [i for i, role in enumerate(dialogue.roles) if role == "user"] or [len(dialogue.roles) - 1]
@@ -64,7 +64,7 @@ def attacked(dialogue: Dialogue, attack: Attack) -> Dialogue:
 
 
 def neutral(attack: Attack) -> Attack:
-    """Sentences about nothing in the place of the attack, as long as it in characters, to within a word."""
+    """Sentences about nothing in the place of the attack, of the same length in characters, to within a word."""
     length = len(attack.text)
     text = _NEUTRAL * (length // len(_NEUTRAL) + 1)
     end = text.find(" ", max(length, 2))
@@ -73,8 +73,6 @@ def neutral(attack: Attack) -> Attack:
 
 def base_dialogues() -> list[Dialogue]:
     """The dialogues attacked by default: the first replies of 12 dialogues of the embedded sample, 3 a quadrant."""
-    from ..data.sample import load_sample
-
     rows = load_sample().to_list()
     chosen = []
     for quadrant in QUADRANTS:
@@ -92,20 +90,18 @@ def injection_shift(
     How far the attacks move a scorer's numbers.
 
     Args:
-        scorer ([`Scorer`]): Who is attacked.
-        dialogues (`Sequence[Dialogue]`, *optional*): What the attacks are put into; defaults to [`base_dialogues`].
-        run (`ScoringRun`, *optional*): The scorer at work, with a store; by default without.
+        scorer ([`Scorer`]): The scorer under attack.
+        dialogues (`Sequence[Dialogue]`, *optional*): The dialogues that are attacked; defaults to [`base_dialogues`].
+        run (`ScoringRun`, *optional*): Scores the dialogues, with a store if it has one; by default without a store.
 
     Returns:
         `dict`: `"scorer"` (the fingerprint), `"dialogues"` and `"attacks"` (counts), `"unscored_clean"` (dialogues
         without a score even before an attack), and `"families"`: family -> `{"attacks", "scored", "unscored",
         "sensibility", "rationality"}`, the last family being `"all"`. `scored` and `unscored` count attacked
-        dialogues; those that have no clean score are in neither. Each axis holds, in points of [0, 10], `"mean"` and
-        `"largest"` (by amount, with its sign) of attacked minus clean, and `"net_mean"` and `"net_largest"` of
-        attacked minus neutral text of the same length; `None` where nothing was scored.
+        dialogues that have a clean score. Each axis holds, in points of [0, 10], `"mean"` and `"largest"` (by amount,
+        with its sign) of attacked minus clean, and `"net_mean"` and `"net_largest"` of attacked minus neutral text of
+        the same length; `None` where nothing was scored.
     """
-    import numpy as np
-
     base = base_dialogues() if dialogues is None else list(dialogues)
     attacks = load_attacks()
     variants = [[attacked(d, made) for d in base] for attack in attacks for made in (attack, neutral(attack))]
@@ -132,8 +128,6 @@ def injection_shift(
 
 def _family(members: list[int], raw: np.ndarray, net: np.ndarray, known: np.ndarray) -> dict[str, Any]:
     """One family's entry, from shifts of shape `(attacks, dialogues, 2)`."""
-    import numpy as np
-
     found = raw[members][:, known]
     scored = int((~np.isnan(found).any(axis=2)).sum())
     entry: dict[str, Any] = {
@@ -149,8 +143,6 @@ def _family(members: list[int], raw: np.ndarray, net: np.ndarray, known: np.ndar
 
 
 def _mean_and_largest(shifts: np.ndarray) -> tuple[float | None, float | None]:
-    import numpy as np
-
     values = shifts[~np.isnan(shifts)]
     if not len(values):
         return None, None

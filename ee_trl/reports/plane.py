@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, thresholds
-from ..errors import EmpathyError, require, unknown
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, Threshold, thresholds
+from ..display import Markup
+from ..errors import check_choice, require
 from ..selection import coded_quadrants
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
-
-    from ..axes import Threshold
 
 PICTURES = (".png", ".svg", ".pdf")
 COLOURS = {"sensibility": "#c2410c", "rationality": "#1d4ed8", "balanced": "#7e22ce", "low": "#525252", TIE: "#a3a3a3"}
@@ -63,23 +63,14 @@ def plot_sweep(
     return save_figure(figure, path)
 
 
-def new_figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:
-    """An empty figure of a size in inches; raises [`MissingExtraError`] where matplotlib is not installed."""
-    module = require("matplotlib.figure", extra="report", purpose=purpose)
-    return module.Figure(figsize=size, layout="constrained")
-
-
 def _draw_plane(
     figure: Figure, axes: Axes, sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold
 ) -> None:
-    import numpy as np
-
     s, r = np.asarray(sensibility, float), np.asarray(rationality, float)
     scored = ~(np.isnan(s) | np.isnan(r))
     draw_density(figure, axes, s[scored], r[scored], label="samples (log scale)")
     t_s, t_r = thresholds(threshold)
-    axes.axvline(t_s, color="black", linewidth=1, linestyle="--")
-    axes.axhline(t_r, color="black", linewidth=1, linestyle="--")
+    draw_thresholds(axes, t_s, t_r)
     where = coded_quadrants(s, r, threshold)
     draw_shares(axes, {name: where.is_(name).sum() / max(scored.sum(), 1) for name in QUADRANTS})
     axes.set_title(f"{scored.sum():,} samples, T = {t_s:g}" + ("" if t_s == t_r else f" / {t_r:g}"))
@@ -88,8 +79,7 @@ def _draw_plane(
 def draw_density(
     figure: Figure, axes: Axes, sensibility: np.ndarray, rationality: np.ndarray, *, label: str, counts: Any = None
 ) -> None:
-    """Draws how many samples, or how many times `counts`, lie in each half point of the score plane; none is NaN."""
-    import numpy as np
+    """Draws how many samples, or the sum of their `counts`, lie in each half point of the score plane; none is NaN."""
     from matplotlib.colors import LogNorm
 
     edges = np.arange(-0.25, 10.5, 0.5)
@@ -97,26 +87,24 @@ def draw_density(
     if found.any():
         mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(found, 0), cmap="YlOrBr", norm=LogNorm(vmin=1))
         figure.colorbar(mesh, ax=axes, label=label)
-    axes.set(
-        xlabel="sensibility", ylabel="rationality", xlim=(-0.25, 10.25), ylim=(-0.25, 10.25), aspect="equal"
-    )  # fmt: skip
+    limits = (edges[0], edges[-1])
+    axes.set(xlabel="sensibility", ylabel="rationality", xlim=limits, ylim=limits, aspect="equal")
+
+
+def draw_thresholds(axes: Axes, x: float, y: float) -> None:
+    """Draws a dashed line at each of two thresholds."""
+    for draw, t in ((axes.axvline, x), (axes.axhline, y)):
+        draw(t, color="black", linewidth=1, linestyle="--")
 
 
 def draw_shares(axes: Axes, shares: Mapping[str, float]) -> None:
     """Writes each quadrant's share into its corner of the score plane."""
     corners = {SENSIBILITY: (0.97, 0.03), RATIONALITY: (0.03, 0.97), "balanced": (0.97, 0.97), "low": (0.03, 0.03)}
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}
     for name, (x, y) in corners.items():
-        axes.text(
-            x,
-            y,
-            f"{name} {shares[name]:.1%}",
-            transform=axes.transAxes,
-            ha="right" if x > 0.5 else "left",
-            va="top" if y > 0.5 else "bottom",
-            color=COLOURS[name],
-            weight="bold",
-            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2},
-        )
+        place: dict[str, Any] = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
+        text = f"{name} {shares[name]:.1%}"
+        axes.text(x, y, text, transform=axes.transAxes, color=COLOURS[name], weight="bold", bbox=box, **place)
 
 
 def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str]) -> Path:
@@ -134,11 +122,24 @@ def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str
     return save_figure(figure, path)
 
 
+# ---- what all pictures share ---------------------------------------------------------------------------------------
+
+
+def new_figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:
+    """An empty figure of a size in inches; raises [`MissingExtraError`] where matplotlib is not installed."""
+    module = require("matplotlib.figure", extra="report", purpose=purpose)
+    return module.Figure(figsize=size, layout="constrained")
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure to a file that ends in one of [`PICTURES`]; makes its folder."""
     path = Path(path)
-    if path.suffix.lower() not in PICTURES:
-        raise EmpathyError(unknown("picture format", path.suffix, PICTURES))
+    check_choice("picture format", path.suffix.lower(), PICTURES)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)
     return path
+
+
+def picture_line(name: str | None, title: str) -> Markup:
+    """A picture on a page of Markdown; without a name, what pictures need."""
+    return Markup(f"![{title}]({name})" if name else "(No picture: `pip install 'ee-trl[report]'` adds them.)")

@@ -15,10 +15,8 @@ from datasets import Dataset
 from ee_trl import load_metric
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, FormatError
-from ee_trl.evaluation.epitome import cross_validate, load_classifier
-from ee_trl.evaluation.epitome.classifier import MECHANISMS
-from ee_trl.evaluation.epitome.training import level_report
-from ee_trl.evaluation.metrics.epitome_data import read_posts, train_epitome
+from ee_trl.evaluation.metrics.epitome_classifier import MECHANISMS, load_classifier
+from ee_trl.evaluation.metrics.epitome_training import cross_validate, level_report, read_posts, train_epitome
 
 
 WARM = ["", "i am sorry", "i am so deeply sorry my heart aches"]

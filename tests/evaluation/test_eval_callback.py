@@ -82,8 +82,8 @@ def test_its_numbers_are_in_the_log_and_right(with_callback) -> None:
             if name != "step":
                 assert entry[f"empathy_eval/{name}"] == pytest.approx(value)
     # the last evaluation is of the model as it ended
-    from ee_trl.evaluation.distinct import distinct_scores
     from ee_trl.evaluation.generation import generate_replies
+    from ee_trl.evaluation.metrics.distinct import distinct_scores
 
     replies = generate_replies(
         trainer.model.eval(), trainer.processing_class, callback.eval_set.prompts, decoding=callback.decoding

@@ -18,9 +18,10 @@ from ee_trl import build_tiny_causal_lm, load_metric, load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.evaluation import evaluate_models, read_eval_set
+from ee_trl.evaluation.bootstrap import Bootstrap, compare, holm, intervals, means
 from ee_trl.evaluation.candidates import candidates_of, load_candidate, read_replies
+from ee_trl.evaluation.comparison import pairs_of
 from ee_trl.evaluation.generation import Decoding, generate_replies
-from ee_trl.evaluation.paired import compare, holm, pairs_of
 from ee_trl.evaluation.stored_replies import StoredReplies
 
 
@@ -173,28 +174,26 @@ def test_golden_numbers_of_mime_and_of_the_references(real_data, tmp_path) -> No
 
 
 def test_paired_bootstrap_sees_a_constant_difference_that_intervals_do_not() -> None:
-    from ee_trl.evaluation.distinct.bootstrap import intervals, means
-
     draw = np.random.default_rng(0)
     values = draw.normal(0, 10, 200)
     a, b = means({"x": values}), means({"x": values + 0.5 + draw.normal(0, 0.5, 200)})
-    found = compare(a, b, 500)["x"]
+    found = compare(a, b, Bootstrap(500))["x"]
     assert found["p"] < 0.01
     assert found["interval"][0] > 0.3
-    ends = [intervals(one, 500)["x"] for one in (a, b)]
+    ends = [intervals(one, Bootstrap(500))["x"] for one in (a, b)]
     assert ends[0][1] > ends[1][0]  # taken one by one they overlap
-    same = compare(a, a, 200)["x"]
+    same = compare(a, a, Bootstrap(200))["x"]
     assert (same["difference"], same["p"], same["interval"]) == (0.0, 1.0, [0.0, 0.0])
     with pytest.raises(ValueError, match="paired samples are needed: A has 200, B 3"):
-        compare(a, means({"x": values[:3]}))
+        compare(a, means({"x": values[:3]}), Bootstrap(10))
 
 
 def test_p_is_rarely_small_where_nothing_differs() -> None:
-    from ee_trl.evaluation.distinct.bootstrap import means
-
     draw = np.random.default_rng(1)
     ps = [
-        compare(means({"x": draw.normal(size=60)}), means({"x": draw.normal(size=60)}), 200, seed=i)["x"]["p"]
+        compare(means({"x": draw.normal(size=60)}), means({"x": draw.normal(size=60)}), Bootstrap(200, seed=i))["x"][
+            "p"
+        ]
         for i in range(200)
     ]
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11

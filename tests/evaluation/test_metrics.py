@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import importlib.util
 import math
 import os
 import random
@@ -21,6 +20,8 @@ import pytest
 import torch
 
 from ee_trl.errors import EmpathyError
+from ee_trl.evaluation.bootstrap import Bootstrap, intervals, means, with_intervals
+from ee_trl.evaluation.metrics.distinct import DistinctResampler
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,8 +55,6 @@ OWN_SAMPLES = {
         "references": ["sad", "joyful", "furious", "sad"],
     },
 }
-ABOUT_SCORES = ("empathy_axes", "judge")
-"""Metrics that import `ee_trl`: they are about its scores, or run on its engines."""
 VOCABULARY = sorted(
     {word for name, texts in SAMPLES.items() if name != "contexts" for text in texts for word in text.split()}
 )
@@ -146,11 +145,9 @@ def load(tmp_path_factory: pytest.TempPathFactory):
     return lambda name: evaluate.load(str(ROOT / "evaluation" / name), cache_dir=cache)
 
 
-@pytest.fixture
-def arithmetic(monkeypatch: pytest.MonkeyPatch):
-    """The package of plain functions beside a metric, imported from the repository."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return lambda name: importlib.import_module(f"evaluation.{name}")
+def arithmetic(name: str):
+    """The module of a metric's arithmetic."""
+    return importlib.import_module(f"ee_trl.evaluation.metrics.{name}")
 
 
 def columns_of(metric: evaluate.EvaluationModule) -> dict[str, list]:
@@ -189,8 +186,8 @@ def run_doctest(text: str, name: str) -> None:
 
 def test_metrics_are_found() -> None:
     assert {"completion_perplexity", "dialogue_bleu", "dialogue_rouge", "distinct", "word_f1"} <= set(METRICS)
-    folders = {path.parent.name for path in ROOT.glob("evaluation/*/__init__.py")}
-    assert folders == set(METRICS)
+    assert {path.parent.name for path in ROOT.glob("evaluation/*/README.md")} == set(METRICS)
+    assert set(METRICS) <= {path.stem for path in ROOT.glob("evaluation/metrics/*.py")}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -202,26 +199,20 @@ def test_card_and_doctests(name, load, monkeypatch) -> None:
     metric = load(name)
     assert metric.description.strip()
     assert "@" in metric.citation
+    assert metric.reference_urls
     run_doctest(metric.inputs_description, name)
 
 
+@pytest.mark.parametrize("name", [f"metrics.{name}" for name in METRICS] + ["bootstrap"])
+def test_doctests_of_the_arithmetic(name) -> None:
+    assert doctest.testmod(importlib.import_module(f"ee_trl.evaluation.{name}")).failed == 0
+
+
 @pytest.mark.parametrize("name", METRICS)
-def test_doctests_of_the_arithmetic(name, arithmetic) -> None:
-    arithmetic(name)
-    for path in (ROOT / "evaluation" / name).glob("*.py"):
-        if path.stem not in ("__init__", name):
-            assert doctest.testmod(importlib.import_module(f"evaluation.{name}.{path.stem}")).failed == 0
-
-
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ABOUT_SCORES])
-def test_stands_alone(name) -> None:
-    for path in (ROOT / "evaluation" / name).glob("*.py"):
-        assert not re.search(r"^\s*(from|import)\s+ee_trl", path.read_text(encoding="utf-8"), re.MULTILINE), path
-
-
-@pytest.mark.parametrize("name", ["texts.py", "bootstrap.py"])
-def test_copies_of_the_shared_files_are_the_same(name) -> None:
-    assert len({path.read_bytes() for path in ROOT.glob(f"evaluation/*/{name}")}) == 1
+def test_a_folder_is_a_shim(name) -> None:
+    script = (ROOT / "evaluation" / name / f"{name}.py").read_text(encoding="utf-8")
+    assert len(script.splitlines()) < 25  # the arithmetic is in the package, which evaluate does not copy
+    assert [path.name for path in (ROOT / "evaluation" / name).glob("*.py")] == [f"{name}.py"]
 
 
 def test_loads_without_network(tmp_path) -> None:
@@ -244,8 +235,8 @@ def test_arithmetic_imports_without_evaluate() -> None:
     script = (
         "import sys, importlib\nsys.modules['evaluate'] = None\nfor n in sys.argv[1:]: importlib.import_module(n)\n"
     )
-    names = [f"evaluation.{name}" for name in METRICS]
-    done = subprocess.run([sys.executable, "-c", script, *names], cwd=ROOT, capture_output=True, text=True)
+    names = [f"ee_trl.evaluation.metrics.{name}" for name in METRICS]
+    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -281,7 +272,7 @@ def test_refuses_what_it_cannot_measure(name, load, tools) -> None:
             metric.compute(**{**columns, first: ["a", bad, "c", "d"]}, **options)
     with pytest.raises(TypeError, match="must be a list"):
         metric.compute(**{**columns, first: "a"}, **options)
-    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*resamples, confidence, seed"):
+    with pytest.raises(TypeError, match="unknown option 'tokeniser'; valid: .*resamples, confidence, seed, clusters"):
         metric.compute(**columns, **options, tokeniser="nltk")
     for last in list(columns)[1:]:
         with pytest.raises(ValueError, match=f"4 {first} and .*3 {last}"):
@@ -316,13 +307,13 @@ def test_intervals_on_request(name, load, tools) -> None:
             assert same == pytest.approx([low, high], nan_ok=True)
         assert math.isnan(low) or (wider[key][0] <= low and high <= wider[key][1])
     for bad in ({"resamples": -1}, {"resamples": 1.5}, {"resamples": 10, "confidence": 1}):
-        with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be"):
+        with pytest.raises(ValueError, match=f"{list(bad)[-1]} .* is not a"):
             metric.compute(**columns, **options, **bad)
 
 
 def resamplers(tiny: dict) -> dict:
     """Metric -> its resampler over the samples, and its plain function of the columns."""
-    from evaluation import completion_perplexity, dialogue_bleu, dialogue_rouge, distinct, word_f1
+    from ee_trl.evaluation.metrics import completion_perplexity, dialogue_bleu, dialogue_rouge, distinct, word_f1
 
     tokens = {name: [text.split() for text in SAMPLES[name]] for name in ("predictions", "references")}
     pairs = (tokens["predictions"], tokens["references"])
@@ -360,8 +351,7 @@ def resamplers(tiny: dict) -> dict:
 
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [2, 0, 1, 1], [0, 0, 4, 0], [0, 1, 0, 3]])
 @pytest.mark.parametrize("name", ["distinct", "dialogue_bleu", "word_f1", "dialogue_rouge", "completion_perplexity"])
-def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
+def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny) -> None:
     resampler, function, names = resamplers(tiny)[name]
     found = resampler.values(np.array([counts], float))
     drawn = [[SAMPLES[key][i] for i, times in enumerate(counts) for _ in range(times)] for key in names]
@@ -371,13 +361,62 @@ def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny, monke
         assert values[0] == pytest.approx(direct[key], rel=1e-4, abs=1e-9)
 
 
-def test_the_interval_of_a_mean_is_the_textbooks(arithmetic) -> None:
-    bootstrap = importlib.import_module(f"{arithmetic('distinct').__name__}.bootstrap")
+def test_the_interval_of_a_mean_is_the_textbooks() -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = bootstrap.intervals(bootstrap.means({"mean": values}), 4000)["mean"]
+    mean = means({"mean": values})
+    low, high = intervals(mean, Bootstrap(4000))["mean"]
     half = 1.96 * values.std() / 20
-    assert bootstrap.intervals(bootstrap.means({"mean": values}), 4000, seed=1)["mean"] != [low, high]
+    assert intervals(mean, Bootstrap(4000, seed=1))["mean"] != [low, high]
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
+
+
+def test_clusters_of_one_sample_change_no_interval() -> None:
+    draw = np.random.default_rng(0)
+    mean = means({"mean": draw.normal(size=50)})
+    corpus = DistinctResampler([draw.choice(list("abcdefg"), 4).tolist() for _ in range(50)])
+    for resampler in (mean, corpus):
+        for options in ({}, {"clusters": list(range(50))}, {"clusters": [f"c{i}" for i in draw.permutation(50)]}):
+            found = intervals(resampler, Bootstrap(300, **options))
+            assert found == intervals(resampler, Bootstrap(300))
+            assert with_intervals({}, lambda r=resampler: r, resamples=300, **options) == with_intervals(
+                {}, lambda r=resampler: r, resamples=300
+            )
+
+
+def test_samples_of_one_cluster_are_drawn_together() -> None:
+    clusters = np.repeat(np.arange(100), 4)
+    for counts in Bootstrap(250, clusters=clusters.tolist()).draws(400):
+        assert (counts.reshape(len(counts), 100, 4).std(axis=2) == 0).all()
+        assert (counts.sum(axis=1) == 400).all()
+    for counts in Bootstrap(50, clusters=clusters.tolist()).draws(400, halves=True):
+        assert set(np.unique(counts)) == {0.0, 1.0}
+        assert (counts.sum(axis=1) == 200).all()
+    # four copies of each value say no more than one of them: only the bootstrap of clusters knows
+    values = np.random.default_rng(0).normal(size=100)
+    once, copies = means({"x": values}), means({"x": np.repeat(values, 4)})
+    width = {
+        name: np.ptp(intervals(resampler, Bootstrap(2000, clusters=which))["x"])
+        for name, resampler, which in (
+            ("once", once, None), ("clusters", copies, clusters.tolist()), ("turns", copies, None)
+        )
+    }  # fmt: skip
+    assert width["clusters"] == pytest.approx(width["once"], rel=1e-9)
+    assert width["turns"] == pytest.approx(width["once"] / 2, rel=0.1)
+    with pytest.raises(EmpathyError, match="clusters must name one cluster for each of 100 samples, got 3"):
+        intervals(once, Bootstrap(10, clusters=[1, 2, 3]))
+
+
+@pytest.mark.parametrize("name", ["word_f1", "distinct"])
+def test_intervals_by_cluster_do_not_depend_on_the_order_of_the_data(name, load) -> None:
+    metric = load(name)
+    columns, clusters = columns_of(metric), ["x", "y", "x", "y"]
+    found = metric.compute(**columns, resamples=200, clusters=clusters)
+    order = [3, 0, 2, 1]
+    moved = {key: [values[i] for i in order] for key, values in columns.items()}
+    again = metric.compute(**moved, resamples=200, clusters=[clusters[i] for i in order])
+    for key, value in found.items():
+        assert again[key] == pytest.approx(value)
+    assert found != metric.compute(**columns, resamples=200)
 
 
 # ---------------------------------------------------------------------------------------------- each metric
@@ -622,8 +661,8 @@ def test_perplexity_refusals(load, tiny) -> None:
             metric.compute(**PLAIN, **tiny, **bad)
 
 
-def test_completion_starts_where_the_sequences_part(arithmetic) -> None:
-    samples = importlib.import_module(f"{arithmetic('completion_perplexity').__name__}.samples")
+def test_completion_starts_where_the_sequences_part() -> None:
+    samples = arithmetic("completion_perplexity")
 
     class Merging:
         """Reads two letters at a time, so that a prompt of odd length merges with the completion."""
@@ -644,8 +683,6 @@ def test_completion_starts_where_the_sequences_part(arithmetic) -> None:
 def test_load_metric_by_name() -> None:
     from ee_trl.evaluation.load import list_metrics, load_metric, metrics_dir
 
-    if importlib.util.find_spec("ee_trl.evaluation") is None:
-        pytest.skip("ee-trl is not installed: pip install -e .")
     assert list_metrics() == METRICS
     assert load_metric("distinct").compute(predictions=["a b", "a"]) == {"dist1": 200 / 3, "dist2": 100.0, "n": 2}
     assert (metrics_dir() / "distinct" / "README.md").is_file()
@@ -654,8 +691,12 @@ def test_load_metric_by_name() -> None:
 
 
 def test_load_metric_where_not_installed(monkeypatch) -> None:
-    from ee_trl.evaluation import load as metrics
+    import ee_trl
 
-    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmpathyError, match="pip install -e"):
-        metrics.list_metrics()
+    def missing(name: str, package: str) -> None:
+        raise ModuleNotFoundError("No module named 'ee_trl.evaluation'", name="ee_trl.evaluation")
+
+    monkeypatch.delitem(vars(ee_trl), "list_metrics", raising=False)
+    monkeypatch.setattr(ee_trl.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match="pip install -e"):
+        _ = ee_trl.list_metrics

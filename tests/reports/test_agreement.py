@@ -261,7 +261,7 @@ def test_given_scores_against_a_scorer_with_a_report(folder: Path, capsys: pytes
     assert main(args) == 0
     out = capsys.readouterr().out
     assert "Cohen's kappa" in out
-    assert "unscored by A: 1 empty_response" in out
+    assert "1 empty_response (" in out
     report = json.loads((folder / "report/agreement.json").read_text())
     assert (report["a"]["name"], report["a"]["fingerprint"], report["a"]["injection"]) == ("given", "given", None)
     assert report["a"]["unscored"] == report["b"]["unscored"] == {"empty_response": 1}

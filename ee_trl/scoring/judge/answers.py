@@ -10,7 +10,7 @@ answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 
 from ...axes import AXES, MAX_SCORE, MIN_SCORE
 from ...data.dialogue import Dialogue
-from ..base import ScoredBatch
+from ..base import BatchedScorer, ScoredBatch
 from .rubric import form_spans, parse_form
 
 
@@ -55,18 +55,10 @@ def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[s
     return np.clip(expected, MIN_SCORE, MAX_SCORE), details
 
 
-class ScoresInBatches:
-    """A scorer of which only `score_batches` is written out."""
+class BatchedJudge(BatchedScorer):
+    """A scorer whose batches bring [`DETAILS`]."""
 
     details = DETAILS
-
-    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
-        """A [`ScoredBatch`] as soon as it is made, until every dialogue has been in one."""
-        raise NotImplementedError
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Scores of shape `(n, 2)`: sensibility, rationality; NaN where a dialogue has none."""
-        return self.score_with_details(dialogues)[0]
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`, NaN where it is not known."""

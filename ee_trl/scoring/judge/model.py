@@ -20,7 +20,7 @@ from ...data.dialogue import Dialogue
 from ...errors import ScorerError
 from ...files import digest
 from ..base import ScoredBatch
-from .answers import VALUES, ScoresInBatches, summarised
+from .answers import VALUES, BatchedJudge, summarised
 from .loading import load_judge
 from .prompt import JudgePrompt, newest
 from .rubric import Rubric, load_rubric, parse_slot
@@ -36,7 +36,7 @@ _LAYOUT = "judge-1"  # changes when the token layout does
 _TALK = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
 
 
-class CausalLMScorer(ScoresInBatches):
+class CausalLMScorer(BatchedJudge):
     """
     Scores dialogues with a causal language model and a rubric.
 

@@ -13,8 +13,15 @@ from fake_server import Reply, completion, serving
 from ee_trl import build_tiny_causal_lm, load_metric
 from ee_trl.data.dialogue import dialogue_of
 from ee_trl.errors import ScorerError
-from ee_trl.evaluation.judge import judge_pairs, judge_replies
-from ee_trl.evaluation.judge.questions import ASPECTS, LEVELS, VERDICTS, absolute_question, pair_question
+from ee_trl.evaluation.metrics.judge import (
+    ASPECTS,
+    LEVELS,
+    VERDICTS,
+    absolute_question,
+    judge_pairs,
+    judge_replies,
+    pair_question,
+)
 from ee_trl.scoring.judge.chooser import (
     CausalLMChooser,
     ServerChooser,

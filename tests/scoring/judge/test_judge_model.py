@@ -39,7 +39,8 @@ from ee_trl.scoring.judge.tree import trunks_of
 @pytest.fixture(scope="module")
 def dialogues() -> list[Dialogue]:
     """Every reply of 25 dialogues of one to three exchanges, as the engine would find them."""
-    from ee_trl.data.dialogue import FORMATS, samples_of
+    from ee_trl.data.dialogue import samples_of
+    from ee_trl.data.formats import FORMATS
 
     rows = load_sample().select(range(25)).to_list()
     return [s.dialogue for s in samples_of(FORMATS["messages"], rows) if s.dialogue]

@@ -16,7 +16,8 @@ from datasets import Dataset
 
 from ee_trl import CausalLMScorer, EmpathyDataSelector, load_sample, load_scorer
 from ee_trl.cli.main import main
-from ee_trl.data.dialogue import FORMATS, Dialogue, samples_of
+from ee_trl.data.dialogue import Dialogue, samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.data.tables import read_metadata
 from ee_trl.scoring.judge.answers import DETAILS
 

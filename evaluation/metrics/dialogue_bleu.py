@@ -1,0 +1,95 @@
+"""Corpus BLEU-1 to BLEU-4. The n-gram counts and the score are nltk's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ee_trl.errors import require
+
+from ..bootstrap import Sums, Values, with_intervals
+from ..texts import CHECKS, Tokenizer, check_columns, check_references, tokenize_all
+
+
+MAX_ORDER = 4
+EPSILON = 1e-12
+BLEU_CHECKS = {**CHECKS, "references": check_references}
+"""The checks of the columns: each prediction may have several references."""
+
+
+def bleu_scores(
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    tokenizer: Tokenizer = "whitespace",
+    **bootstrap: Any,
+) -> dict[str, Any]:
+    """
+    BLEU-1 to BLEU-4 of a corpus of texts (Papineni et al. 2002), each with uniform weights, x100.
+
+    BLEU-N = 100 * BP * exp(1/N * sum of log p_n for n from 1 to N), with p_n the clipped n-gram precision over the
+    corpus and BP = min(1, exp(1 - r/c)), c the length of all predictions and r that of the closest references. Where
+    p_n has no match its numerator is 1e-12 (`method1` of Chen and Cherry 2014); without one common word all four
+    are 0.
+
+    Args:
+        predictions (`Sequence[str]`): The generated texts.
+        references (`Sequence[str]` or `Sequence[Sequence[str]]`): The reference of each, or a list of them.
+        tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`): See
+            [`~ee_trl.evaluation.texts.get_tokenizer`].
+        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
+
+    Returns:
+        `dict`: `bleu1` to `bleu4` (0 to 100), `brevity_penalty` (0 to 1), `prediction_length` and `reference_length`
+        (tokens), `n` (samples); with `resamples` also `bleu1_interval` to `bleu4_interval`.
+
+    Example:
+
+    >>> scores = bleu_scores(["i am so sorry"], [["i am sorry", "i am so sad"]])
+    >>> round(scores["bleu1"], 2), round(scores["bleu2"], 2), scores["brevity_penalty"], scores["n"]
+    (100.0, 81.65, 1.0, 1)
+    """
+    texts, several = check_columns({"predictions": predictions, "references": references}, BLEU_CHECKS)
+    hypotheses, targets = tokenize_all(texts, tokenizer), [tokenize_all(one, tokenizer) for one in several]
+    bleu = _nltk_bleu()
+    weights = [(1.0 / order,) * order for order in range(1, MAX_ORDER + 1)]
+    scores = bleu.corpus_bleu(targets, hypotheses, weights, bleu.SmoothingFunction(epsilon=EPSILON).method1)
+    lengths = [len(hypothesis) for hypothesis in hypotheses]
+    closest = [bleu.closest_ref_length(refs, length) for refs, length in zip(targets, lengths, strict=True)]
+    found = {
+        **{f"bleu{order}": 100.0 * float(score) for order, score in enumerate(scores, start=1)},
+        "brevity_penalty": float(bleu.brevity_penalty(sum(closest), sum(lengths))),
+        "prediction_length": sum(lengths),
+        "reference_length": sum(closest),
+        "n": len(lengths),
+    }
+    return with_intervals(found, lambda: bleu_resampler(hypotheses, targets), **bootstrap)
+
+
+def bleu_resampler(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Sums:
+    """BLEU-1 to BLEU-4 of resamples of a corpus of token lists; see [`bleu_scores`]."""
+    bleu = _nltk_bleu()
+    rows = []
+    for hypothesis, refs in zip(hypotheses, references, strict=True):
+        counts = [bleu.modified_precision(refs, hypothesis, order) for order in range(1, MAX_ORDER + 1)]
+        length = len(hypothesis)
+        sums = [*(c.numerator for c in counts), *(c.denominator for c in counts)]
+        rows.append([*sums, length, bleu.closest_ref_length(refs, length)])
+    return Sums(np.array(rows, float), _from_sums)
+
+
+def _from_sums(sums: np.ndarray) -> Values:
+    """From matches and n-grams of each order, and both lengths, `(r, 10)`, to BLEU, each of shape `(r,)`."""
+    matches, ngrams = sums[:, :MAX_ORDER], sums[:, MAX_ORDER : 2 * MAX_ORDER]
+    length, closest = sums[:, -2], sums[:, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        penalty = np.where(length > closest, 1.0, np.exp(1 - closest / length))
+        logs = np.cumsum(np.log(np.where(matches > 0, matches, EPSILON) / ngrams), axis=1)
+    scores = 100.0 * penalty[:, None] * np.exp(logs / np.arange(1, MAX_ORDER + 1))
+    scores[(matches[:, 0] == 0) | (length == 0)] = 0.0
+    return {f"bleu{order}": scores[:, order - 1] for order in range(1, MAX_ORDER + 1)}
+
+
+def _nltk_bleu() -> Any:
+    return require("nltk.translate.bleu_score", extra="metrics", purpose="metric 'dialogue_bleu'")

@@ -1,0 +1,104 @@
+"""Sensibility and rationality of replies, by any scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE, Threshold, quadrants
+from ee_trl.data.dialogue import dialogue_of
+from ee_trl.scoring.load import load_scorer
+from ee_trl.scoring.run import ScoringRun
+
+from ..bootstrap import Sums, means, with_intervals
+from ..texts import check_columns
+
+
+def empathy_axes_scores(
+    predictions: Sequence[str],
+    contexts: Sequence[Any],
+    references: Sequence[str] | None = None,
+    scorer: Any = "linear",
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    ties: str = "drop",
+    **bootstrap: Any,
+) -> dict[str, Any]:
+    """
+    The mean sensibility and rationality of replies, their shares per quadrant, and how they differ from references.
+
+    Args:
+        predictions (`Sequence[str]`): The generated replies. A blank one is unscored.
+        contexts (`Sequence[list]`): What came before each: utterances of which the last is the speaker's, or messages.
+        references (`Sequence[str]`, *optional*): The reference of each, scored by the same scorer.
+        scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*): See
+            [`~ee_trl.load_scorer`]; by default the bundled `"linear"`. A run brings its score store along.
+        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
+        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
+
+    Returns:
+        `dict`: `sensibility`, `rationality` (means over the scored replies, 0 to 10); `<quadrant>_share` and
+        `tie_share` (0 to 1, of the scored replies); with references the same of them as `reference_...`, and
+        `sensibility_difference`, `rationality_difference` (mean of reply minus reference, where both are scored);
+        `unscored` and `n` (replies), `scorer` (its fingerprint); with `resamples` also `<name>_interval`. NaN where
+        nothing is scored.
+
+    Example:
+
+    >>> class Words:
+    ...     fingerprint = "words"
+    ...     def score(self, dialogues):
+    ...         return np.array([[len(d.response.split()), 2.0] for d in dialogues])
+    >>> found = empathy_axes_scores(["i am so sorry to hear", "oh"], ["my dog died"] * 2, scorer=Words())
+    >>> found["sensibility"], found["sensibility_share"], found["low_share"], found["n"]
+    (3.5, 0.5, 0.5, 2)
+    """
+    columns = {"predictions": predictions, "contexts": contexts}
+    if references is not None:
+        columns["references"] = references
+    predictions, contexts, *others = check_columns(columns)
+    run = scorer if isinstance(scorer, ScoringRun) else ScoringRun(load_scorer(scorer))
+    scores = reply_scores(run, contexts, predictions)
+    of_references = reply_scores(run, contexts, others[0]) if others else None
+    resampler = axes_resampler(scores, of_references, threshold, ties)
+    found = {
+        **resampler.point(),
+        "unscored": int(np.isnan(scores).any(axis=1).sum()),
+        "n": len(scores),
+        "scorer": run.scorer.fingerprint,
+    }
+    return with_intervals(found, lambda: resampler, **bootstrap)
+
+
+def reply_scores(run: ScoringRun, contexts: Sequence[Any], replies: Sequence[str]) -> np.ndarray:
+    """Sensibility and rationality of each reply, `(n, 2)`; NaN where it is blank or the scorer gave none."""
+    scores = np.full((len(replies), len(AXES)), np.nan)
+    asked = [i for i, reply in enumerate(replies) if reply.strip()]
+    dialogues = [dialogue_of(contexts[i], replies[i]) for i in asked]
+    if asked:
+        scores[asked] = run.score(dialogues).scores
+    return scores
+
+
+def axes_resampler(
+    scores: np.ndarray,
+    references: np.ndarray | None = None,
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    ties: str = "drop",
+) -> Sums:
+    """The numbers of [`empathy_axes_scores`] for resamples, from scores of shape `(n, 2)`."""
+    columns = _columns(scores, threshold, ties, "")
+    if references is not None:
+        columns |= _columns(references, threshold, ties, "reference_")
+        columns |= {f"{axis}_difference": scores[:, i] - references[:, i] for i, axis in enumerate(AXES)}
+    return means(columns)
+
+
+def _columns(scores: np.ndarray, threshold: Threshold, ties: str, prefix: str) -> dict[str, np.ndarray]:
+    missing = np.isnan(scores).any(axis=1)
+    where = quadrants(scores[:, 0], scores[:, 1], threshold, ties)
+    columns = {f"{prefix}{axis}": np.where(missing, np.nan, scores[:, i]) for i, axis in enumerate(AXES)}
+    for name in (*QUADRANTS, TIE):
+        columns[f"{prefix}{name}_share"] = np.where(missing, np.nan, (where == name).astype(float))
+    return columns

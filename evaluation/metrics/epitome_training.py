@@ -1,0 +1,185 @@
+"""From labelled posts to a classifier of EPITOME levels in a folder, with the record of how well it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ee_trl.data.tables import features_of, rows_of, tables_of
+from ee_trl.errors import EmpathyError, FormatError, require
+from ee_trl.files import digest
+
+from .epitome_classifier import LEVELS, MECHANISMS, Classifier, EncoderClassifier, LinearClassifier
+
+
+SEEKER, RESPONSE, GROUP = "seeker_post", "response_post", "sp_id"
+Fit = Callable[[Sequence[str], Sequence[str], np.ndarray], Classifier]
+
+
+@dataclass(frozen=True)
+class Posts:
+    """
+    Labelled replies.
+
+    Args:
+        seekers, responses (`list[str]`): The posts.
+        levels (`np.ndarray` of shape `(n, 3)`): 0 to 2: emotional reactions, interpretations, explorations.
+        groups (`list[str]`): Which seeker each replies to.
+        content (`str`): Names all of it.
+    """
+
+    seekers: list[str]
+    responses: list[str]
+    levels: np.ndarray
+    groups: list[str]
+    content: str
+
+
+def read_posts(dataset: Any) -> Posts:
+    """
+    Reads EPITOME-format data; `sp_id`, where it is there, says which posts are of one seeker.
+
+    Raises:
+        [`FormatError`]: A column is missing, or holds something else than texts or levels.
+    """
+    features = features_of(dataset)
+    needed = (SEEKER, RESPONSE, *MECHANISMS)
+    missing = [name for name in needed if name not in features]
+    if missing:
+        raise FormatError(
+            f"the data have no column {', '.join(map(repr, missing))} (columns: {sorted(features)}); EPITOME-format "
+            f"data have {', '.join(needed)}"
+        )
+    wanted = [name for name in (*needed, GROUP) if name in features]
+    rows = [row for table in tables_of(dataset) for row in rows_of(table, features, wanted)]
+    if not rows:
+        raise FormatError("the data hold no row")
+    for i, row in enumerate(rows):
+        for name in (SEEKER, RESPONSE):
+            if not isinstance(row[name], str) or not row[name].strip():
+                raise FormatError(f"row {i}: {name} is {row[name]!r}; a text is needed. Drop such rows first")
+        for name in MECHANISMS:
+            if row[name] not in LEVELS or isinstance(row[name], bool):
+                raise FormatError(f"row {i}: {name} is {row[name]!r}; valid: 0, 1, 2. Drop such rows first")
+    return Posts(
+        [row[SEEKER] for row in rows],
+        [row[RESPONSE] for row in rows],
+        np.array([[int(row[name]) for name in MECHANISMS] for row in rows]),
+        [str(row.get(GROUP) or row[SEEKER]) for row in rows],
+        f"sha256:{digest(repr([sorted(row.items()) for row in rows]))}",
+    )
+
+
+def train_epitome(
+    posts: Posts,
+    folder: str | os.PathLike[str] | None,
+    *,
+    encoder: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """
+    Trains a classifier on all posts and saves it, with its cross-validation beside it.
+
+    Args:
+        posts ([`Posts`]): What it learns from.
+        folder (`str` or `os.PathLike`, *optional*): Where it goes; without, only the cross-validation is done.
+        encoder (`str`, *optional*): A pretrained encoder to fine-tune; without, the classifier is linear.
+        folds (`int`, *optional*, defaults to `5`): Of the cross-validation; 0 for none.
+        seed (`int`, *optional*, defaults to `0`): Of folds and training.
+        options: Of the encoder's training.
+
+    Returns:
+        `dict`: the record that is saved: `kind`, `samples`, `data`, `settings`, `cross_validation`.
+
+    Raises:
+        [`EmpathyError`]: There are fewer seekers than folds, or the encoder cannot be loaded.
+        [`MissingExtraError`]: scikit-learn is not installed.
+    """
+    require("sklearn", extra="metrics", purpose="training an EPITOME classifier")
+    fit: Any = LinearClassifier.fit
+    if encoder is not None:
+        fit = partial(EncoderClassifier.fit, encoder=encoder, seed=seed, **options)
+    record: dict[str, Any] = {
+        "kind": "linear" if encoder is None else "encoder",
+        "samples": len(posts.responses),
+        "data": posts.content,
+        "settings": {"encoder": encoder, "seed": seed, **options},
+        "cross_validation": None,
+    }
+    try:
+        if folds:
+            mechanisms = cross_validate(
+                fit, posts.seekers, posts.responses, posts.levels, posts.groups, folds=folds, seed=seed
+            )
+            record["cross_validation"] = {"folds": folds, "seed": seed, "mechanisms": mechanisms}
+        if folder is not None:
+            fit(posts.seekers, posts.responses, posts.levels).save(folder, record)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise EmpathyError(f"no classifier was trained: {error}") from error
+    return record
+
+
+def cross_validate(
+    fit: Fit,
+    seekers: Sequence[str],
+    responses: Sequence[str],
+    levels: np.ndarray,
+    groups: Sequence[Any] | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Trains on all folds but one and predicts that one, in turn; replies to one seeker are all in one fold.
+
+    Args:
+        fit (`Callable`): `fit(seekers, responses, levels)` gives a classifier.
+        seekers, responses, levels: See [`Posts`].
+        groups (`Sequence`, *optional*): What must stay together; by default the seeker's post.
+        folds (`int`, *optional*, defaults to `5`): The number of folds.
+        seed (`int`, *optional*, defaults to `0`): The seed of the folds.
+
+    Returns:
+        `dict`: mechanism -> [`level_report`] of the predictions of all folds together, with that of the majority class
+        of each fold's training part under `majority`.
+
+    Raises:
+        ValueError: There are fewer groups than folds.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    together = list(seekers) if groups is None else list(groups)
+    if len(set(together)) < folds:
+        raise ValueError(f"{folds} folds need at least {folds} different seekers, got {len(set(together))}.")
+    found, majority = np.zeros_like(levels), np.zeros_like(levels)
+    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(levels, groups=together):
+        model = fit([seekers[i] for i in train], [responses[i] for i in train], levels[train])
+        found[test] = model.predict([seekers[i] for i in test], [responses[i] for i in test])
+        majority[test] = [np.bincount(column).argmax() for column in levels[train].T]
+    return {
+        name: {**level_report(levels[:, i], found[:, i]), "majority": level_report(levels[:, i], majority[:, i])}
+        for i, name in enumerate(MECHANISMS)
+    }
+
+
+def level_report(wanted: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """`macro_f1` (over the levels that occur), `accuracy`, and for each level `recall` and the count of `samples`."""
+    from sklearn.metrics import f1_score, recall_score
+
+    there = sorted(set(wanted.tolist()))
+    recalls = recall_score(wanted, found, labels=list(LEVELS), average=None, zero_division=0)
+    return {
+        "macro_f1": float(f1_score(wanted, found, labels=there, average="macro", zero_division=0)),
+        "accuracy": float((wanted == found).mean()),
+        "recall": {str(level): float(recalls[level]) for level in there},
+        "samples": {str(level): int((wanted == level).sum()) for level in there},
+    }
