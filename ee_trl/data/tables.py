@@ -210,6 +210,23 @@ def _from_json(text: str) -> Any:
 # ---- data sets and files -------------------------------------------------------------------------------------------
 
 
+def stream_of_tables(
+    make: Callable[[IterableDataset], tuple[Features, Iterator[pa.Table]]], stream: IterableDataset, features: Features
+) -> IterableDataset:
+    """The tables that `make` gives of a stream, as a stream with these features; nothing is read before it is."""
+    from datasets import DatasetInfo, IterableDataset
+    from datasets.iterable_dataset import ArrowExamplesIterable
+
+    tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "stream": stream})
+    return IterableDataset(tables, info=DatasetInfo(features=features))
+
+
+def _numbered_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    features, tables = make(stream)
+    for number, table in enumerate(tables):
+        yield (0, number), conform(table, features.arrow_schema)
+
+
 def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
     """Writes the tables to a temporary file as they come, and maps it into memory as a `datasets.Dataset`."""
     from datasets import Dataset
