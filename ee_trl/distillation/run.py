@@ -14,8 +14,8 @@ import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
-from ..errors import FormatError, TrainingError
-from ..reports.agreement import agree, check_libraries
+from ..errors import FormatError, TrainingError, require
+from ..reports.agreement import agree
 from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
 from ..reports.rubric import rubric_of_file
 from ..scoring.calibration import calibrate, knots_of
@@ -136,7 +136,8 @@ def distill(
     """
     from ..scoring.encoder_inputs import EncoderInputs
 
-    check_libraries()
+    for module in ("scipy.sparse", "sklearn.decomposition"):
+        require(module, extra="report", purpose="distillation")
     inputs = EncoderInputs(max_length, text)
     options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
     pair = thresholds(threshold)
