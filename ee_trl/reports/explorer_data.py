@@ -1,8 +1,8 @@
 """What the explorer's page holds: counts that are exact at every position of its sliders, and texts to look at.
 
 The sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so 201 bins an axis
-tell whether it is above, below or equal to each threshold k / 10, which is all that [`~ee_trl.selection`] needs. The page
-counts in a sparse histogram of these bins; its size does not grow with the data set.
+tell whether it is above, below or equal to each threshold k / 10, which is all that [`~ee_trl.selection`] needs. The
+page counts in a sparse histogram of these bins; its size does not grow with the data set.
 """
 
 from __future__ import annotations
