@@ -36,34 +36,40 @@ class Table:
     A table of texts.
 
     Args:
-        head (`Sequence[str]`): The columns' names. The first column holds names, the others numbers or short texts.
+        head (`Sequence[str]`): The columns' names.
         rows (`Sequence[Sequence[str]]`): As many cells each.
         title (`str`, *optional*, defaults to `""`): Stands above the table.
+        texts (`int`, *optional*, defaults to `1`): How many columns hold texts, to the left; the others hold numbers.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+    texts: int = 1
 
     def text(self) -> str:
-        """For a terminal: aligned columns, the first to the left, the others to the right; no control characters."""
+        """For a terminal: aligned columns, texts to the left and numbers to the right; no control characters."""
         lines = [[plain(cell) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-        body = ["  ".join(map(_padded, row, widths, range(len(row)))).rstrip() for row in lines]
+        sides = self._sides()
+        body = ["  ".join(map(_padded, row, widths, sides)).rstrip() for row in lines]
         return "\n".join([self.title, *body] if self.title else body)
 
     def markdown(self) -> str:
         """For Markdown: cells are escaped, but for [`Markup`]."""
-        lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)], *self.rows]
+        lines = [self.head, ["---" if side == "left" else "---:" for side in self._sides()], *self.rows]
         body = [f"| {' | '.join(row if i == 1 else map(markdown_text, row))} |" for i, row in enumerate(lines)]
         return "\n".join([markdown_text(self.title), "", *body] if self.title else body)
 
     def html(self) -> str:
         """For a page: cells are escaped, but for [`Markup`]."""
         title = f'<caption style="caption-side:top;text-align:left">{html_text(self.title)}</caption>'
-        rows = "".join(_html_row("td", cells) for cells in self.rows)
-        head = _html_row("th", self.head)
+        rows = "".join(_html_row("td", cells, self._sides()) for cells in self.rows)
+        head = _html_row("th", self.head, self._sides())
         return f"<table>{title if self.title else ''}<thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+    def _sides(self) -> list[str]:
+        return ["left" if i < self.texts else "right" for i in range(len(self.head))]
 
 
 def as_text(parts: Iterable[str | Table]) -> str:
@@ -189,12 +195,11 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _padded(cell: str, width: int, column: int) -> str:
+def _padded(cell: str, width: int, side: str) -> str:
     space = " " * (width - _width(cell))
-    return space + cell if column else cell + space
+    return cell + space if side == "left" else space + cell
 
 
-def _html_row(tag: str, cells: Sequence[str]) -> str:
-    sides = ["left", *["right"] * (len(cells) - 1)]
+def _html_row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> str:
     found = (f'<{tag} style="text-align:{side}">{html_text(c)}</{tag}>' for side, c in zip(sides, cells, strict=True))
     return f"<tr>{''.join(found)}</tr>"

@@ -16,45 +16,32 @@ On several GPUs, each with the whole model:
         --config recipes/configs/efficient_empathy_8b.yaml --dataset dialogues.parquet
 
 TRL's settings are the experts'; `empathy_router_training` holds what differs for the router. The report (`report.md`)
-sets side by side the base, each expert, a LoRA on the union of both sets, the mean of the experts, and the mixture
-before and after its router was trained. A rerun reuses each stage whose inputs are what they were, says which inputs
-changed of the others, and goes on where one was cut off.
+compares the base, each expert, a LoRA on the union of both sets, the mean of the experts, and the mixture before and
+after the training of its router. A rerun reuses every stage whose inputs are the same; for the others it says which
+inputs changed, or goes on where they were interrupted.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ee_trl.training.arguments import PipelineArguments, recipe_parser, run_recipe
+from ee_trl.training.method import EfficientEmpathy
+
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.training.arguments import PipelineArguments
-
 
 def main(empathy_args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    """Does what is not done yet, and names the report."""
-    from ee_trl.training.method import EfficientEmpathy
-
-    run = EfficientEmpathy(empathy_args, training_args, model_args)
-    report = run.run()
-    if run.state.is_main_process:
-        print(f"Report: {report}")
-    run.state.destroy_process_group()
+    """Does every stage that is not done yet, and names the report."""
+    EfficientEmpathy(empathy_args, training_args, model_args).run()
 
 
 def make_parser() -> TrlParser:
     """TRL's arguments for training and model, and ours for data and stages."""
-    from trl import ModelConfig, SFTConfig, TrlParser
-
-    from ee_trl.training.arguments import PipelineArguments
-
-    parser = TrlParser([PipelineArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
-    parser.set_defaults(output_dir="runs/efficient_empathy", dtype="auto")
-    return parser
+    return recipe_parser(PipelineArguments, output_dir="runs/efficient_empathy", dtype="auto")
 
 
 if __name__ == "__main__":
-    from ee_trl.training.arguments import run_recipe
-
     run_recipe(main, make_parser())

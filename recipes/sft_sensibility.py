@@ -15,59 +15,31 @@ The paper's LoRA settings on several GPUs (FSDP2; `zero3.yaml` for DeepSpeed ZeR
     accelerate launch --config_file recipes/accelerate/fsdp2.yaml recipes/sft_sensibility.py \
         --config recipes/configs/lora_8b.yaml --dataset dialogues.parquet
 
-The baselines of equal size: `--empathy_rule random` and `--empathy_rule longest`. Every key of a YAML file can be
-given on the command line; an unknown one is an error. A rerun of the same command resumes; another run in the same
-folder is refused.
+The baselines of equal size: `--empathy_rule random` and `--empathy_rule longest`. Options, reruns and
+files: README.md.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ee_trl.training.arguments import ExpertArguments, recipe_parser, run_recipe
+from ee_trl.training.expert import ExpertRun
+
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig, TrlParser
 
-    from ee_trl.training.arguments import ExpertArguments
-
 
 def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Selects, trains and saves."""
-    from trl import SFTTrainer, get_peft_config, get_quantization_config
-
-    from ee_trl.training.expert import ExpertRun
-
-    run = ExpertRun(empathy_args, training_args, model_args)
-    if run.finished:
-        print(f"{run.folder} is finished already; nothing to do. For another run give another --output_dir.")
-        return
-    train_dataset, eval_dataset = run.select()
-    training_args.model_init_kwargs = run.model_init_kwargs()
-    trainer = SFTTrainer(
-        model=run.model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
-    run.train(trainer)
-    run.save(trainer)
-    run.end(trainer)
+    ExpertRun(empathy_args, training_args, model_args).run()
 
 
 def make_parser() -> TrlParser:
-    """TRL's arguments for training and model, and ours for the selection."""
-    from trl import ModelConfig, SFTConfig, TrlParser
-
-    from ee_trl.training.arguments import ExpertArguments
-
-    parser = TrlParser([ExpertArguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
-    parser.set_defaults(empathy_keep="sensibility", output_dir="runs/sft_sensibility")
-    return parser
+    """TRL's arguments for training and model, and ours for data and selection."""
+    return recipe_parser(ExpertArguments, empathy_keep="sensibility", output_dir="runs/sft_sensibility")
 
 
 if __name__ == "__main__":
-    from ee_trl.training.arguments import run_recipe
-
     run_recipe(main, make_parser())

@@ -25,11 +25,10 @@ from sklearn.metrics import cohen_kappa_score
 
 from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue
-from ee_trl.distillation.words import DECIMALS, fit
+from ee_trl.distillation.fit import DECIMALS, fit_words
 from ee_trl.scoring import features as ft
-from ee_trl.scoring.calibration import THRESHOLDS, calibrate, knots_of
 from ee_trl.scoring.judged import folds_of
-from ee_trl.scoring.linear import WEIGHTS_FILE, RawModel, fingerprint_of
+from ee_trl.scoring.linear import THRESHOLDS, WEIGHTS_FILE, RawModel, calibrate, fingerprint_of, knots_of
 
 
 INNER_FOLDS = 5
@@ -75,9 +74,9 @@ def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray)
     fold, raw = folds_of(groups, INNER_FOLDS, seed=1), np.empty_like(scores)
     for number in range(INNER_FOLDS):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        model = RawModel(fit([dialogues[i] for i in inside], scores[inside]))
+        model = RawModel(fit_words([dialogues[i] for i in inside], scores[inside], most=None))
         raw[outside] = model.predict(ft.extract([dialogues[i] for i in outside]))
-    return fit(dialogues, scores) | {"knots": knots_of(raw, scores).round(DECIMALS)}
+    return fit_words(dialogues, scores, most=None) | {"knots": knots_of(raw, scores).round(DECIMALS)}
 
 
 # ---- measure -------------------------------------------------------------------------------------------------------

@@ -194,3 +194,10 @@ def test_numbers_that_are_not_there_are_said_so() -> None:
     assert with_interval(0.38, [0.31, 0.45]) == "0.38 (0.31 to 0.45)"
     assert with_interval(0.38, None) == with_interval(0.38, [float("nan")] * 2) == "0.38"
     assert with_interval(None, [1, 2]) == "n/a"
+
+
+def test_texts_stand_to_the_left_and_numbers_to_the_right() -> None:
+    table = Table(("who", "said", "n"), [("a", "hello", "1"), ("bob", "hi", "22")], texts=2)
+    assert table.text() == "who  said    n\na    hello   1\nbob  hi     22"
+    assert "| --- | --- | ---: |" in table.markdown()
+    assert [table.html().count(f"text-align:{side}") for side in ("left", "right")] == [6, 3]

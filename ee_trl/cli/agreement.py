@@ -98,7 +98,7 @@ def run_agreement(args: argparse.Namespace) -> int:
 
 def _check_side(spec: str) -> None:
     """Raises where `spec` cannot be a side, before anything is read or scored."""
-    from ..scoring.load import check_scorer
+    from ..scoring.kinds import check_scorer
 
     if spec == GIVEN:
         return
@@ -130,7 +130,7 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
 
 def _may_be_judge(spec: str) -> bool:
     """Whether a side may have a rubric: a scorer that is neither linear nor distilled."""
-    from ..scoring.load import kind_of_folder
+    from ..scoring.kinds import kind_of_folder
 
     return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
 

@@ -16,7 +16,7 @@ from ..selection import KEEPABLE, RANKINGS, RULES
 
 
 if TYPE_CHECKING:
-    from ..scoring.ray_cluster import RayOptions
+    from ..scoring.parallel import RayOptions
     from ..selector import EmpathyDataSelector
 
 SCORED_HELP = "what `ee-trl score` wrote, or data with columns sensibility and rationality"
@@ -251,7 +251,7 @@ def ray_options(args: argparse.Namespace) -> RayOptions | None:
         if given:
             raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
         return None
-    from ..scoring.ray_cluster import RayOptions
+    from ..scoring.parallel import RayOptions
 
     return RayOptions(**given)
 

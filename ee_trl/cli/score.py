@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..data.dialogue import FORMATS
+from ..data.formats import FORMATS
 from ..errors import ScorerError
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from . import options
@@ -148,8 +148,8 @@ def run_score(args: argparse.Namespace) -> int:
     from ..data.tables import write_file
     from ..files import check_output
     from ..reports.rubric import rubric_text
-    from ..scoring.launched import Launch
     from ..scoring.load import load_scorer
+    from ..scoring.parallel import Launch
 
     cascade = args.scorer == "cascade"
     chosen = scorer_options(args)
@@ -190,7 +190,7 @@ def run_score(args: argparse.Namespace) -> int:
 def _cascade_report(path: Any, cascade: Any) -> Any:
     """The report on all rows of the output, including those that an earlier run scored."""
     from ..data.tables import tables_of
-    from ..scoring.cascade_report import CascadeReport
+    from ..scoring.cascade import CascadeReport
 
     made = cascade.report()
     report = CascadeReport(calls=made.calls, calibration_calls=made.calibration_calls)

@@ -79,7 +79,7 @@ def write_router_report(folder: Path, before: Mapping[str, Any], after: Mapping[
     ]
     for grouping in after["by"]:
         title = f"## Weight by {grouping}, mean over layers"
-        parts += [title, _group_table(before, after, grouping).markdown()]
+        parts += [title, group_table(before, after, grouping).markdown()]
     write_text(folder / PAGE, "\n\n".join(parts) + "\n")
     return folder / PAGE
 
@@ -91,7 +91,8 @@ def _load_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     return Table(("layer", *columns), rows)
 
 
-def _group_table(before: Mapping[str, Any], after: Mapping[str, Any], grouping: str) -> Table:
+def group_table(before: Mapping[str, Any], after: Mapping[str, Any], grouping: str) -> Table:
+    """The mean weight of each expert in each group, before and after the training."""
     columns = [f"{expert}{what}" for what in (", before", ", after") for expert in after["experts"]]
     rows = []
     for name, group in after["by"][grouping].items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from peft import PeftModel
 from trl import SFTTrainer
 
 from ..errors import CompositionError
+from ..online.trl_internals import LoadingHook
 from .checkpoint import write_config
 from .families import TARGETS, number_of_experts
 from .routing import routers
@@ -152,7 +153,7 @@ def load_routers(found: dict[str, Any], folder: Path) -> None:
             router.weight.copy_(tensors[str(i)])
 
 
-class RouterSFTTrainer(SFTTrainer):
+class RouterSFTTrainer(LoadingHook, SFTTrainer):
     """
     TRL's SFTTrainer for the routers of a composed mixture.
 
@@ -216,10 +217,11 @@ class RouterSFTTrainer(SFTTrainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def load_weights(self, folder: str, stock: Callable[[], None]) -> None:
+        """Reads only what learns, from a checkpoint."""
         if isinstance(self.model, PeftModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_routers(self.routers, Path(resume_from_checkpoint))
+            stock()
+        load_routers(self.routers, Path(folder))
 
     def merge(self) -> None:
         """Ends the training: folds a LoRA in, and casts the routers to the type of the other weights."""

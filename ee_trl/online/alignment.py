@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
-from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, recognise, samples_of
+from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, samples_of
+from ..data.formats import recognise
 from ..errors import FormatError, ScoresError, TrainingError
 from . import ranks
 from .trl_internals import prepares_rows
@@ -102,14 +103,8 @@ class RowScores:
 
 def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """
-    The scores that rows bring, and which of the others can be scored.
-
-    Args:
-        rows (`Dataset`): With `sensibility` and `rationality`, or without.
-
-    Returns:
-        `tuple` of an array of shape `(n, 2)`, NaN in both where there is no valid score, and one of shape `(n,)`:
-        whether the row has no score, no reason in `score_status` for having none, and a dialogue.
+    The scores that rows bring, of shape `(n, 2)`, NaN in both where one is missing; and which of the others can be
+    scored, of shape `(n,)`: they have a dialogue, and no reason in `score_status` for having no scores.
 
     Raises:
         [`ScoresError`]: There is one of the two columns, or neither scores nor dialogues.
@@ -179,7 +174,7 @@ def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
 
 class RowDialogues:
     """
-    The dialogues in rows, by number.
+    The dialogues in a trainer's rows, by number.
 
     Args:
         rows (`Dataset`): With a dialogue a row.
@@ -219,13 +214,7 @@ def _without_eos(rows: Dataset, eos: str | None) -> Dataset:
 
 
 def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled: bool) -> np.ndarray:
-    """
-    Where in its source each of the trainer's rows is; raises [`TrainingError`] where they cannot be matched.
-
-    Args:
-        rows, source, index: See [`RowScores`]. Without `index`, both must be in the same order.
-        shuffled (`bool`): Whether the trainer shuffled its rows.
-    """
+    """Where in its source each of the trainer's rows is; raises [`TrainingError`] where they cannot be matched."""
     if index is None:
         return same_order(len(rows), len(source), shuffled)
     for name, dataset in (("trainer", rows), ("given", source)):
@@ -262,24 +251,15 @@ def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_len
     """
     Raises [`TrainingError`] where a spread of rows shows that two data sets of the same length differ in their order.
 
-    Args:
-        rows (`Dataset`): The trainer's: with a dialogue a row, or with `input_ids`.
-        given (`Dataset`): What they should be made from. Without dialogues nothing is compared.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): Of the `input_ids`. Without it they are not compared.
-        max_length (`int`, *optional*): Where the trainer cuts; rows of tokens that are as long are left out.
+    The trainer's `rows` are dialogues, or `input_ids`, which need the `tokenizer` and are compared where they are
+    shorter than `max_length`, at which the trainer cuts.
     """
-    columns, own = _dialogue_columns(given), _dialogue_columns(rows)
-    if not columns or not len(rows):
-        return
-    pairs = []
-    for number in np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int)).tolist():
-        row, text = rows[number], ""
-        if own:
-            text = " ".join(_strings([row[name] for name in own]))
-        elif "input_ids" in row and tokenizer is not None and len(row["input_ids"]) < (max_length or np.inf):
-            text = tokenizer.decode(row["input_ids"], skip_special_tokens=True)
-        if text:
-            pairs.append((text, " ".join(_strings([given[number][name] for name in columns]))))
+    numbers = np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int)).tolist() if len(rows) else []
+    theirs, own = _texts(rows, numbers), _texts(given, numbers)
+    if theirs is None and tokenizer is not None and "input_ids" in rows.column_names:
+        tokens = [ids if len(ids) < (max_length or np.inf) else [] for ids in rows.select(numbers)["input_ids"]]
+        theirs = [tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+    pairs = [pair for pair in zip(theirs or [], own or [], strict=False) if all(pair)]
     wrong = _out_of_order(pairs)
     if 2 * wrong > len(pairs):
         raise TrainingError(
@@ -288,33 +268,25 @@ def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_len
         )
 
 
+def _texts(rows: Dataset, numbers: list[int]) -> list[str] | None:
+    """The dialogue in each of these rows as one text, None where rows have none."""
+    try:
+        found = RowDialogues(rows, "last", None, np.arange(len(rows)))(numbers)
+    except ScoresError:
+        return None
+    return [" ".join(text for d in dialogues for text in (*d.context, d.response)) for dialogues in found]
+
+
 def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
     """
     How many first texts are more like the second text of another pair than like their own.
 
-    Whether both are equal does not matter: one may be of tokens (in lower case, with a template around it), or have a
-    system message more.
+    Equality is too much to ask: one may be made of tokens (lower case, with a template around it), or have a system
+    message more.
     """
     grams = [[_grams(pair[side]) for pair in pairs] for side in (0, 1)]
     alike = np.array([[2 * len(a & b) / max(len(a) + len(b), 1) for b in grams[1]] for a in grams[0]])
     return int((np.diag(alike) < alike.max(axis=1) - 1e-9).sum()) if len(alike) else 0
-
-
-def _dialogue_columns(rows: Dataset) -> tuple[str, ...]:
-    try:
-        return tuple(dialogue_rows(rows)[1].columns)
-    except ScoresError:
-        return ()
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings([item for name, item in value.items() if name not in ("role", "from")])
-    elif isinstance(value, Iterable):
-        for item in value:
-            yield from _strings(item)
 
 
 def _grams(text: str) -> set[str]:

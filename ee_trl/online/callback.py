@@ -14,13 +14,13 @@ from transformers import TrainerCallback
 from ..errors import NothingLeftError, TrainingError, check_choice
 from . import alignment, checks, ranks
 from .lookahead import BEHIND, ON_FAILURE, LookAhead, ScoringAhead
-from .loss import IDS, hold, loss_weights
+from .loss import IDS, loss_weights
 from .plan import PackedRows, Rows, SamplingPlan, install_plan
 from .policies.named import Policy, Schedule, check_options, load_policy, name_of
 from .policies.weights import Weights
 from .records import Diary, unseen
 from .state import STATE_FILE, read_state, restore, state_of, write_state
-from .trl_internals import running_figures
+from .trl_internals import hold, running_figures
 
 
 if TYPE_CHECKING:

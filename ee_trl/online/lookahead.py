@@ -29,7 +29,7 @@ import numpy as np
 from ..errors import TrainingError
 from . import ranks
 from .policies.weights import Weights
-from .worker import Answer, receive, send
+from .worker import Answer, send
 
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ..scoring.spec import ScoringSpec
 
 logger = logging.getLogger(__name__)
+
+DialoguesOf = Callable[[Sequence[int]], "list[list[Dialogue]]"]
 
 ON_FAILURE = ("stop", "continue")
 BEHIND = ("wait", "draw")
@@ -55,11 +57,8 @@ class LookAhead:
     Scores rows in another process. A process that dies is started once more with the rows it had not answered.
 
     Args:
-        spec ([`ScoringSpec`]):
-            A scorer object must be one that can be pickled. A judge takes its device from the scorer's options
-            (`device_map`), and has a CUDA context of its own.
-        dialogues_of (`Callable`):
-            From numbers of rows to the dialogues in each.
+        spec ([`ScoringSpec`]): A scorer object must be one that can be pickled.
+        dialogues_of (`Callable`): From numbers of rows to the dialogues in each.
         on_failure (`str`, *optional*, defaults to `"stop"`):
             What follows when the process died twice: `"stop"` the training with its error, or `"continue"` without new
             scores.
@@ -69,13 +68,7 @@ class LookAhead:
         failure (`str`, *optional*): Why there are no new scores any more.
     """
 
-    def __init__(
-        self,
-        spec: ScoringSpec,
-        dialogues_of: Callable[[Sequence[int]], list[list[Dialogue]]],
-        *,
-        on_failure: str = "stop",
-    ) -> None:
+    def __init__(self, spec: ScoringSpec, dialogues_of: DialoguesOf, *, on_failure: str = "stop") -> None:
         self.on_failure, self.waited = on_failure, 0.0
         self.failure: str | None = None
         self._dialogues_of = dialogues_of
@@ -101,15 +94,7 @@ class LookAhead:
         process.ask(asked)
 
     def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
-        """
-        The answers that have arrived since the last call.
-
-        Args:
-            wait_for (`Iterable[int]`, *optional*): Rows, asked for before, whose answers are waited for.
-
-        Raises:
-            [`TrainingError`]: The process died twice, and `on_failure` is `"stop"`.
-        """
+        """The answers since the last call, after waiting for those of `wait_for`; raises [`TrainingError`] to stop."""
         found: list[Answer] = []
         start = time.perf_counter()
         wanted = self._outstanding.keys() & set(wait_for)
@@ -218,12 +203,12 @@ class _Process:
         error = ""
         try:
             while True:
-                message = receive(self._process.stdout)
-                if message[0] == "error":
-                    error = f"{message[1]}\n{message[2]}"
+                kind, content = dill.load(self._process.stdout)
+                if kind == "error":
+                    error = content
                 else:
-                    self._inbox.put(message)
-        except (EOFError, OSError, ValueError):
+                    self._inbox.put((kind, content))
+        except Exception:  # the stream ended, perhaps in the middle of a message
             code = self._process.wait()
             self._inbox.put(("died", error or f"it ended with exit code {code}" + (" (killed)" if code < 0 else "")))
 
@@ -270,13 +255,13 @@ class ScoringAhead:
 
     def request(self, order: np.ndarray, interval: int, kept: float | None = None) -> None:
         """
-        Asks for the next rows of an order, where less than half of the window is scored or on its way.
+        Asks for the next samples of an order, where less than half of the window is scored or on its way.
 
         Args:
             order (`np.ndarray`): Samples in the order in which they will be drawn.
             interval (`int`): How many of them are drawn until the next refresh.
-            kept (`float`, *optional*): The share of scored rows that the policy draws. None before the policy is asked
-                for the first time: rows are drawn whatever their scores, which count as soon as they can.
+            kept (`float`, *optional*): See [`~ScoringAhead.kept`]. None before the policy is asked for the first time:
+                samples are drawn whatever their scores, which count as soon as they can.
         """
         share, waits = kept or 1.0, self.pending[order]
         ready = int(np.argmax(waits)) if waits.any() else len(order)
@@ -297,12 +282,10 @@ class ScoringAhead:
 
     def settle(self, ask: Callable[[], bool], coming: Callable[[int | None], np.ndarray], near: int) -> None:
         """
-        Asks the policy and waits for scores in turns, until the next rows that it draws have theirs.
+        Asks the policy and waits for scores in turns, until the next `near` rows that it draws have theirs.
 
-        Args:
-            ask (`Callable`): Asks the policy and draws by its answer; False where it leaves nothing so far.
-            coming (`Callable`): The samples in so many of the next rows, or in all, in the order of the draws.
-            near (`int`): How many rows must have their scores.
+        `ask()` draws by the policy's answer, and gives False where the policy leaves nothing so far. `coming(rows)`
+        gives the samples in so many of the next rows, or in all, in the order of the draws.
         """
         while True:
             answered = bool(not np.isnan(self.scores).all() or not self.pending.any()) and ask()

@@ -17,35 +17,28 @@ from torch.utils.data import Dataset
 
 from ..errors import SelectionError, TrainingError
 from .policies.weights import Weights
-from .trl_internals import RowHooks, shifts_labels
 
 
 ROW = "empathy_row"
 """In an example: the sample that it is."""
+IDS, DRAWN, DRAWS = "empathy_ids", "empathy_drawn", "empathy_draws"
+"""In a batch: [`Marks`]. Packed examples have the ids too."""
 
-IDS = "empathy_ids"
-"""In a packed example and in every batch: the sample of each token."""
-
-DRAWN, DRAWS = "empathy_drawn", "empathy_draws"
-"""In a batch: the samples in it, ascending, and how many times each was drawn."""
+NO_IDS = "the training batches carry no sample ids; was the trainer's data loader replaced after attaching?"
 
 
 # ---- the way of the ids --------------------------------------------------------------------------------------------
 
 
 class Marks(NamedTuple):
-    """
-    Which samples a batch holds.
-
-    Args:
-        ids (`torch.Tensor` of the shape of the labels): The sample of each token.
-        drawn (`torch.Tensor` of shape `(k,)`): The samples, ascending.
-        draws (`torch.Tensor` of shape `(k,)`): How many times each was drawn.
-    """
+    """Which samples a batch holds."""
 
     ids: torch.Tensor
+    """Of the shape of the labels: the sample of each token."""
     drawn: torch.Tensor
+    """Of shape `(k,)`: the samples, ascending."""
     draws: torch.Tensor
+    """Of shape `(k,)`: how many times each was drawn."""
 
 
 class NumberedRows(Dataset):
@@ -66,12 +59,7 @@ class NumberedRows(Dataset):
 
 
 class SampleIdCollator:
-    """
-    Adds [`Marks`] to the batches of another collator.
-
-    Args:
-        collator (`Callable`): Its batches have `labels`; each example is a row, or all of them are one row in a line.
-    """
+    """Adds [`Marks`] to the batches of another collator, in which each example is a row, or all are one in a line."""
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Any]) -> None:
         self.collator = collator
@@ -93,12 +81,9 @@ class SampleIdCollator:
 
 def _spread(marks: Sequence[Any], lengths: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
     """
-    Sample ids in the shape of a batch's labels; padding gets the id of a neighbour, which counts nowhere.
+    Sample ids in the shape of a batch's labels: `(examples, tokens)`, or `(1, tokens)` without padding.
 
-    Args:
-        marks (`Sequence`): For each example the number of its sample, or that of each of its tokens.
-        lengths (`Sequence[int]`): Tokens in each example.
-        shape (`tuple[int, ...]`): Of the labels: `(examples, tokens)`, or `(1, tokens)` without padding.
+    An example has one mark, or one for each of its tokens. Padding gets the id of a neighbour, which counts nowhere.
     """
     single = [isinstance(mark, (int, np.integer)) for mark in marks]
     by_row = len(shape) == 2 and shape[0] == len(marks)
@@ -131,10 +116,7 @@ def take_marks(batch: Any) -> Marks | None:
 def loss_weights(weights: Weights) -> np.ndarray | None:
     """
     The weights of the loss, 0 for samples that are not drawn any more: a data loader may have fetched them already,
-    and a packed row may hold them beside others.
-
-    Raises:
-        [`SelectionError`]: All are 0.
+    and a packed row may hold them beside others. Raises [`SelectionError`] where all are 0.
     """
     if weights.sampling is None or weights.sampling.all():
         return weights.loss
@@ -146,12 +128,9 @@ def loss_weights(weights: Weights) -> np.ndarray | None:
 
 def weight_sum(batches: Iterable[Mapping[str, Any]], table: torch.Tensor, *, shifted: bool) -> torch.Tensor:
     """
-    The sum of the weights over all tokens of this process that count in the loss.
+    The sum of the weights (`table`, of shape `(n,)`) over all tokens of a step's batches that count in the loss.
 
-    Args:
-        batches (`Iterable[Mapping]`): The micro-batches of a step, with `labels` and the ids.
-        table (`torch.Tensor` of shape `(n,)`): The weight of each sample.
-        shifted (`bool`): See [`~ee_trl.online.trl_internals.shifts_labels`].
+    Where the loss is `shifted`, it predicts the next token, and the first label does not count.
     """
     wide = torch.float32 if table.device.type == "mps" else torch.float64
     total = torch.zeros((), dtype=wide, device=table.device)
@@ -206,17 +185,10 @@ def losses_by_sample(
     log_probs: torch.Tensor, mask: torch.Tensor, ids: torch.Tensor, drawn: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The loss of each sample in a batch, before weighting.
+    The negative log-likelihood of each of the samples `drawn` (of shape `(k,)`), and how many of its tokens counted.
 
-    Args:
-        log_probs (`torch.Tensor`): Of each token, 0 where it does not count.
-        mask (`torch.Tensor`): Whether a token counts.
-        ids (`torch.Tensor`): The sample of each token.
-        drawn (`torch.Tensor` of shape `(k,)`): The samples.
-
-    Returns:
-        `tuple`: for each of the `k` samples the sum of its negative log-likelihood, and how many tokens counted.
-        Summed in a fixed order, without atomic additions, so every run gives the same numbers.
+    Log-probabilities, mask (whether a token counts) and ids are of the shape of a batch. The sums are made in a fixed
+    order, without atomic additions, so every run gives the same numbers.
     """
     losses, counts = -log_probs.detach(), mask.to(torch.float32)
     if mask.size(-1) != log_probs.size(-1):
@@ -239,7 +211,7 @@ def _segment_sums(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True).to(values.dtype)
 
 
-# ---- the trainer ---------------------------------------------------------------------------------------------------
+# ---- in a trainer --------------------------------------------------------------------------------------------------
 
 
 class LossWeights:
@@ -266,14 +238,14 @@ class LossWeights:
         """Sets the weights from the next step on; call it only between steps."""
         self.table = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device)
 
-    def normaliser(self, trainer: Any, batches: list[Any], stock: Any) -> Any:
+    def normaliser(self, trainer: Any, batches: list[Any], stock: Any, *, shifted: bool) -> Any:
         """What a step's loss is divided by: the sum of its tokens' weights in place of their (`stock`) number."""
         if self.table is None or stock is None:
             self._lift = None
             return stock
         if not all(IDS in batch for batch in batches):
-            raise TrainingError(_NO_IDS)
-        total = weight_sum(batches, self.table, shifted=shifts_labels(trainer))
+            raise TrainingError(NO_IDS)
+        total = weight_sum(batches, self.table, shifted=shifted)
         if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
             total = trainer.accelerator.gather(total).sum()
         total = total / trainer.get_tp_size()
@@ -300,10 +272,7 @@ class LossWeights:
         return torch.cat(seen).cpu().numpy().astype(np.float64) if seen else np.empty((0, 6))
 
 
-_NO_IDS = "the training batches carry no sample ids; was the trainer's data loader replaced after attaching?"
-
-
-class _WeightedModel:
+class WeightedModel:
     """Stands for the model in one call of the stock `compute_loss`, and weights the log-probabilities it returns."""
 
     def __init__(self, model: Any, weights: LossWeights, marks: Marks, inputs: Any, loss_type: str) -> None:
@@ -313,6 +282,7 @@ class _WeightedModel:
         self.gap: torch.Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's outputs, weighted where it gives log-probabilities."""
         outputs = self.model(*args, **kwargs)
         if getattr(outputs, "log_probs", None) is None:
             return outputs
@@ -325,94 +295,3 @@ class _WeightedModel:
         if self.loss_type == "dft":
             self.gap = dft_gap(outputs.log_probs, weights)
         return weighted(outputs, weights, self.loss_type)
-
-
-class OnlineMixin(RowHooks):
-    """
-    What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit.
-
-    Attributes:
-        empathy_weights ([`LossWeights`], *optional*): None until a policy is attached.
-        empathy_callback ([`EmpathyCallback`], *optional*): Likewise.
-        empathy_checkpoint (`str`, *optional*): Where this training goes on from.
-        empathy_samples (`Dataset`, *optional*): With packing, the rows before they were packed.
-    """
-
-    kept_columns = (IDS,)
-    empathy_weights: LossWeights | None = None
-    empathy_callback: Any = None
-    empathy_checkpoint: str | None = None
-    empathy_samples: Any = None
-    _numbering = False
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in SFTTrainer; remembers where the checkpoint is."""
-        found: Any = resume_from_checkpoint
-        if found is True:
-            from transformers.trainer_utils import get_last_checkpoint
-
-            found = get_last_checkpoint(self.args.output_dir)  # type: ignore[attr-defined]
-        self.empathy_checkpoint = found or None
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
-
-    def get_train_dataloader(self) -> Any:
-        """As in SFTTrainer; its batches say which samples they hold."""
-        trainer: Any = self
-        if self.empathy_callback is not None and self.empathy_callback not in trainer.callback_handler.callbacks:
-            raise TrainingError(
-                "an EmpathyCallback was made for this trainer, but is not among its callbacks; call "
-                "trainer.add_callback(callback)"
-            )
-        collator = trainer.data_collator
-        trainer.data_collator, self._numbering = SampleIdCollator(collator), True
-        try:
-            return super().get_train_dataloader()  # type: ignore[misc]
-        finally:
-            trainer.data_collator, self._numbering = collator, False
-
-    def loader_rows(self, rows: Any) -> Any:
-        """Numbered rows for training; packed rows have the ids of their samples already."""
-        return NumberedRows(rows) if self._numbering and self.empathy_samples is None else rows
-
-    def sampler_rows(self, rows: Any) -> Any:
-        """The rows without their numbers, which the stock samplers do not expect."""
-        return rows.rows if isinstance(rows, NumberedRows) else rows
-
-    def loss_divisor(self, batches: list[Any], stock: Any) -> Any:
-        """The sum of the weights, once a policy is attached."""
-        return stock if self.empathy_weights is None else self.empathy_weights.normaliser(self, batches, stock)
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """As in SFTTrainer, with each token's log-probability times the weight of its sample while training."""
-        trainer: Any = self
-        marks = take_marks(inputs)
-        plain = super().compute_loss  # type: ignore[misc]
-        if self.empathy_weights is None or not trainer.model.training:
-            return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-        if marks is None:
-            raise TrainingError(_NO_IDS)
-        stand_in = _WeightedModel(model, self.empathy_weights, marks, inputs, trainer.args.loss_type)
-        result = plain(stand_in, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-        if not stand_in.calls:
-            raise TrainingError(
-                f"{type(self).__name__}.compute_loss does not use the log-probabilities of TRL's fused LM head, on "
-                "which the weights act; call super().compute_loss in it"
-            )
-        if stand_in.gap is None:
-            return result
-        gap = stand_in.gap / torch.as_tensor(num_items_in_batch).clamp(min=1)
-        if trainer.args.average_tokens_across_devices:
-            gap = gap * (trainer.accelerator.num_processes // trainer.get_tp_size())
-        return (result[0] + gap, result[1]) if return_outputs else result + gap
-
-
-def hold(trainer: Any, callback: Any) -> LossWeights:
-    """Gives a free SFTTrainer the methods of [`OnlineMixin`], in place, and a callback that sets its weights."""
-    if not isinstance(trainer, OnlineMixin):
-        own = type(trainer)
-        trainer.__class__ = type(f"Empathy{own.__name__}", (OnlineMixin, own), {"__doc__": own.__doc__})
-    trainer.empathy_weights, trainer.empathy_callback = LossWeights(trainer.args.device), callback
-    trainer.keep_columns()
-    return trainer.empathy_weights

@@ -23,16 +23,9 @@ from .policies.weights import tamed
 
 def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool = True) -> np.ndarray:
     """
-    Draws samples with probabilities in proportion to their weights, by systematic sampling.
+    Draws `count` indices by systematic sampling: each occurs `floor` or `ceil` of `count * weight / sum` times.
 
-    Args:
-        weights (`ArrayLike` of shape `(n,)`): Finite, at least 0, not all 0.
-        count (`int`): How many to draw, with repetition where a weight asks for it.
-        seed (`Sequence[int]`): The same numbers give the same draws.
-        shuffled (`bool`, *optional*, defaults to `True`): In random order; otherwise by ascending index.
-
-    Returns:
-        `np.ndarray` of shape `(count,)`: indices. Each occurs `floor` or `ceil` of `count * weight / sum` times.
+    The weights are finite, at least 0 and not all 0. The order is random, or ascending if not `shuffled`.
     """
     values = tamed(np.asarray(weights, dtype=np.float64))
     rng = np.random.default_rng([abs(int(number)) for number in seed])
@@ -56,16 +49,9 @@ def redraw_tail(
 
 def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
     """
-    Weights for the rest of an epoch that make up for what was drawn already.
+    How many of its `count * weight / sum` draws in an epoch each sample still has to come, after those `drawn` so far.
 
-    Args:
-        weights (`ArrayLike` of shape `(n,)`): Of the whole epoch.
-        drawn (`np.ndarray`): Indices drawn so far.
-        count (`int`): Draws of the whole epoch.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`: how many of its `count * weight / sum` draws each sample still has to come. Where
-        no sample has any, the weights themselves.
+    These are weights for the rest of the epoch. Where no sample has a draw to come, they are the given ones.
     """
     values = tamed(np.asarray(weights, dtype=np.float64))
     rest = np.maximum(values * (count / values.sum()) - np.bincount(drawn, minlength=len(values)), 0)
@@ -77,9 +63,8 @@ def put_off(order: np.ndarray, start: int, late: np.ndarray | None) -> np.ndarra
     """
     The order of an epoch, with its open part from position `start` on in three groups.
 
-    First come samples that were not drawn before, then those that are `late` (an array of shape `(n,)` of `bool`:
-    their score is awaited), and last the repetitions: how often a sample should return is uncertain while few scores
-    are known. Without `late` the order stays.
+    First come new samples, then `late` ones (of shape `(n,)`, of `bool`: their score is awaited), last repetitions:
+    how often a sample should return is uncertain while few scores are known. Without `late` the order stays.
     """
     if late is None or start >= len(order):
         return order
@@ -131,13 +116,7 @@ class SamplingPlan(Sampler[int]):
             self.base.set_epoch(epoch)
 
     def open_epoch(self, epoch: int, position: int = 0) -> None:
-        """
-        Opens an epoch before it is iterated, so that its order can be settled beforehand.
-
-        Args:
-            epoch (`int`): The one that is iterated next.
-            position (`int`, *optional*, defaults to `0`): Where it goes on, after a stock training.
-        """
+        """Opens the next epoch, at a position, before it is iterated, so that its order can be settled."""
         self.set_epoch(epoch)
         self.cursor, self.order, self._restored = position, None, None
         if position:
@@ -178,8 +157,8 @@ class SamplingPlan(Sampler[int]):
             weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a rest: equal weights).
             start (`int`): The first position that no process has drawn yet.
             late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*):
-                Rows that come after all others while their scores are awaited. With it the draws before `start` count
-                too, so that rows scored early are not drawn again and again.
+                See [`put_off`]. With it the draws before `start` count too, so that rows scored early do not return
+                again and again.
         """
         if weights is not None and len(weights) != self.size:
             raise TrainingError(f"{len(weights)} sampling weights for {self.size} rows")
@@ -268,26 +247,17 @@ class Rows:
 
 
 class PackedRows(Rows):
-    """
-    What the plan draws, where a row holds several samples: how many tokens of each.
+    """What the plan draws, where a row of a data set holds several samples; `column` says the sample of each token."""
 
-    Args:
-        packed (`Dataset`): A trainer's packed rows; read once.
-        column (`str`): Where they hold the sample of each token.
-        batch_rows (`int`, *optional*, defaults to `1000`): Rows read at a time. Changes no number.
-    """
-
-    def __init__(self, packed: Any, column: str, batch_rows: int = 1_000) -> None:
-        self.rows, self.samples, self.tokens = (np.empty(0, dtype=np.int64) for _ in range(3))
-        parts, first = [], 0
-        for batch in packed.select_columns([column]).with_format("arrow").iter(batch_rows):
+    def __init__(self, packed: Any, column: str) -> None:
+        parts, first = [np.empty((3, 0), dtype=np.int64)], 0
+        for batch in packed.select_columns([column]).with_format("arrow").iter(1_000):
             ids = batch.column(column).combine_chunks()
             row = np.repeat(first + np.arange(len(ids)), np.asarray(ids.value_lengths()))
-            pairs = np.stack([row, np.asarray(ids.flatten())])
-            parts.append(np.concatenate(np.unique(pairs, axis=1, return_counts=True)[:2], axis=None).reshape(3, -1))
+            pairs, tokens = np.unique(np.stack([row, np.asarray(ids.flatten())]), axis=1, return_counts=True)
+            parts.append(np.vstack([pairs, tokens]))
             first += len(ids)
-        if parts:
-            self.rows, self.samples, self.tokens = np.concatenate(parts, axis=1)
+        self.rows, self.samples, self.tokens = np.concatenate(parts, axis=1)
         self._starts = np.searchsorted(self.rows, np.arange(first + 1))
 
     def mean(self, weights: np.ndarray) -> np.ndarray:

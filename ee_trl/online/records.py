@@ -23,12 +23,7 @@ STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
 
 
 def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
-    """
-    Observations of all micro-batches and processes, as one for each sample in each step, in the order of the steps.
-
-    Args:
-        observations (`Sequence[np.ndarray]`, each of shape `(k, 6)`): In any order.
-    """
+    """Observations (arrays of shape `(k, 6)`) in any order, as one for each sample in each step, ordered by step."""
     rows = np.concatenate([np.empty((0, 6)), *observations])
     rows = rows[np.lexsort((rows[:, WEIGHT], rows[:, TOKENS], rows[:, LOSS_SUM], rows[:, SAMPLE], rows[:, STEP]))]
     if not len(rows):
@@ -50,12 +45,7 @@ def unseen(step: int, samples: np.ndarray) -> np.ndarray:
 
 
 class Records:
-    """
-    Running figures of each of `n` samples.
-
-    Args:
-        n (`int`): Samples in the data set.
-    """
+    """Running figures of each of `n` samples."""
 
     def __init__(self, n: int) -> None:
         self.draws = np.zeros(n, dtype=np.int64)
@@ -100,11 +90,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """
-    What a logging interval drew.
-
-    Args:
-        rows (`np.ndarray` of shape `(m, 6)`): Merged observations of its steps.
-        groups (`np.ndarray` of shape `(n,)`, of `str`): One of [`GROUPS`] for each sample.
+    What a logging interval drew, by its [`merged`] observations and the group of each sample (of shape `(n,)`).
 
     Returns:
         `dict`: `draws`; `shares` of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
@@ -132,9 +118,7 @@ class Diary:
     """
     The figures of each sample and of each logging interval of a training, and the files that they go to at its end.
 
-    Args:
-        spec ([`ScoringSpec`]): Its threshold and ties make the quadrants.
-        scores (`np.ndarray` of shape `(n, 2)`): In the trainer's order; may be filled while training.
+    The threshold and ties of the `spec` make quadrants of the `scores` (of shape `(n, 2)`), which training may fill.
     """
 
     def __init__(self, spec: ScoringSpec, scores: np.ndarray) -> None:

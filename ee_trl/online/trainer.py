@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trl import SFTTrainer, pack_dataset
+from trl import SFTTrainer
 
 from .callback import EmpathyCallback
-from .loss import IDS, OnlineMixin
 from .policies.named import Policy
+from .trl_internals import OnlineMixin
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..scoring.spec import Scores
 
 
@@ -28,14 +25,12 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     0 do not count in the loss.
 
     Args:
-        args:
+        args, kwargs:
             As SFTTrainer's.
         selector, policy:
             See [`EmpathyCallback`].
         online (`Mapping`, *optional*):
             The other arguments of [`EmpathyCallback`], e.g. `{"warmup": 0.1}`.
-        kwargs:
-            As SFTTrainer's.
     """
 
     def __init__(
@@ -46,44 +41,5 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
         online: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._training_rows_prepared = False
         super().__init__(*args, **kwargs)
         self.add_callback(EmpathyCallback(selector, policy, trainer=self, **(online or {})))
-
-    def prepare_rows(self, rows: Any, args: Any, packing: bool, stock: Callable[[Any, Any, bool], Any]) -> Any:
-        """With packing, prepares the training rows unpacked and packs them with the numbers of their samples."""
-        training, self._training_rows_prepared = (
-            not self._training_rows_prepared,
-            True,
-        )  # SFTTrainer prepares the training rows first
-        if not (packing and training and hasattr(rows, "__len__") and args.max_length is not None):
-            return stock(rows, args, packing)
-        whole = copy.copy(args)
-        whole.max_length = None  # packing cuts: nothing is truncated or dropped before
-        self.empathy_samples = stock(rows, whole, False)
-        return pack_with_ids(self.empathy_samples, args)
-
-
-def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
-    """
-    Packs prepared rows as SFTTrainer does, with the number of its row beside each token.
-
-    Args:
-        rows (`Dataset`): With `input_ids` and `labels`, in the order in which they are packed.
-        args (`SFTConfig`): The trainer's.
-    """
-    from accelerate import PartialState
-
-    options = {"num_proc": args.dataset_num_proc}
-    with PartialState().main_process_first():
-        numbered = rows.select_columns(["input_ids", "labels"]).map(
-            _number_tokens, with_indices=True, desc="Numbering the samples of train dataset", **options
-        )
-        packed = pack_dataset(
-            numbered, args.max_length, args.packing_strategy, {**options, "desc": "Packing train dataset"}
-        )
-        return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
-
-
-def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
-    return {IDS: [number] * len(row["input_ids"])}

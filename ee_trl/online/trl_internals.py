@@ -1,14 +1,22 @@
-"""The private parts of TRL's and transformers' trainers that this package touches, all in this one file.
+"""What is private in TRL's and transformers' trainers and this package reads or overrides, all in this one file.
 
 A new release of TRL is checked against this file first: its test asserts that every private name is still there.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from ..errors import TrainingError
+from .loss import IDS, NO_IDS, LossWeights, NumberedRows, SampleIdCollator, WeightedModel, take_marks
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TRL_VERSIONS = ">=1.16,<2"
 """The releases of TRL that this file is written for."""
@@ -18,7 +26,7 @@ TRL_VERSIONS = ">=1.16,<2"
 
 
 def running_figures(trainer: Any) -> dict[str, list[float]] | None:
-    """The lists whose means go out with the next training log of TRL; None for a trainer that is not TRL's."""
+    """The lists of numbers whose means TRL logs next in training; None for a trainer that is not TRL's."""
     return trainer._metrics["train"] if hasattr(trainer, "_metrics") else None
 
 
@@ -32,99 +40,165 @@ def prepares_rows(trainer: Any) -> bool:
     return not trainer._skip_prepare_dataset
 
 
-def shifts_labels(trainer: Any) -> bool:
-    """Whether the loss predicts the next token, so that the first label of a row does not count."""
-    return trainer._loss_shifts_labels
-
-
 def load_checkpoint(trainer: Any, folder: str) -> None:
     """Loads a checkpoint's weights into the trainer's model."""
     trainer._load_from_checkpoint(folder)
 
 
-# ---- what is overridden --------------------------------------------------------------------------------------------
+# ---- weighted samples ----------------------------------------------------------------------------------------------
 
 
-class RowHooks:
-    """Public hooks in place of SFTTrainer's private methods for rows and batches, for a class in front of it."""
+class OnlineMixin:
+    """
+    What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit.
 
-    kept_columns: tuple[str, ...] = ()
-    """Columns of the rows that reach the collator beside the model's inputs."""
+    Attributes:
+        empathy_weights ([`LossWeights`], *optional*): None until a policy is attached.
+        empathy_callback ([`EmpathyCallback`], *optional*): Likewise.
+        empathy_checkpoint (`str`, *optional*): Where this training goes on from.
+        empathy_samples (`Dataset`, *optional*): With packing, the rows before they were packed.
+    """
+
+    # of SFTTrainer
+    args: Any
+    model: Any
+    accelerator: Any
+    data_collator: Any
+    callback_handler: Any
     _signature_columns: Any
 
-    def keep_columns(self) -> None:
-        """Lets `kept_columns` count where the trainer has settled its columns already."""
-        if self._signature_columns is not None:
-            self._set_signature_columns_if_needed()
+    empathy_weights: LossWeights | None = None
+    empathy_callback: Any = None
+    empathy_checkpoint: str | None = None
+    empathy_samples: Dataset | None = None
+    _numbering = False
+    _training_rows_prepared = False
 
-    def loader_rows(self, rows: Any) -> Any:
-        """What the training data loader reads, of rows without their unused columns."""
-        return rows
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in SFTTrainer; remembers where the checkpoint is."""
+        found: Any = resume_from_checkpoint
+        if found is True:
+            from transformers.trainer_utils import get_last_checkpoint
 
-    def sampler_rows(self, rows: Any) -> Any:
-        """What the stock sampler is made for, of what the loader reads."""
-        return rows
+            found = get_last_checkpoint(self.args.output_dir)
+        self.empathy_checkpoint = found or None
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
-    def loss_divisor(self, batches: list[Any], stock: Any) -> Any:
-        """What a step's loss is divided by; `stock` is the number of its tokens."""
-        return stock
+    def get_train_dataloader(self) -> Any:
+        """As in SFTTrainer; its batches say which samples they hold."""
+        if self.empathy_callback is not None and self.empathy_callback not in self.callback_handler.callbacks:
+            raise TrainingError(
+                "an EmpathyCallback was made for this trainer, but is not among its callbacks; call "
+                "trainer.add_callback(callback)"
+            )
+        collator = self.data_collator
+        self.data_collator, self._numbering = SampleIdCollator(collator), True
+        try:
+            return super().get_train_dataloader()  # type: ignore[misc]
+        finally:
+            self.data_collator, self._numbering = collator, False
 
-    def prepare_rows(self, rows: Any, args: Any, packing: bool, stock: Callable[[Any, Any, bool], Any]) -> Any:
-        """Rows ready for training; `stock(rows, args, packing)` prepares them as SFTTrainer does."""
-        return stock(rows, args, packing)
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As in SFTTrainer, with each token's log-probability times the weight of its sample while training."""
+        marks = take_marks(inputs)
+        plain = super().compute_loss  # type: ignore[misc]
+        if self.empathy_weights is None or not self.model.training:
+            return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        if marks is None:
+            raise TrainingError(NO_IDS)
+        stand_in = WeightedModel(model, self.empathy_weights, marks, inputs, self.args.loss_type)
+        result = plain(stand_in, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        if not stand_in.calls:
+            raise TrainingError(
+                f"{type(self).__name__}.compute_loss does not use the log-probabilities of TRL's fused LM head, on "
+                "which the weights act; call super().compute_loss in it"
+            )
+        if stand_in.gap is None:
+            return result
+        gap = stand_in.gap / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if self.args.average_tokens_across_devices:
+            gap = gap * (self.accelerator.num_processes // self.get_tp_size())  # type: ignore[attr-defined]
+        return (result[0] + gap, result[1]) if return_outputs else result + gap
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        return self.loader_rows(super()._remove_unused_columns(dataset, description))  # type: ignore[misc]
+        rows = super()._remove_unused_columns(dataset, description)  # type: ignore[misc]
+        return NumberedRows(rows) if self._numbering and self.empathy_samples is None else rows
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return super()._get_train_sampler(self.sampler_rows(train_dataset))  # type: ignore[misc]
+        rows = train_dataset.rows if isinstance(train_dataset, NumberedRows) else train_dataset
+        return super()._get_train_sampler(rows)  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        columns: list[str] = self._signature_columns or []
-        self._signature_columns = [*columns, *(name for name in self.kept_columns if name not in columns)]
+        if IDS not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, IDS]
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        return self.loss_divisor(batch_samples, super()._get_num_items_in_batch(batch_samples, device))  # type: ignore[misc]
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        stock = super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
+        if self.empathy_weights is None:
+            return stock
+        return self.empathy_weights.normaliser(self, batch_samples, stock, shifted=self._loss_shifts_labels)  # type: ignore[attr-defined]
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        prepare = super()._prepare_dataset  # type: ignore[misc]
-        return self.prepare_rows(
-            dataset,
-            args,
-            packing,
-            lambda rows, args, packing: prepare(rows, processing_class, args, packing, formatting_func, dataset_name),
+        training, self._training_rows_prepared = not self._training_rows_prepared, True  # which come first
+        with_ids = packing and training and hasattr(dataset, "__len__") and args.max_length is not None
+        settings = copy.copy(args)
+        if with_ids:
+            settings.max_length = None  # packing cuts: nothing is truncated or dropped before
+        rows = super()._prepare_dataset(  # type: ignore[misc]
+            dataset, processing_class, settings, packing and not with_ids, formatting_func, dataset_name
         )
+        if not with_ids:
+            return rows
+        self.empathy_samples = rows
+        return pack_with_ids(rows, args)
 
 
-class WeightHooks:
-    """Public hooks in place of Trainer's private methods that write and read weights, for a class in front of it."""
+def hold(trainer: Any, callback: Any) -> LossWeights:
+    """Gives a free SFTTrainer the methods of [`OnlineMixin`], in place, and a callback that sets its weights."""
+    if not isinstance(trainer, OnlineMixin):
+        own = type(trainer)
+        trainer.__class__ = type(f"Empathy{own.__name__}", (OnlineMixin, own), {"__doc__": own.__doc__})
+    trainer.empathy_weights, trainer.empathy_callback = LossWeights(trainer.args.device), callback
+    if trainer._signature_columns is not None:
+        trainer._set_signature_columns_if_needed()
+    return trainer.empathy_weights
 
-    args: Any
-    in_checkpoint = False
-    """Whether weights are being written into a checkpoint, not to where the user saves the model."""
 
-    def save_weights(self, folder: Path, stock: Callable[[], None]) -> None:
-        """Writes the model; `stock()` writes it as Trainer does."""
+def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
+    """Packs prepared rows as SFTTrainer does by its `SFTConfig`, with the number of its row beside each token."""
+    from accelerate import PartialState
+    from trl import pack_dataset
+
+    options = {"num_proc": args.dataset_num_proc}
+    with PartialState().main_process_first():
+        numbered = rows.select_columns(["input_ids", "labels"]).map(
+            _number_tokens, with_indices=True, desc="Numbering the samples of train dataset", **options
+        )
+        packed = pack_dataset(
+            numbered, args.max_length, args.packing_strategy, {**options, "desc": "Packing train dataset"}
+        )
+        return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
+
+
+def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
+    return {IDS: [number] * len(row["input_ids"])}
+
+
+# ---- other trainers ------------------------------------------------------------------------------------------------
+
+
+class LoadingHook:
+    """A public hook in place of Trainer's private method that reads a checkpoint's weights, for a class in front."""
+
+    def load_weights(self, folder: str, stock: Callable[[], None]) -> None:
+        """Reads the weights of a checkpoint; `stock()` reads them as Trainer does."""
         stock()
-
-    def load_weights(self, folder: Path, stock: Callable[[], None]) -> None:
-        """Reads the model of a checkpoint; `stock()` reads it as Trainer does."""
-        stock()
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.in_checkpoint = True
-        try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        finally:
-            self.in_checkpoint = False
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save = super()._save  # type: ignore[misc]
-        self.save_weights(Path(output_dir or self.args.output_dir), lambda: save(output_dir, state_dict))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load = super()._load_from_checkpoint  # type: ignore[misc]
-        self.load_weights(Path(resume_from_checkpoint), lambda: load(resume_from_checkpoint, model))
+        self.load_weights(resume_from_checkpoint, lambda: load(resume_from_checkpoint, model))

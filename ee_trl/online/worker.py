@@ -2,17 +2,14 @@
 
 It is neither a fork nor a spawned copy of the script. So it shares neither the interpreter's lock nor the CUDA context
 with the trainer's steps, and a script without a `__main__` guard does not run twice. Messages are dill pickles on the
-standard streams, each after its length. What the scorer prints goes to standard error.
+standard streams, one after the other. What the scorer prints goes to standard error.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import sys
-import threading
 import traceback
-from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 import dill
@@ -27,23 +24,11 @@ if TYPE_CHECKING:
 Answer = tuple[int, float, float]
 """Row, sensibility, rationality; NaN where the row could not be scored."""
 
-_LENGTH = struct.Struct("<Q")
-
 
 def send(stream: IO[bytes], message: Any) -> None:
     """Writes one message."""
-    data = dill.dumps(message)
-    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.write(dill.dumps(message))
     stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Any:
-    """Reads one message; raises `EOFError` at the end of the stream, also in the middle of a message."""
-    head = stream.read(_LENGTH.size)
-    data = stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-    if not data or len(data) < _LENGTH.unpack(head)[0]:
-        raise EOFError
-    return dill.loads(data)
 
 
 def work(requests: IO[bytes], answers: IO[bytes]) -> None:
@@ -53,18 +38,12 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
     Every other message is a list of `(row, dialogues)`. The answer to it is `("scores", list[Answer])`, with the mean
     over the scored dialogues of each row.
     """
-    run = new_run(dill.loads(receive(requests)))
-    inbox: SimpleQueue[Any] = SimpleQueue()
-
-    def drain() -> None:  # so that the trainer never waits while it hands over rows
+    run = new_run(dill.loads(dill.load(requests)))
+    while True:
         try:
-            while True:
-                inbox.put(receive(requests))
+            asked = dill.load(requests)
         except EOFError:
-            inbox.put(None)
-
-    threading.Thread(target=drain, daemon=True).start()
-    while (asked := inbox.get()) is not None:
+            return
         send(answers, ("scores", score_rows(run, asked)))
 
 
@@ -104,12 +83,10 @@ def main() -> int:
     try:
         work(sys.stdin.buffer, answers)
     except BaseException as error:
-        send(answers, ("error", f"{type(error).__name__}: {error}", traceback.format_exc()))
+        send(answers, ("error", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # at once: the end of the interpreter would stop the reading thread while it holds a lock
+    sys.exit(main())

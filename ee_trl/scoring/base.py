@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..data.dialogue import Dialogue
+from ..axes import AXES
+from ..data.dialogue import Dialogue
+from ..errors import ScorerError
 
 
 @runtime_checkable
@@ -22,12 +23,12 @@ class Scorer(Protocol):
     Attributes:
         fingerprint (`str`):
             Names everything that determines the numbers: kind of scorer, weights, rubric, precision. Two scorers with
-            the same fingerprint give the same scores: the score store goes by it. One line, readable, e.g.
+            the same fingerprint give the same scores: the score store relies on it. One line, readable, e.g.
             `linear-1/sha256:4f1c0a9b2d3e`.
 
-    A scorer that has more to tell also has `score_batches(dialogues)`, which gives a [`ScoredBatch`] as soon as it is
-    made, in any order, until every dialogue has been in one; it may have `details`, the names of the further columns
-    that its batches bring. A scorer that is cheaper than looking a score up says so by `stored = False`.
+    Three further attributes are optional. With `score_batches(dialogues)` a scorer gives a [`ScoredBatch`] as soon as
+    it is made, in any order, until every dialogue has been in one. `details` names the further columns that its
+    batches bring. `stored = False` says that it is cheaper to score a dialogue than to look its score up.
     """
 
     @property
@@ -74,6 +75,21 @@ class ScoredBatch:
     forward_tokens: int = 0
 
 
+class BatchedScorer:
+    """A scorer that gives its scores batch by batch; `score` puts them together."""
+
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        """A batch as soon as it is made, in any order, until every dialogue has been in one."""
+        raise NotImplementedError
+
+    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where unscored."""
+        scores = np.full((len(dialogues), len(AXES)), np.nan)
+        for batch in self.score_batches(dialogues):
+            scores[list(batch.indices)] = batch.scores
+        return scores
+
+
 def local_device() -> str:
     """Where this process runs a model: its own GPU under a launcher (`"cuda:1"`), else the first GPU, else the CPU."""
     import torch
@@ -82,3 +98,17 @@ def local_device() -> str:
         return "cpu"
     rank = os.environ.get("LOCAL_RANK")
     return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
+
+
+def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """A folder as it is; a hub id as it is downloaded."""
+    if Path(path).is_dir():
+        if revision is not None:
+            raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(os.fspath(path), revision=revision, ignore_patterns=["*.bin", "*.onnx"]))
+    except (OSError, ValueError) as error:
+        raise ScorerError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""Two scorers as one: the cheap one decides where it is sure, the judge is asked near the decision boundary."""
+"""Two scorers as one: the cheap one decides where it is sure, a judge decides near the boundary of the decision."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import heapq
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, TIES, Threshold, thresholds
 from ..data.dialogue import SCORED, Dialogue
-from ..data.samples import GIVEN
-from ..errors import ScorerError, unknown
-from .base import ScoredBatch, Scorer
-from .cascade_report import CascadeReport
-from .conformal import LearntDoubt, classes_of, distance_doubt, limit_for_budget, limit_for_promise
-from .load import load_scorer
-from .run import ScoringRun
+from ..display import Displayed
+from ..errors import ScorerError, check_choice, check_share
+from .base import BatchedScorer, ScoredBatch, Scorer
+from .conformal import (
+    LearntDoubt,
+    Plan,
+    agreement_interval,
+    classes_of,
+    distance_doubt,
+    limit_for_budget,
+    limit_for_promise,
+)
+from .kinds import load_single
+from .run import Scored, ScoringRun
 from .store import ScoreStore, dialogue_key
 
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -40,36 +45,103 @@ _LAYOUT = "cascade-1"
 Calibration = tuple[Sequence[Dialogue], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass
+class CascadeReport(Displayed):
     """
-    Which samples a cascade trusts the cheap scorer with.
+    Counts of a cascade; grows while it scores.
 
     Args:
-        limit (`float`): Those of smaller doubt.
-        doubt ([`LearntDoubt`], *optional*): How doubt is told; `None` by the distance of the scores from T.
-        calibrated_on (`int`): Judged samples behind it.
+        samples (`int`): Dialogues scored.
+        judged (`int`): Those whose scores are the judge's.
+        audited (`int`): Those of the others that the judge was shown as well.
+        agreed (`int`): Those of the audited on which both have the same class.
+        calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
+        calls (`int`): How often the judge was asked in this process; what was in the store cost none.
     """
 
-    limit: float
-    doubt: LearntDoubt | None
-    calibrated_on: int
+    samples: int = 0
+    judged: int = 0
+    audited: int = 0
+    agreed: int = 0
+    calibration_calls: int = 0
+    calls: int = 0
+
+    def count(self, details: Mapping[str, np.ndarray]) -> None:
+        """Counts scored samples, by the details `cascade_judged` and `cascade_audit`."""
+        judged, audit = details[JUDGED], details[AUDIT]
+        self.samples += len(judged)
+        self.judged += int((judged == 1).sum())
+        self.audited += int((~np.isnan(audit)).sum())
+        self.agreed += int((audit == 1).sum())
+
+    @property
+    def needed(self) -> int:
+        """Samples that the judge was needed for: to decide, to audit, and to calibrate."""
+        return min(self.judged + self.audited + self.calibration_calls, self.samples)
+
+    @property
+    def share(self) -> float:
+        """The needed ones, of all samples."""
+        return self.needed / max(self.samples, 1)
+
+    @property
+    def saved(self) -> int:
+        """Samples that the judge was not needed for."""
+        return self.samples - self.needed
+
+    @property
+    def agreement(self) -> float | None:
+        """Estimated share of all samples on which the cascade's class is the judge's; `None` without an audit."""
+        if self.judged == self.samples and self.samples:
+            return 1.0
+        return self._overall(self.agreed / self.audited) if self.audited else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the agreement, from the audit alone."""
+        low, high = agreement_interval(self.agreed, self.audited)
+        return self._overall(low), self._overall(high)
+
+    def _overall(self, share: float) -> float:
+        """From agreement on the trusted samples to that on all: on the others the judge agrees with itself."""
+        return (self.judged + share * (self.samples - self.judged)) / max(self.samples, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain types."""
+        return asdict(self) | {
+            "judge_share": round(self.share, 6),
+            "calls_saved": self.saved,
+            "agreement": self.agreement,
+            "agreement_interval": list(self.interval),
+        }
+
+    def parts(self) -> Iterable[str]:
+        """Two paragraphs: what the judge was needed for, and the agreement."""
+        yield (
+            f"the judge was needed for {self.needed:,} of {self.samples:,} samples ({self.share:.1%}): "
+            f"{self.judged:,} decided by it, {self.audited:,} audited, "
+            f"{self.calibration_calls:,} for calibration alone; {self.saved:,} calls saved, {self.calls:,} made now"
+        )
+        if self.agreement is None:
+            yield "agreement with the judge: not known, nothing was audited"
+        else:
+            low, high = self.interval
+            yield f"agreement with the judge, by the audit: {self.agreement:.1%} ({low:.1%} to {high:.1%}, 95 %)"
 
 
-class CascadeScorer:
+class CascadeScorer(BatchedScorer):
     """
     Scores with a cheap scorer where it is sure of the decision, and with a judge elsewhere.
 
-    How sure the cheap scorer is, its *doubt*, comes from its own scores: learnt from calibration samples, the chance
-    that the judge's class (sensibility set, rationality set, discarded, at T) is another than the cheap one's; without
-    any, the distance of the scores from T. Samples whose doubt reaches a limit go to the judge. The limit follows from
-    a `budget` or a `promise`; it is the same for every sample, so that a score does not depend on batch mates.
+    How unsure the cheap scorer is, its *doubt*, follows from its scores. With calibration samples, the doubt is the
+    chance that the judge's class (sensibility set, rationality set, discarded, at T) differs from the cheap scorer's;
+    without any, it is the distance of the scores from T. Samples whose doubt reaches a limit go to the judge. A
+    `budget` or a `promise` sets the limit; it is the same for every sample, so that a score does not depend on batch
+    mates.
 
     Args:
-        cheap (`str`, `os.PathLike` or [`Scorer`]):
-            As for [`load_scorer`]: `"linear"`, a distilled folder, ...
-        judge (`str`, `os.PathLike` or [`Scorer`]):
-            Likewise: an LLM judge.
+        cheap, judge (`str`, `os.PathLike` or [`Scorer`]):
+            As for [`load_scorer`]: `"linear"`, a distilled folder, ...; an LLM judge.
         budget (`float`, *optional*):
             The judge is asked for at most this share of the samples, audit and calibration included. It holds for the
             data set whose doubts set the limit: the first that is scored, or the one given to [`~CascadeScorer.plan`].
@@ -77,19 +149,19 @@ class CascadeScorer:
             The cascade's class is to be the judge's on at least this share of the samples, e.g. `0.95`. Needs
             `calibration`. What exactly is guaranteed, and under which assumptions:
             [`~ee_trl.scoring.conformal.limit_for_promise`]. In short: in expectation, over calibration samples and new
-            ones that are exchangeable. Half of the calibration samples (told by a hash) learn the doubt, the others
-            set the limit.
+            ones that are exchangeable. Half of the calibration samples (drawn by a hash) teach the doubt, the other
+            half sets the limit.
         confidence (`float`, *optional*):
             Makes the promise hold with this probability over the calibration samples, rather than in expectation.
         calibration (`int` or pair, *optional*):
-            Judged samples that the cheap scorer has not learnt from: `(dialogues, scores)`, the scores of shape
-            `(n, 2)` by this very judge; or a number, of samples of the data set to be scored, drawn at random, that
-            the judge is asked for first.
+            Judged samples that the cheap scorer has not learnt from: `(dialogues, scores)`, with scores of shape
+            `(n, 2)` by this very judge. Or a number: so many samples are drawn at random from the data set to be
+            scored, and the judge is asked for them first.
         threshold, ties (*optional*, default to `5.0` and `"drop"`):
             Of the selection that the two are to agree on.
         audit (`float`, *optional*, defaults to `0.05`):
-            Share of the trusted samples, drawn by a hash of their content, that the judge is shown as well, so that
-            the agreement that came about is known. They keep the cheap scorer's scores.
+            Share of the trusted samples, drawn by a hash of their content, that the judge is shown as well, to measure
+            the agreement. They keep the cheap scorer's scores.
         seed (`int`, *optional*, defaults to `0`):
             Of what is drawn.
         cheap_options, judge_options (`dict`, *optional*):
@@ -119,19 +191,20 @@ class CascadeScorer:
     ) -> None:
         if (budget is None) == (promise is None):
             raise ScorerError("a cascade needs a budget (share of judge calls) or a promise (agreement), and not both")
-        _check_share("budget", budget, 0, 1)
-        _check_share("promise", promise, 0, 1, ends=False)
-        _check_share("confidence", confidence, 0, 1, ends=False)
-        _check_share("audit", audit, 0, 1)
+        for name, share in {"budget": budget, "audit": audit, "promise": promise, "confidence": confidence}.items():
+            if share is not None:
+                check_share(name, share, ScorerError)
+            if share in (0, 1) and name in ("promise", "confidence"):
+                raise ScorerError(f"{name} {share!r} is not between 0 and 1, e.g. 0.95")
         if confidence is not None and promise is None:
             raise ScorerError("confidence goes with a promise")
         if promise is not None and calibration is None:
             raise ScorerError(
-                "a promise needs calibration samples: calibration=(dialogues, scores) that the judge has scored and "
-                "the cheap scorer has not learnt from (--calibration FILE), or a number to have judged first"
+                "a promise needs calibration samples that the judge has scored and the cheap scorer has not learnt "
+                "from: calibration=(dialogues, scores) (--calibration FILE), or a number of samples to have judged"
             )
-        if ties not in TIES:
-            raise ScorerError(unknown("ties", ties, TIES))
+        check_choice("ties", ties, TIES, ScorerError)
+        _check_calibration(calibration)
         self.budget, self.promise, self.confidence, self.audit, self.seed = budget, promise, confidence, audit, seed
         self.threshold, self.ties = thresholds(threshold), ties
         self._specs = (cheap, cheap_options or {}), (judge, judge_options or {})
@@ -140,18 +213,18 @@ class CascadeScorer:
         self._retry_failures = False
         self._plan: Plan | None = None
         self._counts = CascadeReport()
+        self._tokens = (0, 0)  # of the judge, and those through its model, that no batch has reported yet
         self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # what the judge gave the samples drawn to calibrate on
-        _check_calibration(calibration)
 
     @cached_property
     def cheap(self) -> Scorer:
         """The cheap scorer, loaded when it is first needed."""
-        return load_scorer(self._specs[0][0], **self._specs[0][1])
+        return load_single(self._specs[0][0], **self._specs[0][1])
 
     @cached_property
     def judge(self) -> Scorer:
         """The judge, loaded when it is first needed."""
-        return load_scorer(self._specs[1][0], **self._specs[1][1])
+        return load_single(self._specs[1][0], **self._specs[1][1])
 
     @property
     def rubric(self) -> Any:
@@ -163,42 +236,11 @@ class CascadeScorer:
         """Names both scorers, the rule, and the limit that it led to."""
         asked = f"budget:{self.budget:g}" if self.promise is None else f"promise:{self.promise:g}"
         asked += "" if self.confidence is None else f"@{self.confidence:g}"
-        t_s, t_r = self.threshold
+        plan, (t_s, t_r) = "unplanned" if self.needs_plan else self.planned.name, self.threshold
         return (
-            f"{_LAYOUT}/[{self.cheap.fingerprint}]/[{self.judge.fingerprint}]/{asked}/{self._plan_name()}"
+            f"{_LAYOUT}/[{self.cheap.fingerprint}]/[{self.judge.fingerprint}]/{asked}/{plan}"
             f"/T:{t_s:g},{t_r:g},{self.ties}/audit:{self.audit:g}/seed:{self.seed}"
         )
-
-    def check_judges(self, judges: Sequence[str], source: str) -> None:
-        """
-        Checks that calibration samples are by this cascade's judge.
-
-        Args:
-            judges (`Sequence[str]`): Fingerprints of what scored them; `"given"`, where nobody knows, is warned of.
-            source (`str`): Where they are from.
-
-        Raises:
-            [`ScorerError`]: Another scorer made them, so that they promise nothing.
-        """
-        others = [name for name in judges if name not in (GIVEN, self.judge.fingerprint)]
-        if others:
-            raise ScorerError(
-                f"the calibration samples of {source!r} were scored by {', '.join(others)}, and the judge is "
-                f"{self.judge.fingerprint}: what they promise would not hold. Score them by this judge: ee-trl score "
-                "DIALOGUES --scorer JUDGE -o judged.parquet"
-            )
-        if GIVEN in judges:
-            logger.warning(
-                "%s does not say who scored it; the promise holds if it was %s", source, self.judge.fingerprint
-            )
-
-    def _plan_name(self) -> str:
-        if self.needs_plan:
-            return "unplanned"
-        plan = self.planned
-        weights = b"" if plan.doubt is None else np.round(plan.doubt.weights, 6).tobytes()
-        told = f"learnt-{blake2b(weights, digest_size=4).hexdigest()}" if weights else "distance"
-        return f"doubt:{told}<{plan.limit:.9g}"
 
     # ---- the plan
 
@@ -209,52 +251,62 @@ class CascadeScorer:
 
     @property
     def planned(self) -> Plan:
-        """The plan; where it needs no data set to be scored, made when it is first needed."""
+        """The plan; it is made here where it needs no data set."""
         if self._plan is None:
             assert isinstance(self._calibration, tuple)
             dialogues, judged = self._calibration
-            self._plan = self._calibrated(list(dialogues), np.asarray(judged, float))
+            self._plan = self._promised(dialogues, np.asarray(judged, float))
         return self._plan
 
-    def plan(self, dialogues: Iterable[Dialogue]) -> Plan:
+    def plan(self, dialogues: Iterable[Dialogue]) -> Plan | None:
         """
-        Sets the limit from the dialogues that are to be scored; has them scored by the cheap scorer, and as many as
-        `calibration` says by the judge.
+        Sets the limit from the dialogues that are to be scored.
+
+        The cheap scorer scores all of them, and the judge as many as `calibration` says.
 
         Args:
             dialogues (`Iterable[Dialogue]`): All of them; read once, held a thousand at a time.
+
+        Returns:
+            [`Plan`], or `None` without any dialogue: then the first that are scored set the limit.
         """
-        found, audited, drawn = self._surveyed(dialogues)
-        if not found:  # whatever comes first sets the limit
-            return Plan(-math.inf, None, 0)
-        scores, shown, calibration = np.array(found), np.array(audited), self._calibration
+        scores, audited, drawn = self._surveyed(dialogues)
+        if not len(scores):
+            return None
+        shown, calibration = audited.copy(), self._calibration
         if isinstance(calibration, int):
             sample = [dialogue for _, _, dialogue in drawn]
-            calibration = (sample, self._judgements(sample, keep=True)[0])
+            calibration = (sample, self._judgements(sample, keep=True).scores)
             shown[[place for _, place, _ in drawn]] = True
         if self.promise is not None:
             assert isinstance(calibration, tuple)
-            self._plan = self._calibrated(list(calibration[0]), calibration[1])
+            plan = self._promised(*calibration)
         else:
-            doubt = self._learnt(*calibration) if calibration else None
-            values = doubt(scores) if doubt else distance_doubt(scores, self.threshold)
-            limit = limit_for_budget(values, shown, self.budget or 0.0)
-            self._plan = Plan(limit, doubt, len(calibration[0]) if calibration else 0)
-        trusted = self._doubts(scores) < self._plan.limit
-        self._counts.calibration_calls += int((trusted & shown & ~np.array(audited)).sum())
-        logger.info("cascade: %s", self._plan_name())
+            doubt = LearntDoubt.fit(*self._known(*calibration)[1:], self.threshold, self.ties) if calibration else None
+            limit = limit_for_budget(self._doubts(scores, doubt), shown, self.budget or 0.0)
+            plan = Plan(limit, doubt, len(calibration[0]) if calibration else 0)
+        trusted = self._doubts(scores, plan.doubt) < plan.limit
+        calls = int((trusted & shown & ~audited).sum())
+        self.use_plan(Plan(plan.limit, plan.doubt, plan.calibrated_on, calls))
+        logger.info("cascade: %s", plan.name)
         return self._plan
+
+    def use_plan(self, plan: Plan) -> None:
+        """Scores by a plan that was made here, or by the same cascade in another process."""
+        self._plan = plan
+        self._counts.calibration_calls += plan.calibration_calls
 
     def _surveyed(
         self, dialogues: Iterable[Dialogue]
-    ) -> tuple[list[Any], list[bool], list[tuple[int, int, Dialogue]]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, Dialogue]]]:
         """Cheap scores of the distinct dialogues, which of them an audit would draw, and a draw to calibrate on."""
         wanted = self._calibration if isinstance(self._calibration, int) else 0
         seen: set[bytes] = set()
         scores: list[Any] = []
         audited: list[bool] = []
         drawn: list[tuple[int, int, Dialogue]] = []
-        for part in _parts(dialogues, 1_000):
+        rest = iter(dialogues)
+        while part := list(islice(rest, 1_000)):
             new = {key: d for d in part if (key := dialogue_key(d)) not in seen}
             seen |= new.keys()
             scores += self._ask(self.cheap, list(new.values())).scores.tolist()
@@ -263,31 +315,34 @@ class CascadeScorer:
                     item = (-_number(key, self.seed, "calibration"), place, dialogue)
                     (heapq.heappush if len(drawn) < wanted else heapq.heappushpop)(drawn, item)
             audited += [self._audits(key) for key in new]
-        return scores, audited, drawn
+        return np.array(scores), np.array(audited, bool), drawn
 
-    def _calibrated(self, dialogues: list[Dialogue], judged: np.ndarray) -> Plan:
-        """The plan that keeps the promise: one half of the samples learns the doubt, the other sets the limit."""
+    def _promised(self, dialogues: Sequence[Dialogue], judged: np.ndarray) -> Plan:
+        """The plan that keeps the promise: one half of the samples teaches the doubt, the other sets the limit."""
         assert self.promise is not None
-        cheap = self._ask(self.cheap, dialogues).scores
-        known = np.flatnonzero(~(np.isnan(cheap).any(axis=1) | np.isnan(judged).any(axis=1)))
-        if len(known) < FEWEST:
-            raise _too_few(len(known))
-        order = sorted(known.tolist(), key=lambda i: _number(dialogue_key(dialogues[i]), self.seed, "half"))
-        learns, sets = order[: len(order) // 2], order[len(order) // 2 :]
+        dialogues, cheap, judged = self._known(dialogues, judged)
+        numbers = [_number(dialogue_key(dialogue), self.seed, "half") for dialogue in dialogues]
+        learns, sets = np.split(np.argsort(np.array(numbers, np.uint64), kind="stable"), [len(numbers) // 2])
         doubt = LearntDoubt.fit(cheap[learns], judged[learns], self.threshold, self.ties)
         wrong = self._classes(cheap[sets]) != self._classes(judged[sets])
         limit = limit_for_promise(doubt(cheap[sets]), wrong, self.promise, self.confidence)
-        return Plan(limit, doubt, len(known))
+        return Plan(limit, doubt, len(numbers))
 
-    def _learnt(self, dialogues: Sequence[Dialogue], judged: np.ndarray) -> LearntDoubt:
-        cheap = self._ask(self.cheap, list(dialogues)).scores
-        known = ~(np.isnan(cheap).any(axis=1) | np.isnan(judged).any(axis=1))
-        if known.sum() < FEWEST:
-            raise _too_few(int(known.sum()))
-        return LearntDoubt.fit(cheap[known], judged[known], self.threshold, self.ties)
+    def _known(
+        self, dialogues: Sequence[Dialogue], judged: np.ndarray
+    ) -> tuple[list[Dialogue], np.ndarray, np.ndarray]:
+        """The calibration samples that both scorers have scores for, with the scores of both."""
+        cheap = self._ask(self.cheap, dialogues).scores
+        known = np.flatnonzero(~(np.isnan(cheap).any(axis=1) | np.isnan(judged).any(axis=1)))
+        if len(known) < FEWEST:
+            raise ScorerError(f"{len(known)} calibration samples have scores of both; at least {FEWEST} are needed")
+        return [dialogues[i] for i in known.tolist()], cheap[known], judged[known]
 
     def _classes(self, scores: np.ndarray) -> np.ndarray:
         return classes_of(scores, self.threshold, self.ties)
+
+    def _doubts(self, scores: np.ndarray, doubt: LearntDoubt | None) -> np.ndarray:
+        return doubt(scores) if doubt else distance_doubt(scores, self.threshold)
 
     def _audits(self, key: bytes) -> bool:
         return _number(key, self.seed, "audit") < self.audit * 2**64
@@ -298,81 +353,73 @@ class CascadeScorer:
         """Keeps the scores of both scorers there as well, and finds those that are there already."""
         self._store, self._retry_failures = store, retry_failures
 
-    def _ask(self, scorer: Scorer, dialogues: Sequence[Dialogue]) -> Any:
+    def _ask(self, scorer: Scorer, dialogues: Sequence[Dialogue]) -> Scored:
         """What a scorer gives of dialogues, by way of the store."""
         stored = self._store is not None and getattr(scorer, "stored", True)
         run = ScoringRun(scorer, self._store if stored else None, retry_failures=self._retry_failures)
         found = run.score(dialogues)
         if scorer is self.judge:
             self._counts.calls += run.coverage.asked
-            self._tokens += np.array([run.coverage.tokens, run.coverage.forward_tokens])
+            tokens, forward_tokens = self._tokens
+            self._tokens = (tokens + run.coverage.tokens, forward_tokens + run.coverage.forward_tokens)
         return found
 
-    def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> tuple[np.ndarray, list[str]]:
-        """The judge's scores and statuses; what it gave to calibrate on, it is not asked for again."""
+    def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> Scored:
+        """What the judge gives of dialogues. It is not asked again for what it gave to calibrate on (`keep`)."""
         keys = [dialogue_key(dialogue) for dialogue in dialogues]
         new = {key: dialogue for key, dialogue in zip(keys, dialogues, strict=True) if key not in self._judged}
         found = self._ask(self.judge, list(new.values()))
         given = self._judged | dict(zip(new, zip(found.scores, found.statuses, strict=True), strict=True))
         if keep:
             self._judged = given
-        return np.array([given[key][0] for key in keys]).reshape(-1, len(AXES)), [given[key][1] for key in keys]
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where the one who decides has none."""
-        scores = np.full((len(dialogues), len(AXES)), np.nan)
-        for batch in self.score_batches(dialogues):
-            scores[list(batch.indices)] = batch.scores
-        return scores
+        scores = np.array([given[key][0] for key in keys]).reshape(-1, len(AXES))
+        return Scored(scores, [given[key][1] for key in keys], {})
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
-        """First what the cheap scorer decides, then what the judge was asked for."""
+        """What the cheap scorer decides, then what the judge was asked for; NaN where the one who decides has none."""
         if not dialogues:
             return
         if self.needs_plan:
             logger.warning("the cascade sets its limit by the %d dialogues that it is given first", len(dialogues))
             self.plan(dialogues)
         cheap = self._ask(self.cheap, dialogues)
-        doubt = self._doubts(cheap.scores)
+        doubt = self._doubts(cheap.scores, self.planned.doubt)
         trusted = doubt < self.planned.limit
         audited = trusted & np.array([self._audits(dialogue_key(d)) for d in dialogues])
-        yield self._batch(np.flatnonzero(trusted & ~audited), cheap, doubt)
+        decided = np.flatnonzero(trusted & ~audited)
+        nothing = np.full(len(decided), np.nan)
+        yield self._batch(decided, cheap.scores[decided], doubt, judged=np.zeros(len(decided)), audit=nothing)
         asked = np.flatnonzero(~trusted | audited)
         if not len(asked):
             return
-        self._tokens = np.zeros(2, int)
-        judged = self._judgements([dialogues[int(i)] for i in asked])
-        agrees = np.full(len(dialogues), np.nan)
-        known = np.array([status == SCORED for status in judged[1]])
-        same = self._classes(judged[0]) == self._classes(cheap.scores[asked])
-        agrees[asked[known]] = same[known]
-        yield self._batch(np.flatnonzero(audited), cheap, doubt, agrees)
-        yield self._judged_batch(asked, ~trusted[asked], judged, doubt)
-
-    _tokens = np.zeros(2, int)
-
-    def _doubts(self, scores: np.ndarray) -> np.ndarray:
-        doubt = self.planned.doubt
-        return doubt(scores) if doubt else distance_doubt(scores, self.threshold)
+        judge, shown = self._judgements([dialogues[i] for i in asked.tolist()]), audited[asked]
+        known = np.array([status == SCORED for status in judge.statuses])
+        same = self._classes(judge.scores) == self._classes(cheap.scores[asked])
+        yield self._batch(
+            asked,
+            np.where(shown[:, None], cheap.scores[asked], judge.scores),
+            doubt,
+            judged=(~shown).astype(float),
+            audit=np.where(shown & known, same, np.nan),
+            reasons=[None if ok else why for ok, why in zip(shown | known, judge.statuses, strict=True)],
+        )
 
     def _batch(
-        self, where: np.ndarray, cheap: Any, doubt: np.ndarray, agrees: np.ndarray | None = None
+        self,
+        where: np.ndarray,
+        scores: np.ndarray,
+        doubt: np.ndarray,
+        *,
+        judged: np.ndarray,
+        audit: np.ndarray,
+        reasons: Sequence[str | None] | None = None,
     ) -> ScoredBatch:
-        audit = np.full(len(where), np.nan) if agrees is None else agrees[where]
-        details = {DOUBT: doubt[where], JUDGED: np.zeros(len(where)), AUDIT: audit}
-        self._counts.count(details)
-        return ScoredBatch(where.tolist(), cheap.scores[where], [cheap.statuses[i] for i in where], details)
-
-    def _judged_batch(
-        self, asked: np.ndarray, keeps: np.ndarray, judged: tuple[np.ndarray, list[str]], doubt: np.ndarray
-    ) -> ScoredBatch:
-        where = asked[keeps]
-        reasons = [None if s == SCORED else s for s, kept in zip(judged[1], keeps, strict=True) if kept]
+        """The dialogues at the places `where`; it also reports the judge's tokens since the last batch."""
         finite = np.where(np.isfinite(doubt[where]), doubt[where], np.nan)
-        details = {DOUBT: finite, JUDGED: np.ones(len(where)), AUDIT: np.full(len(where), np.nan)}
+        details = {DOUBT: finite, JUDGED: judged, AUDIT: audit}
         self._counts.count(details)
-        tokens, forward_tokens = self._tokens.tolist()
-        return ScoredBatch(where.tolist(), judged[0][keeps], reasons, details, tokens, forward_tokens)
+        (tokens, forward_tokens), self._tokens = self._tokens, (0, 0)
+        return ScoredBatch(where.tolist(), scores, reasons, details, tokens, forward_tokens)
 
     # ---- the report
 
@@ -393,22 +440,10 @@ class CascadeScorer:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """A scorer given by name is loaded anew by the process that this goes to."""
+        """The process that this goes to loads a scorer that is given by name."""
         named = [isinstance(spec, (str, os.PathLike)) for spec, _ in self._specs]
         dropped = [name for name, drop in zip(("cheap", "judge"), named, strict=True) if drop]
         return {k: v for k, v in self.__dict__.items() if k not in dropped}
-
-
-def _too_few(known: int) -> ScorerError:
-    return ScorerError(f"{known} calibration samples have scores of both; at least {FEWEST} are needed")
-
-
-def _check_share(name: str, value: float | None, low: float, high: float, *, ends: bool = True) -> None:
-    if value is None:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (low <= value <= high if ends else low < value < high):
-        raise ScorerError(f"{name} {value!r} is not a share between {low} and {high}")
 
 
 def _check_calibration(calibration: Any) -> None:
@@ -425,14 +460,3 @@ def _check_calibration(calibration: Any) -> None:
 def _number(key: bytes, seed: int, purpose: str) -> int:
     """A 64-bit number drawn by a dialogue's content."""
     return int.from_bytes(blake2b(key, digest_size=8, key=f"{purpose}-{seed}".encode()).digest(), "little")
-
-
-def _parts(dialogues: Iterable[Dialogue], size: int) -> Iterator[list[Dialogue]]:
-    part: list[Dialogue] = []
-    for dialogue in dialogues:
-        part.append(dialogue)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part

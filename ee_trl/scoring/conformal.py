@@ -1,12 +1,14 @@
 """How sure a cheap scorer must be to be trusted: pure rules on arrays, with what they promise.
 
-A *doubt* is a number for each sample, the larger the nearer its scores are to where the decision changes. A sample is
-decided by the cheap scorer where its doubt is below a *limit*, and by the judge elsewhere.
+A *doubt* is a number for each sample, the larger the nearer its scores are to where the decision changes. The cheap
+scorer decides a sample whose doubt is below a *limit*; the judge decides the others.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
@@ -26,44 +28,31 @@ def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> 
 
 def distance_doubt(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
     """
-    Doubt from the scores alone: how near the nearer of both axes is to its T.
+    Doubt from the scores alone, of shape `(n,)`: how near the nearer of both axes is to its T.
 
-    Args:
-        scores (`np.ndarray` of shape `(n, 2)`): The cheap scorer's, NaN where it has none.
-        threshold (`float`, pair or mapping): T.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, in [0, 1]; 1 at T, and infinite where there are no scores.
+    It is in [0, 1], 1 at T, and infinite where there are no scores.
     """
     apart = np.abs(scores - np.array(thresholds(threshold))).min(axis=1)
     return np.where(np.isnan(apart), np.inf, 1 - apart / MAX_SCORE)
 
 
+@dataclass(frozen=True)
 class LearntDoubt:
     """
     Doubt as the chance that the judge's class is another, by a softmax regression on the cheap scorer's two numbers.
 
-    Args:
-        weights (`np.ndarray` of shape `(features, 3)`): See [`~LearntDoubt.fit`].
-        threshold (`Threshold`), ties (`str`): Of the classes.
+    Its `weights` are of shape `(features, 3)`; T and ties are those of the classes.
     """
 
-    def __init__(self, weights: np.ndarray, threshold: Threshold, ties: str) -> None:
-        self.weights, self.threshold, self.ties = weights, threshold, ties
+    weights: np.ndarray
+    threshold: Threshold
+    ties: str
 
     @classmethod
     def fit(
         cls, scores: np.ndarray, judged: np.ndarray, threshold: Threshold, ties: str, penalty: float = 1.0
     ) -> LearntDoubt:
-        """
-        Fits it.
-
-        Args:
-            scores (`np.ndarray` of shape `(n, 2)`): The cheap scorer's.
-            judged (`np.ndarray` of shape `(n, 2)`): The judge's.
-            threshold, ties: Of the classes.
-            penalty (`float`, *optional*, defaults to `1.0`): On the squares of the weights, as if of so many samples.
-        """
+        """Fits the weights to the scores of both, `(n, 2)`; `penalty` on their squares counts as so many samples."""
         x = _features(scores)
         wanted = np.stack([classes_of(judged, threshold, ties) == name for name in CLASSES], axis=1).astype(float)
         weights = np.zeros((x.shape[1], len(CLASSES)))
@@ -78,7 +67,7 @@ class LearntDoubt:
         return cls(weights, threshold, ties)
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """The chance that the judge's class is another than the cheap one's, shape `(n,)`; infinite where unscored."""
+        """The doubt of each sample, shape `(n,)`; infinite where unscored."""
         missing = np.isnan(scores).any(axis=1)
         chances = _softmax(_features(np.nan_to_num(scores)) @ self.weights)
         ours = classes_of(scores, self.threshold, self.ties)
@@ -95,6 +84,32 @@ def _features(scores: np.ndarray) -> np.ndarray:
 def _softmax(x: np.ndarray) -> np.ndarray:
     x = np.exp(x - x.max(axis=1, keepdims=True))
     return x / x.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    Which samples a cascade trusts the cheap scorer with.
+
+    Args:
+        limit (`float`): It is trusted with samples of smaller doubt.
+        doubt ([`LearntDoubt`], *optional*): What tells the doubt; `None` for the distance of the scores from T.
+        calibrated_on (`int`): Judged samples behind it.
+        calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
+    """
+
+    limit: float
+    doubt: LearntDoubt | None
+    calibrated_on: int
+    calibration_calls: int = 0
+
+    @property
+    def name(self) -> str:
+        """One word for a fingerprint."""
+        if self.doubt is None:
+            return f"doubt:distance<{self.limit:.9g}"
+        weights = np.round(self.doubt.weights, 6).tobytes()
+        return f"doubt:learnt-{blake2b(weights, digest_size=4).hexdigest()}<{self.limit:.9g}"
 
 
 # ---- limits --------------------------------------------------------------------------------------------------------
@@ -131,14 +146,14 @@ def limit_for_promise(
     if confidence is None:
         most = math.floor(risk * (n + 1) - 1 + 1e-9)  # (wrong + 1) / (n + 1) <= risk
     else:
-        most = _most_wrong(n, risk, 1 - confidence)
+        most = most_wrong(n, risk, 1 - confidence)
     if most < 0:
         return -math.inf
     mistaken = np.sort(doubt[wrong])
     return float(mistaken[most]) if len(mistaken) > most else math.inf
 
 
-def _most_wrong(n: int, risk: float, chance: float) -> int:
+def most_wrong(n: int, risk: float, chance: float) -> int:
     """The largest k such that a binomial count of `n` with mean share `risk` is at most k with this chance or less."""
     total, k = 0.0, -1
     for i in range(n + 1):
@@ -157,8 +172,8 @@ def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float) -> f
     Args:
         doubt (`np.ndarray` of shape `(n,)`): Of the samples to be scored; of samples like them, the share holds on
             average.
-        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them are shown to the judge even if trusted, to
-            audit or to calibrate.
+        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them the judge is shown even if the cheap scorer is
+            trusted, to audit or to calibrate.
         budget (`float`): In [0, 1].
 
     Returns:

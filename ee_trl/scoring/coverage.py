@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..data.dialogue import NOTHING_TO_SCORE, REASONS, SCORED
@@ -19,7 +19,7 @@ DEFAULT_MAX_UNSCORED = 0.01
 @dataclass
 class Coverage(Displayed):
     """
-    Counts of a scoring run; grows while it runs. Prints as a table.
+    Counts of a scoring run; grows while it runs.
 
     Args:
         scorer (`str`): The scorer's fingerprint.
@@ -73,10 +73,10 @@ class Coverage(Displayed):
         return (self.samples - nothing - self.scored) / max(self.samples - nothing, 1)
 
     def merged(self, others: Sequence[Coverage]) -> Coverage:
-        """This one with the others' work counted in; samples are not added up, since each is counted as it leaves."""
+        """This one and the work of other processes; samples are not added up: the process that writes counts all."""
         total = replace(self, statuses=Counter(self.statuses))
         for name in ("asked", "cache_hits", "duplicates", "tokens", "forward_tokens"):
-            setattr(total, name, getattr(self, name) + sum(getattr(other, name) for other in others))
+            setattr(total, name, sum(getattr(part, name) for part in (self, *others)))
         return total
 
     @classmethod
@@ -88,72 +88,46 @@ class Coverage(Displayed):
         total = first.merged(others)
         for other in others:
             total.statuses.update(other.statuses)
-        total.kept = sum(part.kept for part in parts)
-        total.seconds = sum(part.seconds for part in parts)
+            total.kept += other.kept
+            total.seconds += other.seconds
         return total
 
     def check(self, max_unscored: float, written: str = "") -> None:
         """
-        Holds the run to a limit.
+        Raises [`CoverageError`] if more than a share `max_unscored` of the samples is unscored.
 
         Args:
-            max_unscored (`float`): Share in [0, 1] that may be unscored.
+            max_unscored (`float`): In [0, 1].
             written (`str`, *optional*): Where everything was saved to, for the message.
-
-        Raises:
-            [`CoverageError`]: More than that are unscored.
         """
         if self.unscored_share > max_unscored:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.unscored.items())
             raise CoverageError(
                 f"{self.unscored_share:.2%} of the samples are unscored, more than the {max_unscored:.2%} accepted "
                 f"(max_unscored): {reasons}. "
-                + (f"All that was found is in {written}. " if written else "")
-                + "Mend those rows (score_status says why), have failures of the scorer tried again "
-                "(--retry-failures), or accept more (--max-unscored)."
+                + (f"All samples and scores are in {written}. " if written else "")
+                + "Repair those rows (score_status says why), try failures of the scorer again (--retry-failures), or "
+                "accept more (--max-unscored)."
             )
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain types."""
-        return {
-            "scorer": self.scorer,
-            "store": self.store,
-            "samples": self.samples,
-            "scored": self.scored,
-            "unscored": self.unscored,
-            "unscored_share": self.unscored_share,
-            "asked": self.asked,
-            "cache_hits": self.cache_hits,
-            "duplicates": self.duplicates,
-            "kept": self.kept,
-            "tokens": self.tokens,
-            "forward_tokens": self.forward_tokens,
-            "seconds": round(self.seconds, 3),
-            "samples_per_second": round(self.samples / max(self.seconds, 1e-9), 1),
-        }
+        counts = {"samples": self.samples, "scored": self.scored, "unscored": self.unscored}
+        found = {"scorer": self.scorer, "store": self.store, **counts, "unscored_share": self.unscored_share}
+        found |= {name: value for name, value in asdict(self).items() if name not in (*found, "statuses", "_start")}
+        rate = round(self.samples / max(self.seconds, 1e-9), 1)
+        return found | {"seconds": round(self.seconds, 3), "samples_per_second": rate}
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
-        first, *others = str(self).splitlines()
-        yield first
+        """How many were scored and how fast, the reasons of the others, and the work."""
+        rate = self.samples / max(self.seconds, 1e-9)
+        yield f"{self.scored:,} of {self.samples:,} samples scored in {self.seconds:.1f} s ({rate:,.0f} samples/s)"
         if self.unscored:
             rows = [(why, f"{n:,}", REASONS.get(why, "")) for why, n in self.unscored.items()]
             yield Table(("unscored because", "samples", ""), rows)
-        yield from others[len(self.unscored) :]
-
-    def __str__(self) -> str:
-        rate = self.samples / max(self.seconds, 1e-9)
-        lines = [f"{self.scored:,} of {self.samples:,} samples scored in {self.seconds:.1f} s ({rate:,.0f} samples/s)"]
-        lines += [f"  unscored {reason:<20} {n:>8,}  {REASONS.get(reason, '')}" for reason, n in self.unscored.items()]
-        lines.append(
-            f"  cache hits {self.cache_hits:,}, duplicates {self.duplicates:,}, asked of the scorer {self.asked:,}"
-            + (f", scored before {self.kept:,}" if self.kept else "")
-            + (f"; store {self.store}" if self.store else "; no store")
-        )
-        counted = self.forward_tokens or not self.asked
-        lines.append(
-            f"  tokens {self.tokens:,}, forward tokens {self.forward_tokens:,}"
-            if counted
-            else "  tokens: this scorer counts none"
-        )
-        return "\n".join(lines)
+        before = f", scored before {self.kept:,}" if self.kept else ""
+        work = f"cache hits {self.cache_hits:,}, duplicates {self.duplicates:,}, asked of the scorer {self.asked:,}"
+        tokens = f"tokens {self.tokens:,}, forward tokens {self.forward_tokens:,}"
+        if self.asked and not self.forward_tokens:
+            tokens = "this scorer counts no tokens"
+        yield f"{work}{before}; {f'store {self.store}' if self.store else 'no store'}; {tokens}"

@@ -1,12 +1,11 @@
 """The distilled scorer: an encoder with a head of two outputs, fitted to a judge's scores by [`ee_trl.distill`].
 
-Every batch of one width has the same shape, whoever is in it, so that a score is the same to the last bit whatever a
-dialogue's batch mates are; see [`~ee_trl.scoring.encoder_inputs.fixed_batches`].
+Every batch of one width has the same shape, whatever texts are in it. So a dialogue's score is the same to the last
+bit, whatever its batch mates are; see [`fixed_batches`].
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,13 +18,12 @@ import torch
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue
-from ..errors import ScorerError, unknown
-from .base import ScoredBatch, local_device
-from .calibration import calibrate
-from .encoder_inputs import EncoderInputs, fixed_batches, padded
-from .features import extract
+from ..errors import ScorerError, check_choice, check_count
+from ..files import read_json, write_json
+from .base import BatchedScorer, ScoredBatch, folder_of, local_device
+from .features import extract, tokenise
 from .judge.loading import DTYPES, content_of
-from .linear import RawModel, fingerprint_of, load_weights
+from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
 
 if TYPE_CHECKING:
@@ -33,10 +31,148 @@ if TYPE_CHECKING:
 
 WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
-"""Beside the model: how dialogues are read and raw outputs become scores. What has none is no distilled scorer."""
+"""Beside the model: how dialogues are read and raw outputs become scores. Every distilled scorer has this file."""
 
 QUANTIZATIONS = ("none", "int8")
+TEXTS = ("canonical", "as_is")
+"""How text is read: in the one form of [`~ee_trl.scoring.features.tokenise`], or as it stands."""
+
 _LAYOUT = "encoder-1"  # changes when scores do
+_MARKS = {"user": ">", "assistant": "<"}  # before a turn of the speaker, and of the listener
+STEP = 16  # widths of batches are multiples of it
+
+Encoded = dict[str, list[int]]
+"""The ids of one dialogue, as the tokenizer names them (`input_ids`, `token_type_ids`, ...), without padding."""
+
+
+# ---- how a dialogue is read ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """
+    How a dialogue becomes a pair of segments: the turns so far, and the reply.
+
+    Args:
+        max_length (`int`, *optional*, defaults to `128`):
+            Tokens of both together. Of longer dialogues the oldest words are cut; a reply has at most half of the
+            tokens, and keeps its beginning.
+        text (`str`, *optional*, defaults to `"canonical"`):
+            `"canonical"`: lower case, English contractions written out, punctuation as tokens of its own, so that
+            natural and tokenised text of one dialogue have one score. `"as_is"` for other languages and for encoders
+            that know upper case.
+    """
+
+    max_length: int = 128
+    text: str = "canonical"
+
+    def __post_init__(self) -> None:
+        check_choice("text", self.text, TEXTS, ScorerError)
+        check_count("max_length", self.max_length, STEP, ScorerError)
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> list[Encoded]:
+        """The ids of dialogues; their text cannot become special tokens."""
+        if not dialogues:
+            return []
+        contexts = _ids(tokenizer, [self._context(d) for d in dialogues])
+        replies = _ids(tokenizer, [self._read(d.response) for d in dialogues])
+        pair = _Pair.of(tokenizer)
+        return [pair.joined(*both, self.max_length) for both in zip(contexts, replies, strict=True)]
+
+    def _context(self, dialogue: Dialogue) -> str:
+        turns = zip(dialogue.roles, dialogue.context, strict=True)
+        return " ".join(f"{_MARKS.get(role, _MARKS['user'])} {self._read(text)}" for role, text in turns)
+
+    def _read(self, text: str) -> str:
+        return " ".join(tokenise(text) if self.text == "canonical" else text.split())
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The special tokens before, between and after two segments, and the segments' token types, if it has any."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    types: list[int] | None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> _Pair:
+        """Found by joining two words, since tokenizers do not tell."""
+        first, second = _ids(tokenizer, ["no", "yes"])
+        tried = tokenizer("no", "yes", verbose=False)
+        ids = tried["input_ids"]
+        starts = [i for i in range(len(ids)) if ids[i : i + len(first)] == first]
+        ends = [i for i in range(len(ids)) if ids[i : i + len(second)] == second]
+        if not first or not second or not starts or not ends or ends[-1] < starts[0] + len(first):
+            raise ScorerError(f"{type(tokenizer).__name__} does not join two texts; take an encoder that reads pairs")
+        start, end = starts[0] + len(first), ends[-1]
+        types = tried.get("token_type_ids")
+        return cls(ids[: starts[0]], ids[start:end], ids[end + len(second) :], types and [types[0], types[-1]])
+
+    def joined(self, context: list[int], reply: list[int], max_length: int) -> Encoded:
+        """A reply keeps its beginning, within half the room or what the context leaves; a context keeps its end."""
+        room = max_length - len(self.before) - len(self.between) - len(self.after)
+        reply = reply[: max(room // 2, room - len(context))]
+        context = context[max(0, len(context) + len(reply) - room) :]
+        first, second = [*self.before, *context, *self.between], [*reply, *self.after]
+        found = {"input_ids": first + second}
+        if self.types:
+            found["token_type_ids"] = [self.types[0]] * len(first) + [self.types[1]] * len(second)
+        return found
+
+
+# ---- batches of fixed shape ----------------------------------------------------------------------------------------
+
+
+def fixed_batches(lengths: Sequence[int], token_budget: int, max_length: int) -> Iterator[tuple[int, int, list[int]]]:
+    """
+    Batches whose shape depends on nothing but the width of their texts.
+
+    All batches of one width have the same number of rows, so that the same kernels add the same numbers in the same
+    order. Copies of a text fill the rows that are left over.
+
+    Args:
+        lengths (`Sequence[int]`): Tokens of each text.
+        token_budget (`int`): Tokens in one batch, padding included; a single text may have more.
+        max_length (`int`): The widest.
+
+    Yields:
+        `tuple`: rows, width, and the numbers of the texts, at most as many as there are rows; the longest first.
+    """
+    by_width: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        by_width.setdefault(min(-(-length // STEP) * STEP, max_length), []).append(i)
+    for width in sorted(by_width, reverse=True):
+        rows = max(1, token_budget // width)
+        members = by_width[width]
+        for start in range(0, len(members), rows):
+            yield rows, width, members[start : start + rows]
+
+
+def padded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Encoded], rows: int, width: int
+) -> dict[str, torch.Tensor]:
+    """Tensors of shape `(rows, width)`: the texts, then copies of the first of them; padded on the right, masked."""
+    full = [*texts, *[texts[0]] * (rows - len(texts))]
+    fixed: dict[str, Any] = {"padding": "max_length", "max_length": width, "padding_side": "right"}
+    return dict(tokenizer.pad(full, **fixed, return_attention_mask=True, return_tensors="pt"))
+
+
+def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Encoded], token_budget: int, max_length: int) -> Any:
+    """What `forward` gives of encoded texts, shape `(n, 2)`, in batches of fixed shape."""
+    found = np.empty((len(texts), len(AXES)))
+    lengths = [len(text["input_ids"]) for text in texts]
+    for rows, width, members in fixed_batches(lengths, token_budget, max_length):
+        found[members] = forward(padded(tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
+    return found
+
+
+# ---- the scorer ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,7 +182,7 @@ class EncoderSettings:
 
     Args:
         inputs ([`EncoderInputs`]): How a dialogue is read.
-        knots (`np.ndarray` of shape `(2, 11)`): See [`~ee_trl.scoring.calibration.calibrate`].
+        knots (`np.ndarray` of shape `(2, 11)`): See [`~ee_trl.scoring.linear.calibrate`].
         words (`float`, *optional*, defaults to `0.0`): Share of a linear model over words in the raw prediction.
     """
 
@@ -56,8 +192,6 @@ class EncoderSettings:
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
-        from ..files import write_json
-
         made = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
         write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})
 
@@ -66,7 +200,7 @@ class EncoderSettings:
         """Reads it; raises [`ScorerError`] where it is missing, damaged or of another version."""
         path = folder / SETTINGS_FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             knots = np.array(found["knots"], np.float64)
             inputs, layout, words = EncoderInputs(**found["inputs"]), found["layout"], float(found["words"])
         except FileNotFoundError:
@@ -78,13 +212,19 @@ class EncoderSettings:
         if layout != _LAYOUT:
             raise ScorerError(f"{str(path)!r} is of layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
         if knots.shape != (len(AXES), 11) or not (np.diff(knots, axis=1) > 0).all():
-            raise ScorerError(f"{str(path)!r}: the knots are no increasing (2, 11); run `ee-trl distill` again")
+            raise ScorerError(
+                f"{str(path)!r}: the knots do not increase, or have another shape than (2, 11); run `ee-trl distill` "
+                "again"
+            )
         return cls(inputs, knots, words)
 
 
-class EncoderScorer:
+class EncoderScorer(BatchedScorer):
     """
     Scores dialogues with a distilled encoder.
+
+    A score does not depend on batch mates, order or batch size, to the last bit: all batches of one width have one
+    shape. A single dialogue thus costs a whole batch.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -95,7 +235,7 @@ class EncoderScorer:
         quantization (`str`, *optional*, defaults to `"none"`):
             `"none"`, or `"int8"` (bitsandbytes) of everything but the head.
         device (`str`, *optional*):
-            By default see [`~ee_trl.scoring.base.local_device`].
+            See [`~ee_trl.scoring.base.local_device`] for the default.
         revision (`str`, *optional*):
             Of a hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -104,11 +244,8 @@ class EncoderScorer:
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
             is another shape, which moves scores by their last digits; it is part of the fingerprint.
 
-    A score does not depend on batch mates, order or batch size, to the last bit: all batches of one width have one
-    shape. A single dialogue thus costs a whole batch.
-
     Raises:
-        [`ScorerError`]: The folder is no distilled scorer, or an option is unknown.
+        [`ScorerError`]: The folder is not a distilled scorer, or an option is unknown.
     """
 
     def __init__(
@@ -122,12 +259,10 @@ class EncoderScorer:
         trust_remote_code: bool = False,
         token_budget: int | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ScorerError(unknown("dtype", dtype, DTYPES))
-        if quantization not in QUANTIZATIONS:
-            raise ScorerError(unknown("quantization", quantization, QUANTIZATIONS))
-        if token_budget is not None and (not isinstance(token_budget, int) or token_budget < 1):
-            raise ScorerError(f"token_budget {token_budget!r} is not a whole number of at least 1")
+        check_choice("dtype", dtype, DTYPES, ScorerError)
+        check_choice("quantization", quantization, QUANTIZATIONS, ScorerError)
+        if token_budget is not None:
+            check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
         self.quantization = quantization
@@ -148,13 +283,6 @@ class EncoderScorer:
         """Names the content of the folder, the precision and the shape of batches."""
         return f"{_LAYOUT}/{self._content}/{self._precision}/budget:{self.token_budget}"
 
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Sensibility and rationality in [0, 10], shape `(n, 2)`."""
-        scores = np.full((len(dialogues), len(AXES)), np.nan)
-        for batch in self.score_batches(dialogues):
-            scores[list(batch.indices)] = batch.scores
-        return scores
-
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
         inputs = self.settings.inputs
@@ -162,10 +290,8 @@ class EncoderScorer:
         lengths = [len(text["input_ids"]) for text in texts]
         for rows, width, members in fixed_batches(lengths, self.token_budget, inputs.max_length):
             raw = self._forward(padded(self.tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
-            raw = self._with_words(raw, [dialogues[i] for i in members])
-            scores = calibrate(raw, self.settings.knots)
-            tokens = sum(lengths[i] for i in members)
-            yield ScoredBatch(members, scores, None, {}, tokens, rows * width)
+            scores = calibrate(self._with_words(raw, [dialogues[i] for i in members]), self.settings.knots)
+            yield ScoredBatch(members, scores, None, {}, sum(lengths[i] for i in members), rows * width)
 
     def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """Predictions before calibration, shape `(n, 2)`."""
@@ -188,34 +314,11 @@ def mixed(raw: np.ndarray, by_words: np.ndarray, share: float) -> np.ndarray:
     return (1 - share) * raw + share * by_words
 
 
-def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Any], token_budget: int, max_length: int) -> np.ndarray:
-    """What `forward` gives of encoded texts, shape `(n, 2)`, in batches of fixed shape."""
-    found = np.empty((len(texts), len(AXES)))
-    lengths = [len(text["input_ids"]) for text in texts]
-    for rows, width, members in fixed_batches(lengths, token_budget, max_length):
-        found[members] = forward(padded(tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
-    return found
-
-
-def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """A folder as it is; a hub id as it is downloaded."""
-    if Path(path).is_dir():
-        if revision is not None:
-            raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(os.fspath(path), revision=revision, ignore_patterns=["*.bin", "*.onnx"]))
-    except (OSError, ValueError) as error:
-        raise ScorerError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error
-
-
 # ---- the model -----------------------------------------------------------------------------------------------------
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this machine's CPU computes in bfloat16, rather than pretending to."""
+    """Whether this machine's CPU computes in bfloat16, rather than emulating it."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -253,7 +356,7 @@ def with_head_in_float32(model: Any, dtype: torch.dtype, quantization: str = "no
 
 
 def heads_of(model: Any) -> dict[str, torch.nn.Module]:
-    """What follows the encoder: the modules beside the base model that have weights."""
+    """The modules with weights that follow the encoder, by name."""
     beside = {name: child for name, child in model.named_children() if name != model.base_model_prefix}
     return {name: child for name, child in beside.items() if any(True for _ in child.parameters())}
 

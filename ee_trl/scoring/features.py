@@ -1,9 +1,8 @@
 """Hashed features of a reply and its context, for [`ee_trl.scoring.linear`].
 
-Text is brought into one form first: lower case, contractions written out, punctuation as tokens of its own. So
-`"I'm sorry, that's awful!"` and `"i 'm sorry , that 's awful !"` give the same features. Nothing is learnt here, and
-no vocabulary is kept: a word is its hash. Word hashes are mixed into n-gram hashes as whole arrays, which is what
-makes the scorer fast.
+[`tokenise`] brings text into one form: lower case, contractions written out, punctuation as tokens of its own. So
+`"I'm sorry, that's awful!"` and `"i 'm sorry , that 's awful !"` give the same features. No vocabulary is kept: a word
+is its hash. Word hashes are mixed into n-gram hashes as whole arrays, which makes the scorer fast.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..data.dialogue import Dialogue
 
-if TYPE_CHECKING:
-    from ..data.dialogue import Dialogue
 
 FEATURE_VERSION = 1
 """Part of every fingerprint: must grow with any change in this file that changes a feature."""
@@ -64,33 +62,23 @@ _CONTRACTIONS = (
 )
 _TOKEN = re.compile(r"'s\b|[^\W_]+|[.](?: ?[.])*|[!?](?: ?[!?])*|[^\w\s'\"]")
 _REPEATED = re.compile(r"(.)\1{2,}")
-# Forms that are no English word of their own without the apostrophe; "well", "were", "its" and "id" are.
-_UNMARKED = {
-    word.replace("'", ""): parts
-    for word, parts in {
-        "i'm": ("i", "am"),
-        "i've": ("i", "have"),
-        "don't": ("do", "not"),
-        "didn't": ("did", "not"),
-        "doesn't": ("does", "not"),
-        "can't": ("can", "not"),
-        "won't": ("will", "not"),
-        "isn't": ("is", "not"),
-        "wasn't": ("was", "not"),
-        "aren't": ("are", "not"),
-        "haven't": ("have", "not"),
-        "couldn't": ("could", "not"),
-        "wouldn't": ("would", "not"),
-        "shouldn't": ("should", "not"),
-        "that's": ("that", "is"),
-        "what's": ("what", "is"),
-        "he's": ("he", "is"),
-        "she's": ("she", "is"),
-        "you're": ("you", "are"),
-        "they're": ("they", "are"),
-        "cannot": ("can", "not"),
-    }.items()
-}
+
+
+def _written_out(text: str) -> str:
+    """Text in lower case with its contractions written out."""
+    for part, pattern, written_out in _CONTRACTIONS if "'" in text else ():
+        if part in text:
+            text = pattern.sub(written_out, text)
+    return text
+
+
+# Contractions that are not English words without their apostrophe ("well", "were", "its" and "id" are words).
+_FORMS = (
+    "i'm i've don't didn't doesn't can't won't isn't wasn't aren't haven't couldn't wouldn't shouldn't that's what's "
+    "he's she's you're they're"
+)
+_UNMARKED = {word.replace("'", ""): tuple(_written_out(word).split()) for word in _FORMS.split()}
+_UNMARKED["cannot"] = ("can", "not")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -108,16 +96,9 @@ def _canonical(token: str) -> tuple[str, ...]:
 
 def tokenise(text: str) -> list[str]:
     """
-    Splits text into the tokens that the features are made of.
+    Splits text, natural or already tokenised, into the tokens that the features are made of.
 
-    Args:
-        text (`str`):
-            Any string, natural or already tokenised. Lone surrogates, which cannot be hashed, are read as U+FFFD.
-
-    Returns:
-        `list[str]`, empty where the text holds no word and no punctuation.
-
-    Example:
+    Lone surrogates, which cannot be hashed, are read as U+FFFD.
 
     ```python
     >>> tokenise("I'm sorry, that's awful!!")
@@ -130,11 +111,7 @@ def tokenise(text: str) -> list[str]:
         text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
     # "_comma_" stands for a comma in the original files of EmpatheticDialogues
     text = " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
-    if "'" in text:
-        for part, pattern, written_out in _CONTRACTIONS:
-            if part in text:
-                text = pattern.sub(written_out, text)
-    return list(chain.from_iterable(map(_canonical, _TOKEN.findall(text))))
+    return list(chain.from_iterable(map(_canonical, _TOKEN.findall(_written_out(text)))))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -199,18 +176,12 @@ def to_grams(words: Words, longest: int) -> Grams:
 
 def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
     """
-    The features that are not words: lengths, punctuation, who is spoken of, how far the dialogue has come.
+    The features that are not words, `(n, SURFACE)`: lengths, punctuation, who is spoken of, place in the dialogue.
 
     Args:
-        reply (`Words`):
-            Of `n` replies.
-        turn (`Words`):
-            Of the `n` utterances before them.
-        utterances (`np.ndarray`):
-            `(n,)`, how many utterances each context has.
-
-    Returns:
-        `np.ndarray` of shape `(n, SURFACE)`, each value between 0 and about 5 for text of ordinary length.
+        reply (`Words`): Of `n` replies.
+        turn (`Words`): Of the `n` utterances before them.
+        utterances (`np.ndarray`): `(n,)`, how many utterances each context has.
     """
 
     def count(words: Words, *tokens: str) -> np.ndarray:
@@ -250,17 +221,7 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
 
 
 class Features(NamedTuple):
-    """
-    All features of `n` dialogues.
-
-    Attributes:
-        replies (`list[list[str]]`):
-            The replies as tokens, for the character n-grams.
-        grams (`dict[str, Grams]`):
-            For each block of [`WORD_BLOCKS`].
-        surface (`np.ndarray`):
-            See [`surface`].
-    """
+    """All features of `n` dialogues: replies as tokens, the n-grams of each of [`WORD_BLOCKS`], and [`surface`]."""
 
     replies: list[list[str]]
     grams: dict[str, Grams]

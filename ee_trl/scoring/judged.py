@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import AXES
+from ..axes import AXES, scores_array
 from ..data.dialogue import Dialogue
+from ..data.formats import recognise
+from ..data.reading import open_rows
+from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
+from ..data.tables import features_of
 from ..errors import FormatError, ScoresError, require
 from .store import dialogue_key
 
@@ -47,11 +51,19 @@ class Judged:
 
     def part(self, where: np.ndarray) -> Judged:
         """The samples at these places."""
-        chosen = np.arange(len(self))[where]
-        dialogues = [self.dialogues[i] for i in chosen]
-        return Judged(
-            dialogues, self.scores[chosen], self.conversations[chosen], self.judges, self.left_out, self.rows[chosen]
-        )
+        dialogues = [self.dialogues[i] for i in np.arange(len(self))[where]]
+        arrays = {name: getattr(self, name)[where] for name in ("scores", "conversations", "rows")}
+        return replace(self, dialogues=dialogues, **arrays)
+
+
+def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
+    """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
+    dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
+    if hasattr(dataset, "keys") and len(dataset) == 1:
+        [dataset] = dataset.values()
+    if hasattr(dataset, "keys"):
+        raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
+    return read_judged(dataset, at_least)
 
 
 def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
@@ -66,40 +78,22 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     Raises:
         [`ScoresError`]: There are no scores, or too few.
     """
-    from ..axes import scores_array
-    from ..data.dialogue import recognise
-    from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
-    from ..data.tables import features_of
-
-    features = features_of(dataset)
-    check_scored(list(features))
-    refuse_utterances(recognise(list(features)))
+    columns = list(features_of(dataset))
+    check_scored(columns)
+    refuse_utterances(recognise(columns))
     found = read_scores(dataset)
     scores = np.stack([scores_array(getattr(found, axis), axis) for axis in AXES], axis=1)
-    samples = list(read_samples(dataset, "last"))
-    good = np.array([s.dialogue is not None for s in samples], bool) & ~np.isnan(scores).any(axis=1)
-    dialogues: list[Any] = [samples[i].dialogue for i in np.flatnonzero(good)]
-    if len(dialogues) < at_least:
+    samples = [sample.dialogue for sample in read_samples(dataset, "last")]
+    good = np.array([dialogue is not None for dialogue in samples], bool) & ~np.isnan(scores).any(axis=1)
+    rows = np.flatnonzero(good)
+    if len(rows) < at_least:
         raise ScoresError(
-            f"only {len(dialogues)} of {len(samples)} rows have a dialogue and a judge's scores; at least {at_least} "
-            "are needed. Score some more: ee-trl score DIALOGUES --scorer JUDGE -o judged.parquet"
+            f"only {len(rows)} of {len(samples)} rows have a dialogue and a judge's scores; at least {at_least} are "
+            "needed. Score some more: ee-trl score DIALOGUES --scorer JUDGE -o judged.parquet"
         )
-    judges = tuple(found.scorers)
-    return Judged(
-        dialogues, scores[good], conversation_numbers(dialogues), judges, int((~good).sum()), np.flatnonzero(good)
-    )
-
-
-def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
-    """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
-    from ..data.reading import open_rows
-
-    dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
-    if hasattr(dataset, "keys") and len(dataset) == 1:
-        [dataset] = dataset.values()
-    if hasattr(dataset, "keys"):
-        raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
-    return read_judged(dataset, at_least)
+    dialogues: list[Any] = [samples[row] for row in rows]
+    left_out = len(samples) - len(rows)
+    return Judged(dialogues, scores[rows], conversation_numbers(dialogues), tuple(found.scorers), left_out, rows)
 
 
 def calibration_of(
@@ -108,8 +102,11 @@ def calibration_of(
     """Judged samples as a [`CascadeScorer`] takes them, each content once; and who scored them."""
     judged = open_judged(scored)
     first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
-    kept = sorted(first.values())
-    return [judged.dialogues[i] for i in kept], judged.scores[kept], judged.judges
+    kept = judged.part(np.array(sorted(first.values())))
+    return kept.dialogues, kept.scores, kept.judges
+
+
+# ---- splits --------------------------------------------------------------------------------------------------------
 
 
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:
@@ -120,7 +117,7 @@ def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:
 
 
 def folds_of(conversations: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold numbers of shape `(n,)`; no conversation is split."""
+    """Fold numbers of shape `(n,)`; no conversation is split. Recorded results rest on them."""
     unique, inverse = np.unique(conversations, return_inverse=True)
     return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
 
@@ -131,6 +128,9 @@ def held_out_of(conversations: np.ndarray, share: float, seed: int) -> np.ndarra
     order = np.random.default_rng(seed).permutation(len(unique))
     before = np.cumsum(counts[order]) - counts[order]
     return np.isin(inverse, order[before < share * len(conversations)])
+
+
+# ---- what is learnt ------------------------------------------------------------------------------------------------
 
 
 def targets(scores: np.ndarray) -> np.ndarray:

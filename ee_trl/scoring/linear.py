@@ -6,27 +6,24 @@ was fitted to an LLM judge's scores and agrees with them moderately; `ee_trl/ass
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import zipfile
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
+from ..data.dialogue import Dialogue
 from ..errors import ScorerError
+from ..files import digest
 from . import features as ft
-from .calibration import calibrate
 
-
-if TYPE_CHECKING:
-    from ..data.dialogue import Dialogue
 
 WEIGHTS_FILE = "weights.npz"
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "linear"
@@ -38,11 +35,14 @@ LICENCE_NOTICE = (
 Weights = Mapping[str, np.ndarray]
 """The arrays of the weights file; see [`shapes`]."""
 
+THRESHOLDS = (3, 4, 5, 6, 7)
+"""Whole scores at which the place of a cut among equal scores is chosen by the share of the sensibility set."""
+
+_DECIMALS = 4  # of scores; hides differences in the last bits between platforms
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
 _KNOWN_TOKENS = 1 << 16
 
 logger = logging.getLogger("ee_trl")
-_notice_given = False
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -62,19 +62,10 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 def load_weights(folder: str | os.PathLike, name: str = WEIGHTS_FILE) -> dict[str, np.ndarray]:
     """
-    Reads and checks a weights file.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            Folder that holds it.
-        name (`str`, *optional*, defaults to `"weights.npz"`):
-            The file.
-
-    Returns:
-        `dict[str, np.ndarray]`, as [`shapes`] describes.
+    Reads a weights file: arrays as [`shapes`] describes them.
 
     Raises:
-        `ScorerError`: if the file is missing, damaged, or was made for other features than this version computes.
+        [`ScorerError`]: The file is missing, damaged, or was made for other features than this version computes.
     """
     path = Path(folder) / name
     remedy = "Give a folder written by scripts/train_linear_scorer.py, or no path for the bundled weights."
@@ -106,12 +97,20 @@ def load_weights(folder: str | os.PathLike, name: str = WEIGHTS_FILE) -> dict[st
 
 def fingerprint_of(weights: Weights) -> str:
     """`linear-1/sha256:` and 12 digits of a hash over names, types, shapes and bytes of the arrays."""
-    digest = hashlib.sha256(f"features {ft.FEATURE_VERSION}".encode())
-    for name in sorted(shapes()):
-        array = np.ascontiguousarray(weights[name], weights[name].dtype.newbyteorder("<"))
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return f"linear-1/sha256:{digest.hexdigest()[:12]}"
+
+    def blocks() -> Iterator[bytes]:
+        yield f"features {ft.FEATURE_VERSION}".encode()
+        for name in sorted(shapes()):
+            array = np.ascontiguousarray(weights[name], weights[name].dtype.newbyteorder("<"))
+            yield f"{name} {array.dtype.str} {array.shape}".encode()
+            yield array.tobytes()
+
+    return f"linear-1/sha256:{digest(blocks())}"
+
+
+@cache  # once per process
+def _log_notice() -> None:
+    logger.warning(LICENCE_NOTICE)
 
 
 class LinearScorer:
@@ -147,19 +146,10 @@ class LinearScorer:
         self._model = RawModel(weights)
         self._knots = weights["knots"].astype(np.float64)
         if path is None:
-            _give_notice()
+            _log_notice()
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """
-        Scores a batch.
-
-        Args:
-            dialogues (`Sequence[Dialogue]`):
-                `n` dialogues, each ending in the listener's reply to be judged.
-
-        Returns:
-            `np.ndarray` of shape `(n, 2)`: sensibility and rationality in [0, 10]; NaN where the reply is blank.
-        """
+        """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where the reply is blank."""
         scores = np.empty((len(dialogues), len(AXES)))
         for start in range(0, len(dialogues), _CHUNK):
             chunk = dialogues[start : start + _CHUNK]
@@ -176,8 +166,7 @@ class RawModel:
     sqrt(number of n-grams)`. In the block of characters, each word is such a sum itself.
 
     Args:
-        weights (`Weights`):
-            See [`shapes`]; `knots` is not used.
+        weights (`Weights`): See [`shapes`]; `knots` is not used.
     """
 
     def __init__(self, weights: Weights):
@@ -234,8 +223,55 @@ class _WordSums(dict[str, int]):
         return place
 
 
-def _give_notice() -> None:
-    global _notice_given
-    if not _notice_given:
-        _notice_given = True
-        logger.warning(LICENCE_NOTICE)
+# ---- from raw predictions to the judge's scale ---------------------------------------------------------------------
+
+
+def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """
+    Brings raw predictions, `(n, 2)`, to the judge's scale: piecewise linear and increasing on each axis, in [0, 10].
+
+    The `knots`, `(2, 11)`, are the raw predictions that become the scores 0 to 10.
+    """
+    scores = np.empty_like(raw)
+    for axis, knot in enumerate(knots):
+        x = np.clip(raw[:, axis], knot[0], knot[-1])
+        low = np.clip(np.searchsorted(knot, x, side="right") - 1, 0, len(knot) - 2)
+        scores[:, axis] = MIN_SCORE + low + (x - knot[low]) / (knot[low + 1] - knot[low])
+    return np.round(scores, _DECIMALS)
+
+
+def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """
+    The calibration: which raw predictions become the scores 0 to 10, from predictions of samples not trained on.
+
+    A regression draws its predictions to the middle, so that a threshold on them would keep far too little or too
+    much. So each axis is cut at a quantile, where the judge's own share of samples lies below. The judge gives whole
+    numbers, so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same
+    relative place on both axes, where the share of the sensibility set is nearest to the judge's.
+
+    Args:
+        raw (`np.ndarray` of shape `(n, 2)`): Raw predictions.
+        scores (`np.ndarray` of shape `(n, 2)`): The judge's scores of the same samples.
+
+    Returns:
+        `np.ndarray` of shape `(2, 11)`, increasing on each axis.
+    """
+
+    def cuts(t: int, place: float) -> list[float]:
+        below, at = (scores < t).mean(axis=0), (scores == t).mean(axis=0)
+        return [float(np.quantile(raw[:, axis], below[axis] + place * at[axis])) for axis in range(len(AXES))]
+
+    def error(t: int, place: float) -> float:
+        s, r = cuts(t, place)
+        wanted = np.mean((scores[:, 0] > t) & (scores[:, 1] < t))
+        return float(abs(np.mean((raw[:, 0] > s) & (raw[:, 1] < r)) - wanted))
+
+    # below the range of the thresholds the cut is at the lower end, above it at the upper end
+    places = np.linspace(0, 1, 11).tolist()
+    place = {t: min(places, key=lambda p, t=t: error(t, p)) for t in THRESHOLDS}  # type: ignore[misc]
+    inner = [cuts(t, place.get(t, float(t > max(THRESHOLDS)))) for t in range(1, 10)]
+    margin = np.ptp(raw, axis=0) / 10  # room for predictions beyond those seen
+    knots = np.stack([raw.min(axis=0) - margin, *inner, raw.max(axis=0) + margin], axis=1)
+    smallest = 1e-5 * np.where(margin > 0, 10 * margin, 1.0)[:, None]  # of the range, however narrow that is
+    steps = np.maximum(np.diff(knots, axis=1), smallest)  # increasing also where the judge never used a number
+    return np.concatenate([knots[:, :1], knots[:, :1] + np.cumsum(steps, axis=1)], axis=1)

@@ -1,26 +1,23 @@
-"""How dialogues are scored in one run: known scores come from the store, the scorer is asked for the rest.
+"""A scorer at work: known scores come from the store, the scorer is asked for the rest.
 
-Every batch that it gives is held to the contract, and saved as soon as it is made.
+Every batch that the scorer gives is checked, and saved as soon as it is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..axes import MAX_SCORE, MIN_SCORE
+import numpy as np
+
+from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
-from ..errors import EmpathyError, ScorerError
-from .base import ScoredBatch
+from ..errors import EmpathyError, ScorerError, check_choice
+from .base import ScoredBatch, Scorer
 from .coverage import Coverage
 from .store import ScoreStore, StoredScore, dialogue_key
 
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from .base import Scorer
 
 _CHUNK = 64  # dialogues that a scorer without `score_batches` is given at once, and so the most that a kill loses
 
@@ -46,14 +43,12 @@ class ScoringRun:
     A scorer at work.
 
     Args:
-        scorer ([`Scorer`]):
-            Who scores.
-        store ([`ScoreStore`], *optional*):
-            Where scores are kept. A scorer with `stored = False` is asked directly.
-        retry_failures (`bool`, *optional*, defaults to `False`):
-            Whether dialogues that failed in an earlier run are tried again.
-        filled ([`Coverage`], *optional*):
-            Of [`~ScoringRun.fill`], where that went before: what is found in the store now was counted then.
+        scorer ([`Scorer`]): It scores what the store lacks.
+        store ([`ScoreStore`], *optional*): Where scores are kept; `None` asks the scorer for every dialogue.
+        retry_failures (`bool`, *optional*, defaults to `False`): Whether dialogues that failed in an earlier run are
+            tried again.
+        filled ([`Coverage`], *optional*): What [`~ScoringRun.fill`] did in an earlier run, which counted already what
+            this run finds in the store.
 
     Attributes:
         coverage ([`Coverage`]): What was done so far.
@@ -84,49 +79,34 @@ class ScoringRun:
         Scores dialogues, each content once.
 
         Raises:
-            [`ScorerError`]: The scorer broke its contract or cannot go on; what came before is in the store.
+            [`ScorerError`]: The scorer broke its contract or cannot go on; what it gave before is in the store.
             [`StoreError`]: The store cannot be written to.
         """
-        import numpy as np
-
-        scores = np.full((len(dialogues), 2), np.nan)
-        details = {name: np.full(len(dialogues), np.nan) for name in self.details}
-        statuses = [""] * len(dialogues)
-        if self.store is None:
-            for batch, names in self._asked(dialogues):
-                for n, i in enumerate(batch.indices):
-                    scores[i], statuses[i] = batch.scores[n], names[n]
-                for name, values in batch.details.items():
-                    details[name][list(batch.indices)] = values
-            return Scored(scores, statuses, details)
-
-        keys = [dialogue_key(dialogue) for dialogue in dialogues]
+        keys = self._keys(dialogues)
         known, missing = self._sorted_out(keys, dialogues)
         known |= self._fill(missing)
-        for i, key in enumerate(keys):
-            found = known[key]
-            statuses[i] = found.status
-            if found.status == SCORED:
-                scores[i] = found.sensibility, found.rationality
-            for name, value in found.details.items():
-                if name in details:
-                    details[name][i] = value
-        return Scored(scores, statuses, details)
+        found = [known[key] for key in keys]
+        scores = np.array([(one.sensibility, one.rationality) for one in found], float).reshape(-1, len(AXES))
+        details = {name: np.array([one.details.get(name, np.nan) for one in found]) for name in self.details}
+        return Scored(scores, [one.status for one in found], details)
 
     def fill(self, dialogues: Sequence[Dialogue]) -> None:
         """Scores into the store what it lacks of these dialogues, and nothing more."""
         self._fill(self.missing(dialogues))
 
     def missing(self, dialogues: Sequence[Dialogue]) -> dict[bytes, Dialogue]:
-        """Those that the store lacks, by key, each content once."""
-        return self._sorted_out([dialogue_key(dialogue) for dialogue in dialogues], dialogues)[1]
+        """The dialogues that the store lacks, by key, each content once."""
+        return self._sorted_out(self._keys(dialogues), dialogues)[1]
+
+    def _keys(self, dialogues: Sequence[Dialogue]) -> list[Any]:
+        """What names each dialogue: in the store its content, without one its position."""
+        return list(range(len(dialogues))) if self.store is None else [dialogue_key(d) for d in dialogues]
 
     def _sorted_out(
-        self, keys: Sequence[bytes], dialogues: Sequence[Dialogue]
-    ) -> tuple[dict[bytes, StoredScore], dict[bytes, Dialogue]]:
+        self, keys: Sequence[Any], dialogues: Sequence[Dialogue]
+    ) -> tuple[dict[Any, StoredScore], dict[Any, Dialogue]]:
         """What the store knows, and what it lacks."""
-        assert self.store is not None
-        known = self.store.find(self.scorer.fingerprint, keys)
+        known = {} if self.store is None else self.store.find(self.scorer.fingerprint, keys)
         known = {key: s for key, s in known.items() if key in self._tried or not self._again(s.status)}
         missing = {key: d for key, d in zip(keys, dialogues, strict=True) if key not in known}
         if not self._filled:
@@ -136,42 +116,38 @@ class ScoringRun:
         return known, missing
 
     def _again(self, status: str) -> bool:
-        """Whether what an earlier run has left with this status is asked now."""
+        """Whether a dialogue that an earlier run left with this status is asked for now."""
         return status != SCORED and (self.retry_failures or (status == NOT_ASKED and not self._filled))
 
-    def _fill(self, missing: Mapping[bytes, Dialogue]) -> dict[bytes, StoredScore]:
+    def _fill(self, missing: Mapping[Any, Dialogue]) -> dict[Any, StoredScore]:
         """Asks the scorer, and saves batch by batch."""
         keys = list(missing)
-        found: dict[bytes, StoredScore] = {}
-        for batch, statuses in self._asked(list(missing.values())):
+        found: dict[Any, StoredScore] = {}
+        at_once = None if self.store is None else _CHUNK
+        for batch, statuses in checked_batches(self.scorer, list(missing.values()), at_once):
             made = stored_scores(batch, statuses, keys)
-            self.save(made)
+            self.save(made, batch.tokens, batch.forward_tokens)
             found |= made
         return found
 
-    def save(self, made: dict[bytes, StoredScore]) -> None:
-        """Saves what a scorer made, here or elsewhere."""
-        assert self.store is not None
-        self.store.save(self.scorer.fingerprint, made)
-        self._tried.update(key for key, stored in made.items() if stored.status != SCORED)
-
-    def _asked(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[ScoredBatch, list[str]]]:
-        for batch, statuses in checked_batches(self.scorer, dialogues, at_once=_CHUNK if self.store else None):
-            self.coverage.asked += len(batch.indices)
-            self.coverage.tokens += batch.tokens
-            self.coverage.forward_tokens += batch.forward_tokens
-            yield batch, statuses
-            if self.after_batch:
-                self.after_batch()
+    def save(self, made: dict[Any, StoredScore], tokens: int, forward_tokens: int) -> None:
+        """Counts and saves what a scorer made, in this process or another."""
+        if self.store is not None:
+            self.store.save(self.scorer.fingerprint, made)
+            self._tried.update(key for key, stored in made.items() if stored.status != SCORED)
+        self.coverage.asked += len(made)
+        self.coverage.tokens += tokens
+        self.coverage.forward_tokens += forward_tokens
+        if self.after_batch:
+            self.after_batch()
 
 
-def stored_scores(batch: ScoredBatch, statuses: Sequence[str], keys: Sequence[bytes]) -> dict[bytes, StoredScore]:
+def stored_scores(batch: ScoredBatch, statuses: Sequence[str], keys: Sequence[Any]) -> dict[Any, StoredScore]:
     """A batch in the store's form, by the keys of all the dialogues that the scorer was given."""
     made = {}
-    for n, i in enumerate(batch.indices):
-        s, r = batch.scores[n].tolist() if statuses[n] == SCORED else (None, None)
-        details = {name: float(values[n]) for name, values in batch.details.items()}
-        made[keys[i]] = StoredScore(statuses[n], s, r, details)
+    for n, (i, status, scores) in enumerate(zip(batch.indices, statuses, batch.scores.tolist(), strict=True)):
+        s, r = scores if status == SCORED else (None, None)
+        made[keys[i]] = StoredScore(status, s, r, {name: float(values[n]) for name, values in batch.details.items()})
     return made
 
 
@@ -179,10 +155,10 @@ def checked_batches(
     scorer: Scorer, dialogues: Sequence[Dialogue], at_once: int | None = None
 ) -> Iterator[tuple[ScoredBatch, list[str]]]:
     """
-    What a scorer makes of dialogues, held to its contract.
+    What a scorer makes of dialogues, checked.
 
     Args:
-        scorer ([`Scorer`]): Who is asked, by `score_batches` if it has that.
+        scorer ([`Scorer`]): Its `score_batches` is called if it has that.
         dialogues (`Sequence[Dialogue]`): What it is given.
         at_once (`int`, *optional*): How many dialogues a scorer without `score_batches` is given at once.
 
@@ -190,61 +166,45 @@ def checked_batches(
         `tuple`: a batch, its scores NaN wherever one is missing or outside [0, 10], and the statuses.
 
     Raises:
-        [`ScorerError`]: What came back is not of the promised shape, or dialogues were left out.
+        [`ScorerError`]: The scorer failed, gave another shape than [`Scorer`] promises, or left dialogues out.
     """
-    import numpy as np
-
-    left = np.ones(len(dialogues), bool)
-    for batch in _batches(scorer, dialogues, at_once):
-        indices, scores = list(batch.indices), _array(scorer, batch.scores)
-        if scores.shape != (len(indices), 2):
-            raise ScorerError(
-                f"scorer {scorer.fingerprint!r} gave an array of shape {scores.shape} for {len(indices)} dialogues; "
-                f"expected ({len(indices)}, 2): sensibility, rationality"
-            )
-        if any(not 0 <= i < len(dialogues) or not left[i] for i in indices) or len(set(indices)) < len(indices):
-            raise ScorerError(f"scorer {scorer.fingerprint!r} gave a dialogue twice, or one that it was not given")
-        left[indices] = False
-        missing = np.isnan(scores).any(axis=1)
-        outside = ~missing & ((scores < MIN_SCORE) | (scores > MAX_SCORE)).any(axis=1)
-        scores[missing | outside] = np.nan
-        statuses = np.select([missing, outside], ["scorer_gave_none", "score_out_of_range"], default=SCORED).tolist()
-        for n, reason in enumerate(batch.reasons or ()):
-            if reason is not None and missing[n]:
-                statuses[n] = _known_reason(scorer, reason)
-        yield ScoredBatch(indices, scores, None, batch.details, batch.tokens, batch.forward_tokens), statuses
-    if left.any():
-        raise ScorerError(f"scorer {scorer.fingerprint!r} left {int(left.sum())} of {len(dialogues)} dialogues out")
-
-
-def _batches(scorer: Scorer, dialogues: Sequence[Dialogue], at_once: int | None) -> Iterator[ScoredBatch]:
+    name, left = f"scorer {scorer.fingerprint!r}", np.ones(len(dialogues), bool)
     try:
-        if hasattr(scorer, "score_batches"):
-            if dialogues:
-                yield from scorer.score_batches(dialogues)
-            return
-        step = at_once or max(len(dialogues), 1)
-        for start in range(0, len(dialogues), step):
-            part = dialogues[start : start + step]
-            yield ScoredBatch(range(start, start + len(part)), scorer.score(part))
+        for batch in _batches(scorer, dialogues, at_once):
+            indices = list(batch.indices)
+            scores: np.ndarray = np.array(batch.scores, np.float64)
+            if scores.shape != (len(indices), len(AXES)):
+                raise ScorerError(
+                    f"{name} gave an array of shape {scores.shape} for {len(indices)} dialogues; expected "
+                    f"({len(indices)}, 2): sensibility, rationality"
+                )
+            if any(not 0 <= i < len(dialogues) or not left[i] for i in indices) or len(set(indices)) < len(indices):
+                raise ScorerError(f"{name} gave a dialogue twice, or one that it was not given")
+            left[indices] = False
+            missing = np.isnan(scores).any(axis=1)
+            outside = ~missing & ((scores < MIN_SCORE) | (scores > MAX_SCORE)).any(axis=1)
+            scores[missing | outside] = np.nan
+            found = np.select([missing, outside], ["scorer_gave_none", "score_out_of_range"], default=SCORED)
+            statuses: list[str] = found.tolist()
+            for n, reason in enumerate(batch.reasons or ()):
+                if reason is not None and missing[n]:
+                    check_choice(f"reason of {name}", reason, REASONS, ScorerError)
+                    statuses[n] = reason
+            yield ScoredBatch(indices, scores, None, batch.details, batch.tokens, batch.forward_tokens), statuses
     except EmpathyError:
         raise
     except (TypeError, ValueError) as error:
-        raise ScorerError(f"scorer {scorer.fingerprint!r} failed: {error}") from error
+        raise ScorerError(f"{name} failed: {error}") from error
+    if left.any():
+        raise ScorerError(f"{name} left {int(left.sum())} of {len(dialogues)} dialogues out")
 
 
-def _array(scorer: Scorer, scores: object) -> np.ndarray:
-    import numpy as np
-
-    try:
-        return np.array(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ScorerError(f"scorer {scorer.fingerprint!r} failed: {error}") from error
-
-
-def _known_reason(scorer: Scorer, reason: str) -> str:
-    if reason not in REASONS:
-        raise ScorerError(
-            f"scorer {scorer.fingerprint!r} gave the reason {reason!r}, which is none of {', '.join(REASONS)}"
-        )
-    return reason
+def _batches(scorer: Scorer, dialogues: Sequence[Dialogue], at_once: int | None) -> Iterator[ScoredBatch]:
+    if hasattr(scorer, "score_batches"):
+        if dialogues:
+            yield from scorer.score_batches(dialogues)
+        return
+    step = at_once or max(len(dialogues), 1)
+    for start in range(0, len(dialogues), step):
+        part = dialogues[start : start + step]
+        yield ScoredBatch(range(start, start + len(part)), scorer.score(part))

@@ -1,7 +1,7 @@
 """The score store: every score goes to disk as it is made, by the dialogue's content and the scorer's fingerprint.
 
-One SQLite file. What was saved survives a killed process, several processes may write at once, and a rerun asks for
-what is missing alone. Failures are kept with their reason, so that they can be looked at and retried.
+One SQLite file. Saved scores survive a killed process, several processes may write at once, and a second run asks only
+for what is missing. Failures are kept with their reason, so that they can be looked at and retried.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +103,7 @@ class ScoreStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
-        self._connection: sqlite3.Connection | None = None
-        self._owner = 0
-        self._lock, self._lock_owner = threading.RLock(), os.getpid()
+        self._owner = 0  # the process that has the lock and the connection
         self._touched: dict[str, float] = {}
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class ScoreStore:
     # ---- scores
 
     def find(self, fingerprint: str, keys: Iterable[bytes]) -> dict[bytes, StoredScore]:
-        """What is known of dialogues under a scorer's fingerprint, by key; nothing for those not in the store."""
+        """What the store knows of dialogues under a scorer's fingerprint, by key."""
         keys = list(dict.fromkeys(keys))
         found: dict[bytes, StoredScore] = {}
         with self._errors():
@@ -134,7 +134,7 @@ class ScoreStore:
         return found
 
     def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
-        """Everything that is known under a scorer's fingerprint, failures included."""
+        """Everything that the store knows under a scorer's fingerprint, failures included."""
         last = b""
         with self._errors():
             self._touch(fingerprint)
@@ -162,8 +162,10 @@ class ScoreStore:
 
     def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
         """
-        Rows under a fingerprint. The scorer's number is looked up in the same query: another process may have pruned
-        the store since the last, and the number be another scorer's by now.
+        Rows under a fingerprint.
+
+        The query looks up the scorer's number each time: after another process pruned the store, the number may be
+        another scorer's.
         """
         with self._locked():
             return self._db.execute(
@@ -178,13 +180,13 @@ class ScoreStore:
         if now - self._touched.get(fingerprint, 0.0) < _TOUCH_EVERY:
             return
         self._touched[fingerprint] = now
-        with suppress(sqlite3.OperationalError), self._writing() as db:  # no reason to fail
+        with suppress(sqlite3.OperationalError), self._writing() as db:  # a run does not fail for this
             db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
 
     def _added_scorer(
         self, db: sqlite3.Connection, fingerprint: str, names: Sequence[str], now: float
     ) -> tuple[int, list[str]]:
-        """A scorer's number and details, which can grow at the end; read anew, since others write too."""
+        """A scorer's number and details, read again since others write too; new details are added at the end."""
         row = db.execute("SELECT id, details FROM scorers WHERE fingerprint = ?", (fingerprint,)).fetchone()
         number, known = (row[0], json.loads(row[1])) if row else (None, [])
         grown = [*known, *(name for name in names if name not in known)]
@@ -197,26 +199,23 @@ class ScoreStore:
             db.execute("UPDATE scorers SET details = ? WHERE id = ?", (json.dumps(grown), number))
         return int(number or 0), grown
 
-    # ---- looking after it
+    # ---- maintenance
 
     def scorers(self) -> list[StoredScorer]:
         """Every scorer that has scores here, the one used last first."""
         with self._errors(), self._locked():
-            counts: dict[int, dict[str, int]] = {}
-            sizes: dict[int, int] = {}
             rows = self._db.execute(
-                "SELECT scorer, status, COUNT(*), SUM(48 + LENGTH(status) + COALESCE(LENGTH(details), 0)) FROM scores "
-                "GROUP BY scorer, status ORDER BY COUNT(*) DESC"
+                "SELECT fingerprint, created, used, status, COUNT(status) AS n, "
+                "SUM(48 + LENGTH(status) + COALESCE(LENGTH(scores.details), 0)) "
+                "FROM scorers LEFT JOIN scores ON scorer = id GROUP BY id, status ORDER BY used DESC, id, n DESC"
             )
-            for number, status, count, size in rows:
-                counts.setdefault(number, {})[status] = count
-                sizes[number] = sizes.get(number, 0) + size
-            entries = self._db.execute("SELECT id, fingerprint, created, used FROM scorers ORDER BY used DESC")
             found = []
-            for number, fingerprint, created, used in entries:
-                failed = dict(counts.get(number, {}))
-                scored = failed.pop(SCORED, 0)
-                found.append(StoredScorer(fingerprint, scored, failed, sizes.get(number, 0), created, used))
+            for (fingerprint, created, used), group in groupby(rows, key=itemgetter(0, 1, 2)):
+                counts, sizes = {}, 0
+                for *_, status, n, size in group:
+                    counts[status], sizes = n, sizes + (size or 0)
+                failed = {status: n for status, n in counts.items() if n and status != SCORED}
+                found.append(StoredScorer(fingerprint, counts.get(SCORED, 0), failed, sizes, created, used))
             return found
 
     def size(self) -> int:
@@ -227,18 +226,12 @@ class ScoreStore:
         self, *, fingerprint: str | None = None, unused_days: float | None = None, failures: bool = False
     ) -> int:
         """
-        Deletes scores and gives their room back.
+        Deletes scores, gives their room back, and returns how many were deleted.
 
         Args:
-            fingerprint (`str`, *optional*): Of this scorer alone; by default of all.
-            unused_days (`float`, *optional*): Of scorers alone that have not been used for so many days, 0 or more.
-            failures (`bool`, *optional*, defaults to `False`): The failures alone, so that they are tried anew.
-
-        Returns:
-            `int`: how many were deleted.
-
-        Raises:
-            [`StoreError`]: `unused_days` is no such number, or the store cannot be written to.
+            fingerprint (`str`, *optional*): Only scores of this scorer.
+            unused_days (`float`, *optional*): Only scores of scorers that were not used for so many days, 0 or more.
+            failures (`bool`, *optional*, defaults to `False`): Only failures, so that the next run tries them again.
         """
         if unused_days is not None and not 0 <= unused_days < math.inf:
             raise StoreError(f"unused days {unused_days!r} is not a finite number of at least 0, e.g. 90")
@@ -246,11 +239,9 @@ class ScoreStore:
         limit = None if unused_days is None else time.time() - 86_400 * unused_days
         with self._errors():
             with self._writing() as db:
-                arguments: tuple[Any, ...] = (fingerprint, limit)
-                only = " AND status != ?3" if failures else ""
                 deleted = db.execute(
-                    f"DELETE FROM scores WHERE scorer IN ({chosen}){only}",
-                    (*arguments, SCORED) if failures else arguments,
+                    f"DELETE FROM scores WHERE scorer IN ({chosen}) AND NOT (?3 AND status = ?4)",
+                    (fingerprint, limit, failures, SCORED),
                 ).rowcount
                 db.execute("DELETE FROM scorers WHERE id NOT IN (SELECT DISTINCT scorer FROM scores)")
             with self._locked():
@@ -260,23 +251,23 @@ class ScoreStore:
 
     # ---- the connection
 
+    def _locked(self) -> threading.RLock:
+        """The lock by which threads take turns with the connection; a forked process has both of its own."""
+        if self._owner != os.getpid():
+            self._owner, self._lock = os.getpid(), threading.RLock()
+            self._connection: sqlite3.Connection | None = None
+        return self._lock
+
     @property
     def _db(self) -> sqlite3.Connection:
-        """One connection a process: a forked child must not use its parent's."""
-        if self._connection is None or self._owner != os.getpid():
-            self._connection = sqlite3.connect(
-                self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
-            self._owner = os.getpid()
-            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-        return self._connection
-
-    def _locked(self) -> threading.RLock:
-        """Threads take turns with the connection; a fork may find the lock taken by a thread that it does not have."""
-        if self._lock_owner != os.getpid():
-            self._lock, self._lock_owner = threading.RLock(), os.getpid()
-        return self._lock
+        with self._locked():
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+                )
+                self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+            return self._connection
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -293,7 +284,7 @@ class ScoreStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What the file system and SQLite say, in words that help."""
+        """Errors of the file system and of SQLite, in words that help."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -303,7 +294,7 @@ class ScoreStore:
                 problem = f"the disk is full, or refuses to be written to ({error})"
                 remedy = f"make room (`ee-trl cache prune`) and run the same command again, or {remedy}"
             elif "not a database" in said or "malformed" in said:
-                problem = f"this is no score store, or a damaged one ({error})"
+                problem = f"it is not a score store, or a damaged one ({error})"
                 remedy = f"move it away, or {remedy}"
             elif "locked" in said:
                 problem = f"another process has been writing for more than {_PATIENCE:.0f} seconds ({error})"
@@ -316,15 +307,16 @@ class ScoreStore:
     def close(self) -> None:
         """Ends the connection; the next use opens another."""
         with self._locked():
-            if self._connection is not None and self._owner == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_connection": None, "_owner": 0, "_touched": {}}
+        return {"path": self.path, "_owner": 0, "_touched": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), _lock_owner=os.getpid())
+        self.__dict__.update(state)
+        self._locked()  # makes the lock before there are threads
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self.path)!r})"
@@ -337,11 +329,9 @@ def store_size(path: Path) -> int:
 
 def delete_store(path: Path, error: StoreError) -> None:
     """
-    Unlinks a store's files, for where a full disk has no room even to delete in them.
+    Unlinks a store's files, since SQLite needs room on the disk even to delete.
 
-    Args:
-        path (`Path`): The store's file.
-        error ([`StoreError`]): What it said; raised again unless it is of a full disk and the file a database.
+    Raises `error`, what the store said, again unless the disk is full and the file is a database.
     """
     with path.open("rb") as file:
         if not (_is_full(error.__cause__) and file.read(len(_MAGIC)) == _MAGIC):
@@ -368,16 +358,11 @@ def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
 
 
 def _stored(status: str, s: float | None, r: float | None, details: bytes | None, names: str) -> StoredScore:
-    return StoredScore(status, s, r, _unpacked(details, _names(names)))
+    values = struct.unpack(f"<{len(details) // 8}d", details) if details else ()
+    known = dict(zip(_names(names), values, strict=False))  # names may have been added since
+    return StoredScore(status, s, r, known)
 
 
 @lru_cache(maxsize=64)
 def _names(text: str) -> list[str]:
     return json.loads(text)
-
-
-def _unpacked(details: bytes | None, names: Sequence[str]) -> dict[str, float]:
-    if details is None:
-        return {}
-    values = struct.unpack(f"<{len(details) // 8}d", details)  # fewer than names, if those have grown since
-    return dict(zip(names, values, strict=False))

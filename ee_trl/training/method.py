@@ -5,22 +5,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
-import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from accelerate import PartialState
+
 from ..axes import RATIONALITY, SENSIBILITY
-from ..moe.checkpoint import digest
+from ..data.samples import read_scores
+from ..data.tables import tables_of, write_file
+from ..display import Code, Heading, Markup, Table, Title
+from ..evaluation.eval_set import EvalSet, read_eval_set
+from ..files import package_versions, read_json, write_json, write_text
+from ..moe.checkpoint import digest, resolve_folder
+from ..moe.compose import average_experts, compose_moe
+from ..moe.routing_report import PICTURE, RECORD, group_table
+from ..moe.training import ATTENTION
 from .arguments import ExpertArguments, MoEArguments
-from .method_data import EVERYTHING, held_out, read_rows, write_scored, write_sets
-from .run import _content_of, identity_of, several_runs
+from .data import EVERYTHING, choose, content_of, draw_plane, held_out, open_parts, read_rows, score, score_together
+from .expert import ExpertRun
+from .report import ALL, examples, measure_model, metrics_table, picture, write_page
+from .router import MoERun
+from .run import identity_of
 from .stages import Stage, Stages
 
 
@@ -30,9 +38,11 @@ if TYPE_CHECKING:
     from .arguments import PipelineArguments
 
 EXPERTS = (SENSIBILITY, RATIONALITY)
-UNION, BASE, MIXTURE = "union", "base", "moe"
+UNION, BASE, ROUTER = "union", "base", "router"
 _OF_A_BASE = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
-"""What a base that is given is known by: weights, settings, tokenizer and chat template."""
+"""What identifies a given base: weights, settings, tokenizer and chat template."""
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+_VERSION = package_versions("ee-trl")
 
 
 class EfficientEmpathy:
@@ -40,24 +50,22 @@ class EfficientEmpathy:
     One run of the whole method, and its folder.
 
     Args:
-        args (`PipelineArguments`): Data, selection, and what the stages differ in.
+        args (`PipelineArguments`): Data, selection, and how the stages differ.
         training_args (`SFTConfig`): TRL's, for the experts; `output_dir` is the run's folder.
         model_args (`ModelConfig`): TRL's; without a model, a tiny one is trained first.
     """
 
     def __init__(self, args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-        from accelerate import PartialState
-
         self.args, self.training_args, self.model_args = args, training_args, model_args
         self.state = PartialState()
         self.folder = Path(training_args.output_dir or "trainer_output").resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stages = Stages(self.folder, self.state)
         self.selector = args.make_selector()
-        self.base_name: str | None = None  # what the experts call their base; by default its folder
+        self.base_name: str | None = None  # the experts' name for their base; by default its folder
 
-    def run(self) -> Path:
-        """Does what is not there yet; gives the report."""
+    def run(self) -> None:
+        """Does every stage whose results are not there yet, and writes the report."""
         score = self._score()
         select = self._select(score)
         base = self._base(score)
@@ -66,131 +74,128 @@ class EfficientEmpathy:
         average = self._average(pair, base)
         composed = self._compose(pair, base, select)
         router = self._router(composed, score)
-        models = {"base": base, **experts, "average": average, "moe_start": composed, MIXTURE: router}
-        return self._evaluate(models, score, select, router)
+        models = {BASE: base, **experts, "average": average, "moe_start": composed, "moe": router}
+        evaluated = {name: self._evaluate(name, model, score) for name, model in models.items()}
+        if self.state.is_main_process:
+            print(f"Report: {self._report(evaluated)}")
+        self.state.destroy_process_group()
 
     # -- data
 
     def _score(self) -> Stage:
-        """Scores the dialogues to train on and those held out; given scores are used as they are."""
+        """Scores the dialogues to train on and the held-out dialogues."""
         args = self.args
         inputs = {
-            "dataset": _content_of(args.dataset),
-            "dataset_test": _content_of(args.empathy_dataset_test) if args.empathy_dataset_test else None,
+            "dataset": content_of(args.dataset),
+            "dataset_test": content_of(args.empathy_dataset_test) if args.empathy_dataset_test else None,
             "splits": [args.dataset_config, args.dataset_train_split, args.dataset_test_split, args.empathy_holdout],
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
-            "ee-trl": __version__,
+            **_VERSION,
         }
-        one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == self.state.num_processes
-        shared = self.state.num_processes > 1 and one_machine
+        together, main = score_together(self.selector, self.state), self.state.is_main_process
 
         def work(folder: Path) -> None:
-            write_scored(folder, self.selector, self.args, shared=shared, write=self.state.is_main_process)
+            for name, part in open_parts(args).items():
+                scored = score(part, self.selector, args.empathy_max_unscored, together=together, main=main)
+                if main:
+                    path = folder / f"{name}.parquet"
+                    write_file(tables_of(scored), scored.features, path, metadata={"part": name})
 
-        done = self.stages.run("score", inputs, work, together=shared)
-        self.selector = self.args.make_selector()  # a judge's weights are not needed any more
+        done = self.stages.run("score", inputs, work, together=together)
+        self.selector = args.make_selector()  # frees a judge's weights
         return done
 
     def _select(self, score: Stage) -> Stage:
         """Writes the set of each expert, their union, and why the rest was left out."""
         selector = self.selector
-        inputs = {
-            "score": score.digest,
-            "threshold": selector.threshold,
-            "ties": selector.ties,
-        }
         rule = {name: value for name, value in self.args.rule_options().items() if name != "keep"}
-        sets = {axis: axis for axis in EXPERTS} | {UNION: ",".join(EXPERTS)}
-        scored = score.folder / "train.parquet"
-        return self.stages.run(
-            "select", inputs | rule, lambda folder: write_sets(folder, scored, self.selector, rule, sets)
-        )
+        inputs = {"score": score.digest, "threshold": selector.threshold, "ties": selector.ties, **rule}
+
+        def work(folder: Path) -> None:
+            scored = read_rows(score.folder / "train.parquet")
+            summary, scores = selector.summary(scored), read_scores(scored)
+            counts: dict[str, dict[str, int]] = {}
+            for name, keep in {**{axis: axis for axis in EXPERTS}, UNION: ",".join(EXPERTS)}.items():
+                chosen = choose(scored, selector, {**rule, "keep": keep})
+                counts[name] = chosen.counts()
+                features, tables = selector.select_tables(scored, chosen)
+                write_file(tables, features, folder / f"{name}.parquet", metadata={"settings": chosen.settings})
+            write_text(folder / "summary.txt", f"{summary}\n")
+            draw_plane(scores, selector, folder / "plane.png")
+            record = {
+                "samples": len(scores.sensibility),
+                "sets": {name: own["kept"] for name, own in counts.items()},
+                "counts": counts,
+                "threshold": list(selector.threshold),
+                "scorer": list(scores.scorers),
+                "summary": summary.to_dict(),
+            }
+            write_json(folder / "selection.json", record)
+
+        return self.stages.run("select", inputs, work)
 
     # -- models
 
     def _base(self, score: Stage) -> Stage:
-        """The model named; without one, a tiny one that is trained on all dialogues first."""
+        """The given model; without one, a tiny one that is trained on all dialogues first."""
         given = self.model_args.model_name_or_path
         if given:
-            from ..moe.checkpoint import resolve_folder
-
             folder = resolve_folder(given, self.model_args.model_revision).resolve()
             self.base_name = str(folder) if Path(given).is_dir() else given
             return Stage(BASE, folder, digest(folder, _OF_A_BASE), reused=True)
-        from ..recipes import sft_sensibility
-
         return self._train(
-            BASE, sft_sensibility, ExpertArguments, score.folder / "train.parquet", score.digest,
-            overrides=self.args.training("base"), model=None,
-        )  # fmt: skip
+            BASE, score.folder / "train.parquet", score.digest, self.args.mapping("base_training"), None
+        )
 
     def _expert(self, name: str, select: Stage, base: Stage) -> Stage:
-        from ..recipes import sft_sensibility
-
-        path = select.folder / f"{name}.parquet"
-        steps = self.training_args.max_steps
+        path, steps = select.folder / f"{name}.parquet", self.training_args.max_steps
         own = {"max_steps": len(EXPERTS) * steps} if name == UNION and steps > 0 else {}  # as many as both have
-        content = _content_of(str(path))
-        return self._train(name, sft_sensibility, ExpertArguments, path, content, overrides=own, model=base)
+        return self._train(name, path, content_of(str(path)), own, base)
 
     def _router(self, composed: Stage, score: Stage) -> Stage:
-        from ..recipes import sft_moe
+        own = self.args.mapping("router_training")
+        return self._train(ROUTER, score.folder / "train.parquet", score.digest, own, composed)
 
-        return self._train(
-            "router", sft_moe, MoEArguments, score.folder / "train.parquet", score.digest,
-            overrides=self.args.training("router"), model=composed, lora=self.args.empathy_attention_lora_r,
-        )  # fmt: skip
-
-    def _train(
-        self,
-        name: str,
-        recipe: ModuleType,
-        kind: type[ExpertArguments],
-        data: Path,
-        content: str | None,
-        *,
-        overrides: Mapping[str, Any],
-        model: Stage | None,
-        lora: int | None = None,
-    ) -> Stage:
-        """Runs a recipe as a stage, on all of a file; the recipe resumes by itself."""
-        own = {field.name: getattr(self.args, field.name) for field in dataclasses.fields(ExpertArguments)}
-        if name == BASE:  # all rows, whatever the threshold
-            own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
-        own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
-        own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
-        arguments = kind(**own | {"empathy_keep": EVERYTHING})
-        training = dataclasses.replace(self.training_args, **overrides)
-        models = self._model_args(name, model, lora)
+    def _train(self, name: str, data: Path, content: str, own: Mapping[str, Any], model: Stage | None) -> Stage:
+        """Trains on all rows of a file as a stage; the run resumes by itself."""
+        arguments = self._arguments(MoEArguments if name == ROUTER else ExpertArguments, name, data)
+        training, models = dataclasses.replace(self.training_args, **own), self._model_args(name, model)
         inputs = {
             "data": content,
             "model": model.digest if model else "tiny",
             "processes": self.state.num_processes,
             "threshold": [arguments.empathy_threshold, arguments.empathy_ties],
-            "versions": _versions(),
+            "versions": {**_VERSION, **package_versions(*_LIBRARIES)},
             **identity_of(training, models),
         }
         inputs.pop("model.model_name_or_path")
+        kind = MoERun if name == ROUTER else ExpertRun
 
         def work(folder: Path) -> None:
-            with several_runs():
-                recipe.main(arguments, dataclasses.replace(training, output_dir=str(folder)), models)
+            kind(arguments, dataclasses.replace(training, output_dir=str(folder)), models).run(end=False)
             gc.collect()
 
         return self.stages.run(name, inputs, work, together=True)
 
-    def _model_args(self, name: str, model: Stage | None, lora: int | None) -> ModelConfig:
-        from ..moe.training import ATTENTION
+    def _arguments(self, kind: type[ExpertArguments], name: str, data: Path) -> ExpertArguments:
+        """The run's own arguments, but for all rows of a file."""
+        own = {field.name: getattr(self.args, field.name) for field in dataclasses.fields(ExpertArguments)}
+        if name == BASE:  # whatever the threshold
+            own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
+        own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
+        own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
+        return kind(**own | {"empathy_keep": EVERYTHING})
 
-        models = copy.deepcopy(self.model_args)
+    def _model_args(self, name: str, model: Stage | None) -> ModelConfig:
+        models, lora = copy.deepcopy(self.model_args), self.args.empathy_attention_lora_r
         models.model_name_or_path = str(model.folder) if model else None
         if model is not None and model.name == BASE:
             models.model_name_or_path = self.base_name or str(model.folder)
         if name == BASE:
             models.use_peft = False
-        elif name == "router":
+        elif name == ROUTER:
             models.use_peft = bool(lora)
             models.load_in_4bit = models.load_in_8bit = False
             models.lora_target_modules = list(ATTENTION) if lora else None
@@ -199,97 +204,106 @@ class EfficientEmpathy:
         return models
 
     def _average(self, experts: Mapping[str, Stage], base: Stage) -> Stage:
-        from ..moe.compose import average_experts
-
-        inputs = {"base": base.digest, **_digests(experts), "ee-trl": __version__}
-
-        def work(folder: Path) -> None:
-            shutil.rmtree(folder, ignore_errors=True)  # whole, but of a run that was cut off before it said so
-            folders = {name: stage.folder for name, stage in experts.items()}
-            revision = self.model_args.model_revision
-            average_experts(self.base_name or base.folder, folders, folder, revision=revision)
-
-        return self.stages.run("average", inputs, work)
+        inputs = {"base": base.digest, **_digests(experts), **_VERSION}
+        return self.stages.run("average", inputs, lambda folder: self._combine(average_experts, folder, experts, base))
 
     def _compose(self, experts: Mapping[str, Stage], base: Stage, select: Stage) -> Stage:
-        from ..moe.compose import compose_moe
-
-        options = self.args.compose_options()
-        inputs = {
-            "base": base.digest,
-            **_digests(experts),
-            "gate data": select.digest,
-            **options,
-            "ee-trl": __version__,
-        }
+        options = self.args.mapping("moe")
+        inputs = {"base": base.digest, **_digests(experts), "gate data": select.digest, **options, **_VERSION}
 
         def work(folder: Path) -> None:
             data = None
             if options.get("gate_init") != "zeros":
                 data = {name: read_rows(select.folder / f"{name}.parquet") for name in experts}
-            folders = {name: stage.folder for name, stage in experts.items()}
-            shutil.rmtree(folder, ignore_errors=True)
-            revision = self.model_args.model_revision
-            compose_moe(self.base_name or base.folder, folders, folder, gate_data=data, revision=revision, **options)
+            self._combine(compose_moe, folder, experts, base, gate_data=data, **options)
 
         return self.stages.run("compose", inputs, work)
+
+    def _combine(
+        self, combine: Callable[..., Any], folder: Path, experts: Mapping[str, Stage], base: Stage, **options: Any
+    ) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # whole, but an earlier run was stopped before it said so
+        folders = {name: stage.folder for name, stage in experts.items()}
+        revision = self.model_args.model_revision
+        combine(self.base_name or base.folder, folders, folder, revision=revision, **options)
 
     # -- the end
 
     @cached_property
-    def _held_out(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Held-out rows and their quadrants; replies are for the first ones."""
-        path = self.stages.done["score"].folder / "test.parquet"
-        return held_out(path, self.selector, self.args.empathy_eval_samples, self.args.empathy_seed)
+    def _held_out(self) -> tuple[EvalSet, list[str]]:
+        """Held-out dialogues and their quadrants; replies are for the first ones."""
+        scored = read_rows(self.stages.done["score"].folder / "test.parquet")
+        rows, quadrants = held_out(scored, self.selector, self.args.empathy_eval_samples, self.args.empathy_seed)
+        return read_eval_set(rows, turns="last"), quadrants
 
-    def _evaluate(self, models: Mapping[str, Stage], score: Stage, select: Stage, router: Stage) -> Path:
-        """Evaluates each model, and writes the report."""
-        from ..files import write_json
-        from .method_report import write_side_by_side
-        from .side_by_side import evaluate_folder
-
-        options = {
+    def _evaluate(self, name: str, model: Stage, score: Stage) -> dict[str, Any]:
+        """Measures a model; see [`~ee_trl.training.report.measure_model`]."""
+        options: dict[str, Any] = {
             "replies": self.args.empathy_eval_replies,
             "max_new_tokens": self.args.empathy_max_new_tokens,
         }
-        evaluated, made_by = {}, {name: stage.folder.name for name, stage in self.stages.done.items()}
-        for name, stage in models.items():
-            inputs = {
-                "model": stage.digest,
-                "test": score.digest,
-                "samples": self.args.empathy_eval_samples,
-                "seed": self.args.empathy_seed,
-                "threshold": self.selector.threshold,
-                "ties": self.selector.ties,
-                **options,
-                "ee-trl": __version__,
-            }
+        inputs = {
+            "model": model.digest,
+            "test": score.digest,
+            "samples": self.args.empathy_eval_samples,
+            "seed": self.args.empathy_seed,
+            "threshold": self.selector.threshold,
+            "ties": self.selector.ties,
+            **options,
+            **_VERSION,
+        }
 
-            def work(folder: Path, stage: Stage = stage, name: str = name) -> None:
-                rows, quadrants = self._held_out
-                found = evaluate_folder(stage.folder, rows, quadrants, label=name, **options)
-                write_json(folder / "evaluation.json", found)
-                gc.collect()
+        def work(folder: Path) -> None:
+            write_json(folder / "evaluation.json", measure_model(model.folder, *self._held_out, label=name, **options))
+            gc.collect()
 
-            done = self.stages.run(f"evaluate_{name}", inputs, work)
-            evaluated[name] = json.loads((done.folder / "evaluation.json").read_text(encoding="utf-8"))
-        selection = json.loads((select.folder / "selection.json").read_text(encoding="utf-8"))
-        if self.state.is_main_process:
-            write_side_by_side(
-                self.folder,
-                evaluated,
-                selection=selection,
-                router=router.folder,
-                rows=self._held_out[0],
-                made_by=made_by,
-            )
-        return self.folder / "report.md"
+        return read_json(self.stages.run(f"evaluate_{name}", inputs, work).folder / "evaluation.json")
+
+    def _report(self, evaluated: Mapping[str, dict[str, Any]]) -> Path:
+        """Writes the report: what was selected, the models side by side, how the router routes."""
+        made_by = {name: stage.folder.name for name, stage in self.stages.done.items()}
+        select, router = self.stages.done["select"].folder, self.stages.done[ROUTER].folder
+        selection, routing = read_json(select / "selection.json"), read_json(router / RECORD)
+        replies = {name: found.pop("replies") for name, found in evaluated.items()}
+        metrics = {name: found["metrics"] for name, found in evaluated.items()}
+        parts = [
+            Title("Efficient-Empathy: experts, baselines and mixture side by side"),
+            Heading("What was selected"),
+            f"{selection['samples']:,} samples, scored by {', '.join(selection['scorer'])}, at T = "
+            f"{' and '.join(f'{t:g}' for t in selection['threshold'])}.",
+            Table(("set", "samples"), [(name, f"{n:,}") for name, n in selection["sets"].items()]),
+            picture(select / "plane.png", self.folder, "score plane"),
+            Heading("Held-out perplexity"),
+            f"Perplexity of the reference replies, lower is better: over {ALL} tokens, and by quadrant.",
+            _perplexity_table(evaluated),
+            Heading("Replies"),
+            *(["Greedy, against the reference.", metrics_table(metrics)] if any(metrics.values()) else ["None."]),
+            Heading("How it routes"),
+            "Mean weight of each expert by quadrant, before and after the router's training.",
+            group_table(routing["before"], routing["after"], "quadrant"),
+            picture(router / PICTURE, self.folder, "routing"),
+            *examples(self._held_out[0].dialogues, replies, 3),
+            Heading("Made by"),
+            Table(("stage", "folder"), [(name, Code(path)) for name, path in made_by.items()]),
+        ]
+        return write_page(self.folder, {"models": evaluated, "selection": selection, "stages": made_by}, parts)
+
+
+def _perplexity_table(evaluated: Mapping[str, Mapping[str, Any]]) -> Table:
+    samples = next(iter(evaluated.values()))["samples"]
+    best = {group: min(found["perplexity"][group] for found in evaluated.values()) for group in samples}
+    rows = [
+        (
+            name,
+            *(
+                f"{value:.3f}" if value > best[group] else Markup(f"**{value:.3f}**")
+                for group, value in found["perplexity"].items()
+            ),
+        )
+        for name, found in evaluated.items()
+    ]
+    return Table(("model", *(f"{group} (n={n:,})" for group, n in samples.items())), rows)
 
 
 def _digests(stages: Mapping[str, Stage]) -> dict[str, str]:
     return {name: stage.digest for name, stage in stages.items()}
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-    return {"ee-trl": __version__, **{name: version(name) for name in packages}}

@@ -1,65 +1,83 @@
-"""The method from end to end on the embedded sample: score, select, train a tiny expert, evaluate, report."""
+"""The method on the embedded sample: score, select, train a tiny expert, evaluate it, report."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..data.sample import load_sample
-from ..data.samples import all_dialogues
-from ..reports.markdown import write_run_report
+import pyarrow.parquet as pq
 
-
-MAX_NEW_TOKENS = 40
+from ..axes import AXES
+from ..display import Heading, Markup, Table, Title, number, shortened
+from ..evaluation.eval_set import read_eval_set
+from ..files import read_json
+from ..reports.cards import selection_section
+from ..reports.plane import plot_loss
+from .arguments import ExpertArguments, parse_recipe_args, recipe_parser
+from .expert import SELECTION_DIR, ExpertRun
+from .report import ALL, examples, measure_model, metrics_table, picture, write_page
 
 
 def quickstart(output: str | os.PathLike[str]) -> Path:
     """
-    Runs the sensibility recipe with the tiny CPU config, and evaluates base and expert on the held-out dialogues.
+    Trains a sensibility expert with the tiny CPU config, and evaluates base and expert on the held-out dialogues.
 
     Returns:
         `Path` of the report (Markdown; JSON and pictures are beside it).
     """
-    from ..recipes import sft_sensibility
-    from .arguments import parse_recipe_args
-
     folder = Path(output)
     expert = folder / "expert"
-    sft_sensibility.main(*parse_recipe_args(sft_sensibility.make_parser(), ["--output_dir", str(expert)]))
-    test = all_dialogues(load_sample("test"))
+    ExpertRun(*parse_recipe_args(recipe_parser(ExpertArguments), ["--output_dir", str(expert)])).run()
+    test = read_eval_set()
     models = {"base": expert / "tiny_base", "sensibility expert": expert}
-    evaluated = {name: evaluate_model(path, test, label=name) for name, path in models.items()}
-    return write_run_report(folder, expert, test, evaluated)
+    evaluated = {name: measure_model(path, test, label=name, device="cpu") for name, path in models.items()}
+    metrics = {name: {"perplexity": found["perplexity"][ALL], **found["metrics"]} for name, found in evaluated.items()}
+    selection = read_json(expert / SELECTION_DIR / "selection.json")
+    history = read_json(expert / "trainer_state.json")["log_history"]
+
+    def parts() -> Iterator[str | Table]:
+        yield Title("Efficient-Empathy: report of a run")
+        yield Markup(selection_section(selection).strip())
+        yield picture(expert / SELECTION_DIR / "plane.png", folder, "score plane")
+        yield _chosen(expert)
+        yield from _training(history, folder)
+        yield Heading("Metrics on held-out dialogues")
+        yield metrics_table(metrics)
+        yield from examples(test.dialogues, {name: found["replies"] for name, found in evaluated.items()}, 4, NOTE)
+
+    return write_page(folder, {"selection": selection, "metrics": metrics, "log_history": history}, parts())
 
 
-def evaluate_model(path: Path, test: Any, label: str) -> dict[str, Any]:
-    """The first metrics of a model on a test set of `prompt` and `completion`: `{"metrics", "replies"}`."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+NOTE = (
+    "The demonstration's model is tiny, starts from random weights and sees a few hundred dialogues: it shows that "
+    "every part works, not how an expert replies. For that, name a real model and data set."
+)
 
-    from ..evaluation.generation import generate_replies
-    from ..evaluation.load import load_metric
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
-    prompts, completions = list(test["prompt"]), list(test["completion"])
-    replies = generate_replies(model, tokenizer, prompts, max_new_tokens=MAX_NEW_TOKENS, label=label)
-    references = [completion[-1]["content"] for completion in completions]
+def _chosen(expert: Path, most: int = 5) -> Table:
+    table = pq.read_table(expert / SELECTION_DIR / "selected.parquet")
+    some = table.take(list(range(0, table.num_rows, max(table.num_rows // most, 1)))[:most])
+    rows = [
+        (
+            *(shortened(row[side][-1]["content"], 240) for side in ("prompt", "completion")),
+            *(number(row[axis], ".1f") for axis in AXES),
+        )
+        for row in some.to_pylist()
+    ]
+    return Table(("speaker", "reply", *AXES), rows, "Some of the selected samples:")
 
-    perplexity = load_metric("completion_perplexity").compute(
-        prompts=prompts, completions=completions, model=model, tokenizer=tokenizer
+
+def _training(history: list[dict[str, Any]], folder: Path) -> Iterator[str]:
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    seconds = next((entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry), 0.0)
+    yield Heading("Training")
+    yield (
+        f"{history[-1]['step']} steps in {seconds:.0f} s; training loss {losses[0]:.2f} at first, {losses[-1]:.2f} at "
+        "last (nats per token of the reply)."
     )
-    pairs = {"predictions": replies, "references": references}
-    found = {
-        "perplexity": perplexity["perplexity"],
-        **_keep(load_metric("dialogue_bleu").compute(**pairs), "bleu1", "bleu4"),
-        **_keep(load_metric("dialogue_rouge").compute(**pairs), "rougeL"),
-        **_keep(load_metric("word_f1").compute(**pairs), "word_f1"),
-        **_keep(load_metric("distinct").compute(predictions=replies), "dist1", "dist2"),
-        "n": len(replies),
-    }
-    return {"metrics": found, "replies": replies}
-
-
-def _keep(result: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: result[name] for name in names}
+    with suppress(ImportError):
+        plot_loss(history, folder / "loss.png")
+    yield picture(folder / "loss.png", folder, "loss by step")

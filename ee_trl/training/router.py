@@ -1,24 +1,31 @@
-"""From a composed mixture to one with a trained router: the run of the recipe `sft_moe.py`, and its router report."""
+"""The run of a mixture's routers: trained on the selected dialogues, with a report on how they route."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..axes import AXES
+import numpy as np
+from datasets import ClassLabel
+from transformers import AutoConfig
+
+from ..axes import AXES, quadrants
 from ..data.tables import label_names
 from ..errors import CompositionError
-from ..files import write_json
+from ..files import read_json, write_json
+from ..moe.compose import compose_moe
+from ..moe.routing import measure_routing
 from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
+from ..moe.training import ATTENTION, RouterSFTTrainer, check_arguments, check_config
+from .data import EMBEDDED, read_rows
 from .expert import SELECTION_DIR, ExpertRun
-from .run import EMBEDDED
+from .tiny_model import build_tiny_causal_lm
 
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from ..moe.training import RouterSFTTrainer
+    from ..selector import EmpathyDataSelector
     from .arguments import MoEArguments
 
 BEFORE = "routing_before.json"
@@ -34,39 +41,33 @@ class MoERun(ExpertRun):
     """
 
     args: MoEArguments
+    tiny = "tiny_moe"
 
-    @property
-    def model(self) -> str:
-        """The composed mixture; without one named, two tiny random models are composed in the folder, and said."""
-        if self.model_args.model_name_or_path:
-            return self.model_args.model_name_or_path
-        with self.state.main_process_first():
-            if self.state.is_main_process:
-                compose_tiny(self.folder)
-        return str(self.folder / "tiny_moe")
+    def build_tiny(self, folder: Path) -> None:
+        """Composes two tiny random models, for the demonstration."""
+        if folder.exists():
+            return
+        print(f"No model named: two tiny random models are composed in {folder} ({EMBEDDED}'s tokenizer).")
+        names = ("sensibility", "rationality")
+        experts = {
+            n: build_tiny_causal_lm(folder.with_name(f"tiny_{n}"), seed=i) for i, n in enumerate(names, start=1)
+        }
+        compose_moe(experts["sensibility"], experts, folder)
 
     def peft_config(self) -> LoraConfig | None:
         """TRL's LoRA, on the attention unless it names its modules; `None` without `use_peft`."""
-        from trl import get_peft_config
-
-        from ..moe.training import ATTENTION
-
         if self.model_args.use_peft and self.model_args.lora_target_modules is None:
             self.model_args.lora_target_modules = list(ATTENTION)
-        return get_peft_config(self.model_args)  # type: ignore[return-value]
+        return super().peft_config()
 
     def check(self) -> None:
         """Raises [`CompositionError`] for a model or settings that no router can be trained with."""
         if self.model_args.load_in_4bit or self.model_args.load_in_8bit:
             raise CompositionError(
                 "the router of a quantized model is not trained: leave out load_in_4bit and load_in_8bit; quantize "
-                "what comes out with ee_trl.moe.quantize.load_in_4bit"
+                "the trained model with ee_trl.moe.quantize.load_in_4bit"
             )
         if self.model_args.model_name_or_path:
-            from transformers import AutoConfig
-
-            from ..moe.training import check_arguments, check_config
-
             config: Any = AutoConfig.from_pretrained(
                 self.model_args.model_name_or_path, revision=self.model_args.model_revision
             )
@@ -74,39 +75,41 @@ class MoERun(ExpertRun):
             lora: Any = self.peft_config()
             check_arguments(self.training_args, config, None if lora is None else lora.target_modules)
 
-    # -- the report
+    # -- training
 
-    def measure(self, trainer: RouterSFTTrainer) -> None:
-        """Looks at the routing: before the training it is kept, after it both are reported."""
-        path = self.folder / BEFORE
-        if trainer.state.global_step == 0:
-            if path.exists():  # of a run that was interrupted
-                return
-            record = self._summary(trainer)
+    def make_trainer(self, **options: Any) -> RouterSFTTrainer:
+        """The trainer of the routers."""
+        return RouterSFTTrainer(**options)
+
+    def train(self, trainer: Any) -> None:
+        """Trains, or resumes, and reports how the mixture routes before and after."""
+        before = self.folder / BEFORE
+        if not before.exists():  # of a run that was interrupted
+            record = self._routing(trainer)
             self.state.wait_for_everyone()
             if self.state.is_main_process:
-                write_json(path, record)
-            self.state.wait_for_everyone()
-            return
-        record = self._summary(trainer)
+                write_json(before, record)
+        self.state.wait_for_everyone()
+        super().train(trainer)
+        trainer.merge()
+        record = self._routing(trainer)
         if self.state.is_main_process:
-            write_router_report(self.folder, json.loads(path.read_text(encoding="utf-8")), record)
+            write_router_report(self.folder, read_json(before), record)
 
-    def _summary(self, trainer: RouterSFTTrainer) -> dict[str, Any]:
-        from ..moe.routing import measure_routing
-
+    def _routing(self, trainer: Any) -> dict[str, Any]:
         selected = self.folder / SELECTION_DIR / "selected.parquet"
-        rows, groups = report_rows(selected, self.args.empathy_report_rows, self)
+        rows, groups = report_rows(selected, self.args.empathy_report_rows, self.selector)
         return summarise_routing(measure_routing(trainer.model, trainer.processing_class, rows), groups)
 
+    # -- what the folder holds
+
     def data_section(self) -> str:
-        """The model card's section on the data and the router."""
-        record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-        experts = ", ".join(record["after"]["experts"])
+        """The data and the router."""
+        experts = ", ".join(read_json(self.folder / RECORD)["after"]["experts"])
+        lora = " (and a LoRA on the attention, folded in)" if self.model_args.use_peft else ""
         return (
-            f"{super().data_section()}\n## The router\n\nExperts: {experts}. Only the routers were trained"
-            f"{' (and a LoRA on the attention, folded in)' if self.model_args.use_peft else ''}. How they route: "
-            f"[{PAGE}]({PAGE}).\n"
+            f"{super().data_section()}\n## The router\n\nExperts: {experts}. Only the routers were trained{lora}. How "
+            f"they route: [{PAGE}]({PAGE}).\n"
         )
 
     def left_behind(self) -> str:
@@ -115,46 +118,30 @@ class MoERun(ExpertRun):
         return f"{super().left_behind()}, {', '.join(there)} (how it routes)"
 
 
-def report_rows(path: Path, number: int, run: ExpertRun) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+def report_rows(
+    path: Path, number: int, selector: EmpathyDataSelector
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """
-    Dialogues for the report, as many of each quadrant as there are, up to a number in all.
+    Dialogues for the router report, the same number of each quadrant where there are enough.
 
     Args:
         path (`Path`): The selected rows.
         number (`int`): How many in all.
-        run (`ExpertRun`): With the selector, whose thresholds say what the quadrants are.
+        selector (`EmpathyDataSelector`): With threshold and ties.
 
     Returns:
         `tuple`: rows with `prompt` and `completion`, and for `"quadrant"` and, where there is one, `"emotion"` the
         group of each.
     """
-    import numpy as np
-    from datasets import ClassLabel, Dataset
-
-    from ..axes import quadrants
-
-    table = Dataset.from_parquet(str(path))
-    scores = [np.asarray(table[axis], float) for axis in AXES]
-    names = quadrants(scores[0], scores[1], threshold=run.selector.threshold, ties=run.selector.ties)
+    table = read_rows(path)
+    sensibility, rationality = (np.asarray(table[axis], float) for axis in AXES)
+    names = quadrants(sensibility, rationality, threshold=selector.threshold, ties=selector.ties)
     kinds = list(dict.fromkeys(names.tolist()))
     chosen = np.sort(np.concatenate([np.flatnonzero(names == kind)[: max(number // len(kinds), 1)] for kind in kinds]))
     rows = table.select(chosen.tolist()).to_list()
     groups = {"quadrant": [str(names[i]) for i in chosen]}
     if "emotion" in table.column_names:
         kind, emotions = table.features["emotion"], [row["emotion"] for row in rows]
-        names_of = label_names(kind, emotions) if isinstance(kind, ClassLabel) else emotions
-        groups["emotion"] = ["" if emotion is None else str(emotion) for emotion in names_of]
+        named = label_names(kind, emotions) if isinstance(kind, ClassLabel) else emotions
+        groups["emotion"] = ["" if emotion is None else str(emotion) for emotion in named]
     return rows, groups
-
-
-def compose_tiny(folder: Path) -> None:
-    """Two tiny random models, composed: what the demonstration trains the router of."""
-    from ..moe.compose import compose_moe
-    from .tiny_model import build_tiny_causal_lm
-
-    if (folder / "tiny_moe").exists():
-        return
-    print(f"No model named: two tiny random models are composed in {folder / 'tiny_moe'} ({EMBEDDED}'s tokenizer).")
-    names = ("sensibility", "rationality")
-    experts = {name: build_tiny_causal_lm(folder / f"tiny_{name}", seed=i) for i, name in enumerate(names, start=1)}
-    compose_moe(experts["sensibility"], experts, folder / "tiny_moe")

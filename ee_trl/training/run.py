@@ -1,40 +1,40 @@
-"""The folder of a run: what every recipe shares around TRL's SFTTrainer, whatever it trains on.
-
-A recipe parses its arguments ([`~ee_trl.training.arguments`]), opens a run (which resumes, or refuses what it must not
-overwrite), prepares its data, trains, and saves with a model card that says what it was trained on and why. What the
-data are is the subclass's: [`~ee_trl.training.expert.ExpertRun`] selects,
-[`~ee_trl.training.online.OnlineRun`] takes all.
-"""
+"""A run of a recipe and its folder: what every recipe does around TRL's SFTTrainer, whatever it trains on."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EmpathyError, FormatError, unknown
+from accelerate import PartialState
+from transformers import TrainerState
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTTrainer, get_peft_config, get_quantization_config
+
+from ..data.samples import all_dialogues
+from ..display import shortened
+from ..errors import EmpathyError
+from ..files import read_json, write_json
+from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
+from .data import content_of, has_scores, open_split
+from .tiny_model import build_tiny_causal_lm
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import ModelConfig, SFTConfig, SFTTrainer
+    from peft import LoraConfig
+    from trl import ModelConfig, SFTConfig
 
     from .arguments import DataArguments
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "embedded sample"
 RECORD = "expert_run.json"
 
 # settings of SFTConfig that do not change what is learnt, so that a rerun may change them
@@ -45,12 +45,14 @@ _FREE_SETTINGS = (
 _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
-_FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the scorer goes by its fingerprint
+_FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
 
 
 class RecipeRun(ABC):
     """
-    One training run and its folder.
+    One training run and its folder. [`~RecipeRun.run`] does all of it, or goes on where an earlier process stopped.
+
+    Subclasses say what the run trains on ([`~RecipeRun.prepare`]) and how the model card describes it.
 
     Args:
         args (`DataArguments`): What to train on.
@@ -58,171 +60,56 @@ class RecipeRun(ABC):
         model_args (`ModelConfig`): TRL's; without a model, a tiny one is built in the folder.
 
     Raises:
-        [`EmpathyError`]: The folder holds something else, or a run with other settings; it is never overwritten.
+        [`EmpathyError`]: The folder holds something else, or a run with other settings; nothing is overwritten.
     """
 
     free_prefixes: tuple[str, ...] = _FREE_PREFIXES
-    """How the names of more such settings begin."""
+    """Prefixes of more settings that a rerun may change."""
 
     def __init__(self, args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-        from accelerate import PartialState
-
         self.args, self.training_args, self.model_args = args, training_args, model_args
         self.folder = Path(training_args.output_dir or "trainer_output")
         self.state = PartialState()
         self.selector = args.make_selector()
         self.identity = self._identity()
         self.finished = False
-        self.checkpoint: str | None = None
+        self.checkpoint: str | None = training_args.resume_from_checkpoint
         self.check()
         self._open()
+
+    def run(self, *, end: bool = True) -> None:
+        """
+        Prepares the data, trains and saves; a finished run is left as it is.
+
+        Args:
+            end (`bool`, *optional*, defaults to `True`): Whether to end trackers and the launch's process group.
+        """
+        if self.finished:
+            print(f"{self.folder} is finished already; nothing to do. For another run give another --output_dir.")
+            return
+        train_dataset, eval_dataset = self.prepare()
+        self.training_args.model_init_kwargs = self._model_init_kwargs()
+        trainer = self.make_trainer(
+            model=self.model,
+            args=self.training_args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            peft_config=self.peft_config(),
+            quantization_config=get_quantization_config(self.model_args),
+        )
+        self.train(trainer)
+        self.save(trainer)
+        if end:
+            trainer.accelerator.end_training()
+
+    # -- what subclasses say
 
     def check(self) -> None:  # noqa: B027
         """Raises [`EmpathyError`] for settings that cannot be trained with, before anything is written."""
 
-    @property
-    def model(self) -> str:
-        """What SFTTrainer loads the model from; the tiny one is built on first use."""
-        if self.model_args.model_name_or_path:
-            return self.model_args.model_name_or_path
-        from .tiny_model import build_tiny_causal_lm
-
-        with self.state.main_process_first():
-            if self.state.is_main_process:
-                build_tiny_causal_lm(self.folder / "tiny_base")
-        return str(self.folder / "tiny_base")
-
-    def model_init_kwargs(self) -> dict[str, Any]:
-        """How SFTTrainer loads the model, as TRL's own script does it."""
-        kwargs: dict[str, Any] = {
-            "revision": self.model_args.model_revision,
-            "attn_implementation": self.model_args.attn_implementation,
-            "dtype": self.model_args.dtype,
-        }
-        given: Any = self.training_args.model_init_kwargs
-        return kwargs | (given or {})
-
-    # -- the folder
-
-    def _open(self) -> None:
-        """Resumes a run with the same settings, refuses anything else that is there."""
-        from transformers.trainer_utils import get_last_checkpoint
-
-        record = self.folder / RECORD
-        if record.exists():
-            there = json.loads(record.read_text(encoding="utf-8"))
-            differences = _differences(there["identity"], self.identity)
-            if differences:
-                raise EmpathyError(
-                    f"{str(self.folder)!r} holds a run with other settings; it is not overwritten:\n"
-                    + "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
-                    + "\nGive another --output_dir, or remove the folder."
-                )
-            self.finished = there["status"] == "finished"
-            self.checkpoint = self.training_args.resume_from_checkpoint or get_last_checkpoint(str(self.folder))
-            if not self.finished:
-                logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise EmpathyError(
-                f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
-                "--output_dir, or remove the folder."
-            )
-        self.state.wait_for_everyone()  # nobody looks any more: the folder may change
-        self._write_record("finished" if self.finished else "running")
-
-    def _write_record(self, status: str) -> None:
-        from ..files import write_json
-
-        if self.state.is_main_process:
-            write_json(self.folder / RECORD, {"status": status, "identity": self.identity})
-
-    def _identity(self) -> dict[str, Any]:
-        """Everything that determines what is learnt, as plain types."""
-        identity = {
-            "processes": self.state.num_processes,
-            "data": _content_of(self.args.dataset),
-            "scorer": self._scores_by(),
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
-            **identity_of(self.training_args, self.model_args, self.free_prefixes),
-        }
-        return json.loads(json.dumps(identity, default=str))
-
-    def _scores_by(self) -> str:
-        """Whose the scores are."""
-        return "given with the data" if self._scores_given else self.selector.scorer.fingerprint
-
-    # -- the data
-
-    @cached_property
-    def source(self) -> Dataset:
-        """The data set of dialogues."""
-        return self._split(self.args.dataset_train_split)
-
-    def _split(self, name: str) -> Dataset:
-        from ..data.reading import open_dataset
-        from ..data.sample import load_sample
-
-        if self.args.dataset is None:
-            return load_sample(name)  # type: ignore[arg-type]
-        dataset: Any = open_dataset(self.args.dataset, config=self.args.dataset_config)
-        if not hasattr(dataset, "keys"):
-            if name != "train":
-                raise FormatError(f"{self.args.dataset!r} is one file and has no split {name!r}")
-            return dataset
-        if name not in dataset:
-            raise FormatError(f"{self.args.dataset!r}: {unknown('split', name, dataset)}")
-        return dataset[name]
-
-    @property
-    def _scores_given(self) -> bool:
-        columns = self.source.column_names
-        return "sensibility" in columns and "rationality" in columns
-
-    def _test_set(self) -> Dataset | None:
-        from ..data.samples import all_dialogues
-
-        if self.training_args.eval_strategy == "no":
-            return None
-        if self.args.dataset_test_split is None and self.args.dataset is not None:
-            raise EmpathyError(
-                f"eval_strategy={str(self.training_args.eval_strategy)!r} needs a data set to evaluate on: give "
-                "--dataset_test_split, or --eval_strategy no"
-            )
-        return all_dialogues(self._split(self.args.dataset_test_split or "test"), self.selector.turns)
-
-    # -- the end
-
-    def save(self, trainer: SFTTrainer) -> None:
-        """Saves the model, with a card that says what it was trained on and why, and marks the run as finished."""
-        trainer.save_model(str(self.folder))
-        trainer.save_state()
-        if self.state.is_main_process:
-            create = with_section(trainer.create_model_card, self.folder / "README.md", self.data_section)
-            trainer.create_model_card = create  # type: ignore[method-assign]  # a push writes the card anew
-            trainer.create_model_card(model_name=self.folder.name, dataset_name=hub_name(self.args.dataset))
-        self._write_record("finished")
-        if self.training_args.push_to_hub:
-            trainer.push_to_hub(dataset_name=hub_name(self.args.dataset))
-        if self.state.is_main_process:
-            print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
-
-    def train(self, trainer: SFTTrainer) -> None:
-        """Trains, or goes on; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
-        from transformers import TrainerState
-
-        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # which load nothing before they train
-        if self.checkpoint is not None and not sharded:
-            state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
-                trainer._load_from_checkpoint(self.checkpoint)
-                trainer.state = state
-                return
-        trainer.train(resume_from_checkpoint=self.checkpoint)
-
-    def end(self, trainer: SFTTrainer) -> None:
-        """Ends trackers and, unless the run is one of several ([`several_runs`]), the launch's process group."""
-        if not _several.get():
-            trainer.accelerator.end_training()
+    @abstractmethod
+    def prepare(self) -> tuple[Dataset, Dataset | None]:
+        """The data to train on, and with an evaluation strategy all of the test split to evaluate on."""
 
     @abstractmethod
     def data_section(self) -> str:
@@ -232,24 +119,152 @@ class RecipeRun(ABC):
     def left_behind(self) -> str:
         """What the folder holds beside the model and its card, in words."""
 
+    # -- the model
 
-_several: ContextVar[bool] = ContextVar("several", default=False)
+    tiny = "tiny_base"
+    """Name of the folder of the tiny model."""
+
+    @property
+    def model(self) -> str:
+        """The name or folder that SFTTrainer loads; without a name, a tiny model is built first."""
+        if self.model_args.model_name_or_path:
+            return self.model_args.model_name_or_path
+        with self.state.main_process_first():
+            if self.state.is_main_process:
+                self.build_tiny(self.folder / self.tiny)
+        return str(self.folder / self.tiny)
+
+    def build_tiny(self, folder: Path) -> None:
+        """Builds a tiny random model in a folder."""
+        build_tiny_causal_lm(folder)
+
+    def peft_config(self) -> LoraConfig | None:
+        """TRL's LoRA; `None` without `use_peft`."""
+        return get_peft_config(self.model_args)  # type: ignore[return-value]
+
+    def make_trainer(self, **options: Any) -> SFTTrainer:
+        """TRL's trainer."""
+        return SFTTrainer(**options)
+
+    def _model_init_kwargs(self) -> dict[str, Any]:
+        """How SFTTrainer loads the model; the same as in TRL's own script."""
+        given: Any = self.training_args.model_init_kwargs
+        return {
+            "revision": self.model_args.model_revision,
+            "attn_implementation": self.model_args.attn_implementation,
+            "dtype": self.model_args.dtype,
+            **(given or {}),
+        }
+
+    # -- the folder
+
+    def _open(self) -> None:
+        """Resumes a run with the same settings; refuses anything else that the folder holds."""
+        record = self.folder / RECORD
+        if record.exists():
+            there = read_json(record)
+            changed = differences(there["identity"], self.identity)
+            if changed:
+                raise EmpathyError(
+                    f"{str(self.folder)!r} holds a run with other settings; it is not overwritten. Settings there -> "
+                    "now:\n  " + "\n  ".join(changed) + "\nGive another --output_dir, or remove the folder."
+                )
+            self.finished = there["status"] == "finished"
+            self.checkpoint = self.checkpoint or get_last_checkpoint(str(self.folder))
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise EmpathyError(
+                f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
+                "--output_dir, or remove the folder."
+            )
+        if not self.finished and (record.exists() or self.checkpoint):
+            if self.checkpoint and not (Path(self.checkpoint) / "trainer_state.json").is_file():
+                raise EmpathyError(
+                    f"{str(self.checkpoint)!r} is not a checkpoint: it has no trainer_state.json. Name a folder "
+                    "checkpoint-N, or leave out --resume_from_checkpoint."
+                )
+            logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")
+        self.state.wait_for_everyone()  # all processes have looked: the folder may change
+        self._write_record("finished" if self.finished else "running")
+
+    def _write_record(self, status: str) -> None:
+        if self.state.is_main_process:
+            write_json(self.folder / RECORD, {"status": status, "identity": self.identity})
+
+    def _identity(self) -> dict[str, Any]:
+        """Everything that determines what is learnt, as plain types."""
+        identity = {
+            "processes": self.state.num_processes,
+            "data": content_of(self.args.dataset),
+            "scorer": self._scores_by(),
+            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
+            **identity_of(self.training_args, self.model_args, self.free_prefixes),
+        }
+        return json.loads(json.dumps(identity, default=str))
+
+    def _scores_by(self) -> str:
+        """Where the scores come from."""
+        return "given with the data" if self._scores_given else self.selector.scorer.fingerprint
+
+    # -- the data
+
+    @cached_property
+    def source(self) -> Dataset:
+        """The data set of dialogues."""
+        return open_split(self.args, self.args.dataset_train_split)
+
+    @property
+    def _scores_given(self) -> bool:
+        return has_scores(self.source)
+
+    def test_set(self) -> Dataset | None:
+        """All dialogues of the test split; `None` without an evaluation strategy."""
+        if self.training_args.eval_strategy == "no":
+            return None
+        if self.args.dataset_test_split is None and self.args.dataset is not None:
+            raise EmpathyError(
+                f"eval_strategy={str(self.training_args.eval_strategy)!r} needs a data set to evaluate on: give "
+                "--dataset_test_split, or --eval_strategy no"
+            )
+        return all_dialogues(open_split(self.args, self.args.dataset_test_split or "test"), self.selector.turns)
+
+    # -- training
+
+    def train(self, trainer: SFTTrainer) -> None:
+        """Trains, or resumes; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # these load weights only when they train
+        if self.checkpoint is not None and not sharded:
+            state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
+            steps = self.training_args.max_steps
+            if steps <= 0 and Path(self.checkpoint).resolve().parent == self.folder.resolve():
+                steps = state.max_steps
+            if 0 < steps <= state.global_step:
+                load_checkpoint(trainer, self.checkpoint)
+                trainer.state = state
+                return
+        trainer.train(resume_from_checkpoint=self.checkpoint)
+
+    def save(self, trainer: SFTTrainer) -> None:
+        """Saves the model with a card that says what it was trained on and why; marks the run as finished."""
+        trainer.save_model(str(self.folder))
+        trainer.save_state()
+        if self.state.is_main_process:
+            create = with_section(trainer.create_model_card, self.folder / "README.md", self.data_section)
+            trainer.create_model_card = create  # type: ignore[method-assign]  # each push writes the card again
+            trainer.create_model_card(model_name=self.folder.name, dataset_name=hub_name(self.args.dataset))
+        self._write_record("finished")
+        if self.training_args.push_to_hub:
+            trainer.push_to_hub(dataset_name=hub_name(self.args.dataset))
+        if self.state.is_main_process:
+            print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 
 
-@contextmanager
-def several_runs() -> Iterator[None]:
-    """Recipes run inside leave the launch's process group as it is, for those that come after them."""
-    token = _several.set(True)
-    try:
-        yield
-    finally:
-        _several.reset(token)
+# ---- what a run is known by ----------------------------------------------------------------------------------------
 
 
 def identity_of(
     training_args: SFTConfig, model_args: ModelConfig, free_prefixes: tuple[str, ...] = _FREE_PREFIXES
 ) -> dict[str, Any]:
-    """Of TRL's settings those that determine what is learnt."""
+    """Those of TRL's settings that determine what is learnt."""
     settings = {
         name: value
         for name, value in training_args.to_dict().items()
@@ -261,36 +276,8 @@ def identity_of(
     }
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = dict.fromkeys([*old, *new])
-    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-
-
-def _content_of(dataset: str | None) -> str:
-    """Names the data set's content: a file's hash, one over all that a folder or a pattern holds, a hub name."""
-    if dataset is None:
-        return EMBEDDED
-    path = Path(dataset).expanduser()
-    if path.is_file():
-        return f"sha256:{_hash_of(path)}"
-    if path.is_dir():
-        files = {str(file.relative_to(path)): file for file in path.rglob("*")}
-        named = {name: file for name, file in files.items() if not _beside_data(Path(name))}
-    elif "*" in dataset:
-        named = {name: Path(name) for name in glob.glob(str(path), recursive=True)}
-    else:
-        return dataset
-    content = [(name, _hash_of(file)) for name, file in sorted(named.items()) if file.is_file()]
-    return f"sha256:{sha256(json.dumps(content).encode()).hexdigest()}"
-
-
-def _beside_data(path: Path) -> bool:
-    """Hidden files, and what the library keeps in a folder of `save_to_disk` beside the data."""
-    return any(part.startswith(".") for part in path.parts) or (
-        path.name.startswith("cache-") and path.suffix == ".arrow"
-    )
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two sets of settings, as lines."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    shown = [(name, *(shortened(repr(given.get(name)), 120) for given in (old, new))) for name in names]
+    return [f"{name}: {before} -> {after}" for name, before, after in shown]

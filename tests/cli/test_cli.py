@@ -156,7 +156,7 @@ def test_a_failure_leaves_no_file_behind(folder: Path, monkeypatch: pytest.Monke
     [
         (["score", "nope.parquet", "-o", "{out}"], 3, "no such file"),
         (["score", "{dialogues}", "--scorer", "./nope", "-o", "{out}"], 3, "there is no folder './nope'"),
-        (["score", "{dialogues}", "--scorer", "a..b/nope", "-o", "{out}"], 3, "is no folder, and no hub id"),
+        (["score", "{dialogues}", "--scorer", "a..b/nope", "-o", "{out}"], 3, "is neither a folder nor a hub id"),
         (["score", "{scored}", "-o", "x.csv"], 3, ".parquet, .jsonl"),
         (["score", "{scored}", "-o", "{out}", "--scorer", "linaer"], 3, "Did you mean 'linear'?"),
         (["score", "{scored}", "-o", "{out}", "-t", "11"], 3, "[0, 10]"),

@@ -72,7 +72,7 @@ def test_any_emotion_is_a_group_and_a_cell(tmp_path: Path) -> None:
     table = Dataset.from_dict({"sensibility": [8.0] * 4, "rationality": [2.0] * 4, "emotion": [0, 0, 1, None]})
     table.to_parquet(tmp_path / "rows.parquet")
     selector = SimpleNamespace(threshold=(5.0, 5.0), ties="drop")
-    _, groups = report_rows(tmp_path / "rows.parquet", 4, SimpleNamespace(selector=selector))  # type: ignore[arg-type]
+    _, groups = report_rows(tmp_path / "rows.parquet", 4, selector)  # type: ignore[arg-type]
     assert groups["emotion"] == ["0", "0", "1", ""]
     summary = summarise_routing(routing(), {"emotion": ["a|b"] * 4})
     page = write_router_report(tmp_path, summary, summary).read_text()

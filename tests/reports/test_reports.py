@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -82,26 +81,3 @@ def test_all_dialogues_takes_every_reply_selected_or_not() -> None:
     replies = [m["content"] for messages in test["messages"] for m in messages if m["role"] == "assistant"]
     assert [completion[0]["content"] for completion in found["completion"]] == replies
     assert len(all_dialogues(test, "last")) == len(test)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_quickstart_writes_a_report_and_a_second_run_trains_nothing_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ee_trl.cli.main import main
-
-    out = tmp_path / "quickstart"
-    assert main(["quickstart", "-o", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {out / 'report.md'}"
-    report = json.loads((out / "report.json").read_text())
-    base, expert = report["metrics"]["base"], report["metrics"]["sensibility expert"]
-    assert expert["perplexity"] < base["perplexity"] / 2
-    assert base["n"] == expert["n"] == len(all_dialogues(load_sample("test")))
-    text = (out / "report.md").read_text()
-    for part in ("What was selected", "plane.png", "loss.png", "Metrics on held-out dialogues", "Some replies"):
-        assert part in text
-    trained = (out / "expert" / "model.safetensors").stat().st_mtime_ns
-    assert main(["quickstart", "-o", str(out)]) == 0
-    assert (out / "expert" / "model.safetensors").stat().st_mtime_ns == trained
-    assert json.loads((out / "report.json").read_text())["metrics"] == report["metrics"]

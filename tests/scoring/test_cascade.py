@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from ee_trl import CascadeScorer, Dialogue, EmpathyDataSelector, load_sample, lo
 from ee_trl.cli.main import main
 from ee_trl.errors import ScorerError
 from ee_trl.online.lookahead import LookAhead
-from ee_trl.scoring.cascade import AUDIT, DOUBT, JUDGED
+from ee_trl.scoring.base import ScoredBatch
+from ee_trl.scoring.cascade import AUDIT, DOUBT, JUDGED, Plan
 from ee_trl.scoring.conformal import classes_of
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.scoring.store import ScoreStore, dialogue_key
@@ -84,7 +86,7 @@ def test_a_budget_is_kept_with_audit_and_calibration(budget: float, calibration:
     assert report.calls == judge.asked
     assert report.samples == 1_200
     assert report.saved >= (1 - budget) * 1_200
-    assert report._repr_html_() == "".join(f"<p>{line}</p>" for line in str(report).splitlines())
+    assert report._repr_html_() == "".join(f"<p>{line}</p>" for line in str(report).split("\n\n"))
 
 
 def _dataset(rows: list[dict[str, Any]]) -> Any:
@@ -133,6 +135,28 @@ def test_samples_to_calibrate_on_are_drawn_and_judged_once(tmp_path: Path) -> No
     for _ in range(2):
         ScoringRun(few, ScoreStore(tmp_path / "s.sqlite")).score(dialogues[:100])
     assert few.report().share <= 1
+
+
+def test_the_judges_tokens_are_counted_with_those_of_planning() -> None:
+    class Counting(Drawn):
+        def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+            yield ScoredBatch(range(len(dialogues)), self.score(dialogues), tokens=len(dialogues), forward_tokens=9)
+
+    judges = [Counting(), Counting()]
+    others = [cascade(judge=judge, promise=0.9, calibration=100) for judge in judges]
+    for scorer in others:
+        scorer.plan(made_up(400))
+    for scorer, judge in zip(others, judges, strict=True):
+        run = ScoringRun(scorer)
+        run.score(made_up(400))
+        assert run.coverage.tokens == judge.asked > 100
+        assert run.coverage.forward_tokens == 2 * 9, "two calls of the judge: to calibrate, and to decide"
+    trusting = cascade(judge=Counting(), budget=1.0, audit=0.0, calibration=100)
+    trusting.plan(made_up(400))
+    trusting.use_plan(Plan(math.inf, None, 100))
+    run = ScoringRun(trusting)
+    run.score(made_up(10))
+    assert run.coverage.tokens == 100, "even where nothing more is asked of the judge"
 
 
 def test_sixty_samples_are_enough_to_calibrate_on() -> None:
@@ -275,8 +299,8 @@ def cascade_like(scorer: CascadeScorer) -> CascadeScorer:
     [
         ({}, "needs a budget .* or a promise"),
         ({"budget": 0.3, "promise": 0.9}, "and not both"),
-        ({"budget": 30}, "budget 30 is not a share"),
-        ({"promise": 1.0, "calibration": 100}, "promise 1.0 is not a share"),
+        ({"budget": 30}, "budget 30 is not a number in"),
+        ({"promise": 1.0, "calibration": 100}, "promise 1.0 is not between 0 and 1"),
         ({"promise": 0.95}, "a promise needs calibration samples"),
         ({"promise": 0.95, "calibration": 10}, "neither a number of at least 60"),
         ({"budget": 0.3, "confidence": 0.9}, "confidence goes with a promise"),

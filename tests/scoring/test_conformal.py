@@ -11,12 +11,12 @@ from scipy.stats import binom
 from ee_trl.errors import ScorerError
 from ee_trl.scoring.conformal import (
     LearntDoubt,
-    _most_wrong,
     agreement_interval,
     classes_of,
     distance_doubt,
     limit_for_budget,
     limit_for_promise,
+    most_wrong,
 )
 
 
@@ -68,7 +68,7 @@ def test_limits_by_hand() -> None:
 
 def test_the_binomial_bound_is_scipys() -> None:
     for n, risk, chance in ((50, 0.05, 0.1), (300, 0.05, 0.05), (200, 0.2, 0.5)):
-        k = _most_wrong(n, risk, chance)
+        k = most_wrong(n, risk, chance)
         assert k < 0 or binom.cdf(k, n, risk) <= chance
         assert binom.cdf(k + 1, n, risk) > chance
 

@@ -17,9 +17,8 @@ from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, load_sample, lo
 from ee_trl.errors import ScorerError
 from ee_trl.scoring import encoder
 from ee_trl.scoring.base import local_device
-from ee_trl.scoring.calibration import calibrate, knots_of
-from ee_trl.scoring.encoder import SETTINGS_FILE
-from ee_trl.scoring.encoder_inputs import STEP, EncoderInputs, fixed_batches
+from ee_trl.scoring.encoder import SETTINGS_FILE, STEP, EncoderInputs, fixed_batches
+from ee_trl.scoring.linear import calibrate, knots_of
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +104,7 @@ def test_it_is_loaded_by_its_folder(folder: Path) -> None:
         (lambda f: (f / SETTINGS_FILE).write_text("{}"), "is damaged"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
         (lambda f: _edit(f, layout="encoder-0"), "layout 'encoder-0'"),
-        (lambda f: _edit(f, knots=[[0.0] * 11] * 2), "no increasing"),
+        (lambda f: _edit(f, knots=[[0.0] * 11] * 2), "the knots do not increase"),
         (lambda f: _edit(f, inputs={"max_length": 64, "text": "latin"}), "unknown text 'latin'"),
     ],
 )

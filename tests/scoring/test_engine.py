@@ -27,7 +27,8 @@ from ee_trl.data.reading import open_dataset
 from ee_trl.data.tables import features_of, to_dataset, write_file
 from ee_trl.errors import FormatError, ScorerError, ScoresError
 from ee_trl.scoring.engine import SCORE_COLUMNS, layout_of
-from ee_trl.scoring.load import check_scorer, load_scorer
+from ee_trl.scoring.kinds import check_scorer
+from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
 
 

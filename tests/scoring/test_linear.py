@@ -264,8 +264,8 @@ def test_wrong_arrays(folder: Path, name: str, array: np.ndarray | None, message
         LinearScorer(folder)
 
 
-def test_licence_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr(linear, "_notice_given", False)
+def test_licence_is_said_once(caplog: pytest.LogCaptureFixture):
+    linear._log_notice.cache_clear()
     with caplog.at_level(logging.WARNING, logger="ee_trl"):
         LinearScorer(BUNDLED)
         assert not caplog.records
@@ -340,6 +340,7 @@ def test_share_on_natural_training_text(scorer: LinearScorer):
     assert abs(share - 0.606) <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @needs_data
 def test_one_fold_trained_again(monkeypatch: pytest.MonkeyPatch):

@@ -186,7 +186,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path, pl
 
 def test_a_file_that_is_no_store_and_one_of_another_version(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database, " * 100)
-    with pytest.raises(StoreError, match="no score store, or a damaged one"):
+    with pytest.raises(StoreError, match="not a score store, or a damaged one"):
         ScoreStore(tmp_path / "text")
     assert (tmp_path / "text").read_text().startswith("not a database")
     ScoreStore(tmp_path / "new").close()

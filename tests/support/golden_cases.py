@@ -613,18 +613,14 @@ METRICS: dict[str, dict[str, Any]] = {
 
 def metric(name: str) -> dict[str, Any]:
     """One small computation, in a folder with the models; the name may be followed by a configuration."""
-    import inspect
-
     from ee_trl import load_metric
 
     kind, _, config = name.partition(" ")
     loaded = load_metric(kind, **({"config_name": config} if config else {}))
     texts = EMOTIONS if name == "emotion_accuracy" else TEXTS
     columns = {column: texts[column] for column in loaded.features}
-    more = dict(METRICS.get(kind, {}))
-    if "seed" in inspect.signature(loaded._compute).parameters:
-        more |= {"seed": 1, "resamples": 50}
-    return plain(loaded.compute(**columns, **more))
+    more = METRICS.get(kind, {})
+    return plain(loaded.compute(**columns, **more, seed=1, resamples=50))
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------

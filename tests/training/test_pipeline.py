@@ -17,12 +17,13 @@ from datasets import Dataset
 
 from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
+from ee_trl.files import json_digest
 from ee_trl.recipes import efficient_empathy
 from ee_trl.training.arguments import PipelineArguments, parse_recipe_args
+from ee_trl.training.data import apart, content_of
 from ee_trl.training.method import EfficientEmpathy
-from ee_trl.training.method_data import apart
-from ee_trl.training.run import _content_of
-from ee_trl.training.stages import Stage, Stages, differences, digest_files, fingerprint
+from ee_trl.training.run import differences
+from ee_trl.training.stages import Stage, Stages, digest_files
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
@@ -122,7 +123,7 @@ def test_files_that_were_changed_or_removed_are_made_anew(tmp_path: Path, how: s
 
 
 def test_fingerprints_and_digests_see_what_matters(tmp_path: Path) -> None:
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+    assert json_digest({"a": 1, "b": 2}) == json_digest({"b": 2, "a": 1}) != json_digest({"a": 1, "b": 3})
     assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
     before = digest_files(tmp_path)
@@ -168,7 +169,7 @@ def test_another_seed_holds_out_others_and_evaluates_anew(tmp_path: Path, monkey
     for given, holdout in ((["--dataset", str(data)], [0, 1]), (["--dataset_test_split", "test"], [None, None])):
         for seed in (0, 1):
             run = prepared("--output_dir", str(tmp_path / "run"), "--empathy_seed", str(seed), *given)
-            for stage in (run._score, lambda run=run: run._evaluate({"base": STAGE}, STAGE, STAGE, STAGE)):
+            for stage in (run._score, lambda run=run: run._evaluate("base", STAGE, STAGE)):
                 with pytest.raises(StopIteration):
                     stage()
             assert seen["score"]["holdout_seed"] == holdout[seed]
@@ -204,14 +205,14 @@ def test_data_are_known_by_their_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     file.parent.mkdir()
     named = [str(file), str(file.parent), f"{tmp_path}/data/*.jsonl", "~/data/a.jsonl", "~/data", "~/data/*.jsonl"]
     file.write_text("1")
-    before = [_content_of(name) for name in named]
+    before = [content_of(name) for name in named]
     assert before[0] == before[3]
     assert before[1] == before[4]
     (file.parent / "cache-1.arrow").write_text("of the library's")
-    assert [_content_of(name) for name in named] == before
+    assert [content_of(name) for name in named] == before
     file.write_text("2")
-    assert not set(before) & {_content_of(name) for name in named}
-    assert _content_of("owner/name") == "owner/name"
+    assert not set(before) & {content_of(name) for name in named}
+    assert content_of("owner/name") == "owner/name"
 
 
 def test_a_given_base_is_known_by_its_tokenizer_too(tmp_path: Path) -> None:

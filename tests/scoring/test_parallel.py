@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +17,13 @@ from conftest import WordScorer
 from datasets import Dataset
 from random_judges import make_scorer
 
-from ee_trl import Dialogue, load_sample
+from ee_trl import CascadeScorer, Dialogue, load_sample
 from ee_trl.cli.main import main
 from ee_trl.cli.options import actors
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.errors import ScorerError
-from ee_trl.scoring.launched import Launch, fill_share
+from ee_trl.scoring.parallel import Launch, RayOptions, fill_share, plan_together
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.scoring.store import ScoreStore
 
@@ -71,6 +74,28 @@ def test_the_work_of_all_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (last.coverage.asked, last.coverage.cache_hits) == (len(set(dialogues)), 0)
 
 
+def test_the_first_process_plans_a_cascade_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialogues, told = dialogues_of_sample(150), []
+
+    def gather(self: Launch, value: Any) -> list[Any]:
+        told.append(value)
+        return told[:1]
+
+    monkeypatch.setattr(Launch, "gather", gather)
+    judges = [WordScorer(), WordScorer()]
+    cascades = [CascadeScorer("linear", judge, budget=0.5, calibration=60) for judge in judges]
+    for rank, cascade in enumerate(cascades):
+        plan_together(cascade, dialogues, Launch(rank, 2))
+    assert [judge.asked for judge in judges] == [60, 0]
+    assert cascades[0].fingerprint == cascades[1].fingerprint
+    assert cascades[0].report().calibration_calls == cascades[1].report().calibration_calls > 0
+    told.clear()
+    for rank in range(2):
+        empty = CascadeScorer("linear", WordScorer(), budget=0.5)
+        plan_together(empty, [], Launch(rank, 2))
+        assert empty.needs_plan
+
+
 def test_counts_of_actors_are_read_strictly() -> None:
     import argparse
 
@@ -95,6 +120,14 @@ def test_less_than_nothing_cannot_be_reserved(flag: str, tmp_path: Path, capsys:
     assert f"cannot reserve -1.0 {flag[6:]}; valid: 0 or more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("pool", [0, -1, 1.5, (0, 2), (5, 2)])
+def test_actors_are_one_at_least_and_the_fewest_come_first(pool: Any) -> None:
+    with pytest.raises(ScorerError, match="actors"):
+        RayOptions(actors=pool)
+    assert RayOptions(actors=(2, 5)).pool == (2, 5)
+    assert RayOptions(actors=3).pool == (3, 3)
+
+
 def test_a_missing_ray_is_explained(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     load_sample().select(range(3)).to_parquet(tmp_path / "d.parquet")
@@ -104,6 +137,74 @@ def test_a_missing_ray_is_explained(tmp_path: Path, capsys: Any, monkeypatch: py
 
 
 # ---- for real
+
+
+OF_A_LAUNCH = """
+import json, os, sys
+from datetime import timedelta
+import numpy as np
+import torch.distributed as dist
+from datasets import load_dataset
+from ee_trl import CascadeScorer, EmpathyDataSelector
+from ee_trl.scoring.base import ScoredBatch
+from ee_trl.scoring.store import dialogue_key
+
+class Judge:
+    asked = 0
+    def __init__(self, name, noise):
+        self.fingerprint, self.noise = name, noise
+    def score(self, dialogues):
+        return next(self.score_batches(dialogues)).scores
+    def score_batches(self, dialogues):
+        self.asked += len(dialogues)
+        draws = [np.random.default_rng(list(dialogue_key(d))) for d in dialogues]
+        scores = [np.clip(draw.random(2) * 10 + self.noise * draw.normal(size=2), 0, 10) for draw in draws]
+        yield ScoredBatch(range(len(dialogues)), np.array(scores), tokens=len(dialogues))
+
+rank = int(os.environ["RANK"])
+judge = Judge("judge", 0.01 * rank)  # as on another device: not the same numbers to the last bit
+cascade = CascadeScorer(Judge("cheap", 1.5), judge, budget=0.3, calibration=60)
+selector = EmpathyDataSelector(cascade, store=sys.argv[1], show_progress=False)
+scored = selector.score(sys.argv[2], shared=True)
+told = {"asked": judge.asked, "tokens": selector.coverage.tokens, "fingerprint": cascade.fingerprint}
+told |= {"scores": scored["sensibility"][:], "group": dist.is_initialized()}
+dist.init_process_group("gloo", timeout=timedelta(seconds=90))
+selector.score(sys.argv[2], shared=True)
+told["same"] = dist.get_world_size() == 2 and dist.is_initialized()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_plan_a_cascade_once_and_leave_no_group_behind(tmp_path: Path) -> None:
+    rows = [{"context": [f"this is number {i}"], "response": f"and this is the reply to {i}"} for i in range(400)]
+    Dataset.from_list(rows).to_parquet(tmp_path / "data.parquet")
+    told = of_a_launch(OF_A_LAUNCH, str(tmp_path / "s.sqlite"), str(tmp_path / "data.parquet"))
+    assert [found["group"] for found in told] == [False, False], "a trainer makes its own, with its own timeout"
+    assert [found["same"] for found in told] == [True, True], "a group that was there before stays"
+    assert told[0]["fingerprint"] == told[1]["fingerprint"]
+    assert told[0]["scores"] == told[1]["scores"]
+    asked = sum(found["asked"] for found in told)
+    assert 119 <= asked <= 0.3 * 400, "the budget holds for all processes together"
+    assert told[0]["tokens"] == asked, "planning counts"
+
+
+def of_a_launch(code: str, *args: str) -> list[dict[str, Any]]:
+    """What two processes print that know of each other as a launcher's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *args],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][1][-3_000:] + outputs[1][1][-3_000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +270,7 @@ import os, signal, sys, threading, time
 import numpy as np
 import psutil
 from ee_trl import EmpathyDataSelector
-from ee_trl.scoring.ray_cluster import RayOptions
+from ee_trl.scoring.parallel import RayOptions
 from ee_trl.scoring.store import ScoreStore
 
 class Slow:

@@ -1,0 +1,113 @@
+"""The kinds of scorers, and how one is loaded by what a user writes: `"linear"`, a folder, a hub id, an object."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScorerError, check_choice, unknown
+from .base import Scorer, folder_of
+
+
+SCORERS = ("linear", "server", "cascade")
+"""Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# the file that tells a kind of scorer; a folder without any of them is taken for a language model
+_MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
+
+
+def check_scorer(spec: Any) -> None:
+    """Raises [`ScorerError`] where `spec` cannot be a scorer, without loading one."""
+    if isinstance(spec, os.PathLike):
+        spec = os.fspath(spec)
+    if isinstance(spec, str):
+        if spec in SCORERS or (spec and Path(spec).is_dir()):
+            return
+        if spec.startswith((".", "/", "~")):
+            raise ScorerError(f"there is no folder {spec!r} (in {os.getcwd()!r}) with a scorer or a language model")
+        if not _HUB_ID.fullmatch(spec):
+            raise ScorerError(f"{unknown('scorer', spec, SCORERS)} Or give a folder or a hub id (owner/name).")
+    elif isinstance(spec, type):
+        raise ScorerError(f"{spec!r} is a class; give an object of it: {spec.__name__}(...)")
+    elif not isinstance(spec, Scorer) or not isinstance(spec.fingerprint, str) or not callable(spec.score):
+        raise ScorerError(
+            f"{spec!r} is not a scorer: it needs a `fingerprint` (str) and a method `score(dialogues)` that gives an "
+            "array of shape (n, 2)"
+        )
+    elif not spec.fingerprint.strip() or len(spec.fingerprint.splitlines()) != 1:
+        raise ScorerError(f"the fingerprint {spec.fingerprint!r} of {spec!r} is not one line of text")
+
+
+def check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
+    """Raises [`ScorerError`] for an option that the class does not know."""
+    known = [name for name in inspect.signature(scorer).parameters if name != without]
+    for name in options:
+        check_choice(f"option {whose}", name, known, ScorerError)
+
+
+def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer:
+    """Any scorer but a cascade; see [`~ee_trl.load_scorer`]."""
+    check_scorer(spec)
+    if not isinstance(spec, (str, os.PathLike)):
+        if options:
+            raise ScorerError(f"options {sorted(options)} do not go with a scorer object; give them where it is made")
+        return spec
+    if spec == "cascade":
+        raise ScorerError("a cascade within a cascade cannot be given by name; give a CascadeScorer object")
+    if spec == "server":
+        from .judge.server import ServerScorer
+
+        check_options(options, ServerScorer, "of the scorer 'server'")
+        if "model" not in options:
+            raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
+        return ServerScorer(**options)
+    kind = "linear" if spec == "linear" else _kind_of(spec)
+    if kind == "linear":
+        from .linear import LinearScorer
+
+        if options:
+            raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; it has none")
+        return LinearScorer() if spec == "linear" else LinearScorer(folder_of(spec))
+    if kind == "encoder":
+        from .encoder import EncoderScorer
+
+        check_options(options, EncoderScorer, "of a distilled scorer", without="path")
+        return EncoderScorer(spec, **options)
+    from .judge.model import CausalLMScorer
+
+    check_options(options, CausalLMScorer, "of a judge", without="model")
+    return CausalLMScorer(spec, **options)
+
+
+def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
+    """`"linear"`, `"encoder"`, or `"judge"` for a folder with a language model; `None` for any other."""
+    for kind, name in _MARKS.items():
+        if (Path(folder) / name).exists():
+            return kind
+    return "judge" if (Path(folder) / "config.json").exists() else None
+
+
+def _kind_of(spec: str | os.PathLike[str]) -> str:
+    if Path(spec).is_dir():
+        if kind := kind_of_folder(spec):
+            return kind
+        raise ScorerError(
+            f"{str(spec)!r} holds neither a linear scorer ({_MARKS['linear']}), nor a distilled one "
+            f"({_MARKS['encoder']}), nor a language model (config.json)"
+        )
+    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    for kind, name in _MARKS.items():
+        try:
+            if isinstance(try_to_load_from_cache(str(spec), name), str) or file_exists(str(spec), name):
+                return kind
+        except HFValidationError as error:
+            raise ScorerError(f"{str(spec)!r} is neither a folder nor a hub id: {error}") from error
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+            break  # loading the judge tells what is wrong, if anything is
+    return "judge"

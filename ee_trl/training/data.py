@@ -1,0 +1,230 @@
+"""The data of runs: opened, known by their content, scored, selected, held out."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
+from ..data.dialogue import Dialogue, conversations
+from ..data.reading import open_dataset
+from ..data.sample import load_sample
+from ..data.samples import Scores, iter_samples
+from ..errors import EmpathyError, FormatError, SelectionError, unknown
+from ..files import blocks_of, digest, json_digest
+from ..reports.plane import plot_plane
+from ..scoring.judged import conversation_numbers, held_out_of
+
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from datasets import Dataset
+
+    from ..selection import Selection
+    from ..selector import EmpathyDataSelector
+    from .arguments import DataArguments, PipelineArguments
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded sample"
+EVERYTHING = ",".join((*QUADRANTS, TIE))
+
+# ---- opened --------------------------------------------------------------------------------------------------------
+
+
+def open_split(args: DataArguments, name: str) -> Dataset:
+    """A split of the data set that the arguments name; of the embedded sample if they name none."""
+    if args.dataset is None:
+        return load_sample(name)  # type: ignore[arg-type]
+    dataset: Any = open_dataset(args.dataset, config=args.dataset_config)
+    if not hasattr(dataset, "keys"):
+        if name != "train":
+            raise FormatError(f"{args.dataset!r} is one file and has no split {name!r}")
+        return dataset
+    if name not in dataset:
+        raise FormatError(f"{args.dataset!r}: {unknown('split', name, dataset)}")
+    return dataset[name]
+
+
+def open_parts(args: PipelineArguments) -> dict[str, Dataset]:
+    """What to train on, and what to hold out: another file, another split, or a share of the conversations."""
+    train = open_split(args, args.dataset_train_split)
+    if args.empathy_dataset_test:
+        test: Any = open_dataset(args.empathy_dataset_test)
+        if hasattr(test, "keys"):
+            test = test["test" if "test" in test else "train"]
+        return {"train": train, "test": test}
+    if args.draws_holdout:
+        return apart(train, args.empathy_holdout, args.empathy_seed)
+    return {"train": train, "test": open_split(args, args.dataset_test_split or "test")}
+
+
+def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
+    """
+    A data set as `"train"` and, about `share` of the rows, `"test"`; no conversation is on both sides.
+
+    Args:
+        dataset (`Dataset`): In any dialogue format. Rows that begin with the same utterance are one conversation, and
+            so are utterance rows with the same `conv_id`.
+        share (`float`): The share to hold out.
+        seed (`int`): Seed of the draw.
+    """
+    numbers = _conversations(dataset)
+    out = held_out_of(numbers, share, seed)
+    if not out.any() or out.all():
+        raise EmpathyError(
+            f"empathy_holdout {share} of {len(set(numbers.tolist()))} conversations leaves none on one side; give "
+            "another share, or name the held-out dialogues: empathy_dataset_test or dataset_test_split"
+        )
+    return {"train": dataset.select(np.flatnonzero(~out)), "test": dataset.select(np.flatnonzero(out))}
+
+
+def _conversations(dataset: Dataset) -> np.ndarray:
+    """The number of each row's conversation; a row without a dialogue has a number of its own."""
+    span_of = np.zeros(len(dataset), np.intp)  # rows with the same conv_id, or one row
+    spans = 0
+    found: dict[int, Dialogue] = {}
+    for batch in iter_samples(dataset):
+        for span in conversations(batch.rows):
+            span_of[batch.numbers[span.start : span.stop]] = spans
+            spans += 1
+        for sample in batch.samples:
+            if sample.dialogue is not None:
+                found.setdefault(int(span_of[batch.numbers[sample.row]]), sample.dialogue)
+    numbers = np.arange(spans)
+    numbers[list(found)] = spans + conversation_numbers(list(found.values()))
+    return np.unique(numbers[span_of], return_inverse=True)[1]
+
+
+# ---- known by their content ----------------------------------------------------------------------------------------
+
+
+def content_of(dataset: str | None) -> str:
+    """Names the content of a data set: a file's hash, one over all files of a folder or a pattern, or a hub name."""
+    if dataset is None:
+        return EMBEDDED
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        return f"sha256:{_hash_of(path)}"
+    if path.is_dir():
+        found = {str(file.relative_to(path)): file for file in path.rglob("*")}
+        named = {name: file for name, file in found.items() if not _beside_data(Path(name))}
+    elif "*" in dataset:
+        named = {name: Path(name) for name in glob.glob(str(path), recursive=True)}
+    else:
+        return dataset
+    return f"sha256:{json_digest([(n, _hash_of(file)) for n, file in sorted(named.items()) if file.is_file()], 64)}"
+
+
+def _beside_data(path: Path) -> bool:
+    """Whether a file is hidden, or a cache file that `datasets` keeps in a folder of `save_to_disk`."""
+    cached = path.name.startswith("cache-") and path.suffix == ".arrow"
+    return cached or any(part.startswith(".") for part in path.parts)
+
+
+def _hash_of(path: Path) -> str:
+    return digest(blocks_of(path), 64)
+
+
+# ---- scored and selected -------------------------------------------------------------------------------------------
+
+
+def has_scores(dataset: Dataset) -> bool:
+    """Whether a data set has the columns of both scores."""
+    return set(AXES) <= set(dataset.column_names)
+
+
+def score_together(selector: EmpathyDataSelector, state: PartialState) -> bool:
+    """Whether the processes of a launch share the scoring: on one machine, through a score store."""
+    one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == state.num_processes
+    return state.num_processes > 1 and one_machine and selector.store is not None
+
+
+def score(
+    dataset: Dataset,
+    selector: EmpathyDataSelector,
+    max_unscored: float,
+    *,
+    together: bool = False,
+    main: bool = True,
+    rescue: Path | None = None,
+) -> Dataset:
+    """
+    A data set with scores: those that it has, or else the selector's.
+
+    Args:
+        dataset (`Dataset`): In any dialogue format.
+        selector (`EmpathyDataSelector`): With the scorer.
+        max_unscored (`float`): Share of the samples, in [0, 1], that may have no score.
+        together (`bool`, *optional*, defaults to `False`): Whether all processes call this and share the scoring.
+        main (`bool`, *optional*, defaults to `True`): Whether this process prints and writes.
+        rescue (`Path`, *optional*): File for the scored samples if too many have no score.
+
+    Raises:
+        [`CoverageError`]: Too many samples have no score.
+    """
+    if has_scores(dataset):
+        logger.warning("the data set has scores already; they are used as they are")
+        return dataset
+    scored = selector.score(dataset, shared=together)
+    coverage = selector.coverage
+    assert coverage is not None
+    if main:
+        print(coverage)
+    if main and rescue is not None and coverage.unscored_share > max_unscored:
+        scored.to_parquet(rescue)
+    coverage.check(max_unscored, str(rescue or ""))
+    return scored
+
+
+def choose(scored: Dataset, selector: EmpathyDataSelector, rule: Mapping[str, Any]) -> Selection:
+    """What a rule selects; raises [`SelectionError`] if it selects nothing."""
+    chosen = selector.choose(scored, **rule)
+    if not len(chosen):
+        raise SelectionError(
+            f"nothing was selected by {chosen.settings}: {chosen.counts()}\n{selector.summary(scored)}"
+        )
+    return chosen
+
+
+def draw_plane(scores: Scores, selector: EmpathyDataSelector, path: Path) -> None:
+    """Draws the score plane, if the extra for pictures is installed."""
+    try:
+        plot_plane(scores.sensibility, scores.rationality, selector.threshold, path)
+    except ImportError as error:
+        logger.warning("the picture is left out: %s", error)
+
+
+# ---- held out ------------------------------------------------------------------------------------------------------
+
+
+def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: int) -> tuple[Dataset, list[str]]:
+    """
+    Held-out samples with scores as `prompt` and `completion`, in a mixed order, and the quadrant of each.
+
+    Args:
+        scored (`Dataset`): The scored samples.
+        selector (`EmpathyDataSelector`): With threshold and ties.
+        most (`int`): How many samples at most, evenly spaced.
+        seed (`int`): Seed of the order.
+    """
+    rows = selector.select(scored, keep=EVERYTHING)
+    if len(rows) > most:
+        rows = rows.select(np.linspace(0, len(rows) - 1, most).astype(int).tolist())
+    rows = rows.shuffle(seed=seed)
+    scores = [rows[axis] for axis in (SENSIBILITY, RATIONALITY)]
+    names = quadrants(scores[0], scores[1], threshold=selector.threshold, ties=selector.ties)
+    return rows.select_columns(["prompt", "completion"]), [str(name) for name in names]
+
+
+def read_rows(path: Path) -> Dataset:
+    """A parquet file of rows."""
+    from datasets import Dataset
+
+    return Dataset.from_parquet(str(path))
