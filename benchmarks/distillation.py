@@ -35,9 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import train_linear_scorer as linear
 
 from ee_trl import CascadeScorer, EmpathyDataSelector, EncoderScorer, LinearScorer, distill
-from ee_trl.distillation.features import encoder_features
 from ee_trl.distillation.fit import FitOptions, fit
-from ee_trl.distillation.labels import informative, nearness, reduced
+from ee_trl.distillation.labels import encoder_features, informative, nearness, reduced
 from ee_trl.distillation.run import cross_calibrated, summary_of
 from ee_trl.scoring.conformal import LearntDoubt, classes_of, distance_doubt
 from ee_trl.scoring.judged import Judged, folds_of, open_judged, targets

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback
 
-from ..errors import TrainingError
-from ..online.trl_internals import running_figures
+from ee_trl.display import Table
+from ee_trl.errors import TrainingError, check_count
+from ee_trl.files import write_text
+from ee_trl.online.ranks import place
+from ee_trl.online.trl_internals import running_figures
+from ee_trl.selector import EmpathyDataSelector
 
+from .candidates import Replies
+from .eval_set import read_eval_set
+from .generation import Decoding, generate_replies, own_randomness
+from .measures import Evaluator, Tools, numbers_of
+from .metrics.completion_perplexity import evaluating
 
-if TYPE_CHECKING:
-    from .candidates import Replies
-    from .eval_set import EvalSet
-    from .generation import Decoding
 
 logger = logging.getLogger("ee_trl")
 
 METRICS = ("dialogue_bleu", "word_f1", "distinct", "empathy_axes")
-"""Those that take no time to speak of, in the order of their computation."""
+"""The metrics that take next to no time."""
 
 LOGGED = (
     "bleu4", "word_f1", "dist1", "dist2", "words", "sensibility", "rationality", "sensibility_difference",
@@ -34,7 +40,7 @@ LOGGED = (
 )  # fmt: skip
 PREFIX = "empathy_eval/"
 FOLDER = "empathy_samples"
-"""Of the output folder: a JSON-lines file for each evaluation."""
+"""The folder in the output folder with a JSON-lines file for each evaluation."""
 
 
 class EmpathyEvalCallback(TrainerCallback):
@@ -81,25 +87,18 @@ class EmpathyEvalCallback(TrainerCallback):
         decoding: Decoding | None = None,
         batch_size: int | None = None,
     ) -> None:
-        from ..selector import EmpathyDataSelector
-        from .checks import is_whole
-        from .eval_set import EvalSet, read_eval_set
-        from .generation import Decoding
-        from .measures import Tools
-
-        given = {"every_n_steps": (every_n_steps, 1), "samples": (samples, 0)}
+        check_count("every_n_steps", every_n_steps, 1, TrainingError)
+        check_count("samples", samples, 0, TrainingError)
         if batch_size is not None:
-            given["batch_size"] = (batch_size, 1)
-        for name, (value, least) in given.items():
-            if not is_whole(value, least):
-                raise TrainingError(f"{name} {value!r} is not a whole number of at least {least}")
+            check_count("batch_size", batch_size, 1, TrainingError)
         self.trainer, self.every_n_steps, self.samples = trainer, every_n_steps, samples
-        self.eval_set: EvalSet = dataset if isinstance(dataset, EvalSet) else read_eval_set(dataset, limit=limit)
+        self.eval_set = read_eval_set(dataset, limit=limit)
         self.decoding = decoding or Decoding()
         self.batch_size = batch_size
-        selector = EmpathyDataSelector("linear" if scorer is None else scorer, store=False, show_progress=False)
-        self.metrics = tuple(name for name in METRICS if name != "empathy_axes" or scorer is not None)
-        self.tools = Tools(selector.new_run())
+        run = None
+        if scorer is not None:
+            run = EmpathyDataSelector(scorer, store=False, show_progress=False).new_run()
+        self.evaluator = Evaluator(self.eval_set, Tools(run, tokenizer="nltk"))
         self.history: list[dict[str, Any]] = []
         self._last_step = -1
 
@@ -114,8 +113,6 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
         """Generates and measures now; gives what it logs."""
-        from .generation import own_randomness
-
         with own_randomness():
             replies = self._replies(args, tokenizer)
             numbers, axes = self._numbers(replies)
@@ -130,45 +127,36 @@ class EmpathyEvalCallback(TrainerCallback):
     # ---- what it does
 
     def _replies(self, args: Any, tokenizer: Any) -> Replies:
-        from accelerate.utils import gather_object
         from trl.models.utils import unwrap_model_for_generation
 
-        from .candidates import Replies
-        from .generation import generate_replies
-        from .metrics.completion_perplexity import evaluating
-
-        accelerator = self.trainer.accelerator
+        prompts = self.eval_set.prompts
+        batch_size = self.batch_size or args.per_device_eval_batch_size
         with (
             unwrap_model_for_generation(
                 self.trainer.model_wrapped,
-                accelerator,
+                self.trainer.accelerator,
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
             ) as model,
             evaluating(model),
-            accelerator.split_between_processes(list(enumerate(self.eval_set.prompts))) as mine,
         ):
             texts = generate_replies(
                 model,
                 tokenizer,
-                [prompt for _, prompt in mine],
-                batch_size=self.batch_size or args.per_device_eval_batch_size,
+                prompts,
+                batch_size=min(batch_size, math.ceil(len(prompts) / place()[1])),  # a part for every process
                 decoding=self.decoding,
                 show=False,
+                shared=True,
             )
-            made = [(i, text) for (i, _), text in zip(mine, texts, strict=True)]
-        everyone = gather_object(made) if accelerator.num_processes > 1 else made
-        return Replies([text for _, text in sorted(everyone)], "the model in training", "training")
+        return Replies(texts, "the model in training", "training")
 
     def _numbers(self, replies: Replies) -> tuple[dict[str, float], dict[str, Any]]:
         """What is logged, and the scores of each reply by axis."""
-        from .measures import measure
-
-        found = measure(self.eval_set, replies, None, self.tools, self.metrics)
-        numbers = {name: value for part in found.values() for name, value in part.resampler.point().items()}
-        numbers["words"] = float(found["distinct"].samples["words"].mean())
+        found = self.evaluator.measure(replies, metrics=METRICS)
+        numbers = numbers_of(found)
         axes = found["empathy_axes"].samples if "empathy_axes" in found else {}
         # a number that is not defined (nothing scored) is left out of the log
-        return {name: numbers[name] for name in LOGGED if numbers.get(name, float("nan")) == numbers.get(name)}, axes
+        return {name: numbers[name] for name in LOGGED if numbers.get(name, math.nan) == numbers.get(name)}, axes
 
     def _log(self, numbers: dict[str, float]) -> None:
         named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
@@ -199,20 +187,14 @@ def _number(value: float) -> float | None:
 
 def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the table as JSON lines."""
-    from ..files import write_text
-
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def report_samples(trainer: Any, args: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
     """
-    Sends the table to those of TRL's reporters that take tables; one that fails costs its table, not the training.
+    Sends the table to those of the trainer's reporters (`args.report_to`) that take tables.
 
-    Args:
-        trainer (`Trainer`): Whose reporters.
-        args (`TrainingArguments`): Which of them, `report_to`.
-        step (`int`): Of the table.
-        rows (`Sequence[dict]`): The table.
+    A reporter that fails loses its table; the training goes on.
     """
     wanted = args.report_to if isinstance(args.report_to, (list, tuple)) else [args.report_to]
     for name in wanted:
@@ -244,9 +226,7 @@ def _to_comet(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _to_tensorboard(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    from ..reports.markdown import _cell, _table
-
-    table = _table(list(rows[0]), [[_cell(str(value)) for value in row.values()] for row in rows]) if rows else ""
+    table = Table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]).markdown() if rows else ""
     for callback in trainer.callback_handler.callbacks:
         writer = getattr(callback, "tb_writer", None)
         if writer is not None:

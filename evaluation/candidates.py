@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ee_trl.errors import EmpathyError, FormatError, unknown
+from ee_trl.errors import EmpathyError, FormatError, check_choice
+from ee_trl.files import blocks_of, digest, json_digest, read_json
 
 from .eval_set import EvalSet
+from .metrics.emotion_accuracy import check_labels
 
 
 MODEL, PREDICTIONS = "model", "predictions"
@@ -19,7 +22,7 @@ REPLY_COLUMNS = ("prediction", "reply")
 REFERENCE_COLUMNS = ("reference", "response")
 EMOTION_COLUMN = "predicted_emotion"
 INDEX_COLUMN = "index"
-"""Of a report's replies, beside a column for each candidate."""
+"""The number of the dialogue in a report's replies, beside a column for each candidate."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -27,10 +30,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @dataclass(frozen=True)
 class Candidate:
     """
-    One of those that are compared.
+    A model or a file of replies that is compared with others.
 
     Args:
-        name (`str`): What it is called in reports.
+        name (`str`): Its name in reports.
         source (`str`, `os.PathLike` or `(model, tokenizer)`): Where it lies, or a model that is loaded already.
         kind (`"model"` or `"predictions"`): What it is.
     """
@@ -42,21 +45,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to generate, and what it is: `description` (in words) and `fingerprint` (of its content)."""
+    """A model ready to generate, its `description` in words, and the `fingerprint` of its content."""
 
     model: Any
     tokenizer: Any
-    description: str
-    fingerprint: str
+    description: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
 class Replies:
-    """Replies in the order of an [`EvalSet`], and what made them."""
+    """Replies in the order of an [`EvalSet`], and what made them; `emotions` are those that a model named."""
 
     texts: list[str]
-    description: str
-    fingerprint: str
+    description: str = ""
+    fingerprint: str = ""
     emotions: list[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,22 +71,24 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
     Args:
         models (`Mapping` or `Sequence`, *optional*): Name -> folder, hub id or `(model, tokenizer)`; of a sequence,
             each entry `"name=folder"` or a folder, which is called by its last part.
-        predictions (`Mapping` or `Sequence`, *optional*): The same of files of replies.
+        predictions (`Mapping` or `Sequence`, *optional*): Files of replies, in the same forms.
 
     Raises:
-        [`EmpathyError`]: There is none, a file is not there, two have one name, or one is called `index`.
+        [`EmpathyError`]: There is none, a file does not exist, two have one name, or one is called `index`.
     """
     found = [*_named(models, MODEL), *_named(predictions, PREDICTIONS)]
     if not found:
         raise EmpathyError("nothing to evaluate: name a model or a file of replies (--model, --predictions)")
     names = [candidate.name for candidate in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise EmpathyError(f"two candidates are called {twice[0]!r}; name them apart: first={twice[0]}, second=...")
+        raise EmpathyError(
+            f"two candidates are called {twice[0]!r}; give them different names: first={twice[0]}, second=..."
+        )
     if INDEX_COLUMN in names:
         raise EmpathyError(
-            f"a candidate cannot be called {INDEX_COLUMN!r}, which is the number of the dialogue beside the replies; "
-            "name it: other=path"
+            f"a candidate cannot be called {INDEX_COLUMN!r}, the column of a report's replies with the number of the "
+            "dialogue; give it another name: other=path"
         )
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
@@ -137,7 +142,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
         source (`str`, `os.PathLike` or `(model, tokenizer)`): Folder, hub id, or a model that is loaded already.
         dtype (`str`, *optional*, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16
             on a GPU, float32 on a CPU.
-        device (`str`, *optional*): By default the first GPU where there is one.
+        device (`str`, *optional*): See [`~ee_trl.scoring.base.local_device`] for the default.
 
     Raises:
         [`EmpathyError`]: It cannot be loaded.
@@ -145,24 +150,26 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from ee_trl.scoring.base import local_device
     from ee_trl.scoring.judge.loading import content_of, weights_of
 
-    if dtype not in DTYPES:
-        raise EmpathyError(unknown("dtype", dtype, DTYPES))
+    check_choice("dtype", dtype, DTYPES)
     if not isinstance(source, (str, os.PathLike)):
         model, tokenizer = source
         fingerprint = f"{weights_of(model)}+{prompting_of(model, tokenizer)}"
         return LoadedModel(model, tokenizer, _kind_of(model.config), fingerprint)
     name = os.fspath(source)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or local_device()
     resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
     options: dict[str, Any] = {"dtype": getattr(torch, resolved)}
     adapter = Path(name) / "adapter_config.json"
     try:
         if adapter.exists():
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            base = read_json(adapter)["base_model_name_or_path"]
             inner = AutoModelForCausalLM.from_pretrained(base, **options)
-            model = _with_adapter(inner, name)
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(inner, name).merge_and_unload()
             own = any((Path(name) / file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
             tokenizer = AutoTokenizer.from_pretrained(name if own else base)
             description = f"LoRA adapter on {base}"
@@ -179,21 +186,12 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
 
 def prompting_of(model: Any, tokenizer: Any) -> str:
     """Names what turns a conversation into ids and ids into a reply: template, special tokens, vocabulary, ends."""
-    from hashlib import sha256
-
     fast = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())
     if fast is not None:  # these two are of the last call
         rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    parts = (tokenizer.chat_template, tokenizer.special_tokens_map, rules, ends)
-    return f"tokenizer@{sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]}"
-
-
-def _with_adapter(model: Any, folder: str) -> Any:
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return f"tokenizer@{json_digest((tokenizer.chat_template, tokenizer.special_tokens_map, rules, ends))}"
 
 
 def _kind_of(config: Any) -> str:
@@ -207,17 +205,18 @@ def _kind_of(config: Any) -> str:
 
 def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = "") -> Replies:
     """
-    Reads a file of replies, one for each dialogue of the evaluation set, in its order; where a limit chose some of the
-    dialogues, the file may hold replies to all of them.
+    Reads a file of replies, one for each dialogue of the evaluation set, in its order.
+
+    If a limit chose some of the dialogues, the file may hold replies to all of them.
 
     Args:
         path (`str` or `os.PathLike`):
             Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file (UTF-8) with a
-            reply a line. A column `reference` (or `response`) is held against the set's references;
+            reply a line. A column `reference` (or `response`) must agree with the set's references;
             `predicted_emotion` gives the emotion that the model recognised.
-        eval_set ([`EvalSet`]): What they are replies to.
-        name (`str`, *optional*): The candidate's, which may be the column's: `replies.jsonl` of a report has a column
-            for each.
+        eval_set ([`EvalSet`]): The dialogues.
+        name (`str`, *optional*): The candidate's name, which the column may have: `replies.jsonl` of a report has a
+            column for each candidate.
 
     Raises:
         [`FormatError`]: The file has other columns, another number of replies, or other references.
@@ -238,14 +237,14 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
         )
     for i, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
-            raise FormatError(f"{str(path)!r}: {column} {i} is no text but {text!r}")
+            raise FormatError(f"{str(path)!r}: {column} {i} must be a text, got {text!r}")
     references = next((columns[column] for column in REFERENCE_COLUMNS if column in columns), None)
     if references is not None:
         _check_references(path, references, eval_set)
     return Replies(
         [text or "" for text in texts],
         f"replies from {Path(path).name}",
-        content_of_file(path),
+        f"file@{digest(blocks_of(path))}",
         columns.get(EMOTION_COLUMN),
     )
 
@@ -260,7 +259,7 @@ def _columns_of(path: Path) -> dict[str, list[Any]]:
 
 
 def _lines_of(path: Path) -> list[str]:
-    """A text file's lines. What ends one is a newline alone: a reply may hold other characters that break lines."""
+    """A text file's lines. Only a newline ends one: a reply may hold other characters that break lines."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -272,7 +271,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> None:
-    """Raises where a file's references are not the set's, whatever their case and spaces."""
+    """Raises if a file's references are not the set's; case and spaces do not count."""
 
     def plain(text: Any) -> str:
         return "".join(str(text).lower().split())
@@ -287,8 +286,15 @@ def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> No
         )
 
 
-def content_of_file(path: str | os.PathLike[str]) -> str:
-    """Names a file's content."""
-    from hashlib import sha256
-
-    return f"file@{sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+def check_emotions(given: Mapping[str, Replies], eval_set: EvalSet) -> None:
+    """Raises [`FormatError`] for a named emotion that is unknown, if the set's own emotions are all known."""
+    for name, replies in given.items():
+        if replies.emotions is None or eval_set.emotion_labels is None:
+            continue
+        try:
+            check_labels(EMOTION_COLUMN, replies.emotions)
+        except (TypeError, ValueError) as error:
+            raise FormatError(
+                f"{name!r}, {replies.description}: {error} Correct it, drop the column, or name --metrics without "
+                "emotion_accuracy."
+            ) from error

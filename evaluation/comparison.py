@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
-import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ee_trl.axes import DEFAULT_THRESHOLD
+import numpy as np
+
+from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.display import Displayed, Table
-from ee_trl.errors import EmpathyError, unknown
+from ee_trl.errors import EmpathyError, check_choice, check_count
 from ee_trl.files import json_ready
 
-from .bootstrap import Bootstrap
-from .candidates import MODEL, Candidate, LoadedModel, Replies, candidates_of, load_candidate, read_replies
-from .checks import check_emotions, check_encoder, check_whole
+from .bootstrap import Bootstrap, compare, holm, intervals
+from .candidates import (
+    MODEL,
+    Candidate,
+    LoadedModel,
+    Replies,
+    candidates_of,
+    check_emotions,
+    load_candidate,
+    read_replies,
+)
 from .eval_set import EvalSet, read_eval_set
-from .findings import by_emotion, differences, examples_of, numbers_of, samples_of
-from .generation import WAY, Decoding, generate_replies
-from .measures import Measure, Tools, check_metrics, measure, measure_references
-from .stored_replies import StoredReplies
+from .generation import WAY, Decoding, StoredReplies, generate_replies
+from .measures import METRICS, Evaluator, Measure, check_metrics, load_tools, numbers_of
+from .metrics.judge import judge_pairs as judged_pairs
+from .report import parts_of, write_report
 
-
-logger = logging.getLogger("ee_trl")
 
 REPLIES_FOLDER = "replies"
+EXAMPLES = 10
+"""How many dialogues a report shows."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +54,11 @@ class Comparison(Displayed):
         models (`dict[str, dict]`): Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`.
         references (`dict`): `numbers`, `intervals` and `details` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
-            `p_holm`, corrected for the number of numbers; with `judge_pairs`, what the judge says, as `judge`.
+            `p_holm`, corrected for the number of metrics; it is null but for the primary number of each metric. With
+            `judge_pairs`, the judge's verdicts as `judge`.
         emotions (`dict[str, dict]`): Emotion -> `n`, and model -> mean of each number that samples have.
         examples (`list[dict]`): The dialogues where the models differ most.
-        replies (`dict[str, list[str]]`): Of each model, in the order of the set.
+        replies (`dict[str, list[str]]`): The replies of each model, in the order of the set.
     """
 
     dataset: dict[str, Any]
@@ -59,8 +72,7 @@ class Comparison(Displayed):
 
     def numbers(self, model: str) -> dict[str, float]:
         """A model's numbers by name."""
-        if model not in self.models:
-            raise EmpathyError(unknown("model", model, self.models))
+        check_choice("model", model, self.models)
         return dict(self.models[model]["numbers"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,20 +82,11 @@ class Comparison(Displayed):
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Writes `report.json`, `report.md`, `report.html` and `replies.jsonl`; returns the page's `Path`."""
-        from .report import write_report
-
-        return write_report(self, folder)
+        return write_report(self.to_dict(), self.replies, folder)
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
-        from .shown import parts_of
-
-        return parts_of(self)
-
-    def __str__(self) -> str:
-        from .report import head_of
-
-        return head_of(self)
+        """The tables of the report, without the dialogues."""
+        return parts_of(self.to_dict())
 
 
 def evaluate_models(
@@ -121,6 +124,8 @@ def evaluate_models(
     """
     Generates, or reads, the replies of one or more models to one set of dialogues, and compares them.
 
+    The processes of a launch share the generation. The first one measures and writes, and all get the result.
+
     Args:
         models (`Mapping` or `Sequence`, *optional*):
             Name -> folder or hub id of a base model, a LoRA adapter or a composed model, or `(model, tokenizer)`.
@@ -128,21 +133,19 @@ def evaluate_models(
         dataset (`str`, `os.PathLike`, `Dataset` or [`EvalSet`], *optional*):
             Dialogues with their reference replies, in any format; by default the held-out part of the embedded sample.
         predictions (`Mapping` or `Sequence`, *optional*):
-            The same as `models`, of files of replies.
+            Files of replies, in the same forms as `models`.
         output (`str` or `os.PathLike`, *optional*):
             A folder for the report. Replies are kept there as they are made, so that a run that was stopped goes on.
-        limit (`int`, *optional*):
-            So many dialogues alone, evenly spaced.
-        split, config, turns (*optional*):
-            Of the data set, as in [`~ee_trl.evaluation.eval_set.read_eval_set`].
+        limit, split, config, turns (*optional*):
+            See [`~ee_trl.evaluation.eval_set.read_eval_set`].
         metrics (`Sequence[str]`, *optional*):
-            Of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
+            Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
         scorer (*optional*, defaults to `"linear"`):
-            Of the two axes: what [`EmpathyDataSelector`] takes. Its scores go to the score store (`store`).
+            The scorer of the two axes; see [`EmpathyDataSelector`]. Its scores go to the score store (`store`).
         threshold, ties (*optional*):
-            Of the quadrants.
+            See [`~ee_trl.axes.quadrants`].
         tokenizer (`str`, *optional*, defaults to `"nltk"`):
-            Of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
+            The tokenizer of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
         epitome, bertscore_model, bertscore_layers, judge, judge_options (*optional*):
             What the metrics of these names need.
         judge_pairs (`bool`, *optional*, defaults to `False`):
@@ -150,13 +153,13 @@ def evaluate_models(
         decoding ([`~ee_trl.evaluation.generation.Decoding`], *optional*):
             How replies are generated; by default greedily, 64 tokens at most.
         batch_size (`int`, *optional*, defaults to `16`):
-            Of generation, perplexity and BERTScore.
+            The batch size of generation, perplexity and BERTScore.
         dtype, device (*optional*):
-            Of models that are loaded here.
+            See [`~ee_trl.evaluation.candidates.load_candidate`].
         baseline (`str`, *optional*):
             The candidate that all others are compared with; by default every two are.
-        resamples (`int`, *optional*, defaults to `2000`), confidence (`float`, *optional*, defaults to `0.95`), seed
-            (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        resamples (`int`, *optional*, defaults to `2000`), confidence, seed (*optional*):
+            See [`~ee_trl.evaluation.bootstrap.Bootstrap`]. Whole conversations are drawn.
         show (`bool`, *optional*):
             Whether there are progress bars; by default where standard error is a terminal.
 
@@ -164,7 +167,7 @@ def evaluate_models(
         [`Comparison`]; with `output` its files are written.
 
     Raises:
-        [`EmpathyError`]: Something that was named is not there or not valid; before anything is generated.
+        [`EmpathyError`]: An argument is not valid, or names something that does not exist; nothing is generated then.
 
     Example:
 
@@ -174,121 +177,85 @@ def evaluate_models(
     """
     candidates = candidates_of(models, predictions)
     names = [candidate.name for candidate in candidates]
-    if baseline is not None and baseline not in names:
-        raise EmpathyError(unknown("baseline", baseline, names))
+    if baseline is not None:
+        check_choice("baseline", baseline, names)
     if judge_pairs and judge is None:
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
-    check_whole("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size)
     bootstrap = Bootstrap(resamples, confidence, seed)
     decoding = decoding or Decoding()
-    eval_set = (
-        dataset
-        if isinstance(dataset, EvalSet)
-        else read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
-    )
-    given = {
-        c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL
-    }  # files fail early
-    check_emotions(given, eval_set, wanted)
-    tools = make_tools(
-        scorer=scorer,
-        threshold=threshold,
-        ties=ties,
-        store=store,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        epitome=epitome,
-        bertscore_model=bertscore_model,
-        bertscore_layers=bertscore_layers,
-        judge=judge,
-        judge_options=judge_options,
-        show=show,
+    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    bootstrap = replace(bootstrap, clusters=eval_set.conversations)
+    # files fail early
+    replies = {c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL}
+    if "emotion_accuracy" in wanted:
+        check_emotions(replies, eval_set)
+    evaluator = Evaluator(
+        eval_set,
+        load_tools(
+            scorer=scorer,
+            threshold=threshold,
+            ties=ties,
+            store=store,
+            classifier=epitome,
+            judge=judge,
+            judge_options=judge_options,
+            show=show,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            bertscore_model=bertscore_model,
+            bertscore_layers=bertscore_layers,
+        ),
     )
     folder = None if output is None else Path(output)
-    replies: dict[str, Replies] = {}
     measures: dict[str, dict[str, Measure]] = {}
     for candidate in candidates:
         loaded = None
         if candidate.kind == MODEL:
             loaded = load_candidate(candidate.source, dtype=dtype, device=device)
-            made = _generated(candidate, loaded, eval_set, decoding, batch_size, folder, show)
-        else:
-            made = given[candidate.name]
-        replies[candidate.name] = made
-        measures[candidate.name] = measure(eval_set, made, loaded, tools, wanted)
-        del loaded
+            replies[candidate.name] = _generated(candidate, loaded, eval_set, decoding, batch_size, folder, show)
+
+        def work(name: str = candidate.name, loaded: LoadedModel | None = loaded) -> None:
+            measures[name] = evaluator.measure(replies[name], loaded, wanted)
+
+        _on_the_first(work)
+        del loaded, work
         _make_room()  # before the next is loaded
-    found = _comparison(candidates, eval_set, replies, measures, tools, wanted, decoding, bootstrap, baseline)
-    if judge_pairs:
-        _add_verdicts(found, eval_set, tools)
-    if folder is not None:
-        found.write(folder)
-    return found
+
+    def compared() -> Comparison:
+        found = _comparison(candidates, evaluator, replies, measures, wanted, decoding, bootstrap, baseline)
+        if judge_pairs:
+            _add_verdicts(found, evaluator, bootstrap)
+        if folder is not None:
+            found.write(folder)
+        return found
+
+    return _on_the_first(compared)
+
+
+def _launched() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _on_the_first(make: Callable[[], Any]) -> Any:
+    """What the first process makes, on all of them; the others wait for it, for days if need be."""
+    if not _launched():
+        return make()
+    from accelerate import PartialState
+
+    from ee_trl.online.ranks import from_the_first
+
+    PartialState(timeout=timedelta(days=7))
+    return from_the_first(make)
 
 
 def _make_room() -> None:
     """Gives back the memory of a model that nobody holds any more."""
-    import gc
-    import sys
-
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _add_verdicts(found: Comparison, eval_set: EvalSet, tools: Tools) -> None:
-    """What the judge says of every pair, as `judge` beside its differences; wins are B's."""
-    from .metrics.judge import judge_pairs
-
-    settings = found.settings
-    names = pairs_of(list(found.replies), settings["baseline"])
-    if not found.paired:
-        found.paired.extend({"a": a, "b": b, "numbers": {}} for a, b in names)
-    for pair in found.paired:
-        pair["judge"] = judge_pairs(
-            found.replies[pair["b"]],
-            found.replies[pair["a"]],
-            eval_set.prompts,
-            tools.judge,
-            resamples=settings["resamples"],
-            confidence=settings["confidence"],
-            seed=settings["seed"],
-        )
-
-
-def make_tools(
-    *,
-    scorer: Any,
-    threshold: Any,
-    ties: str,
-    store: Any,
-    epitome: Any,
-    judge: Any,
-    judge_options: Mapping[str, Any] | None,
-    show: bool | None,
-    **options: Any,
-) -> Tools:
-    """What the metrics are computed with, loaded: a wrong name is found before anything is generated."""
-    from ee_trl.scoring.judge.chooser import load_chooser
-    from ee_trl.selector import EmpathyDataSelector
-
-    if options["tokenizer"] not in ("nltk", "whitespace"):
-        raise EmpathyError(unknown("tokenizer", options["tokenizer"], ("nltk", "whitespace")))
-    selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
-    classifier = None
-    if epitome is not None:
-        from .metrics.epitome import load_classifier
-
-        try:
-            classifier = load_classifier(epitome)
-        except ValueError as error:
-            raise EmpathyError(str(error)) from error
-    if options["bertscore_model"] is not None:
-        check_encoder(options["bertscore_model"], options["bertscore_layers"])
-    chooser = None if judge is None else load_chooser(judge, **(judge_options or {}))
-    return Tools(selector.new_run(), selector.threshold, ties, classifier=classifier, judge=chooser, **options)
 
 
 def _generated(
@@ -311,33 +278,48 @@ def _generated(
         decoding=decoding,
         stored=stored,
         show=show,
+        shared=_launched(),
     )
     return Replies(texts, loaded.description, loaded.fingerprint, settings=decoding.to_dict())
 
 
-def pairs_of(names: list[str], baseline: str | None = None) -> list[tuple[str, str]]:
+def _add_verdicts(found: Comparison, evaluator: Evaluator, bootstrap: Bootstrap) -> None:
+    """The judge's verdicts on every pair, as `judge` beside its differences; wins are B's."""
+    if not found.paired:
+        names = pairs_of(list(found.replies), found.settings["baseline"])
+        found.paired.extend({"a": a, "b": b, "numbers": {}} for a, b in names)
+    for pair in found.paired:
+        ours, theirs = found.replies[pair["b"]], found.replies[pair["a"]]
+        prompts = evaluator.eval_set.prompts
+        pair["judge"] = judged_pairs(ours, theirs, prompts, evaluator.tools.judge, **vars(bootstrap))
+
+
+def pairs_of(names: Sequence[str], baseline: str | None = None) -> list[tuple[str, str]]:
     """The pairs to compare: each candidate with the baseline, or every two of them."""
     if baseline is not None:
         return [(baseline, name) for name in names if name != baseline]
     return list(itertools.combinations(names, 2))
 
 
-# ---- what it comes to ----------------------------------------------------------------------------------------------
+# ---- what measures come to -----------------------------------------------------------------------------------------
 
 
 def _comparison(
     candidates: Sequence[Candidate],
-    eval_set: EvalSet,
+    evaluator: Evaluator,
     replies: Mapping[str, Replies],
     measures: Mapping[str, Mapping[str, Measure]],
-    tools: Tools,
     wanted: Sequence[str],
     decoding: Decoding,
     bootstrap: Bootstrap,
     baseline: str | None,
 ) -> Comparison:
+    eval_set, tools = evaluator.eval_set, evaluator.tools
     names = [candidate.name for candidate in candidates]
-    samples = {name: samples_of(measures[name]) for name in names}
+    samples = {
+        name: {key: values for found in measures[name].values() for key, values in found.samples.items()}
+        for name in names
+    }
     return Comparison(
         dataset={
             "name": eval_set.name,
@@ -347,7 +329,7 @@ def _comparison(
             "fingerprint": eval_set.fingerprint,
         },
         settings={
-            "scorer": tools.run.scorer.fingerprint,
+            "scorer": tools.run.scorer.fingerprint if tools.run else None,
             "threshold": list(tools.threshold) if isinstance(tools.threshold, (tuple, list)) else tools.threshold,
             "ties": tools.ties,
             "tokenizer": tools.tokenizer,
@@ -361,13 +343,98 @@ def _comparison(
                 "kind": c.kind,
                 "description": replies[c.name].description,
                 "fingerprint": replies[c.name].fingerprint,
-                **numbers_of(measures[c.name], bootstrap),
+                **entry_of(measures[c.name], bootstrap),
             }
             for c in candidates
         },
-        references=numbers_of(measure_references(eval_set, tools, wanted), bootstrap),
+        references=entry_of(evaluator.measure_references(wanted), bootstrap),
         paired=differences(pairs_of(names, baseline), measures, bootstrap),
         emotions=by_emotion(eval_set, samples),
-        examples=examples_of(eval_set, replies, samples),
-        replies={name: list(made.texts) for name, made in replies.items()},
+        examples=examples_of(eval_set, {name: replies[name].texts for name in names}, samples),
+        replies={name: list(replies[name].texts) for name in names},
     )
+
+
+def entry_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[str, Any]:
+    """A candidate's `numbers` and `intervals` by name, and the `details` of each metric."""
+    resamplers = [resampler for found in measures.values() for resampler in found.resamplers]
+    ends = {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+    details = {name: found.details for name, found in measures.items()}
+    return {"numbers": numbers_of(measures), "intervals": ends, "details": details}
+
+
+def differences(
+    pairs: Sequence[tuple[str, str]], measures: Mapping[str, Mapping[str, Measure]], bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """
+    The paired differences of each pair of candidates; none without a bootstrap.
+
+    Holm's correction is over the primary number of each metric. Numbers of one metric say nearly the same, so the
+    others have no corrected p.
+    """
+    if not bootstrap.resamples:
+        return []
+    found = []
+    for a, b in pairs:
+        numbers: dict[str, dict[str, Any]] = {}
+        shared = [name for name in measures[a] if name in measures[b]]
+        for name in shared:
+            parts = compare(measures[a][name].resampler, measures[b][name].resampler, bootstrap)
+            numbers |= {key: row for key, row in parts.items() if not key.startswith("reference_")}
+        primary = {METRICS[name].primary for name in shared}
+        corrected = holm({key: row["p"] for key, row in numbers.items() if key in primary})
+        rows = {key: {**row, "p_holm": corrected.get(key)} for key, row in numbers.items()}
+        found.append({"a": a, "b": b, "numbers": rows})
+    return found
+
+
+def by_emotion(eval_set: EvalSet, samples: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Emotion -> how many dialogues, and the mean of each number that samples have, by candidate."""
+    if eval_set.emotions is None:
+        return {}
+    labels = np.array([emotion or "(none)" for emotion in eval_set.emotions])
+    found: dict[str, dict[str, Any]] = {}
+    for emotion in sorted(set(labels.tolist())):
+        inside = labels == emotion
+        means = {
+            name: {key: _mean(values[inside]) for key, values in columns.items()} for name, columns in samples.items()
+        }
+        found[emotion] = {"n": int(inside.sum()), "models": means}
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def examples_of(
+    eval_set: EvalSet, replies: Mapping[str, Sequence[str]], samples: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """The dialogues with unequal replies whose scores lie furthest apart, summed over the axes."""
+    apart = np.zeros(len(eval_set))
+    for axis in AXES:
+        scored = [samples[name][axis] for name in replies if axis in samples[name]]
+        if scored:
+            table = np.nan_to_num(np.stack(scored))  # an unscored reply counts as the lowest score
+            apart += table.max(axis=0) - table.min(axis=0)
+    order = sorted(range(len(eval_set)), key=lambda i: (-apart[i], i))
+    differ = [i for i in order if len(replies) == 1 or len({texts[i] for texts in replies.values()}) > 1]
+    found = []
+    for i in differ[:EXAMPLES]:
+        dialogue = eval_set.dialogues[i]
+        scores = {name: {axis: samples[name][axis][i] for axis in AXES if axis in samples[name]} for name in replies}
+        found.append(
+            {
+                "index": i,
+                "emotion": eval_set.emotions[i] if eval_set.emotions else None,
+                "context": [{"role": r, "text": t} for r, t in zip(dialogue.roles, dialogue.context, strict=True)],
+                "reference": dialogue.response,
+                "apart": float(apart[i]),
+                "replies": {
+                    name: {"text": texts[i], **{axis: float(value) for axis, value in scores[name].items()}}
+                    for name, texts in replies.items()
+                },
+            }
+        )
+    return found

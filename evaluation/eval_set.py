@@ -6,14 +6,18 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
-from ee_trl.data.dialogue import Dialogue, Turns, check_turns, recognise
-from ee_trl.data.reading import check_dataset
+from ee_trl.data.dialogue import Dialogue, Turns, check_turns
+from ee_trl.data.formats import recognise
+from ee_trl.data.reading import check_dataset, open_rows
+from ee_trl.data.sample import load_sample
 from ee_trl.data.samples import iter_samples
 from ee_trl.data.tables import features_of, is_stream, spread, tables_of
 from ee_trl.errors import FormatError, unknown
+from ee_trl.files import digest
+
+from .metrics.emotion_accuracy import check_labels
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,12 @@ class EvalSet:
     Dialogues, each ending in the reference reply.
 
     Args:
-        name (`str`): What it is called in reports.
+        name (`str`): The name of the set in reports.
         dialogues (`tuple[Dialogue, ...]`): The samples, in order.
-        emotions (`tuple[str, ...]`, *optional*): Of each, where the data say it.
-        left_out (`dict[str, int]`, *optional*): Samples that are no dialogue with a reply, by reason.
-        available (`int`, *optional*, defaults to `0`): How many dialogues there are, of which a limit chose some.
-        rows (`tuple[int, ...]`, *optional*): Which of them these are.
+        emotions (`tuple[str, ...]`, *optional*): The emotion of each, `""` where unknown; `None` where none is known.
+        left_out (`dict[str, int]`, *optional*): How many samples have no dialogue with a reply, by reason.
+        available (`int`, *optional*, defaults to `0`): How many dialogues there were before a limit chose some.
+        rows (`tuple[int, ...]`, *optional*): The numbers of the chosen ones among those.
     """
 
     name: str
@@ -51,12 +55,37 @@ class EvalSet:
         return [dialogue.prompt for dialogue in self.dialogues]
 
     @cached_property
+    def conversations(self) -> list[int]:
+        """
+        The number of each dialogue's conversation.
+
+        A dialogue goes on with another where its context begins with the other's context and reference. Of several
+        such, for example openings that many conversations share, the nearest one before it counts.
+        """
+        found = list(range(len(self)))
+        places: dict[tuple[str, ...], list[int]] = {}
+        for i in sorted(found, key=lambda i: len(self.dialogues[i].context)):
+            dialogue = self.dialogues[i]
+            for end in range(len(dialogue.context) - 1, 1, -1):
+                if others := places.get(dialogue.context[:end]):
+                    found[i] = found[max((j for j in others if j < i), default=others[0])]
+                    break
+            places.setdefault((*dialogue.context, dialogue.response), []).append(i)
+        return found
+
+    @cached_property
+    def emotion_labels(self) -> list[str] | None:
+        """The emotion of each dialogue, if all are among the 32 of EmpatheticDialogues."""
+        try:
+            return None if self.emotions is None else check_labels("emotion", self.emotions)
+        except (TypeError, ValueError):
+            return None
+
+    @cached_property
     def fingerprint(self) -> str:
         """Names the dialogues, their references and their order."""
-        digest = sha256()
-        for dialogue in self.dialogues:
-            digest.update(repr((dialogue.context, dialogue.roles, dialogue.system, dialogue.response)).encode())
-        return f"dialogues:{len(self)}/sha256:{digest.hexdigest()[:12]}"
+        blocks = (repr((d.context, d.roles, d.system, d.response)).encode() for d in self.dialogues)
+        return f"dialogues:{len(self)}/sha256:{digest(blocks)}"
 
 
 def read_eval_set(
@@ -74,18 +103,21 @@ def read_eval_set(
     Args:
         source (`str`, `os.PathLike`, `Dataset`, `IterableDataset` or `DatasetDict`, *optional*):
             A file, folder, hub name or data set, in any format; by default the held-out part of the embedded sample.
+            An [`EvalSet`] is returned as it is.
         split, config (`str`, *optional*):
-            Of a data set that has several; the only split needs no name.
+            Names of a split and a configuration, if the data set has several.
         limit (`int`, *optional*):
-            So many dialogues alone, evenly spaced.
+            How many dialogues are taken, evenly spaced; by default all.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
-            Of conversations: each listener turn, or the last.
+            Which listener turns of a conversation are samples.
         name (`str`, *optional*):
-            What it is called; by default the source's name.
+            The name of the set; by default the source's name.
 
     Raises:
         [`FormatError`]: The source cannot be read, or holds no dialogue with a reply.
     """
+    if isinstance(source, EvalSet):
+        return source
     check_turns(turns)
     dataset, called = _opened(source, split, config)
     samples, emotions = _samples(dataset, turns)
@@ -106,9 +138,6 @@ def read_eval_set(
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
-    from ee_trl.data.reading import open_rows
-    from ee_trl.data.sample import load_sample
-
     if source is None:
         return load_sample("test"), "the embedded sample's held-out dialogues"
     if isinstance(source, (str, os.PathLike)):

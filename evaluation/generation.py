@@ -1,17 +1,24 @@
-"""Batched generation of replies, sorted by length, stored as they are made and resumed where they stopped."""
+"""Replies of models: generated in batches sorted by length, kept in files as they are made, shared by processes."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import random
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from .checks import check_decoding, check_whole
+import numpy as np
 
+from ee_trl.errors import EmpathyError, check_count
+from ee_trl.files import json_digest
 
-if TYPE_CHECKING:
-    from .stored_replies import StoredReplies
 
 Messages = Sequence[dict[str, str]]
 
@@ -29,19 +36,19 @@ PLAIN: dict[str, Any] = {
 end tokens and [`Decoding`] alone."""
 
 WAY = 2
-"""Of generation; raised where the same model, prompt and decoding give other replies than before."""
+"""The version of generation; it rises when the same model, prompt and decoding give other replies than before."""
 
 
 @dataclass(frozen=True)
 class Decoding:
     """
-    How replies are generated; what the model's own generation config says of it, beams and penalties, does not count.
+    How replies are generated. What the model's own generation config says of it, such as beams, does not count.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
         temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
-        top_p (`float`, *optional*, defaults to `1.0`): Of sampling: the share of the probability that is drawn from.
-        seed (`int`, *optional*, defaults to `0`): Of sampling.
+        top_p (`float`, *optional*, defaults to `1.0`): The share of the probability that sampling draws from.
+        seed (`int`, *optional*, defaults to `0`): The seed of sampling.
 
     Raises:
         [`~ee_trl.errors.EmpathyError`]: One of them is out of its range.
@@ -53,10 +60,15 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_decoding(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+        check_count("max_new_tokens", self.max_new_tokens)
+        check_count("seed", self.seed, 0)
+        if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < math.inf:
+            raise EmpathyError(f"temperature {self.temperature!r} is not valid; valid: 0 (greedy) or a number above 0")
+        if not isinstance(self.top_p, (int, float)) or not 0 < self.top_p <= 1:
+            raise EmpathyError(f"top_p {self.top_p!r} is not valid; valid: a share above 0, up to 1 (all)")
 
     def to_dict(self) -> dict[str, Any]:
-        """What determines the replies: of greedy decoding the length alone."""
+        """The settings that determine the replies; for greedy decoding only the length."""
         return asdict(self) if self.temperature > 0 else {"max_new_tokens": self.max_new_tokens, "temperature": 0.0}
 
 
@@ -71,22 +83,24 @@ def generate_replies(
     decoding: Decoding | None = None,
     stored: StoredReplies | None = None,
     show: bool | None = None,
+    shared: bool = False,
 ) -> list[str]:
     """
     One reply for each conversation, greedy unless `decoding` says otherwise.
 
     Args:
-        model (`PreTrainedModel`): A causal language model; its mode is the caller's affair.
+        model (`PreTrainedModel`): A causal language model; its mode is left as it is.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a chat template.
         prompts (`Sequence` of message lists): The conversations, each ending in the speaker's turn. One that is too
             long for the model loses its oldest turns.
         max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off, without `decoding`.
         batch_size (`int`, *optional*, defaults to `16`): Changes nothing but speed, up to floating point.
-        label (`str`, *optional*, defaults to `"generate"`): Of the progress bar.
-        decoding ([`Decoding`], *optional*): How it is generated.
-        stored ([`~ee_trl.evaluation.stored_replies.StoredReplies`], *optional*): Where replies are kept: those that
-            are there are not generated again.
+        label (`str`, *optional*, defaults to `"generate"`): The label of the progress bar.
+        decoding ([`Decoding`], *optional*): How replies are generated.
+        stored ([`StoredReplies`], *optional*): Where replies are kept; those that are there are not generated again.
         show (`bool`, *optional*): Whether there is a progress bar; by default where standard error is a terminal.
+        shared (`bool`, *optional*, defaults to `False`): Whether the processes of a launch share the batches. All of
+            them must call this; each calls `model.generate` equally often, and each gets all replies.
 
     Returns:
         `list[str]`: the replies, in the order of the prompts, without special tokens.
@@ -96,9 +110,9 @@ def generate_replies(
     """
     from tqdm.auto import tqdm
 
-    from .stored_replies import prompt_keys
+    from ee_trl.online.ranks import every, place
 
-    check_whole("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size)
     decoding = decoding or Decoding(max_new_tokens)
     encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
     keys = prompt_keys(prompts)
@@ -106,26 +120,30 @@ def generate_replies(
     # the batches are those of all prompts, whatever is stored: a resumed run computes what an unbroken one does
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))  # memory runs out at once or never
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    rank, processes = place() if shared else (0, 1)
     with tqdm(total=len(order), desc=label, unit=" replies", disable=None if show is None else not show) as bar:
-        for number, batch in enumerate(batches):
+        for start in range(0, len(batches), processes):
+            # a process that is left without a batch repeats the last one: a sharded model needs all of them
+            number = min(start + rank, len(batches) - 1)
+            batch = batches[number]
             if any(replies[i] is None for i in batch):
                 made = generate_batch(model, tokenizer, [encoded[i] for i in batch], decoding, decoding.seed + number)
                 for i, text in zip(batch, made, strict=True):
                     replies[i] = text
                 if stored is not None:
                     stored.add([keys[i] for i in batch], made)
-            bar.update(len(batch))
+            bar.update(sum(map(len, batches[start : start + processes])))
+    if processes > 1:
+        replies = [next(filter(None, found), "") for found in zip(*every(replies), strict=True)]
     return [reply or "" for reply in replies]
 
 
 def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int) -> list[int]:
     """A conversation's ids, with the generation prompt; without its oldest turns where it is too long."""
-    from ee_trl.errors import EmpathyError
-
     if not getattr(tokenizer, "chat_template", None):
         raise EmpathyError(
-            "the tokenizer has no chat template, so it is not known how this model is given a conversation; put one "
-            "into its folder (chat_template.jinja), as the model was trained with"
+            "the tokenizer has no chat template, so this model cannot be given a conversation; put the template that "
+            "the model was trained with into its folder (chat_template.jinja)"
         )
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     turns = list(prompt)
@@ -173,10 +191,7 @@ def generate_batch(
 
 @contextmanager
 def own_randomness(seed: int | None = None) -> Iterator[None]:
-    """Whatever is drawn inside, by Python, NumPy or torch on any device, the generators are as before afterwards."""
-    import random
-
-    import numpy as np
+    """Whatever Python, NumPy or torch draws inside, on any device, their generators are as before afterwards."""
     import torch
 
     before = random.getstate(), np.random.get_state()
@@ -188,3 +203,67 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+# ---- replies in files ----------------------------------------------------------------------------------------------
+
+
+class StoredReplies:
+    """
+    The replies of one model under one way of decoding, in a JSON-lines file whose name and first line say which.
+
+    Several processes, or two starts of one command, may add to the file at the same time: whoever creates it writes
+    the first line, each batch is appended by one write, and what is no whole line is passed over.
+
+    Args:
+        folder (`Path`): The folder of such files.
+        name (`str`): The model's name.
+        made_by (`dict`): Everything that determines a reply but its prompt: the model's content, the decoding.
+    """
+
+    def __init__(self, folder: Path, name: str, made_by: dict[str, Any]) -> None:
+        short = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "model"
+        self.path = folder / f"{short}-{json_digest(made_by)}.jsonl"
+        self.made_by = made_by
+        whole = self.path.read_bytes() if self.path.exists() else b""
+        self._broken = whole[-1:] not in (b"", b"\n")  # a killed run left half a line
+        rows = [row for line in whole.split(b"\n") if (row := _row(line)) is not None]
+        self._known: dict[str, str] = {row["key"]: row["reply"] for row in rows if "key" in row}
+
+    def find(self, keys: Sequence[str]) -> list[str | None]:
+        """The reply to each prompt, by its key; `None` where there is none yet."""
+        return [self._known.get(key) for key in keys]
+
+    def add(self, keys: Sequence[str], replies: Sequence[str]) -> None:
+        """Keeps a batch of replies; they are on the disk when this returns."""
+        new = dict(zip(keys, replies, strict=True))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps({"made_by": self.made_by}) + "\n")
+        except FileExistsError:
+            pass
+        lines = "".join(json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in new.items())
+        with self.path.open("ab", buffering=0) as file:
+            file.write(("\n" * self._broken + lines).encode())
+            os.fsync(file.fileno())
+        self._broken = False
+        self._known |= new
+
+
+def _row(line: bytes) -> dict[str, str] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def prompt_keys(prompts: Sequence[Any]) -> list[str]:
+    """A name for each prompt's content; the second prompt of the same content has a key of its own, and so on."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for prompt in prompts:
+        content = json_digest(prompt, 24)
+        seen[content] += 1
+        keys.append(f"{content}-{seen[content]}")
+    return keys

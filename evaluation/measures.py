@@ -1,40 +1,37 @@
-"""All that is measured of one candidate's replies: each metric as numbers, as a resampler, and sample by sample."""
+"""The one way to measure replies: every metric as numbers, as a resampler, and sample by sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
-from ee_trl.errors import EmpathyError, unknown
+from ee_trl.errors import EmpathyError, check_choice, require
+from ee_trl.scoring.judge.chooser import load_chooser
+from ee_trl.scoring.run import ScoringRun
+from ee_trl.selector import EmpathyDataSelector
 
-from .bootstrap import Resampler
-from .checks import has_emotions
+from .bootstrap import Resampler, means
+from .candidates import LoadedModel, Replies
+from .eval_set import EvalSet
+from .metrics import (
+    bertscore,
+    completion_perplexity,
+    dialogue_bleu,
+    dialogue_rouge,
+    distinct,
+    emotion_accuracy,
+    empathy_axes,
+    epitome,
+    word_f1,
+)
+from .metrics.judge import sample_ratings
+from .texts import TOKENIZERS, tokenize_all
 
-
-if TYPE_CHECKING:
-    from ee_trl.scoring.run import ScoringRun
-
-    from .candidates import LoadedModel, Replies
-    from .eval_set import EvalSet
-
-METRICS = (
-    "dialogue_bleu", "dialogue_rouge", "word_f1", "distinct", "empathy_axes", "completion_perplexity", "epitome",
-    "emotion_accuracy", "bertscore", "judge",
-)  # fmt: skip
-"""Those that a comparison knows, in the order of its tables."""
-
-NEEDS = {
-    "completion_perplexity": "a model, not a file of replies",
-    "epitome": "a classifier (--epitome)",
-    "emotion_accuracy": "an emotion of EmpatheticDialogues for each dialogue, and a column predicted_emotion",
-    "bertscore": "an encoder (--bertscore-model)",
-    "judge": "a judge (--judge)",
-}
-"""What a metric needs beyond the replies."""
 
 NOTES = {
     "bleu1": "x100; higher is closer to the references",
@@ -61,33 +58,78 @@ NOTES = {
     "coherence": "1 to 3, by the judge",
     "empathy": "1 to 3, by the judge",
 }
-"""What a number is, for tables. The names are also the numbers that the page and the text show."""
+"""What a number is. Tables and pictures show the numbers that are named here, in this order."""
+
+
+# ---- what metrics need and give ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tools:
     """
-    What metrics are computed with.
+    What metrics are computed with. A metric that lacks its tool is left out.
 
     Args:
-        run ([`~ee_trl.scoring.run.ScoringRun`]): The scorer of the axes, with its store.
-        threshold, ties (*optional*): Of the quadrants.
-        tokenizer (`str`, *optional*, defaults to `"nltk"`): Of BLEU, word F1 and Dist.
+        run ([`~ee_trl.scoring.run.ScoringRun`], *optional*): The scorer of the axes, with its store.
+        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
+        tokenizer (`str`, *optional*): Of BLEU, word F1 and Dist; by default each metric's own.
         batch_size (`int`, *optional*, defaults to `16`): Of perplexity and BERTScore.
-        classifier (*optional*): Of EPITOME levels.
-        bertscore_model, bertscore_layers (*optional*): Of BERTScore.
-        judge (*optional*): A [`~ee_trl.scoring.judge.chooser.Chooser`].
+        classifier ([`~ee_trl.evaluation.metrics.epitome_classifier.Classifier`], *optional*): Of EPITOME levels.
+        bertscore_model (`str`, *optional*): The encoder of BERTScore.
+        bertscore_layers (`int`, *optional*): Its layer.
+        judge ([`~ee_trl.scoring.judge.chooser.Chooser`], *optional*): The judge of naturalness, coherence and empathy.
     """
 
-    run: ScoringRun
+    run: ScoringRun | None = None
     threshold: Any = DEFAULT_THRESHOLD
     ties: str = "drop"
-    tokenizer: str = "nltk"
+    tokenizer: str | None = None
     batch_size: int = 16
     classifier: Any = None
     bertscore_model: str | None = None
     bertscore_layers: int | None = None
     judge: Any = None
+
+
+def load_tools(
+    *,
+    scorer: Any = "linear",
+    threshold: Any = DEFAULT_THRESHOLD,
+    ties: str = "drop",
+    store: Any = True,
+    classifier: Any = None,
+    judge: Any = None,
+    judge_options: Mapping[str, Any] | None = None,
+    show: bool | None = None,
+    **options: Any,
+) -> Tools:
+    """The [`Tools`] that [`~ee_trl.evaluation.evaluate_models`] is asked for, so that a wrong name is found early."""
+    if options.get("tokenizer") is not None:
+        check_choice("tokenizer", options["tokenizer"], TOKENIZERS)
+    selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
+    try:
+        classifier = None if classifier is None else epitome.load_classifier(classifier)
+    except ValueError as error:
+        raise EmpathyError(str(error)) from error
+    if options.get("bertscore_model") is not None:
+        _check_encoder(options["bertscore_model"], options.get("bertscore_layers"))
+    chooser = None if judge is None else load_chooser(judge, **(judge_options or {}))
+    return Tools(selector.new_run(), selector.threshold, ties, classifier=classifier, judge=chooser, **options)
+
+
+def _check_encoder(model: Any, layers: Any) -> None:
+    """Raises [`EmpathyError`] if BERTScore's library, its encoder or that layer of it does not exist."""
+    from transformers import AutoConfig
+
+    require("bert_score", extra="bertscore", purpose="bertscore_model")
+    try:
+        there = AutoConfig.from_pretrained(model).num_hidden_layers
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise EmpathyError(
+            f"bertscore_model {model!r} is not an encoder that can be loaded; valid: a folder or a hub id: {error}"
+        ) from error
+    if layers is not None and layers not in range(1, there + 1):
+        raise EmpathyError(f"bertscore_layers {layers!r} is not valid; valid: 1 to {there}, the layers of {model!r}")
 
 
 @dataclass(frozen=True)
@@ -97,169 +139,242 @@ class Measure:
 
     Args:
         resampler ([`~ee_trl.evaluation.bootstrap.Resampler`]): Its numbers as a function of how often each sample
-            counts, in the set's order.
+            counts, in the set's order. `resampler.point(inside)` gives the numbers of some samples.
         details (`dict`, *optional*): What else belongs to it: counts, fingerprints.
         samples (`dict[str, np.ndarray]`, *optional*): Numbers of each sample, of shape `(n,)`.
+        beside ([`~ee_trl.evaluation.bootstrap.Resampler`], *optional*): More numbers, which are not compared.
     """
 
     resampler: Resampler
     details: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
+    beside: Resampler | None = None
+
+    @property
+    def resamplers(self) -> list[Resampler]:
+        """Both resamplers, or the one there is."""
+        return [self.resampler, *([self.beside] if self.beside else [])]
+
+    def numbers(self) -> dict[str, float]:
+        """All numbers by name."""
+        return {name: value for part in self.resamplers for name, value in part.point().items()}
 
 
-def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
-    """The metrics asked for, all of them by default; raises [`EmpathyError`] for one that is not known."""
-    for name in metrics or ():
-        if name not in METRICS:
-            raise EmpathyError(unknown("metric", name, METRICS))
-    return METRICS if metrics is None else tuple(name for name in METRICS if name in metrics)
-
-
-def measure_references(eval_set: EvalSet, tools: Tools, metrics: Sequence[str]) -> dict[str, Measure]:
-    """What can be said of the references themselves: how varied they are, and their scores."""
-    from .candidates import Replies
-
-    of_themselves = Replies(eval_set.references, "references", eval_set.fingerprint)
-    makers = {"distinct": _distinct, "empathy_axes": _axes_alone}
-    return {name: make(eval_set, of_themselves, None, tools) for name, make in makers.items() if name in metrics}
+# ---- measuring -----------------------------------------------------------------------------------------------------
 
 
 def measure(
-    eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools, metrics: Sequence[str]
+    eval_set: EvalSet,
+    replies: Replies,
+    model: LoadedModel | None = None,
+    tools: Tools | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Measure]:
-    """Every metric asked for that this candidate and these tools allow."""
-    there = {
-        "completion_perplexity": loaded is not None,
-        "epitome": tools.classifier is not None,
-        "emotion_accuracy": replies.emotions is not None and has_emotions(eval_set),
-        "bertscore": tools.bertscore_model is not None,
-        "judge": tools.judge is not None,
-    }
-    return {name: MAKERS[name](eval_set, replies, loaded, tools) for name in metrics if there.get(name, True)}
+    """
+    Measures one candidate once. For several candidates, or the same one again, keep one [`Evaluator`].
+
+    Args:
+        eval_set ([`~ee_trl.evaluation.EvalSet`]): The dialogues, with references.
+        replies ([`~ee_trl.evaluation.candidates.Replies`]): A reply to each, e.g. `Replies(generate_replies(...))`.
+        model ([`~ee_trl.evaluation.candidates.LoadedModel`], *optional*): What replied; perplexity needs it.
+        tools ([`Tools`], *optional*): What metrics are computed with; by default the text metrics' own defaults.
+        metrics (`Sequence[str]`, *optional*): Names of [`METRICS`]; by default all that there are the means for.
+
+    Returns:
+        `dict[str, Measure]`: metric -> its numbers. [`numbers_of`] gives them all by name.
+    """
+    return Evaluator(eval_set, tools).measure(replies, model, metrics)
+
+
+def numbers_of(measures: Mapping[str, Measure]) -> dict[str, float]:
+    """All numbers of a candidate by name, such as `bleu4`, `dist1`, `words`, `perplexity`."""
+    return {name: value for found in measures.values() for name, value in found.numbers().items()}
+
+
+def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
+    """The metrics asked for, by default all, in the order of tables; raises [`EmpathyError`] for an unknown one."""
+    for name in metrics or ():
+        check_choice("metric", name, METRICS)
+    return tuple(METRICS) if metrics is None else tuple(name for name in METRICS if name in metrics)
+
+
+class Evaluator:
+    """
+    Measures candidates on one set of dialogues. What metrics need of the references is computed once, for all of them.
+
+    Args:
+        eval_set ([`~ee_trl.evaluation.EvalSet`]): The dialogues, with references.
+        tools ([`Tools`], *optional*): What metrics are computed with.
+    """
+
+    def __init__(self, eval_set: EvalSet, tools: Tools | None = None) -> None:
+        self.eval_set, self.tools = eval_set, tools or Tools()
+
+    def measure(
+        self, replies: Replies, model: LoadedModel | None = None, metrics: Sequence[str] | None = None
+    ) -> dict[str, Measure]:
+        """Every metric that there are the means for; arguments as in [`measure`]."""
+        tools = self.tools
+        missing = {
+            "empathy_axes": tools.run is None,
+            "completion_perplexity": model is None,
+            "epitome": tools.classifier is None,
+            "emotion_accuracy": replies.emotions is None or self.eval_set.emotion_labels is None,
+            "bertscore": tools.bertscore_model is None,
+            "judge": tools.judge is None,
+        }
+        wanted = [name for name in check_metrics(metrics) if not missing.get(name)]
+        return {name: METRICS[name].make(self, replies, model) for name in wanted}
+
+    def measure_references(self, metrics: Sequence[str] | None = None) -> dict[str, Measure]:
+        """What can be said of the references themselves: how varied they are, and their scores."""
+        found = {}
+        wanted = check_metrics(metrics)
+        if "distinct" in wanted:
+            found["distinct"] = _distinct(self, Replies(self.eval_set.references), None)
+        if "empathy_axes" in wanted and self.tools.run is not None:
+            found["empathy_axes"] = self.axes_measure(self.reference_scores, None)
+        return found
+
+    @cached_property
+    def reference_tokens(self) -> list[list[str]]:
+        """The references' tokens, for BLEU and word F1."""
+        return self.tokens(self.eval_set.references)
+
+    @cached_property
+    def reference_scores(self) -> np.ndarray:
+        """The references' sensibility and rationality, shape `(n, 2)`."""
+        return self.scores(self.eval_set.references)
+
+    @cached_property
+    def reference_levels(self) -> np.ndarray:
+        """The references' EPITOME levels, shape `(n, 3)`."""
+        return self.levels(self.eval_set.references)
+
+    def tokens(self, texts: Sequence[str], default: str = "whitespace") -> list[list[str]]:
+        """The tokens of texts; `default` is the metric's own tokenizer."""
+        return tokenize_all(texts, self.tools.tokenizer or default)
+
+    def scores(self, texts: Sequence[str]) -> np.ndarray:
+        """Sensibility and rationality of replies to the set, shape `(n, 2)`."""
+        assert self.tools.run is not None
+        return empathy_axes.reply_scores(self.tools.run, self.eval_set.prompts, texts)
+
+    def levels(self, texts: Sequence[str]) -> np.ndarray:
+        """EPITOME levels of replies to the set, shape `(n, 3)`."""
+        return epitome.predicted_levels(self.tools.classifier, self.eval_set.prompts, texts)
+
+    def axes_measure(self, scores: np.ndarray, references: np.ndarray | None) -> Measure:
+        """Scores, and those of the references if they are compared, as a measure."""
+        assert self.tools.run is not None
+        unscored = int(np.isnan(scores).any(axis=1).sum())
+        details = {"scorer": self.tools.run.scorer.fingerprint, "unscored": unscored}
+        resampler = empathy_axes.axes_resampler(scores, references, self.tools.threshold, self.tools.ties)
+        return Measure(resampler, details, {axis: scores[:, i] for i, axis in enumerate(AXES)})
 
 
 # ---- each metric ---------------------------------------------------------------------------------------------------
 
-Maker = Callable[["EvalSet", "Replies", "LoadedModel | None", Tools], Measure]
+
+def _bleu(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    targets = [[target] for target in by.reference_tokens]
+    resampler = dialogue_bleu.bleu_resampler(by.tokens(replies.texts), targets)
+    return Measure(resampler, {"tokenizer": by.tools.tokenizer or "whitespace"})
 
 
-def _bleu(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.dialogue_bleu import bleu_resampler
-    from .texts import tokenize_all
-
-    hypotheses = tokenize_all(replies.texts, tools.tokenizer)
-    targets = tokenize_all(eval_set.references, tools.tokenizer)
-    return Measure(bleu_resampler(hypotheses, [[target] for target in targets]), {"tokenizer": tools.tokenizer})
+def _rouge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    scored = dialogue_rouge.sample_scores(replies.texts, by.eval_set.references)
+    return Measure(dialogue_rouge.rouge_resampler(scored), {}, {"rougeL": np.array(scored["rougeL"])})
 
 
-def _rouge(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.dialogue_rouge import rouge_resampler, sample_scores
-
-    scored = sample_scores(replies.texts, eval_set.references)
-    return Measure(rouge_resampler(scored), {}, {"rougeL": np.array(scored["rougeL"])})
+def _word_f1(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    resampler = word_f1.word_f1_resampler(by.tokens(replies.texts), by.reference_tokens)
+    return Measure(resampler, {"tokenizer": by.tools.tokenizer or "whitespace"})
 
 
-def _word_f1(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.word_f1 import word_f1_resampler
-    from .texts import tokenize_all
-
-    hypotheses = tokenize_all(replies.texts, tools.tokenizer)
-    targets = tokenize_all(eval_set.references, tools.tokenizer)
-    return Measure(word_f1_resampler(hypotheses, targets), {"tokenizer": tools.tokenizer})
-
-
-def _distinct(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.distinct import DistinctResampler
-    from .texts import tokenize_all
-
-    corpus = tokenize_all(replies.texts, tools.tokenizer)
+def _distinct(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    corpus = by.tokens(replies.texts, "nltk")
     words = np.array([len(tokens) for tokens in corpus], float)
-    details = {"tokenizer": tools.tokenizer, "n": len(corpus), "words": int(words.sum())}
-    return Measure(DistinctResampler(corpus), details, {"words": words})
+    details = {"tokenizer": by.tools.tokenizer or "nltk", "n": len(corpus), "words": int(words.sum())}
+    return Measure(distinct.DistinctResampler(corpus), details, {"words": words}, means({"words": words}))
 
 
-def _axes_alone(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.empathy_axes import axes_resampler, reply_scores
-
-    scores = reply_scores(tools.run, eval_set.prompts, replies.texts)
-    return _axes_measure(axes_resampler(scores, None, tools.threshold, tools.ties), scores, tools)
+def _axes(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    return by.axes_measure(by.scores(replies.texts), by.reference_scores)
 
 
-def _axes(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.empathy_axes import axes_resampler, reply_scores
-
-    scores = reply_scores(tools.run, eval_set.prompts, replies.texts)
-    references = reply_scores(tools.run, eval_set.prompts, eval_set.references)
-    return _axes_measure(axes_resampler(scores, references, tools.threshold, tools.ties), scores, tools)
-
-
-def _axes_measure(resampler: Resampler, scores: np.ndarray, tools: Tools) -> Measure:
-    details = {"scorer": tools.run.scorer.fingerprint, "unscored": int(np.isnan(scores).any(axis=1).sum())}
-    return Measure(resampler, details, {axis: scores[:, i] for i, axis in enumerate(AXES)})
-
-
-def _perplexity(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
-
-    assert loaded is not None
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+def _perplexity(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    assert model is not None
+    limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     samples = [
-        tokenize_sample(dialogue.prompt, dialogue.completion, loaded.tokenizer, max_length=limit)
-        for dialogue in eval_set.dialogues
+        completion_perplexity.tokenize_sample(d.prompt, d.completion, model.tokenizer, max_length=limit)
+        for d in by.eval_set.dialogues
     ]
-    nlls = sample_nlls(samples, loaded.model, batch_size=tools.batch_size)
+    nlls = completion_perplexity.sample_nlls(samples, model.model, batch_size=by.tools.batch_size)
     tokens = [sample.scored for sample in samples]
     details = {"tokens": sum(tokens), "truncated": sum(sample.truncated for sample in samples)}
-    return Measure(perplexity_resampler(nlls, tokens), details)
+    return Measure(completion_perplexity.perplexity_resampler(nlls, tokens), details)
 
 
-def _epitome(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.epitome import MECHANISMS, level_resampler, predicted_levels
-
-    levels = predicted_levels(tools.classifier, eval_set.prompts, replies.texts)
-    references = predicted_levels(tools.classifier, eval_set.prompts, eval_set.references)
-    samples = {name: levels[:, i].astype(float) for i, name in enumerate(MECHANISMS)}
-    return Measure(level_resampler(levels, references), {}, samples)
+def _epitome(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    levels = by.levels(replies.texts)
+    samples = {name: levels[:, i].astype(float) for i, name in enumerate(epitome.MECHANISMS)}
+    return Measure(epitome.level_resampler(levels, by.reference_levels), {}, samples)
 
 
-def _emotion(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.emotion_accuracy import check_labels, emotion_resampler
-
-    given = check_labels("predicted_emotion", replies.emotions)
-    wanted = check_labels("emotion", eval_set.emotions)
+def _emotion(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    wanted = by.eval_set.emotion_labels or []
+    given = emotion_accuracy.check_labels("predicted_emotion", replies.emotions)
     hits = np.array([a == b for a, b in zip(given, wanted, strict=True)], float)
-    return Measure(emotion_resampler(given, wanted), {}, {"emotion_hit": hits})
+    return Measure(emotion_accuracy.emotion_resampler(given, wanted), {}, {"emotion_hit": hits})
 
 
-def _bertscore(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .metrics.bertscore import bertscore_resampler, sample_similarities
-
-    scored = sample_similarities(
-        replies.texts, eval_set.references, tools.bertscore_model,
-        num_layers=tools.bertscore_layers, batch_size=tools.batch_size,
-    )  # fmt: skip
-    details = {"model": tools.bertscore_model, "num_layers": int(scored["num_layers"])}
-    return Measure(bertscore_resampler(scored), details, {"bertscore_f1": scored["bertscore_f1"]})
+def _bertscore(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    encoder, layers = by.tools.bertscore_model, by.tools.bertscore_layers
+    scored = bertscore.sample_similarities(
+        replies.texts, by.eval_set.references, encoder, num_layers=layers, batch_size=by.tools.batch_size
+    )
+    details = {"model": encoder, "num_layers": int(scored["num_layers"])}
+    return Measure(bertscore.bertscore_resampler(scored), details, {"bertscore_f1": scored["bertscore_f1"]})
 
 
-def _judge(eval_set: EvalSet, replies: Replies, loaded: LoadedModel | None, tools: Tools) -> Measure:
-    from .bootstrap import means
-    from .metrics.judge import sample_ratings
-
-    ratings = sample_ratings(tools.judge, eval_set.prompts, replies.texts)
+def _judge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
+    judge = by.tools.judge
+    ratings = sample_ratings(judge, by.eval_set.prompts, replies.texts)
     unanswered = int(sum(np.isnan(values).sum() for values in ratings.values()))
-    return Measure(means(ratings), {"judge": tools.judge.fingerprint, "unanswered": unanswered}, dict(ratings))
+    return Measure(means(ratings), {"judge": judge.fingerprint, "unanswered": unanswered}, dict(ratings))
 
 
-MAKERS: Mapping[str, Maker] = {
-    "dialogue_bleu": _bleu,
-    "dialogue_rouge": _rouge,
-    "word_f1": _word_f1,
-    "distinct": _distinct,
-    "empathy_axes": _axes,
-    "completion_perplexity": _perplexity,
-    "epitome": _epitome,
-    "emotion_accuracy": _emotion,
-    "bertscore": _bertscore,
-    "judge": _judge,
+@dataclass(frozen=True)
+class Metric:
+    """
+    A metric that a comparison knows.
+
+    Args:
+        make (`Callable`): Measures replies.
+        primary (`str`): The one number that a comparison claims a difference of.
+        needs (`str`, *optional*): What it needs beside the replies.
+    """
+
+    make: Callable[[Evaluator, Replies, LoadedModel | None], Measure]
+    primary: str
+    needs: str = ""
+
+
+METRICS: Mapping[str, Metric] = {
+    "dialogue_bleu": Metric(_bleu, "bleu4"),
+    "dialogue_rouge": Metric(_rouge, "rougeL"),
+    "word_f1": Metric(_word_f1, "word_f1"),
+    "distinct": Metric(_distinct, "dist2"),
+    "empathy_axes": Metric(_axes, "sensibility"),
+    "completion_perplexity": Metric(_perplexity, "perplexity", "a model, not a file of replies"),
+    "epitome": Metric(_epitome, "emotional_reactions", "a classifier (--epitome)"),
+    "emotion_accuracy": Metric(
+        _emotion,
+        "accuracy",
+        "an emotion of EmpatheticDialogues for each dialogue, and a column predicted_emotion",
+    ),
+    "bertscore": Metric(_bertscore, "bertscore_f1", "an encoder (--bertscore-model)"),
+    "judge": Metric(_judge, "empathy", "a judge (--judge)"),
 }
+"""The metrics that a comparison knows, in the order of its tables."""

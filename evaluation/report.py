@@ -1,4 +1,7 @@
-"""A comparison as files: JSON for machines, Markdown, and one HTML page that needs nothing beside itself."""
+"""A comparison as files: JSON for machines, Markdown, and one HTML page that needs nothing beside itself.
+
+Everything here takes the comparison as [`~ee_trl.evaluation.Comparison.to_dict`] gives it.
+"""
 
 from __future__ import annotations
 
@@ -7,332 +10,275 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ee_trl.display import (
+    Code,
+    Heading,
+    Markup,
+    Table,
+    Title,
+    as_html,
+    as_markdown,
+    number,
+    with_interval,
+)
 from ee_trl.errors import MissingExtraError, require
-from ee_trl.files import write_json, write_text
-from ee_trl.reports.markdown import _cell, _table
+from ee_trl.files import package_versions, write_json, write_text
 
 from . import plots
 from .candidates import INDEX_COLUMN, MODEL
-from .measures import NEEDS, NOTES
+from .measures import METRICS, NOTES
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .comparison import Comparison
-
 logger = logging.getLogger("ee_trl")
 
 DATA, TEXT, PAGE, REPLIES = "report.json", "report.md", "report.html", "replies.jsonl"
-NAMES = (DATA, TEXT, PAGE, REPLIES)
-"""The files of a report."""
+SIGNIFICANT = 0.05
+VERDICTS = ("win", "tie", "lose", "preference", "position_bias", "consistency")
+BY_EMOTION = ("sensibility", "rationality", "empathy", "rougeL", "emotional_reactions", "emotion_hit", "words")
+"""The numbers of single samples that the table by emotion shows, the first four that exist."""
+ROLES = {"user": "speaker", "assistant": "listener"}
+
+Data = Mapping[str, Any]
 
 
-def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
+def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str | os.PathLike[str]) -> Path:
     """
     Writes `report.json`, `report.md`, `report.html` and `replies.jsonl` (a line a dialogue, every candidate's reply).
 
-    Without the extra `report` the page is left out, and said so.
+    Without the extra `report` the page is left out, with a warning.
 
     Returns:
         `Path` of the page; of the text, where there is no page.
     """
-    from ee_trl.files import package_versions
-
     folder = Path(folder)
-    data = {**comparison.to_dict(), "versions": package_versions("ee-trl", "datasets", "numpy", "pyarrow")}
-    texts = {REPLIES: _reply_lines(comparison), TEXT: markdown(comparison)}
+    versions = package_versions("ee-trl", "datasets", "numpy", "pyarrow")
+    texts = {REPLIES: _reply_lines(replies), TEXT: as_markdown([*parts_of(data), *dialogue_parts(data)]) + "\n"}
     try:
-        texts[PAGE] = html_page(comparison)
+        texts[PAGE] = html_page(data)
     except MissingExtraError as error:
         logger.warning("%s; %s is left out", error, PAGE)
     for name, text in texts.items():  # all of them are made before the first is written
         write_text(folder / name, text)
-    write_json(folder / DATA, data)  # the last: where it is, the report is whole
+    write_json(folder / DATA, {**data, "versions": versions})  # the last: where it is, the report is whole
     return folder / (PAGE if PAGE in texts else TEXT)
 
 
-def _reply_lines(comparison: Comparison) -> str:
-    names = list(comparison.replies)
-    rows = zip(*comparison.replies.values(), strict=True)
-    return "".join(
-        json.dumps({INDEX_COLUMN: i, **dict(zip(names, row, strict=True))}) + "\n" for i, row in enumerate(rows)
+def _reply_lines(replies: Mapping[str, Sequence[str]]) -> str:
+    rows = enumerate(zip(*replies.values(), strict=True))
+    return "".join(json.dumps({INDEX_COLUMN: i, **dict(zip(replies, row, strict=True))}) + "\n" for i, row in rows)
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
+    """What was evaluated, every number of every candidate, and the paired differences; pictures below their tables."""
+    pictures = pictures or {}
+    models, settings = data["models"], data["settings"]
+    names = shown_numbers(data)
+    yield Title("Evaluation")
+    yield _set_in_words(data["dataset"]) + _decoding_in_words(data)
+    yield f"Axes by {settings['scorer']}; {settings['tokenizer']} tokens."
+    rows = [(name, entry["description"], Code(entry["fingerprint"])) for name, entry in models.items()]
+    yield Table(("candidate", "what it is", "content"), rows, texts=3)
+    yield Heading("Numbers")
+    yield Table(
+        ("number", *models, "references", "what it is"),
+        [
+            (name, *(_cell(entry, name) for entry in models.values()), _reference_cell(data, name), NOTES[name])
+            for name in names
+        ],
     )
+    yield from _remarks(data)
+    if "numbers" in pictures:
+        yield pictures["numbers"]
+    if "plane" in pictures:
+        yield Heading("Sensibility and rationality")
+        yield pictures["plane"]
+        yield pictures["shares"]
+    if data["paired"]:
+        yield Heading("Differences")
+        yield from _differences(data, names)
 
 
-def shown_numbers(comparison: Comparison) -> list[str]:
+def shown_numbers(data: Data) -> list[str]:
     """The numbers that tables and pictures show, of those that any candidate has."""
-    there = {name for entry in comparison.models.values() for name in entry["numbers"]}
+    there = {name for entry in data["models"].values() for name in entry["numbers"]}
     return [name for name in NOTES if name in there]
 
 
-def left_out(comparison: Comparison) -> dict[str, str]:
-    """The metrics that no candidate has -> what they need."""
-    there = {name for entry in comparison.models.values() for name in entry["details"]}
-    return {name: NEEDS[name] for name in comparison.settings["metrics"] if name not in there and name in NEEDS}
+def _cell(entry: Data, name: str) -> str:
+    value = entry["numbers"].get(name)
+    return "" if value is None else with_interval(value, entry["intervals"].get(name))
 
 
-def of_references(comparison: Comparison, name: str) -> str:
-    """The references' number for a table, `""` where they have none."""
-    for prefix, entry in (("", comparison.references), *(("reference_", m) for m in comparison.models.values())):
-        if prefix + name in entry["numbers"]:
-            return with_interval(entry["numbers"][prefix + name], entry["intervals"].get(prefix + name))
-    return ""
+def _reference_cell(data: Data, name: str) -> str:
+    """The references' own number; some metrics measure them beside each candidate's replies."""
+    candidates = (_cell(entry, f"reference_{name}") for entry in data["models"].values())
+    return _cell(data["references"], name) or next(filter(None, candidates), "")
 
 
-def unscored(comparison: Comparison) -> dict[str, int]:
-    """Candidate -> how many of its replies have no scores, of those where there are any."""
-    found = {name: entry["details"].get("empathy_axes", {}) for name, entry in comparison.models.items()}
-    return {name: details["unscored"] for name, details in found.items() if details.get("unscored")}
+def _remarks(data: Data) -> Iterable[str]:
+    settings, models = data["settings"], data["models"]
+    if settings["resamples"]:
+        yield (
+            f"In brackets: {settings['confidence']:.0%} bootstrap intervals ({settings['resamples']:,} resamples, "
+            f"seed {settings['seed']}). Whole conversations are drawn, since the turns of one are not independent."
+        )
+    unscored = {name: entry["details"].get("empathy_axes", {}).get("unscored") for name, entry in models.items()}
+    if any(unscored.values()):
+        counts = ", ".join(f"{name} {n:,}" for name, n in unscored.items() if n)
+        yield (
+            f"Unscored replies (blank, or the scorer gave none): {counts}. They are left out of the means of the axes."
+        )
+    there = {name for entry in models.values() for name in entry["details"]}
+    missing = [
+        f"{name} needs {METRICS[name].needs}"
+        for name in settings["metrics"]
+        if name not in there and METRICS[name].needs
+    ]
+    if missing:
+        yield f"Not measured: {'; '.join(missing)}."
 
 
-def number(value: float | None) -> str:
-    """A number for a table."""
-    return "n/a" if value is None or value != value else f"{value:,.2f}"
+def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
+    claimed = [name for name in names if any(_is_claimed(pair, name) for pair in data["paired"])]
+    yield (
+        "Paired bootstrap: both candidates are measured on the same draws of the conversations. p is two-sided, and "
+        f"given for one number of each metric ({', '.join(claimed)}), with Holm's correction for the number of "
+        f"metrics; * is below {SIGNIFICANT} after it. The other numbers are shown without a claim."
+    )
+    for pair in data["paired"]:
+        rows = []
+        for name in (name for name in names if name in pair["numbers"]):
+            row = pair["numbers"][name]
+            ps = ("", "")
+            if _is_claimed(pair, name):
+                sure = row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT
+                ps = (number(row["p"], ".3f"), number(row["p_holm"], ".3f") + " *" * sure)
+            rows.append((name, with_interval(row["difference"], row["interval"]), *ps))
+        a, b = pair["a"], pair["b"]
+        yield Table(("number", f"{b} minus {a}", "p", "p (Holm)"), rows)
+        if verdicts := pair.get("judge"):
+            aspects = [name.removesuffix("_win") for name in verdicts if name.endswith("_win")]
+            keys = [[f"{aspect}_{verdict}" for verdict in VERDICTS] for aspect in aspects]
+            head = ("judge", f"{b} wins", "tie", f"{a} wins", "preference", "position bias", "consistency")
+            rows = [
+                (aspect, *(with_interval(verdicts[key], verdicts.get(f"{key}_interval")) for key in row))
+                for aspect, row in zip(aspects, keys, strict=True)
+            ]
+            yield Table(head, rows)
 
 
-def with_interval(value: float | None, ends: Sequence[float] | None) -> str:
-    """A number with its interval in brackets."""
-    if not ends or ends[0] != ends[0] or value is None or value != value:
-        return number(value)
-    return f"{number(value)} ({number(ends[0])} to {number(ends[1])})"
+def _is_claimed(pair: Data, name: str) -> bool:
+    return name in {metric.primary for metric in METRICS.values()} and name in pair["numbers"]
 
 
-def p_value(p: float | None) -> str:
-    """A p value for a table."""
-    return "n/a" if p is None else f"{p:.3f}"
+def _set_in_words(dataset: Data) -> str:
+    some = f" of {dataset['available']:,}, evenly spaced" if dataset["available"] != dataset["n"] else ""
+    reasons = ", ".join(f"{n:,} {why}" for why, n in dataset["left_out"].items())
+    left_out = f" (left out: {reasons})" if reasons else ""
+    return f"{dataset['n']:,} dialogues{some}{left_out} from {dataset['name']}."
 
 
-def set_in_words(comparison: Comparison) -> str:
-    """What was evaluated on."""
-    data = comparison.dataset
-    some = f" of {data['available']:,}, evenly spaced" if data["available"] != data["n"] else ""
-    reasons = ", ".join(f"{n:,} {why}" for why, n in data["left_out"].items())
-    return f"{data['n']:,} dialogues{some}" + (f"; left out: {reasons}" if reasons else "")
-
-
-def decoding_in_words(comparison: Comparison) -> str:
-    """How models replied, as a sentence; `""` where there are files of replies alone."""
-    if not any(entry["kind"] == MODEL for entry in comparison.models.values()):
+def _decoding_in_words(data: Data) -> str:
+    if not any(entry["kind"] == MODEL for entry in data["models"].values()):
         return ""
-    decoding = comparison.settings["decoding"]
+    decoding = data["settings"]["decoding"]
     if not decoding["temperature"]:
         return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most."
     return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}."
 
 
-# ---- Markdown ------------------------------------------------------------------------------------------------------
+# ---- dialogues -----------------------------------------------------------------------------------------------------
 
 
-def markdown(comparison: Comparison) -> str:
-    """The report as Markdown."""
-    parts = [
-        head_of(comparison),
-        *([_emotions_part(comparison)] if comparison.emotions else []),
-        _examples_part(comparison),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def head_of(comparison: Comparison) -> str:
-    """The report's first parts, as Markdown: candidates, numbers and differences."""
-    parts = [_head_part(comparison), _numbers_part(comparison), *_paired_parts(comparison)]
-    return "\n\n".join(["# Evaluation", *parts])
-
-
-def _head_part(comparison: Comparison) -> str:
-    settings = comparison.settings
-    rows = [
-        (_cell(name), _cell(entry["description"]), f"`{_cell(entry['fingerprint'])}`")
-        for name, entry in comparison.models.items()
-    ]
-    return "\n\n".join(
-        [
-            f"**{set_in_words(comparison)}** from {_cell(comparison.dataset['name'])}."
-            f"{decoding_in_words(comparison)} Axes by `{_cell(settings['scorer'])}`; {settings['tokenizer']} tokens.",
-            _table(("candidate", "what it is", "content"), rows),
-        ]
-    )
-
-
-def _numbers_part(comparison: Comparison) -> str:
-    names = shown_numbers(comparison)
-    head = ("number", *(_cell(name) for name in comparison.models), "references", "")
-    rows = []
-    for name in names:
-        entries = comparison.models.values()
-        cells = [with_interval(e["numbers"].get(name), e["intervals"].get(name)) for e in entries]
-        shown = ("" if cell == "n/a" else cell for cell in cells)
-        rows.append((name, *shown, of_references(comparison, name), NOTES[name]))
-    settings = comparison.settings
-    text = "## Numbers\n\n" + _table(head, rows)
-    if settings["resamples"]:
-        text += (
-            f"\n\nIn brackets: {settings['confidence']:.0%} bootstrap intervals ({settings['resamples']:,} resamples "
-            f"of the dialogues, seed {settings['seed']}). Turns of one conversation are not independent, so they are "
-            "somewhat too narrow."
+def dialogue_parts(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
+    """The table by emotion, and the dialogues where the candidates differ most."""
+    models, emotions = list(data["models"]), data["emotions"]
+    if emotions:
+        keys = emotion_numbers(data)
+        yield Heading("By emotion")
+        if pictures and "emotions" in pictures:
+            yield pictures["emotions"]
+        yield Table(
+            ("emotion", "n", *(f"{model} {key}" for key in keys for model in models)),
+            [
+                (emotion, f"{row['n']:,}", *(number(row["models"][m].get(key)) for key in keys for m in models))
+                for emotion, row in emotions.items()
+            ],
         )
-    without = unscored(comparison)
-    if without:
-        text += "\n\nUnscored replies (blank, or the scorer gave none): " + ", ".join(
-            f"{_cell(name)} {n:,}" for name, n in without.items()
-        ) + ". They are left out of the means of the axes."  # fmt: skip
-    missing = left_out(comparison)
-    if missing:
-        text += "\n\nNot measured: " + "; ".join(f"{name} needs {need}" for name, need in missing.items()) + "."
-    return text
+    yield Heading("Where they differ most")
+    if not data["examples"]:
+        yield "All candidates reply the same to every dialogue."
+    for example in data["examples"]:
+        emotion = f" ({example['emotion']})" if example["emotion"] else ""
+        rows = [(ROLES.get(turn["role"], turn["role"]), turn["text"]) for turn in example["context"]]
+        rows.append(("reference", example["reference"]))
+        rows += [(f"{name}{_scores(r)}", r["text"] or "(nothing)") for name, r in example["replies"].items()]
+        yield Table(("who", "says"), rows, f"Dialogue {example['index']}{emotion}", texts=2)
 
 
-def _paired_parts(comparison: Comparison) -> list[str]:
-    if not comparison.paired:
-        return []
-    parts = [
-        "## Differences\n\nPaired bootstrap: both measured on the same draws of the dialogues. p is two-sided; Holm's "
-        "is corrected for the number of rows of the table in `report.json`, which has more than are shown."
-    ]
-    for pair in comparison.paired:
-        rows = [
-            (name, with_interval(row["difference"], row["interval"]), p_value(row["p"]), p_value(row["p_holm"]))
-            for name in shown_numbers(comparison)
-            if (row := pair["numbers"].get(name))
-        ]
-        head = ("number", f"{_cell(pair['b'])} minus {_cell(pair['a'])}", "p", "p (Holm)")
-        parts.append(_table(head, rows))
-        verdicts = verdict_rows(pair)
-        if verdicts:
-            wins = ("judge", f"{_cell(pair['b'])} wins", "tie", f"{_cell(pair['a'])} wins")
-            parts.append(_table((*wins, *VERDICT_HEAD), verdicts))
-    return parts
+def emotion_numbers(data: Data) -> list[str]:
+    """The numbers of the table by emotion."""
+    rows = data["emotions"].values()
+    there = {key for row in rows for means in row["models"].values() for key in means}
+    return [key for key in BY_EMOTION if key in there][:4]
 
 
-VERDICT_HEAD = ("preference", "position bias", "consistency")
-"""Columns of the judge's verdicts beside wins and ties."""
-
-
-def verdict_rows(pair: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What the judge says of a pair, a row an aspect; none where it was not asked."""
-    found: Mapping[str, Any] = pair.get("judge") or {}
-    aspects = [name.removesuffix("_win") for name in found if name.endswith("_win")]
-    keys = ("win", "tie", "lose", "preference", "position_bias", "consistency")
-    return [
-        (
-            aspect,
-            *(with_interval(found[f"{aspect}_{key}"], found.get(f"{aspect}_{key}_interval")) for key in keys),
-        )
-        for aspect in aspects
-    ]
-
-
-def _emotions_part(comparison: Comparison) -> str:
-    models = list(comparison.models)
-    keys = emotion_numbers(comparison)
-    head = ("emotion", "n", *(f"{_cell(model)} {key}" for key in keys for model in models))
-    rows = [
-        (_cell(emotion), f"{row['n']:,}", *(number(row["models"][m].get(key)) for key in keys for m in models))
-        for emotion, row in comparison.emotions.items()
-    ]
-    return "## By emotion\n\n" + _table(head, rows)
-
-
-def emotion_numbers(comparison: Comparison) -> list[str]:
-    """The numbers that single samples have, as the emotion table shows them."""
-    some = next(iter(comparison.emotions.values()))["models"]
-    there = {key for means in some.values() for key in means}
-    wanted = ("sensibility", "rationality", "empathy", "rougeL", "emotional_reactions", "emotion_hit", "words")
-    return [key for key in wanted if key in there][:4]
-
-
-def _examples_part(comparison: Comparison) -> str:
-    lines = ["## Where they differ most"]
-    if not comparison.examples:
-        lines.append("All candidates reply the same to every dialogue.")
-    for example in comparison.examples:
-        said = [f"**Dialogue {example['index']}**" + (f" ({_cell(example['emotion'])})" if example["emotion"] else "")]
-        said += [f"- *{_role(turn['role'])}*: {_cell(turn['text'])}" for turn in example["context"]]
-        said.append(f"- **reference**: {_cell(example['reference'])}")
-        said += [
-            f"- **{_cell(name)}**{_scores(reply)}: {_cell(reply['text']) or '(nothing)'}"
-            for name, reply in example["replies"].items()
-        ]
-        lines.append("\n".join(said))
-    return "\n\n".join(lines)
-
-
-def _role(role: str) -> str:
-    return {"user": "speaker", "assistant": "listener"}.get(role, role)
-
-
-def _scores(reply: dict[str, Any]) -> str:
+def _scores(reply: Data) -> str:
     if "sensibility" not in reply:
         return ""
     return f" (S {number(reply['sensibility'])}, R {number(reply['rationality'])})"
 
 
-# ---- HTML ----------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------------------------
 
 
-def html_page(comparison: Comparison) -> str:
+def html_page(data: Data) -> str:
     """
     The report as one HTML page without scripts, with its pictures inside. All text of dialogues is escaped.
 
     Raises:
         [`MissingExtraError`]: jinja2 or matplotlib is not installed.
     """
-    names = shown_numbers(comparison)
-    keys = emotion_numbers(comparison) if comparison.emotions else []
-    pictures: dict[str, str | None] = dict.fromkeys(("numbers", "plane", "shares", "emotions"))
+    models, references, names = data["models"], data["references"], shown_numbers(data)
+    pictures = {}
     if names:
-        pictures["numbers"] = picture(plots.numbers_figure(comparison, names))
+        figure = plots.numbers_figure(models, references, names)
+        pictures["numbers"] = picture(figure, "Every number with its interval")
     if "sensibility" in names:
-        pictures |= {
-            "plane": picture(plots.plane_figure(comparison)),
-            "shares": picture(plots.shares_figure(comparison)),
-        }
-    if keys:
-        pictures["emotions"] = picture(plots.emotions_figure(comparison, keys[0]))
-    helpers: dict[str, Any] = {
-        "number": number,
-        "with_interval": with_interval,
-        "p_value": p_value,
-        "role": _role,
-        "scores": _scores,
-        "verdict_rows": verdict_rows,
-        "of_references": of_references,
-    }
-    return render(
-        "evaluation.html",
-        c=comparison,
-        names=names,
-        notes=NOTES,
-        keys=keys,
-        pictures=pictures,
-        set_in_words=set_in_words(comparison),
-        decoding_in_words=decoding_in_words(comparison),
-        missing=left_out(comparison),
-        unscored=unscored(comparison),
-        verdict_head=VERDICT_HEAD,
-        **helpers,
-    )
+        figure = plots.plane_figure(models, references, data["settings"]["threshold"])
+        pictures["plane"] = picture(figure, "Mean scores on the score plane")
+        pictures["shares"] = picture(plots.shares_figure(models, references), "Share of each quadrant")
+    if data["emotions"] and (keys := emotion_numbers(data)):
+        figure = plots.emotions_figure(data["emotions"], list(models), keys[0])
+        pictures["emotions"] = picture(figure, "Means by emotion")
+    body = as_html([*parts_of(data, pictures), *dialogue_parts(data, pictures)])
+    return render("evaluation.html", title=f"Evaluation of {', '.join(models)}", body=body)
+
+
+def picture(figure: Figure, alt: str) -> Markup:
+    """A figure as an image of a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    return Markup(f'<img alt="{alt}" src="data:image/png;base64,{source}">')
 
 
 def render(template: str, extra: str = "report", **values: Any) -> str:
     """A template of `ee_trl/assets/templates`, filled in; every value is escaped. `extra` brings the library."""
-    from importlib.resources import files
-
     jinja2 = require("jinja2", extra=extra, purpose="an HTML page")
     source = files("ee_trl").joinpath(f"assets/templates/{template}").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(source).render(**values) + "\n"
-
-
-def picture(figure: Figure) -> str:
-    """A figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

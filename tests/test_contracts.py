@@ -15,7 +15,8 @@ from random_judges import make_scorer
 from tiny_encoder import sample_dialogues, tiny_scorer
 
 from ee_trl import CascadeScorer, Dialogue, Scorer, load_sample, load_scorer
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.scoring.kinds import SCORERS
 
 

@@ -15,7 +15,8 @@ from conftest import ROOT
 
 import ee_trl
 from ee_trl.cli.main import main
-from ee_trl.data.dialogue import FORMATS, REASONS
+from ee_trl.data.dialogue import REASONS
+from ee_trl.data.formats import FORMATS
 from ee_trl.data.sample import load_sample
 
 

@@ -10,7 +10,8 @@ import torch
 from random_judges import RUBRIC, saved
 
 from ee_trl import CausalLMScorer, load_sample
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 
 
 pytestmark = [

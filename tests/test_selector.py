@@ -424,7 +424,7 @@ def test_scorer_is_loaded_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> 
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("ee_trl.selector.load_scorer", load)
+    monkeypatch.setattr("ee_trl.scoring.dataset.load_scorer", load)
     selector = EmpathyDataSelector()
     assert replies(selector.select(own((8, 2)))) == ["reply 0"]
     with pytest.raises(AssertionError, match="loaded"):

@@ -16,11 +16,10 @@ from training import folder_of, slug
 from ee_trl.axes import AXES, QUADRANTS, TIE, quadrants
 from ee_trl.evaluation.bootstrap import Bootstrap, intervals
 from ee_trl.evaluation.candidates import Replies, load_candidate
-from ee_trl.evaluation.comparison import make_tools
+from ee_trl.evaluation.comparison import differences, entry_of
 from ee_trl.evaluation.eval_set import EvalSet, read_eval_set
-from ee_trl.evaluation.findings import differences, numbers_of
 from ee_trl.evaluation.generation import Decoding, generate_replies
-from ee_trl.evaluation.measures import Measure, Tools, measure, measure_references
+from ee_trl.evaluation.measures import Evaluator, Measure, Tools, load_tools, measure
 from ee_trl.evaluation.metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 
@@ -76,10 +75,9 @@ def train_levels(posts: Path, work: Path) -> None:
 
 def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
     """What the test split is measured with."""
-    return make_tools(
-        scorer=str(scorer), threshold=5.0, ties="drop", store=str(work / "scores.sqlite"), tokenizer="nltk",
-        batch_size=BATCH, epitome=epitome, bertscore_model=None, bertscore_layers=None, judge=None,
-        judge_options=None, show=None,
+    return load_tools(
+        scorer=str(scorer), threshold=5.0, store=str(work / "scores.sqlite"), tokenizer="nltk", batch_size=BATCH,
+        classifier=epitome,
     )  # fmt: skip
 
 
@@ -179,16 +177,17 @@ def on_test(
     measures = {run.name: answer(run, work, scorer, epitome) for run in runs}
     models: dict[str, Any] = {}
     for name, found_by in measures.items():
-        found = numbers_of(found_by, BOOTSTRAP)
+        found = entry_of(found_by, BOOTSTRAP)
         numbers, tokens = found["numbers"], found["details"]["completion_perplexity"]["tokens"]
         numbers["perplexity_per_word"] = float(np.exp(np.log(numbers["perplexity"]) * tokens / words))
         models[name] = found
         print(name, {key: round(value, 3) for key, value in numbers.items()}, flush=True)
     pairs = [pair for pair in pairs if set(pair) <= set(measures)]
     references = Replies(part.references, "references", part.fingerprint)
-    of_references = measure_references(part, tools, METRICS)
+    evaluator = Evaluator(part, tools)
+    of_references = evaluator.measure_references(METRICS)
     if epitome:
-        of_references |= measure(part, references, None, tools, ["epitome"])
+        of_references |= evaluator.measure(references, None, ["epitome"])
     return {
         "n": len(whole),
         "replies": len(part),
@@ -196,7 +195,7 @@ def on_test(
         "decoding": DECODING.to_dict(),
         "scorer": tools.run.scorer.fingerprint,
         "models": models,
-        "references": numbers_of(of_references, BOOTSTRAP),
+        "references": entry_of(of_references, BOOTSTRAP),
         "paired": differences(pairs, measures, BOOTSTRAP),
         "matched": [matched_pair(pair, measures) for pair in pairs],
     }

@@ -47,8 +47,7 @@ def add_label(commands: Any) -> None:
 def run_label(args: argparse.Namespace) -> int:
     """Runs `ee-trl label`."""
     from ..data.tables import write_file
-    from ..distillation.labels import choose_to_label
-    from ..distillation.pool import open_pool, pool_tables
+    from ..distillation.labels import choose_to_label, open_pool, pool_tables
     from ..files import check_output
 
     path = check_output(args.output, overwrite=args.overwrite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..errors import EmpathyError
+from ..errors import EmpathyError, FormatError
 from . import options
 
 
@@ -134,13 +134,19 @@ def add_train_epitome(commands: Any) -> None:
 
 def run_train_epitome(args: argparse.Namespace) -> int:
     """Runs `ee-trl train-epitome`."""
+    from ..data.reading import open_dataset
     from ..evaluation.metrics.epitome_classifier import CONFIG
     from ..evaluation.metrics.epitome_training import read_posts, train_epitome
 
     folder = options.report_folder(args, CONFIG)
     if args.folds < 0 or args.folds == 1:
         raise EmpathyError(f"folds {args.folds} is not valid; valid: 2 or more, or 0 for none")
-    posts = read_posts(options.open_input(args.dataset, args))
+    dataset: Any = open_dataset(args.dataset, config=args.config, split=args.split)  # posts are in no dialogue format
+    if hasattr(dataset, "keys"):
+        if len(dataset) > 1:
+            raise FormatError(f"{args.dataset!r} has several splits: {', '.join(dataset)}; name one with --split")
+        [dataset] = dataset.values()
+    posts = read_posts(dataset)
     fit = options.picked(args, "epochs", "learning_rate", "batch_size") if args.encoder else {}
     record = train_epitome(posts, folder, encoder=args.encoder, folds=args.folds, seed=args.seed, **fit)
     return options.show(args, {"output": str(folder), **record}, _table_of(record), f"wrote {folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..data.dialogue import FORMATS
+from ..data.formats import FORMATS
 from ..errors import ScorerError
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from . import options

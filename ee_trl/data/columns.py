@@ -1,4 +1,4 @@
-"""Columns of names of which few are distinct: a code a row, so that millions of rows take a few bytes each."""
+"""Columns of few distinct names, as one small code a row: millions of rows take a few bytes each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 
@@ -30,31 +31,25 @@ class Coded:
         return len(self.codes)
 
     def is_(self, name: str) -> np.ndarray:
-        """Where that name is: an array of shape `(n,)`, of `bool`."""
+        """Which rows have this name, of shape `(n,)`, of `bool`."""
         return self.codes == (self.names.index(name) if name in self.names else -1)
 
     def counts(self) -> dict[str, int]:
-        """How often each name is there, most frequent first, those that are not left out."""
+        """How many rows have each name, most frequent first, without names that no row has."""
         found = zip(self.names, counts(self.codes, len(self.names)), strict=True)
         return dict(sorted(((name, n) for name, n in found if n), key=lambda item: -item[1]))
 
     def to_array(self) -> np.ndarray:
-        """The names themselves, of shape `(n,)`; each is held once, so this takes 8 bytes a row."""
-        import numpy as np
-
+        """The name of each row, of shape `(n,)`; the names are shared, so this takes 8 bytes a row."""
         return np.array(self.names, dtype=object)[self.codes]
 
 
 def counts(codes: np.ndarray, n: int, others: np.ndarray | None = None, m: int = 1) -> list[int]:
-    """How often each of the codes 0 to n - 1 is there; with others of 0 to m - 1, how often each of n * m pairs."""
-    import numpy as np
-
-    total = np.zeros(n * m, np.int64)
-    for start in range(0, len(codes), 1 << 20):  # a part at a time, since 64-bit numbers are made of them
-        part = slice(start, start + (1 << 20))
-        pairs = codes[part].astype(np.int64) * m + (0 if others is None else others[part])
-        total += np.bincount(pairs, minlength=n * m)
-    return total.tolist()
+    """How many rows have each of the codes 0 to n - 1, or each of the n * m pairs with the codes of `others`."""
+    pairs = codes.astype(np.intp)
+    if others is not None:
+        pairs = pairs * m + others
+    return np.bincount(pairs, minlength=n * m).tolist()
 
 
 class Coder:
@@ -62,7 +57,7 @@ class Coder:
     Builds a [`Coded`] column, batch by batch.
 
     Args:
-        names (`Sequence[str]`, *optional*): Names that have the first codes, whether they are there or not.
+        names (`Sequence[str]`, *optional*): Names that get the first codes even if no row has them.
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -70,39 +65,32 @@ class Coder:
         self._codes = array("i")
 
     def code(self, name: str) -> int:
-        """The code of a name, a new one where it was not known."""
+        """The code of a name."""
         return self._known.setdefault(name, len(self._known))
 
     def codes(self, column: pa.ChunkedArray, null: str) -> np.ndarray:
-        """The codes of an Arrow column, in which null is the name `null`."""
-        import numpy as np
-
+        """The codes of an Arrow column; null gets the code of the name `null`."""
         names, positions = distinct(column)
-        known = np.array([self.code(null if name is None else name) for name in names], np.int32)
-        return known[positions]
+        return np.array([self.code(null if name is None else name) for name in names], np.int32)[positions]
 
     def append(self, codes: np.ndarray) -> None:
         """Appends codes to the column."""
-        import numpy as np
-
         self._codes.frombytes(codes.astype(np.int32).tobytes())
 
     def result(self) -> Coded:
-        """The column, in as few bytes a row as there are names for."""
-        import numpy as np
-
-        codes = np.frombuffer(self._codes, np.int32) if self._codes else np.empty(0, np.int32)
-        return Coded(codes.astype(np.min_scalar_type(max(len(self._known) - 1, 0))), tuple(self._known))
+        """The column, in as few bytes a row as its names need."""
+        codes = np.array(self._codes, np.min_scalar_type(max(len(self._known) - 1, 0)))
+        return Coded(codes, tuple(self._known))
 
 
 def distinct(column: pa.ChunkedArray) -> tuple[list[str | None], np.ndarray]:
-    """The distinct values of an Arrow column as text, and for each row the position of its own."""
-    import pyarrow as pa
+    """The distinct values of an Arrow column as text, and for each row the position of its value."""
+    import pyarrow as pa  # the rules import this module, and the command line's help imports the rules
 
     try:
         encoded = column.cast(pa.string()).combine_chunks().dictionary_encode("encode")
     except pa.ArrowException:  # lists and the like
         texts = [None if value is None else str(value) for value in column.to_pylist()]
         encoded = pa.array(texts, pa.string()).dictionary_encode("encode")
-    names = encoded.dictionary.cast(pa.binary()).to_pylist()  # Arrow's strings may hold bytes that are no text
+    names = encoded.dictionary.cast(pa.binary()).to_pylist()  # Arrow's strings may hold bytes that are not text
     return [None if n is None else n.decode("utf-8", "replace") for n in names], encoded.indices.to_numpy()

@@ -1,39 +1,18 @@
-"""Any row -> [`Dialogue`]: one listener turn with what came before it.
+"""Conversations become samples: each [`Dialogue`] is one listener turn with what came before it.
 
-[`~ee_trl.data.formats`] turns a row into the whole conversation. The rest is the same for all formats: which
-turns are samples ([`samples_of`]), what makes them bad ([`REASONS`]), and the prompt and completion to train on.
+[`~ee_trl.data.formats`] turns a row into a conversation. This module says which of its turns are samples
+([`samples_of`]), what makes a sample bad ([`REASONS`]), and what a model trains on (prompt and completion).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..errors import FormatError, unknown
-from .formats import FORMATS, BadRow, DialogueFormat, Message, recognise
-
-
-__all__ = [
-    "FORMATS",
-    "MAX_TURN_CHARS",
-    "NOT_ASKED",
-    "REASONS",
-    "SCORED",
-    "SOURCE_ERROR",
-    "Dialogue",
-    "DialogueFormat",
-    "Sample",
-    "Turns",
-    "check_turns",
-    "dialogue_of",
-    "has_lone_surrogates",
-    "recognise",
-    "samples_of",
-    "utterance_number",
-    "whole_number",
-]
+from ..errors import FormatError, check_choice
+from .formats import FORMATS, BadRow, DialogueFormat, Message
 
 
 SCORED = "scored"
@@ -67,14 +46,14 @@ REASONS = {
 """Why a sample can be unscored, by name."""
 
 NOT_ASKED = "server_not_asked"
-"""That of [`REASONS`] which is no answer of the scorer's: such samples are asked by the next run anyway."""
+"""The one of [`REASONS`] that is not the scorer's answer; the next run asks for such samples in any case."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker",)
-"""Those of [`REASONS`] that are no failure: the data are as they should be, there is just no reply."""
+"""Those of [`REASONS`] that are not failures: the data are in order, but there is no reply to score."""
 
 MAX_TURN_CHARS = 32_768
 SOURCE_ERROR = "source_error"
-"""Column that a reader sets, to one of [`REASONS`], on a row that it could not take as it stands in the file."""
+"""A reader writes one of [`REASONS`] into this column of a row that it could not take as it stands in the file."""
 
 Turns = Literal["each", "last"]
 
@@ -85,14 +64,10 @@ class Dialogue:
     One sample: a listener's reply with what came before it.
 
     Args:
-        context (`tuple[str, ...]`):
-            The utterances before the reply, oldest first; the last is normally the speaker's.
-        response (`str`):
-            The listener's reply, which is what is scored.
-        roles (`tuple[str, ...]`):
-            `"user"` (speaker) or `"assistant"` (listener) for each utterance of `context`.
-        system (`str`, *optional*):
-            The system message, which is trained on but not scored.
+        context (`tuple[str, ...]`): The utterances before the reply, oldest first; the last is normally the speaker's.
+        response (`str`): The listener's reply; this is what is scored.
+        roles (`tuple[str, ...]`): `"user"` (speaker) or `"assistant"` (listener) for each utterance of `context`.
+        system (`str`, *optional*): The system message; a model trains on it, but it is not scored.
     """
 
     context: tuple[str, ...]
@@ -102,7 +77,7 @@ class Dialogue:
 
     @property
     def last_speaker_turn(self) -> str:
-        """The speaker's last utterance before the reply, `""` where there is none."""
+        """The speaker's last utterance before the reply, or `""`."""
         for role, text in zip(reversed(self.roles), reversed(self.context), strict=True):
             if role == "user":
                 return text
@@ -121,7 +96,7 @@ class Dialogue:
 
 
 class Sample(NamedTuple):
-    """A listener turn found in row number `row`: a `dialogue`, or the `reason` why there is none to score."""
+    """A listener turn found in row number `row`: a `dialogue`, or the `reason` why it cannot be scored."""
 
     row: int
     turn: int | None
@@ -131,28 +106,31 @@ class Sample(NamedTuple):
 
 def check_turns(turns: str) -> None:
     """Raises [`FormatError`] unless `turns` is `"each"` or `"last"`."""
-    if turns not in get_args(Turns):
-        raise FormatError(unknown("turns", turns, get_args(Turns)))
+    check_choice("turns", turns, get_args(Turns), FormatError)
 
 
 def dialogue_of(context: Sequence[Any], response: str) -> Dialogue:
     """
-    A reply and what came before it as a [`Dialogue`], where neither is a row of a data set.
+    A [`Dialogue`] from a reply and what came before it.
 
     Args:
         context (`Sequence`): Utterances, of which the last is the speaker's, or messages with `role` and `content`.
         response (`str`): The reply.
 
     Raises:
-        [`FormatError`]: The context holds something that is no turn of a dialogue.
+        [`FormatError`]: The context holds something that is not a turn of a dialogue.
     """
     try:
         *before, _ = FORMATS["context_response"].parse({"context": list(context), "response": response})
+        for message in before:
+            if message.problem:
+                raise BadRow(message.problem)
     except BadRow as bad:
         raise FormatError(f"the context {context!r} is not a dialogue: {REASONS[str(bad)]}") from None
-    for message in before:
-        if message.problem:
-            raise FormatError(f"the context {context!r} is not a dialogue: {REASONS[message.problem]}")
+    return _dialogue(before, response)
+
+
+def _dialogue(before: Sequence[Message], response: str) -> Dialogue:
     spoken = [message for message in before if message.role != "system"]
     system = "\n".join(message.text for message in before if message.role == "system")
     return Dialogue(tuple(m.text for m in spoken), response, tuple(m.role for m in spoken), system or None)
@@ -166,17 +144,15 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
     The samples of a batch of rows, in order.
 
     Args:
-        fmt (`DialogueFormat`):
-            What the rows are; a format of utterance rows wants whole conversations in the batch.
-        rows (`Sequence[Mapping[str, Any]]`):
-            One mapping of column to value a row. A row with a `turn` that is already one sample of a conversation (as
-            [`~EmpathyDataSelector.score`] writes them) gives that sample alone.
+        fmt (`DialogueFormat`): The format of the rows; of utterance rows the batch must hold whole conversations.
+        rows (`Sequence[Mapping[str, Any]]`): Rows by column. A row with a `turn`, as [`~EmpathyDataSelector.score`]
+            writes it for one sample of a conversation, gives that sample alone.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
             Whether every listener turn is a sample, or only the last of each conversation.
 
     Returns:
-        `list[Sample]`: at least one for every row (for utterance rows: for every listener utterance, and one for a
-        speaker's utterance that nobody answered), so that nothing is lost; those that cannot be scored say why.
+        `list[Sample]`: at least one for every row, so that nothing is lost. Utterance rows give one for every listener
+        utterance, and one for a speaker's last utterance without an answer.
     """
     if fmt.utterance_rows:
         return [s for span in conversations(rows) for s in _conversation_samples(fmt, rows, span, turns)]
@@ -184,11 +160,8 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
 
 
 def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Turns) -> list[Sample]:
-    reason = _source_error(row)
-    if reason:
-        return [Sample(i, None, None, reason)]
     try:
-        messages = fmt.parse(row)
+        messages = _parsed(fmt, row)
     except BadRow as bad:
         return [Sample(i, None, None, str(bad))]
     turn = _named_turn(row, messages) if fmt.multi_turn else None
@@ -199,14 +172,16 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
     return [_sample(i, messages, _last_turn(messages))]
 
 
-def _source_error(row: Mapping[str, Any]) -> str | None:
-    """What a reader said against the row; other data sets may mean anything by a column of that name."""
-    value = row.get(SOURCE_ERROR)
-    return value if isinstance(value, str) and value in REASONS else None
+def _parsed(fmt: DialogueFormat, row: Mapping[str, Any]) -> list[Message]:
+    """The turns of a row; raises [`BadRow`] if its reader, or its parser, could not take it."""
+    error = row.get(SOURCE_ERROR)
+    if isinstance(error, str) and error in REASONS:  # other data sets may mean anything by a column of that name
+        raise BadRow(error)
+    return fmt.parse(row)
 
 
 def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | None:
-    """The turn that a row of a conversation which `score` spread out stands for; `None` for every other row."""
+    """The turn that a row stands for, if `score` made the row from a conversation."""
     if row.get("row_index") is None:
         return None
     turn = whole_number(row.get("turn"))
@@ -214,12 +189,12 @@ def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | No
 
 
 def _last_turn(messages: Sequence[Message]) -> int:
-    """The last turn that somebody speaks; -1 where nobody does."""
+    """The last turn that is not a system message, or -1."""
     return max((i for i, message in enumerate(messages) if message.role != "system"), default=-1)
 
 
 def _listener_turns(messages: Sequence[Message]) -> list[int]:
-    """Where the listener speaks; and the last turn, where the speaker was left without a reply (or none spoke)."""
+    """The listener's turns, and the last turn if it is the speaker's."""
     found = [i for i, message in enumerate(messages) if message.role == "assistant"]
     last = _last_turn(messages)
     return found if last in found else [*found, last]
@@ -232,16 +207,11 @@ def _sample(i: int, messages: Sequence[Message], turn: int) -> Sample:
     reason = _problem(messages[: turn + 1])
     if reason:
         return Sample(i, turn, None, reason)
-    before = [m for m in messages[:turn] if m.role != "system"]
-    system = "\n".join(m.text for m in messages[:turn] if m.role == "system")
-    dialogue = Dialogue(
-        tuple(m.text for m in before), messages[turn].text, tuple(m.role for m in before), system or None
-    )
-    return Sample(i, turn, dialogue, None)
+    return Sample(i, turn, _dialogue(messages[:turn], messages[turn].text), None)
 
 
 def _problem(messages: Sequence[Message]) -> str | None:
-    """Why the last of the messages is no reply that can be scored, `None` where it is one."""
+    """Why the last of the messages cannot be scored as a reply, if it cannot."""
     for message in messages:
         if message.problem:
             return message.problem
@@ -261,7 +231,7 @@ def _problem(messages: Sequence[Message]) -> str | None:
 
 
 def has_lone_surrogates(text: str) -> bool:
-    """Whether `text` cannot be encoded: it holds half of a surrogate pair."""
+    """Whether `text` holds half of a surrogate pair, so that it cannot be encoded."""
     if text.isascii():
         return False
     try:
@@ -274,8 +244,8 @@ def has_lone_surrogates(text: str) -> bool:
 # ---- conversations of one utterance a row --------------------------------------------------------------------------
 
 
-def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterable[range]:
-    """The runs of neighbouring rows with one `conv_id`; a row without belongs to no other."""
+def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:
+    """Runs of neighbouring rows with the same `conv_id`; a row without one is a run of its own."""
     start = 0
     names = [row.get("conv_id") for row in rows]
     for i in range(1, len(names) + 1):
@@ -287,20 +257,17 @@ def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterable[range]:
 def _conversation_samples(
     fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], span: range, turns: Turns
 ) -> list[Sample]:
-    """The samples of the utterance rows `span`; what follows a gap or a bad utterance cannot be scored."""
+    """The samples of the utterance rows `span`; those after a gap or a bad utterance cannot be scored."""
     messages = [_utterance(fmt, rows[i], turn, rows[span[0]].get("speaker_idx")) for turn, i in enumerate(span)]
     wanted = _listener_turns(messages) if turns == "each" else [len(messages) - 1]
     return [_sample(span[turn], messages, turn) for turn in wanted]
 
 
 def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], turn: int, first_speaker: Any) -> Message:
-    """The utterance in a row that ought to be number `turn` (from 0) of its conversation."""
+    """The utterance of a row that should be number `turn` (from 0) of its conversation."""
     role = "user" if str(row.get("speaker_idx")) == str(first_speaker) else "assistant"
-    reason = _source_error(row)
-    if reason:
-        return Message(role, "", reason)
     try:
-        [message] = fmt.parse(row)
+        [message] = _parsed(fmt, row)
     except BadRow as bad:
         return Message(role, "", str(bad))
     if utterance_number(row.get("utterance_idx")) != turn + 1:
@@ -309,7 +276,7 @@ def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], turn: int, first_spe
 
 
 def utterance_number(value: Any) -> float:
-    """A numbering as files give it (`2`, `2.0` or `"2"`); infinite where it is no number."""
+    """A number as files give it (`2`, `2.0` or `"2"`); infinity for everything else."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -318,7 +285,7 @@ def utterance_number(value: Any) -> float:
 
 
 def whole_number(value: Any) -> int | None:
-    """A whole number as files give it (`2`, or `2.0` where the column has nulls); `None` for everything else."""
+    """A whole number as files give it (`2`, or `2.0` in a column with nulls); `None` for everything else."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     return value if isinstance(value, int) else None

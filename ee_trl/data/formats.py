@@ -1,7 +1,7 @@
-"""The row formats: each is recognised from a data set's columns, and its parser turns a row into a conversation.
+"""The row formats: the columns of a data set tell its format, and the format's parser turns a row into turns.
 
-A row that is no conversation at all raises [`BadRow`]; a turn that cannot be used is a [`Message`] with its `problem`,
-since the turns before it are none the worse for it.
+A parser raises [`BadRow`] for a row that is not a conversation. A single bad turn becomes a [`Message`] with its
+`problem`, because the turns before it are still good.
 """
 
 from __future__ import annotations
@@ -14,20 +14,12 @@ from typing import Any, NamedTuple
 from ..errors import FormatError
 
 
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "speaker": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "listener": "assistant",
+_NAMES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "speaker", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "listener"),
 }
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
 
 
 class Message(NamedTuple):
@@ -35,9 +27,9 @@ class Message(NamedTuple):
     One turn of a conversation.
 
     Args:
-        role (`str`): `"system"`, `"user"` or `"assistant"`; `""` where it is none of them.
-        text (`str`): What was said.
-        problem (`str`, *optional*): Of [`~ee_trl.data.dialogue.REASONS`], why the turn is unusable; its text is `""`.
+        role (`str`): `"system"`, `"user"`, `"assistant"`, or `""` for every other role.
+        text (`str`): What was said; `""` if there is a problem.
+        problem (`str`, *optional*): One of [`~ee_trl.data.dialogue.REASONS`], if the turn cannot be used.
     """
 
     role: str
@@ -46,7 +38,7 @@ class Message(NamedTuple):
 
 
 class BadRow(Exception):
-    """Raised by parsers; the argument is one of [`~ee_trl.data.dialogue.REASONS`]."""
+    """A row cannot be parsed; the argument is one of [`~ee_trl.data.dialogue.REASONS`]."""
 
 
 # ---- parsers: one row -> the whole conversation --------------------------------------------------------------------
@@ -56,27 +48,21 @@ def parse_messages(value: Any) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; the same as a JSON string or as columns."""
     if value is None:
         raise BadRow("null_dialogue")
-    if isinstance(value, str):
-        value = _from_json(value)
-    if isinstance(value, Mapping):  # how older files hold a list of turns: {"from": [...], "value": [...]}
-        value = _turns_of_lists(value)
+    try:
+        if isinstance(value, str):
+            value = json.loads(value)
+        if isinstance(value, Mapping):  # older files hold a list of turns as {"from": [...], "value": [...]}
+            value = _turns_of_lists(value)
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, (list, tuple)):
         raise BadRow("wrong_type")
     return [_message(turn) for turn in value]
 
 
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadRow("wrong_type") from None
-
-
 def _turns_of_lists(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if not all(isinstance(values, (list, tuple)) for values in lists.values()):
-        raise BadRow("wrong_type")
-    if len({len(values) for values in lists.values()}) != 1:
-        raise BadRow("wrong_type")
+    if not lists or not all(isinstance(values, (list, tuple)) for values in lists.values()):
+        raise ValueError
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
@@ -95,10 +81,10 @@ def _message(turn: Any) -> Message:
 
 
 def content_text(content: Any) -> str:
-    """The text of a turn's content, a text or a list of such parts; raises [`BadRow`] for anything else."""
+    """The text of a turn's content, which is a text or a list of text parts; raises [`BadRow`] for anything else."""
     if isinstance(content, str):
         return content
-    if isinstance(content, (list, tuple)):  # content parts of multimodal chat templates; text parts only
+    if isinstance(content, (list, tuple)):  # parts, as multimodal chat templates have them
         if any(isinstance(part, Mapping) and (part.get("type") or "text") != "text" for part in content):
             raise BadRow("not_text_alone")
         if all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
@@ -112,7 +98,7 @@ def _parse_prompt_completion(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _side(value: Any, role: str) -> list[Message]:
-    """A prompt or a completion: plain text is one turn of that `role`."""
+    """The turns of a prompt or a completion; plain text is one turn of that `role`."""
     if isinstance(value, str) and not value.lstrip().startswith('[{"'):
         return [Message(role, value)]
     return parse_messages(value)
@@ -124,7 +110,7 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
         raise BadRow("null_dialogue")
     if isinstance(context, str):
         context = [part.strip() for part in context.split("</s>")]
-        while len(context) > 1 and not context[-1]:  # a trailing separator ends the last utterance, it adds none
+        while len(context) > 1 and not context[-1]:  # a trailing separator does not begin another utterance
             context.pop()
     if not isinstance(context, (list, tuple)) or not isinstance(response, str):
         raise BadRow("wrong_type")
@@ -137,7 +123,7 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
-    """One utterance of raw EmpatheticDialogues; the role is its speaker's number until the conversation is known."""
+    """One utterance of raw EmpatheticDialogues; its role is its speaker's number until the conversation is known."""
     return [Message(str(row.get("speaker_idx")), content_text(row.get("utterance")).replace("_comma_", ","))]
 
 
@@ -150,75 +136,66 @@ class DialogueFormat:
     A row format.
 
     Args:
-        name (`str`): What it is called in messages.
-        columns (`tuple[str, ...]`): The columns it is recognised by, all of them needed.
-        dialogue_columns (`tuple[str, ...]`): Those that `prompt` and `completion` take the place of.
-        multi_turn (`bool`): Whether a row (or a conversation) can hold several listener turns.
-        parse (`Callable`): One row -> the whole conversation; raises [`BadRow`].
+        name (`str`): Its name in messages.
+        columns (`tuple[str, ...]`): A data set with all of these columns has this format.
+        parse (`Callable`): Turns a row into the whole conversation; raises [`BadRow`].
         example (`str`): One row, for error messages.
+        multi_turn (`bool`, *optional*, defaults to `False`): Whether a conversation can hold several listener turns.
+        utterance_rows (`bool`, *optional*, defaults to `False`): Whether a row is one utterance, so that a
+            conversation spans several rows.
     """
 
     name: str
     columns: tuple[str, ...]
-    dialogue_columns: tuple[str, ...]
-    multi_turn: bool
     parse: Callable[[Any], list[Message]]
     example: str
+    multi_turn: bool = False
+    utterance_rows: bool = False
 
     @property
-    def utterance_rows(self) -> bool:
-        """Whether a row is one utterance, so that a conversation spans several rows."""
-        return self.name == "empathetic_dialogues"
+    def dialogue_columns(self) -> tuple[str, ...]:
+        """The columns that `prompt` and `completion` replace in a selection."""
+        return () if self.utterance_rows else self.columns
 
 
-FORMATS: dict[str, DialogueFormat] = {
-    fmt.name: fmt
-    for fmt in (  # in order of precedence: what `select` writes comes first
-        DialogueFormat(
-            "prompt_completion",
-            ("prompt", "completion"),
-            ("prompt", "completion"),
-            False,
-            _parse_prompt_completion,
-            '{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", ...}]} or texts',
-        ),
-        DialogueFormat(
-            "messages",
-            ("messages",),
-            ("messages",),
-            True,
-            lambda row: parse_messages(row.get("messages")),
-            '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
-        ),
-        DialogueFormat(
-            "sharegpt",
-            ("conversations",),
-            ("conversations",),
-            True,
-            lambda row: parse_messages(row.get("conversations")),
-            '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}',
-        ),
-        DialogueFormat(
-            "empathetic_dialogues",
-            ("conv_id", "utterance_idx", "speaker_idx", "utterance"),
-            (),
-            True,
-            _parse_utterance,
-            "one utterance a row: conv_id, utterance_idx, speaker_idx, utterance (and context, the emotion)",
-        ),
-        DialogueFormat(
-            "context_response",
-            ("context", "response"),
-            ("context", "response"),
-            False,
-            _parse_context_response,
-            '{"context": ["...", "..."] or "... </s> ...", "response": "..."}',
-        ),
-    )
-}
-"""Every format that is known, by name."""
-
-_IMAGE_COLUMNS = ("image", "images")
+_ALL = (  # in order of precedence: what `select` writes comes first
+    DialogueFormat(
+        "prompt_completion",
+        ("prompt", "completion"),
+        _parse_prompt_completion,
+        '{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", ...}]} or texts',
+    ),
+    DialogueFormat(
+        "messages",
+        ("messages",),
+        lambda row: parse_messages(row.get("messages")),
+        '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
+        multi_turn=True,
+    ),
+    DialogueFormat(
+        "sharegpt",
+        ("conversations",),
+        lambda row: parse_messages(row.get("conversations")),
+        '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}',
+        multi_turn=True,
+    ),
+    DialogueFormat(
+        "empathetic_dialogues",
+        ("conv_id", "utterance_idx", "speaker_idx", "utterance"),
+        _parse_utterance,
+        "one utterance a row: conv_id, utterance_idx, speaker_idx, utterance (and context, the emotion)",
+        multi_turn=True,
+        utterance_rows=True,
+    ),
+    DialogueFormat(
+        "context_response",
+        ("context", "response"),
+        _parse_context_response,
+        '{"context": ["...", "..."] or "... </s> ...", "response": "..."}',
+    ),
+)
+FORMATS: dict[str, DialogueFormat] = {fmt.name: fmt for fmt in _ALL}
+"""Every known format, by name."""
 
 
 def recognise(columns: Collection[str]) -> DialogueFormat:
@@ -228,17 +205,17 @@ def recognise(columns: Collection[str]) -> DialogueFormat:
     Raises:
         [`FormatError`]: There are image columns, or no known format fits; the message lists the columns and formats.
     """
-    images = [name for name in _IMAGE_COLUMNS if name in columns]
-    if images:
-        raise FormatError(
-            f"rows with images are refused: column {images[0]!r}. Scores are of text alone; drop the column "
-            f"(dataset.remove_columns({images[0]!r})) if the dialogues make sense without it."
-        )
+    for name in ("image", "images"):
+        if name in columns:
+            raise FormatError(
+                f"the column {name!r} holds images, and scores are of text alone. If the dialogues make sense without "
+                f"the images, drop the column: dataset.remove_columns({name!r})"
+            )
     for fmt in FORMATS.values():
         if all(name in columns for name in fmt.columns):
             return fmt
     known = "\n".join(f"  {fmt.name}: {fmt.example}" for fmt in FORMATS.values())
     raise FormatError(
-        f"no dialogue format fits the columns {sorted(columns)}. Rename your columns to one of the known formats "
+        f"no dialogue format fits the columns {sorted(columns)}. Rename your columns to those of a known format "
         f"(dataset.rename_column):\n{known}"
     )

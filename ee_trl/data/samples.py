@@ -1,4 +1,4 @@
-"""Scored rows in, what SFTTrainer trains on out: reads the score columns, writes out the rows that a rule chose."""
+"""From rows to samples by one iterator; the score columns of a data set; the rows chosen, as SFTTrainer takes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
-from .dialogue import SCORED, SOURCE_ERROR, Dialogue, DialogueFormat, Sample, Turns, recognise, samples_of
+from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of
+from .formats import DialogueFormat, recognise
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
@@ -32,20 +33,6 @@ from .tables import (
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
-GIVEN = "given"
-"""What stands for the fingerprint of scores that a data set brought along."""
-
-SIDES = ("prompt", "completion")
-
-_ORIGIN = ("score_status", "scorer")
-_SAMPLE_COLUMNS = ("row_index", "turn", SOURCE_ERROR)
-_RESERVED = (
-    *("prompt", "completion", "messages", "conversations", "chosen", "rejected"),
-    *("input_ids", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
-)
-"""Column names that mean something to SFTTrainer, so that no other column may have them."""
-
-
 Row = dict[str, Any]
 
 # ---- from rows to samples ------------------------------------------------------------------------------------------
@@ -57,12 +44,12 @@ class Batch:
     Some rows of a data set, and the samples in them.
 
     Args:
-        table (`pa.Table`): The rows, with all their columns; `None` of a stream that does not know its columns.
-        rows (`list[dict]`): The same rows as Python values, with the columns that samples are made of and those that
-            were asked for.
+        table (`pa.Table`): The rows with all of their columns; `None` for a stream without features.
+        rows (`list[dict]`): The same rows as Python values: the columns that samples are made of, and those that the
+            caller asked for.
         numbers (`Sequence[int]`): For each row its number in the data set.
-        samples (`list[Sample]`): In order; `row` counts within this batch. Each row has at least one, except for
-            utterance rows: see [`~ee_trl.data.dialogue.samples_of`].
+        samples (`list[Sample]`): In order; their `row` counts within this batch. See
+            [`~ee_trl.data.dialogue.samples_of`].
     """
 
     table: Any
@@ -87,11 +74,11 @@ def iter_samples(
     All samples of a data set, batch by batch: the one way from rows to samples.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): One split, in any format. Of one utterance a row, the utterances of a
-            conversation are put together and in order; in a stream they must be neighbours.
+        dataset (`Dataset` or `IterableDataset`): One split, in any format. Of utterance rows, those of a conversation
+            are put together and in order; in a stream they must be neighbours.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.data.dialogue.samples_of`].
-        columns (`Iterable[str]`, *optional*): Other columns that `rows` should have, where the data set has them.
-        batch_rows (`int`, *optional*, defaults to `1000`): Rows of a batch, about.
+        columns (`Iterable[str]`, *optional*): Other columns for `rows`, if the data set has them.
+        batch_rows (`int`, *optional*, defaults to `1000`): About how many rows a batch has.
 
     Raises:
         [`FormatError`]: No dialogue format fits the columns.
@@ -112,36 +99,37 @@ def batches_of(
     columns: Iterable[str] = (),
     numbers: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """[`iter_samples`] of tables whose rows have these `numbers`, by default from 0 on."""
+    """[`iter_samples`] of tables; their rows have these `numbers`, by default 0, 1, 2, ..."""
     fmt = recognise(list(features))
-    wanted = [name for name in dict.fromkeys((*fmt.columns, *_SAMPLE_COLUMNS, *columns)) if name in features]
+    wanted = [*_sample_columns(fmt, features), *(name for name in columns if name in features)]
     start = 0
     for table in whole_conversations(tables) if fmt.utterance_rows else tables:
-        span = range(start, start + table.num_rows)
-        start = span.stop
-        rows = rows_of(table, features, wanted)
-        yield Batch(
-            table, rows, span if numbers is None else numbers[span.start : span.stop], samples_of(fmt, rows, turns)
-        )
+        end = start + table.num_rows
+        rows = rows_of(table, features, [*dict.fromkeys(wanted)])
+        here = range(start, end) if numbers is None else numbers[start:end]
+        yield Batch(table, rows, here, samples_of(fmt, rows, turns))
+        start = end
 
 
 def iter_row_samples(
     stream: Iterable[Row], fmt: DialogueFormat, turns: Turns = "each", *, batch_rows: int = BATCH_ROWS
 ) -> Iterator[Batch]:
-    """[`iter_samples`] of a stream that does not know its columns: the rows as they are, and no tables."""
+    """[`iter_samples`] of a stream without features: the rows as they are, and no tables."""
     start = 0
+    for rows in _row_batches(stream, fmt, batch_rows):
+        yield Batch(None, rows, range(start, start + len(rows)), samples_of(fmt, rows, turns))
+        start += len(rows)
+
+
+def _row_batches(stream: Iterable[Row], fmt: DialogueFormat, size: int) -> Iterator[list[Row]]:
     rows: list[Row] = []
-
-    def batch() -> Batch:
-        return Batch(None, rows, range(start, start + len(rows)), samples_of(fmt, rows, turns))
-
     for row in stream:
-        if len(rows) >= batch_rows and not (fmt.utterance_rows and row.get("conv_id") == rows[-1].get("conv_id")):
-            yield batch()
-            start, rows = start + len(rows), []
+        if len(rows) >= size and not (fmt.utterance_rows and row.get("conv_id") == rows[-1].get("conv_id")):
+            yield rows
+            rows = []
         rows.append(row)
     if rows:
-        yield batch()
+        yield rows
 
 
 def read_samples(dataset: Dataset | IterableDataset, turns: Turns = "each") -> Iterator[Sample]:
@@ -167,7 +155,14 @@ def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield held
 
 
+def _sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
+    return [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in columns]
+
+
 # ---- score columns -------------------------------------------------------------------------------------------------
+
+GIVEN = "given"
+"""Stands for the fingerprint of scores that a data set brought along."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +171,12 @@ class Scores:
     The score columns of a data set, as arrays of a few bytes a row.
 
     Args:
-        sensibility (`np.ndarray` of shape `(n,)`): In [0, 10], NaN where unscored.
-        rationality (`np.ndarray` of shape `(n,)`): Likewise.
-        statuses ([`~ee_trl.data.columns.Coded`] of length `n`): `"scored"` or the reason why not.
-        scorers (`tuple[str, ...]`): The fingerprints of what made them; `("given",)` if they came without.
+        sensibility, rationality (`np.ndarray` of shape `(n,)`): In [0, 10], NaN where unscored.
+        statuses ([`~ee_trl.data.columns.Coded`] of length `n`): `"scored"`, or the reason why not.
+        scorers (`tuple[str, ...]`): The fingerprints of what made the scores; `("given",)` if there are none.
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
-        emotions ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The emotion column, if there is one and it
-            was asked for; `""` where there is none.
+        emotions ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The emotion column, if asked for and
+            there; `""` for null.
     """
 
     sensibility: np.ndarray
@@ -208,223 +202,185 @@ def check_scored(columns: Sequence[str]) -> None:
         )
 
 
+def refuse_utterances(fmt: DialogueFormat | None) -> None:
+    """Raises [`FormatError`] for utterance rows: their own scores belong to no reply."""
+    if fmt is not None and fmt.utterance_rows:
+        raise FormatError(
+            "the data set has scores of one utterance a row, which belong to no reply with its context. Write each "
+            "reply with its context first (columns context and response), or score the data set here: "
+            "selector.score(dataset)"
+        )
+
+
 def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, emotion: bool = False) -> Scores:
     """
     Reads the score columns, batch by batch.
 
-    Of scores that came without `score_status` and `scorer`, rows that are no dialogue with a reply count as unscored:
-    nothing can be trained on them.
+    If the scores came without `score_status` and `scorer`, rows without a dialogue that ends in a reply count as
+    unscored, because nothing can be trained on them.
     """
     columns = columns_of(dataset)
     check_scored(columns)
-    fmt = None if _scored_here(columns) and not lengths else recognise(columns)
+    origin = [name for name in ("score_status", "scorer") if name in columns]
+    ours = len(origin) == 2  # otherwise columns of these names are the user's own
+    fmt = recognise(columns) if lengths or not ours else None
     refuse_utterances(fmt)
-    read = [*AXES, *(_ORIGIN if _scored_here(columns) else ())] + (["emotion"] if emotion else [])
-    read = [name for name in read if name in columns]
-    dialogue = [name for name in (*fmt.columns, *_SAMPLE_COLUMNS) if name in columns] if fmt else []
-    scores = _ScoreReader()
-    for table, rows in _batches(dataset, read, dialogue):
-        scores.add(table, rows, fmt)
-    return scores.result(lengths=lengths, emotion=emotion and "emotion" in columns)
-
-
-def _scored_here(columns: Sequence[str]) -> bool:
-    """Whether the scores are of this package; otherwise columns of these names are the user's own."""
-    return all(name in columns for name in (*AXES, *_ORIGIN))
-
-
-def _batches(
-    dataset: Dataset | IterableDataset, read: list[str], dialogue: list[str]
-) -> Iterator[tuple[pa.Table, list[dict[str, Any]]]]:
-    """The columns to `read`, as tables of known types, and with each table its rows of the `dialogue` columns."""
-    if dataset.features is None:  # a stream of rows that may be of any types
-        for batch in dataset.with_format(None).iter(10_000):
-            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            yield _typed(batch, read), rows
-        return
-    features = features_of(dataset)
-    for table in tables_of(dataset.select_columns([*dict.fromkeys([*read, *dialogue])]), 10_000):
-        rows = rows_of(table, features, dialogue) if dialogue else []
-        yield _named(table.select(read), features), rows
-
-
-def _typed(batch: Mapping[str, Sequence[Any]], names: list[str]) -> pa.Table:
-
-    columns: dict[str, pa.Array] = {}
-    for name in names:
-        values = batch.get(name)
-        if name not in AXES:
-            columns[name] = pa.array([None if value is None else str(value) for value in values or ()], pa.string())
-            continue
-        try:
-            columns[name] = pa.array(values, pa.float64())
-        except (pa.ArrowException, OverflowError) as error:
-            raise ScoresError(f"the column {name!r} does not hold numbers alone: {error}") from error
-    return pa.table(columns)
-
-
-def _named(table: pa.Table, features: Features) -> pa.Table:
-    """The table with the names of emotions, where they are class labels."""
-    from datasets import ClassLabel
-
-    if "emotion" not in table.column_names or not isinstance(features["emotion"], ClassLabel):
-        return table
-    names = label_names(features["emotion"], table.column("emotion").to_pylist())
-    return table.set_column(table.schema.get_field_index("emotion"), "emotion", pa.array(names, pa.string()))
-
-
-def refuse_utterances(fmt: DialogueFormat | None) -> None:
-    """Raises [`FormatError`] for a format of one utterance a row, whose own scores belong to no reply."""
-    if fmt is not None and fmt.utterance_rows:
-        raise FormatError(
-            "scores that come with one utterance a row cannot be selected from: write each reply with its context "
-            "(columns context and response) first, or have them scored here: selector.score(dataset)"
-        )
-
-
-class _ScoreReader:
-    """Gathers the score columns of batches, in arrays that grow in place."""
-
-    def __init__(self) -> None:
-        self._axes = {axis: array("d") for axis in AXES}
-        self._lengths = array("q")
-        self._statuses = Coder((SCORED, "scorer_gave_none"))
-        self._emotions = Coder()
-        self._scorers: set[str] = set()
-
-    def add(self, table: pa.Table, rows: list[dict[str, Any]], fmt: DialogueFormat | None) -> None:
-
-        scores = {axis: _floats(table.column(axis), axis) for axis in AXES}
-        missing = np.isnan(scores[SENSIBILITY]) | np.isnan(scores[RATIONALITY])
+    emotion = emotion and "emotion" in columns
+    read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ())]
+    statuses, emotions, scorers = Coder((SCORED, "scorer_gave_none")), Coder(), set[str]()
+    axes, characters = {axis: array("d") for axis in AXES}, array("q")
+    for values, rows in _score_batches(dataset, read, _sample_columns(fmt, columns) if fmt else []):
+        scores = [_floats(values[axis], axis) for axis in AXES]
         if fmt is not None:
             samples = samples_of(fmt, rows, "last")
-            self._lengths.extend(len(s.dialogue.response) if s.dialogue else 0 for s in samples)
-            statuses = np.array([self._statuses.code(s.reason or SCORED) for s in samples], np.int32)
-        if "score_status" in table.column_names:
-            statuses = self._statuses.codes(table.column("score_status"), null=SCORED)
-        bad = statuses != self._statuses.code(SCORED)
-        statuses[missing & ~bad] = self._statuses.code("scorer_gave_none")
-        self._statuses.append(statuses)
-        for axis, values in scores.items():
-            values[bad | missing] = np.nan
-            self._axes[axis].frombytes(values.tobytes())
-        named = distinct(table.column("scorer"))[0] if "scorer" in table.column_names else [None]
-        self._scorers |= {name or GIVEN for name in named}
-        if "emotion" in table.column_names:
-            self._emotions.append(self._emotions.codes(table.column("emotion"), null=""))
+            characters.extend(len(s.dialogue.response) if s.dialogue else 0 for s in samples)
+            codes = np.array([statuses.code(s.reason or SCORED) for s in samples], np.int32)
+        if ours:
+            codes = statuses.codes(values["score_status"], null=SCORED)
+        codes[np.isnan(scores).any(axis=0) & (codes == statuses.code(SCORED))] = statuses.code("scorer_gave_none")
+        statuses.append(codes)
+        for axis, found in zip(AXES, scores, strict=True):
+            found[codes != statuses.code(SCORED)] = np.nan
+            axes[axis].frombytes(found.tobytes())
+        scorers |= {name or GIVEN for name in distinct(values["scorer"])[0]} if ours else {GIVEN}
+        if emotion:
+            emotions.append(emotions.codes(values["emotion"], null=""))
+    return Scores(
+        np.array(axes[SENSIBILITY]),
+        np.array(axes[RATIONALITY]),
+        statuses.result(),
+        tuple(sorted(scorers)),
+        np.array(characters) if lengths else None,
+        emotions.result() if emotion else None,
+    )
 
-    def result(self, *, lengths: bool, emotion: bool) -> Scores:
 
-        sensibility, rationality = (
-            np.frombuffer(self._axes[axis], np.float64) if self._axes[axis] else np.empty(0) for axis in AXES
-        )
-        return Scores(
-            sensibility,
-            rationality,
-            self._statuses.result(),
-            tuple(sorted(self._scorers)),
-            np.array(self._lengths) if lengths else None,
-            self._emotions.result() if emotion else None,
-        )
+def _score_batches(
+    dataset: Dataset | IterableDataset, read: list[str], dialogue: list[str]
+) -> Iterator[tuple[dict[str, pa.ChunkedArray], list[Row]]]:
+    """The columns to `read` of each batch, and its rows of the `dialogue` columns."""
+    from datasets import ClassLabel
+
+    if dataset.features is None:  # a stream of rows that may be of any types
+        for batch in dataset.with_format(None).iter(BATCH_ROWS):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            yield {name: _typed(batch.get(name) or [None] * len(rows), name) for name in read}, rows
+        return
+    features = dataset.features
+    for table in tables_of(dataset.select_columns([*dict.fromkeys([*read, *dialogue])]), 10 * BATCH_ROWS):
+        values = {name: table.column(name) for name in read}
+        if isinstance(features.get("emotion"), ClassLabel) and "emotion" in read:
+            names = label_names(features["emotion"], values["emotion"].to_pylist())
+            values["emotion"] = pa.chunked_array([pa.array(names, pa.string())])
+        yield values, rows_of(table, features, dialogue) if dialogue else []
+
+
+def _typed(values: Sequence[Any], name: str) -> pa.ChunkedArray:
+    if name not in AXES:
+        texts = [None if value is None else str(value) for value in values]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    try:
+        return pa.chunked_array([pa.array(values, pa.float64())])
+    except (pa.ArrowException, OverflowError) as error:
+        raise ScoresError(f"the column {name!r} holds something other than numbers: {error}") from error
 
 
 def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
-
-    kind = column.type
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
-    if not any(is_kind(kind) for is_kind in numbers):
+    types = pa.types
+    if not any(fits(column.type) for fits in (types.is_integer, types.is_floating, types.is_decimal, types.is_null)):
         raise ScoresError(
-            f"the column {name!r} is of type {kind}, not of numbers; cast it, or score the data set anew"
+            f"the column {name!r} is of type {column.type}, not of numbers; cast it, or score the data set anew"
         )
     return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-# ---- the rows chosen, as prompt and completion ---------------------------------------------------------------------
+# ---- rows as SFTTrainer takes them ---------------------------------------------------------------------------------
+
+SIDES = ("prompt", "completion")
+
+_RESERVED = (
+    *(*SIDES, "messages", "conversations", "chosen", "rejected"),
+    *("input_ids", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
+)
+"""Columns with a meaning for SFTTrainer; no other column may have these names."""
 
 
 def training_features(features: Features) -> Features:
-    """The features of the rows that were chosen: `prompt` and `completion` take the place of the dialogue columns."""
+    """The features of selected rows: `prompt` and `completion` replace the dialogue columns."""
     from datasets import Features, List, Value
 
-    others = kept_names(list(features))
     messages = List({"role": Value("string"), "content": Value("string")})
-    return Features({"prompt": messages, "completion": messages, **{new: features[n] for n, new in others.items()}})
+    others = {new: features[name] for name, new in kept_names(list(features)).items()}
+    return Features({**dict.fromkeys(SIDES, messages), **others})
 
 
 def kept_names(columns: Sequence[str]) -> dict[str, str]:
-    """
-    The columns that survive a selection -> what they are called then.
-
-    All but the dialogue columns survive, under their own names, except where SFTTrainer would take them for its own.
-    """
+    """The columns that a selection keeps (all but those of the dialogue) -> their names in it."""
     fmt = recognise(columns)
     others = [name for name in columns if name not in fmt.dialogue_columns and name != SOURCE_ERROR]
-    names = {name: name for name in others if name not in _RESERVED}
+    names: dict[str, str] = {}
+    taken = set(others) - set(_RESERVED)
     for name in others:
-        if name in _RESERVED:
-            new = f"source_{name}"
-            while new in names.values():
-                new += "_"
-            names[name] = new
-    return {name: names[name] for name in others}
+        new = f"source_{name}" if name in _RESERVED else name
+        while name in _RESERVED and new in taken:
+            new += "_"
+        names[name] = new
+        taken.add(new)
+    return names
 
 
-def training_row(row: Mapping[str, Any], dialogue: Dialogue) -> dict[str, Any]:
-    """One row with `prompt` and `completion` in the place of its dialogue columns."""
+def training_row(row: Mapping[str, Any], dialogue: Dialogue) -> Row:
+    """One row with `prompt` and `completion` in place of its dialogue columns."""
     others = {new: row[name] for name, new in kept_names(list(row)).items()}
     return {"prompt": dialogue.prompt, "completion": dialogue.completion, **others}
 
 
 def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
     """
-    The rows where `kept` is true, as TRL trains on them.
+    The rows of scored tables where `kept` is true, as TRL trains on them.
 
     Args:
         tables (`Iterable[pa.Table]`): The scored rows.
         features (`Features`): Their features.
         kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
     """
-
     others = kept_names(list(features))
-    types = training_features(features).arrow_schema
+    schema = training_features(features).arrow_schema
     for batch in batches_of(chosen_rows(tables, kept), features, "last"):
-        table = batch.table.select(list(others)).rename_columns(list(others.values()))
-        for side, column in zip(SIDES, _sides([_dialogue(sample) for sample in batch.samples], types), strict=True):
-            table = table.append_column(side, column)
-        yield table.select(types.names)
+        sides = _sides([_dialogue(sample) for sample in batch.samples], schema)
+        yield pa.table([*sides, *batch.table.select(list(others)).columns], schema=schema)
+
+
+def _sides(dialogues: Sequence[Dialogue], schema: pa.Schema) -> list[pa.Array]:
+    return [pa.array([getattr(dialogue, side) for dialogue in dialogues], schema.field(side).type) for side in SIDES]
 
 
 def _dialogue(sample: Sample) -> Dialogue:
     if sample.dialogue is None:
         raise ScoresError(
-            f"a row with scores holds no dialogue to train on ({sample.reason}): its text is not what was scored; "
+            f"a row has scores, but no dialogue to train on ({sample.reason}), so its text is not what was scored; "
             "score the data set anew"
         )
     return sample.dialogue
 
 
 def dropped_tables(scored: Dataset | IterableDataset, drops: Coded) -> tuple[Features, Iterator[pa.Table]]:
-    """The rows with a reason to drop them, each with that reason (`drops`, `""` for none) in `drop_reason`."""
+    """The rows with a reason in `drops` (`""` for none), each with this reason in the column `drop_reason`."""
     from datasets import Features, Value
 
-    features = Features({**features_of(scored), "drop_reason": Value("string")})
-
-    def tables() -> Iterator[pa.Table]:
-        start = 0
-        for table in tables_of(scored):
-            reasons = Coded(drops.codes[start : start + table.num_rows], drops.names)
-            start += table.num_rows
-            dropped = np.flatnonzero(~reasons.is_(""))
-            column = pa.array(reasons.to_array()[dropped].tolist(), pa.string())
-            yield table.take(pa.array(dropped)).append_column("drop_reason", column)
-
-    return features, tables()
+    dropped = ~drops.is_("")
+    reasons = iter(drops.to_array()[dropped])
+    tables = (
+        table.append_column("drop_reason", pa.array([next(reasons) for _ in range(table.num_rows)], pa.string()))
+        for table in chosen_rows(tables_of(scored), dropped)
+    )
+    return Features({**features_of(scored), "drop_reason": Value("string")}), tables
 
 
 def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:
     """Every sample of a data set that is a dialogue with a reply, selected or not, as `prompt` and `completion`."""
     features, tables = dialogue_tables(dataset, turns)
-    return to_dataset(tables, features).select_columns(["prompt", "completion"])
+    return to_dataset(tables, features).select_columns(list(SIDES))
 
 
 def dialogue_tables(
@@ -434,12 +390,11 @@ def dialogue_tables(
     Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
 
     Args:
-        dataset (`Dataset`): In any format; of one utterance a row, with each conversation's rows together.
-        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.data.dialogue.samples_of`].
+        dataset, turns: See [`iter_samples`].
         left_out (`Counter`, *optional*): Counts the samples left out, by reason.
 
     Returns:
-        `tuple`: the features (`prompt`, `completion`, and both score columns and `score_status` where the data set has
+        `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
         both scores), and the tables as they are made.
     """
     from datasets import Features
@@ -447,21 +402,15 @@ def dialogue_tables(
     features = features_of(dataset)
     scores = [name for name in (*AXES, "score_status") if name in features and all(axis in features for axis in AXES)]
     types = training_features(features)
-    out = Features({name: types[name] for name in ("prompt", "completion", *scores)})
+    out = Features({name: types[name] for name in (*SIDES, *scores)})
     batches = iter_samples(dataset, turns)
 
     def tables() -> Iterator[pa.Table]:
         for batch in batches:
             if left_out is not None:
                 left_out.update(sample.reason for sample in batch.samples if sample.reason is not None)
-            found = [(sample.row, sample.dialogue) for sample in batch.samples if sample.dialogue is not None]
-            kept = batch.table.select(scores).take(pa.array([row for row, _ in found], pa.int64()))
-            sides = _sides([dialogue for _, dialogue in found], out.arrow_schema)
-            yield pa.table([*sides, *kept.columns], schema=out.arrow_schema)
+            found = {n: s.dialogue for n, s in enumerate(batch.samples) if s.dialogue is not None}
+            kept = batch.table.select(scores).take(pa.array([batch.samples[n].row for n in found], pa.int64()))
+            yield pa.table([*_sides([*found.values()], out.arrow_schema), *kept.columns], schema=out.arrow_schema)
 
     return out, tables()
-
-
-def _sides(dialogues: Sequence[Dialogue], schema: pa.Schema) -> list[pa.Array]:
-    """`prompt` and `completion` of each dialogue."""
-    return [pa.array([getattr(d, side) for d in dialogues], schema.field(side).type) for side in SIDES]

@@ -1,6 +1,6 @@
-"""Data sets as streams of Arrow tables, so that work on a million rows takes no more memory than on a batch.
+"""Data sets as streams of Arrow tables: work on a million rows takes no more memory than work on a batch.
 
-Tables become rows of Python values ([`rows_of`]), a data set in a file ([`to_dataset`]) or any file ([`write_file`]).
+Tables become rows of Python values ([`rows_of`]), a data set in a file ([`to_dataset`]) or a file ([`write_file`]).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import EmpathyError, FormatError, root_cause
-from ..files import atomic, named_when_full, temporary_folder, write_json
+from ..errors import FormatError, check_count, root_cause
+from ..files import atomic, named_when_full, read_json, temporary_folder, write_json
 from .dialogue import SOURCE_ERROR, has_lone_surrogates, utterance_number
 
 
@@ -29,25 +29,23 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 1_000
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
-"""How much is written at once: what a file says of each of its parts has to fit into memory too."""
+"""How much is written at once; the index of a file has an entry for each part, and must fit into memory too."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
-Decoder: TypeAlias = Callable[[Any], Any] | None
-
 
 def is_stream(dataset: Any) -> bool:
-    """Whether it is a `datasets.IterableDataset`, whose length nobody knows."""
+    """Whether it is a `datasets.IterableDataset`, whose length is unknown."""
     return not hasattr(dataset, "__len__")
 
 
 def each_split(splits: Any, function: Any) -> Any:
-    """The same mapping of splits with what `function` gives of each."""
+    """The same mapping of splits, with what `function` returns for each."""
     return type(splits)({name: function(part) for name, part in splits.items()})
 
 
 def features_of(dataset: Dataset | IterableDataset) -> Features:
-    """The features of a data set; a stream that does not know them is asked for its first rows."""
+    """The features of a data set; for a stream without features, the library reads the first rows."""
     features = dataset.features
     if features is None:
         features = dataset._resolve_features().features
@@ -57,11 +55,9 @@ def features_of(dataset: Dataset | IterableDataset) -> Features:
 
 
 def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
-    """The columns of a data set; of a stream that does not declare them, those of its first row."""
-    if dataset.column_names:
-        return list(dataset.column_names)
-    if hasattr(dataset, "__len__"):
-        return []
+    """The columns of a data set; for a stream without features, the columns of its first row."""
+    if dataset.column_names or not is_stream(dataset):
+        return list(dataset.column_names or ())
     for row in dataset.with_format(None):
         return list(row)
     raise FormatError("the stream has no rows")
@@ -87,7 +83,7 @@ def _raw_tables(dataset: Dataset | IterableDataset, features: Features, batch_ro
     if isinstance(dataset, Dataset) or getattr(dataset._ex_iterable, "iter_arrow", None):
         yield from dataset.with_format("arrow").iter(batch_size=batch_rows)
         return
-    # a stream of Python rows, whose types the library would guess for each row anew
+    # a stream of Python rows; the library would guess the types of each row anew
     for batch in dataset.with_format(None).iter(batch_size=batch_rows):
         yield Dataset.from_dict(batch, features=features).with_format("arrow")[:]
 
@@ -96,7 +92,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns, types and metadata of a schema."""
     from datasets.table import table_cast
 
-    # Arrow's own cast fails on lists of structs with a field of nulls, which messages with unused keys are
+    # Arrow's own cast fails on lists of structs with a field of nulls, such as messages with unused keys
     return table_cast(table.select(schema.names), schema)
 
 
@@ -111,13 +107,12 @@ def chosen_rows(tables: Iterable[pa.Table], kept: np.ndarray) -> Iterator[pa.Tab
 
 
 def conversation_order(dataset: Dataset) -> list[int]:
-    """Row numbers by conversation (in order of first appearance), and within one by `utterance_idx`."""
-
+    """Row numbers of utterance rows by conversation, in order of first appearance, and then by `utterance_idx`."""
     first: dict[str, int] = {}
     start, numbers = array("q"), array("d")
     wanted = ["conv_id", "utterance_idx"]
     for table in tables_of(dataset.select_columns(wanted), 10_000):
-        for row in rows_of(table, features_of(dataset), wanted):
+        for row in rows_of(table, dataset.features, wanted):
             i = len(start)
             start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
             numbers.append(utterance_number(row["utterance_idx"]))
@@ -125,59 +120,57 @@ def conversation_order(dataset: Dataset) -> list[int]:
 
 
 def spread(n: int, limit: int | None) -> list[int]:
-    """Indices of `limit` of `n` samples, evenly spaced; of all of them without a limit."""
-    if limit is None or limit >= n:
-        return list(range(n))
-    if limit < 1:
-        raise EmpathyError(f"limit {limit} is not a whole number of at least 1")
-    return [i * n // limit for i in range(limit)]
+    """Indices of `limit` of `n` samples, evenly spaced; all indices without a limit."""
+    if limit is not None:
+        check_count("limit", limit)
+    return list(range(n)) if limit is None or limit >= n else [i * n // limit for i in range(limit)]
 
 
 def progress_bar(*, total: int | None, label: str, show: bool | None, unit: str = "rows") -> tqdm[Any]:
-    """A progress bar on standard error; `show=None` is where that is a terminal."""
+    """A progress bar on standard error; with `show=None` only in a terminal."""
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=label, unit=f" {unit}", disable=None if show is None else not show, smoothing=0.05)
 
 
-def progress(tables: Iterable[pa.Table], bar: tqdm[Any]) -> Iterator[pa.Table]:
-    """The same tables; the bar counts their rows as they have been dealt with."""
+def progress(parts: Iterable[Any], bar: tqdm[Any]) -> Iterator[Any]:
+    """The same tables or batches; the bar counts the `num_rows` of each once the caller has dealt with it."""
     with bar:
-        for table in tables:
-            yield table
-            bar.update(table.num_rows)
+        for part in parts:
+            yield part
+            bar.update(part.num_rows)
 
 
-# ---- tables as rows of Python values --------------------------------------------------------------------------------
+# ---- rows of Python values -----------------------------------------------------------------------------------------
 
 
 def rows_of(table: pa.Table, features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
     """
-    The rows of some columns as Python values, decoded: JSON as what it stands for, class labels as their names.
+    The rows of some columns as Python values, decoded: JSON as its value, class labels as their names.
 
-    Images and sounds stay the bytes that they are. Strings that are no text are null, and `source_error` says so.
+    Images and sounds stay bytes. A string that is not valid text is null, and `source_error` says so.
     """
     chosen = table.select([name for name in columns if name in table.column_names])
     decoders = {name: _decoder(features[name]) for name in chosen.column_names}
     try:
         values = [_values(column, decoders[name]) for name, column in zip(decoders, chosen.columns, strict=True)]
-    except UnicodeDecodeError:  # Arrow holds bytes as strings without a look at them
+    except UnicodeDecodeError:  # Arrow does not check the bytes of strings
         return [_readable(chosen.slice(i, 1), decoders) for i in range(chosen.num_rows)]
     return [dict(zip(decoders, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def label_names(feature: Any, values: Iterable[int | None]) -> list[str | None]:
-    """The names of the class labels, `None` where there is none."""
-    known = dict(enumerate(feature.names))
-    return [None if value is None else known.get(value) for value in values]
+    """The names of class labels, `None` for an unknown label."""
+    name_of = _decoder(feature)
+    return [None if value is None else name_of(value) for value in values]
 
 
-def _values(column: pa.ChunkedArray, decode: Decoder) -> list[Any]:
+def _values(column: pa.ChunkedArray, decode: Any) -> list[Any]:
     values = column.to_pylist()
-    return values if decode is None else [None if value is None else decode(value) for value in values]
+    return [None if value is None else decode(value) for value in values] if decode else values
 
 
-def _readable(row: pa.Table, decoders: Mapping[str, Decoder]) -> dict[str, Any]:
+def _readable(row: pa.Table, decoders: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, decode in decoders.items():
         try:
@@ -187,41 +180,55 @@ def _readable(row: pa.Table, decoders: Mapping[str, Decoder]) -> dict[str, Any]:
     return values
 
 
-def _decoder(feature: Any) -> Decoder:
-    """What decodes a value of this feature other than null; `None` where there is nothing to decode."""
+def _decoder(feature: Any) -> Any:
+    """A function that decodes the values of this feature, except null; `None` if there is nothing to decode."""
     from datasets import ClassLabel, Json, LargeList, List
 
     if isinstance(feature, Json):
         return _from_json
     if isinstance(feature, ClassLabel):
-        known = dict(enumerate(feature.names))
-        return known.get
+        return dict(enumerate(feature.names)).get
     if isinstance(feature, (List, LargeList)):
         inner = _decoder(feature.feature)
         return inner and (lambda values: [None if value is None else inner(value) for value in values])
     if isinstance(feature, dict):
-        fields = {name: decode for name, field in feature.items() if (decode := _decoder(field))}
-        return (lambda value: _decoded_fields(value, fields)) if fields else None
+        fields: dict[str, Callable[[Any], Any]] = {k: f for k, v in feature.items() if (f := _decoder(v))}
+        return fields and (
+            lambda row: {k: fields[k](v) if k in fields and v is not None else v for k, v in row.items()}
+        )
     return None
 
 
-def _decoded_fields(value: dict[str, Any], fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    return {k: v if v is None or k not in fields else fields[k](v) for k, v in value.items()}
-
-
 def _from_json(text: str) -> Any:
-    """The value; the text itself where that is no JSON, or nested too deeply to be read."""
+    """The value; the text itself if it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-# ---- tables as data sets and files ----------------------------------------------------------------------------------
+# ---- data sets and files -------------------------------------------------------------------------------------------
+
+
+def stream_of_tables(
+    make: Callable[[IterableDataset], tuple[Features, Iterator[pa.Table]]], stream: IterableDataset, features: Features
+) -> IterableDataset:
+    """The tables that `make` gives of a stream, as a stream with these features; nothing is read before it is."""
+    from datasets import DatasetInfo, IterableDataset
+    from datasets.iterable_dataset import ArrowExamplesIterable
+
+    tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "stream": stream})
+    return IterableDataset(tables, info=DatasetInfo(features=features))
+
+
+def _numbered_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    features, tables = make(stream)
+    for number, table in enumerate(tables):
+        yield (0, number), conform(table, features.arrow_schema)
 
 
 def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
-    """Writes the tables to a temporary file as they come and maps it into memory as a `datasets.Dataset`."""
+    """Writes the tables to a temporary file as they come, and maps it into memory as a `datasets.Dataset`."""
     from datasets import Dataset
 
     path = temporary_folder() / "data.arrow"
@@ -233,8 +240,7 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
 
 
 def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The same rows in tables of [`WRITE_ROWS`] or [`WRITE_BYTES`]."""
-
+    """The same rows in tables of about [`WRITE_ROWS`] or [`WRITE_BYTES`]."""
     held: list[pa.Table] = []
     for table in tables:
         held.append(conform(table, schema))
@@ -249,29 +255,26 @@ def write_file(
     tables: Iterable[pa.Table], features: Features, path: str | os.PathLike[str], *, metadata: dict[str, Any]
 ) -> int:
     """
-    Writes the tables to a parquet or jsonl file, which appears under its name only when it is whole.
+    Writes the tables to a parquet or jsonl file atomically, and returns the number of rows.
 
     Args:
         tables (`Iterable[pa.Table]`): The rows.
         features (`Features`): Their features.
-        path (`str` or `os.PathLike`): Ends in `.parquet` or `.jsonl`; folders are made.
-        metadata (`dict`): What made the file: into the parquet schema under `ee_trl`, or `<path>.meta.json` beside a
-            jsonl file.
-
-    Returns:
-        `int`: how many rows were written.
+        path (`str` or `os.PathLike`): Ends in `.parquet` or `.jsonl`; missing folders are made.
+        metadata (`dict`): What made the file. It goes into the parquet schema under `ee_trl`, or into
+            `<path>.meta.json` beside a jsonl file.
     """
     path = Path(path)
-    writer = _write_parquet if path.suffix.lower() == ".parquet" else _write_jsonl
+    if path.suffix.lower() == ".parquet":
+        with atomic(path) as partial:
+            return _write_parquet(tables, features, partial, metadata)
     with atomic(path) as partial:
-        rows = writer(tables, features, partial, metadata)
-    if path.suffix.lower() != ".parquet":
-        write_json(path.with_name(path.name + ".meta.json"), metadata)
+        rows = _write_jsonl(tables, features, partial)
+    write_json(_beside(path), metadata)
     return rows
 
 
 def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, metadata: dict[str, Any]) -> int:
-
     schema = features.arrow_schema
     schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: json.dumps(metadata).encode()})
     rows = 0
@@ -282,27 +285,26 @@ def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, m
     return rows
 
 
-def _write_jsonl(tables: Iterable[pa.Table], features: Features, path: Path, metadata: dict[str, Any]) -> int:
+def _write_jsonl(tables: Iterable[pa.Table], features: Features, path: Path) -> int:
     rows = 0
     with path.open("w", encoding="utf-8") as out:
         for table in tables:
             for row in rows_of(table, features, table.column_names):
-                out.write(_json_line(row) + "\n")
+                line = json.dumps(row, ensure_ascii=False, default=str)
+                # columns of JSON may hold lone surrogates, which UTF-8 has no bytes for
+                out.write((json.dumps(row, default=str) if has_lone_surrogates(line) else line) + "\n")
             rows += table.num_rows
     return rows
 
 
-def _json_line(row: dict[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False, default=str)
-    return json.dumps(row, default=str) if has_lone_surrogates(line) else line  # which columns of JSON may hold
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".meta.json")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What [`write_file`] recorded of a file, or `None` for a file of another origin."""
-
+    """The metadata that [`write_file`] gave a file; `None` for every other file."""
     path = Path(path)
     if path.suffix.lower() != ".parquet":
-        beside = path.with_name(path.name + ".meta.json")
-        return json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
+        return read_json(_beside(path)) if _beside(path).exists() else None
     raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
     return json.loads(raw) if raw else None

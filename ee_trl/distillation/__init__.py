@@ -1,4 +1,4 @@
-"""A judge's scores made into a small scorer: what is read, how it is fitted, what to have judged first."""
+"""A judge's scores made into a small scorer: what to have judged first, how the scorer is fitted, its report."""
 
 STRATEGIES = ("mixed", "diverse", "uncertain", "random")
 """How samples to label are chosen; see [`~ee_trl.distillation.labels.choose_to_label`]."""

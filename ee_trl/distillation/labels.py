@@ -1,32 +1,46 @@
 """Which samples a judge should score first, so that a scorer distilled from them needs fewer.
 
-*Diverse* is meant as by transductive experimental design (Yu, Bi and Tresp, 2006): those samples whose labels leave a
-linear model over the samples' vectors least unsure of all the others, one after the other. *Mixed* counts the others
-by how near they are to where the decision changes.
+*Diverse* is transductive experimental design (Yu, Bi and Tresp, 2006): it takes, one after the other, the sample with
+the label that leaves a linear model over the samples' vectors least unsure of all others. *Mixed* weighs the others by
+how near they are to where the decision changes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..axes import DEFAULT_THRESHOLD, Threshold
-from ..data.dialogue import Dialogue
-from ..errors import SelectionError, require, unknown
+from ..data.dialogue import Dialogue, Sample
+from ..data.formats import DialogueFormat, recognise
+from ..data.samples import read_samples
+from ..data.tables import chosen_rows, features_of, tables_of
+from ..errors import FormatError, SelectionError, check_choice, require
+from ..scoring import features as ft
 from ..scoring.base import Scorer
 from ..scoring.conformal import distance_doubt
 from ..scoring.load import load_scorer
+from ..scoring.store import dialogue_key
 from . import STRATEGIES
-from .features import encoder_features, hashed_features
 
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 MOST = 10_000
-"""Samples that are compared with each other; of more, so many are drawn at random."""
+"""Samples that are compared with each other; from more, this many are drawn at random."""
+
+ORDER = "label_order"
+"""Column of the chosen samples: 0 for the most wanted."""
 
 _DIMENSIONS = 128
 _RIDGE = 10.0
+_PURPOSE = "choosing what to label"
 
 
 def choose_to_label(
@@ -49,25 +63,24 @@ def choose_to_label(
         n (`int`):
             How many.
         strategy (`str`, *optional*, defaults to `"mixed"`):
-            `"random"` (the baseline); `"diverse"` (whose labels tell most about all the others); `"mixed"` (about
-            those that `scorer` puts near T); `"uncertain"` (the ones that it puts nearest to T).
+            `"random"` (the baseline); `"diverse"` (the labels that tell most about all others); `"mixed"` (that tell
+            most about those that `scorer` puts near T); `"uncertain"` (the ones that it puts nearest to T).
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            Whose doubt counts; after a first round, the scorer distilled from it.
+            The scorer that is unsure near T; after a first round, the scorer distilled from it.
         encoder (`str` or `os.PathLike`, *optional*):
-            Hub id or folder of a frozen encoder whose vectors tell how alike samples are; by default hashed words.
+            Hub id or folder of a frozen encoder; its vectors tell how alike samples are. By default hashed words do.
         labelled (`Sequence[Dialogue]`, *optional*):
-            Those that have labels already: what they tell need not be told again.
+            Those that have labels already; the choice adds to what they tell.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T.
         seed (`int`, *optional*, defaults to `0`): Of what is drawn.
 
     Returns:
-        `np.ndarray` of shape `(n,)`: indices, the first the most wanted.
+        `np.ndarray` of shape `(n,)`: indices, the most wanted first.
 
     Raises:
         [`SelectionError`]: There are fewer dialogues, or the strategy is unknown.
     """
-    if strategy not in STRATEGIES:
-        raise SelectionError(unknown("strategy", strategy, STRATEGIES))
+    check_choice("strategy", strategy, STRATEGIES, SelectionError)
     if not isinstance(n, (int, np.integer)) or not 1 <= n <= len(dialogues):
         raise SelectionError(f"n {n!r} is not a whole number from 1 to {len(dialogues)}, the samples to choose from")
     drawn = np.random.default_rng(seed).permutation(len(dialogues))
@@ -79,8 +92,7 @@ def choose_to_label(
     if strategy == "uncertain":
         return np.argsort(-doubt, kind="stable")[:n]
     among = drawn[: max(MOST, n)]
-    known = list(labelled)[:MOST]
-    both = [*(dialogues[int(i)] for i in among), *known]
+    both = [*(dialogues[int(i)] for i in among), *list(labelled)[:MOST]]
     vectors = reduced(encoder_features(both, encoder), seed) if encoder else hashed_features(both, _DIMENSIONS, seed)
     return among[informative(vectors[: len(among)], n, nearness(doubt[among]), vectors[len(among) :])]
 
@@ -135,9 +147,196 @@ def _scaled(vectors: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1).astype(np.float32)
 
 
+# ---- dialogues as vectors ------------------------------------------------------------------------------------------
+
+
+def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: int = 0) -> np.ndarray:
+    """
+    Words of the reply and of the turn before it, reduced by a truncated SVD, and surface features (lengths,
+    punctuation).
+
+    Args:
+        dialogues (`Sequence[Dialogue]`): `n` of them.
+        dimensions (`int`, *optional*, defaults to `64`): Of the vectors, at most.
+        seed (`int`, *optional*, defaults to `0`): Of the SVD.
+
+    Returns:
+        `np.ndarray` of shape `(n, d)`.
+    """
+    decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
+    sparse = require("scipy.sparse", extra="report", purpose=_PURPOSE)
+    found = ft.extract(dialogues)
+    parts = []
+    for block, weight in ((ft.REPLY, 1.0), (ft.TURN, 0.5)):
+        grams = found.grams[block]
+        values = weight / np.sqrt(np.maximum(grams.counts, 1))[grams.rows]
+        matrix = sparse.csr_matrix((values, (grams.rows, grams.buckets)), (len(dialogues), 1 << ft.WORD_BITS))
+        documents = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        rarity = np.where(documents > 1, np.log((1 + len(dialogues)) / (1 + documents)), 0.0)
+        parts.append(matrix @ sparse.diags_array(rarity))
+    joined = sparse.hstack(parts).tocsr()
+    joined = joined[:, np.flatnonzero(np.bincount(joined.indices, minlength=joined.shape[1]))]
+    if min(joined.shape) <= dimensions + 1:
+        words = _unit(joined.toarray())
+    else:
+        words = _unit(decomposition.TruncatedSVD(dimensions, random_state=seed).fit_transform(joined))
+    surface = found.surface - found.surface.mean(axis=0)
+    surface /= np.maximum(found.surface.std(axis=0), 1e-9)
+    return np.concatenate([words * np.sqrt(words.shape[1]), surface], axis=1)
+
+
+def encoder_features(
+    dialogues: Sequence[Dialogue],
+    encoder: str | os.PathLike[str],
+    *,
+    max_length: int = 128,
+    token_budget: int = 2_048,
+    trust_remote_code: bool = False,
+) -> np.ndarray:
+    """
+    Mean-pooled embeddings of the context, of the reply, and their product.
+
+    Args:
+        dialogues (`Sequence[Dialogue]`): `n` of them.
+        encoder (`str` or `os.PathLike`): Hub id or folder, e.g. of a sentence encoder.
+        max_length (`int`, *optional*, defaults to `128`): Tokens of a text; of a context the last ones.
+        token_budget (`int`, *optional*, defaults to `2048`): Tokens in one forward pass.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with it may run.
+
+    Returns:
+        `np.ndarray` of shape `(n, 3 d)`.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
+    model = AutoModel.from_pretrained(encoder, trust_remote_code=trust_remote_code).eval()
+    read = [" ".join(ft.tokenise(" ".join(d.context))) for d in dialogues]
+    contexts = _pooled(model, tokenizer, read, max_length, token_budget, "left")
+    replies = [" ".join(ft.tokenise(d.response)) for d in dialogues]
+    answers = _pooled(model, tokenizer, replies, max_length, token_budget, "right")
+    return np.concatenate([contexts, answers, contexts * answers * np.sqrt(contexts.shape[1])], axis=1)
+
+
+def _pooled(model: Any, tokenizer: Any, texts: list[str], max_length: int, token_budget: int, side: str) -> np.ndarray:
+    import torch
+
+    tokenizer.truncation_side = side
+    encoded = tokenizer(texts, truncation=True, max_length=max_length, split_special_tokens=True)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: -len(encoded[i]))
+    found: dict[int, np.ndarray] = {}
+    start = 0
+    while start < len(order):
+        width = len(encoded[order[start]])
+        part = order[start : start + max(1, token_budget // max(width, 1))]
+        start += len(part)
+        mask = torch.tensor([[1] * len(encoded[i]) + [0] * (width - len(encoded[i])) for i in part])
+        ids = torch.tensor([encoded[i] + [tokenizer.pad_token_id or 0] * (width - len(encoded[i])) for i in part])
+        with torch.inference_mode():
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        mean = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        found |= dict(zip(part, _unit(mean.double().numpy()), strict=True))
+    return np.stack([found[i] for i in range(len(texts))])
+
+
 def reduced(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """The vectors' main directions, of shape `(n, 128)` at most."""
     if min(vectors.shape) <= _DIMENSIONS:
         return vectors
-    decomposition = require("sklearn.decomposition", extra="report", purpose="choosing what to label")
+    decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
     return decomposition.PCA(_DIMENSIONS, random_state=seed).fit_transform(vectors)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+# ---- from a data set and back --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """
+    The samples of a data set that a judge could be given.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): The source.
+        fmt (`DialogueFormat`): Of its rows.
+        found (`list[Sample]`): Distinct samples with a reply, their `row` counted over the whole source.
+        samples (`int`): All samples, with repetitions and those that cannot be scored.
+        labelled (`list[Dialogue]`): Those left out, because they have labels.
+    """
+
+    dataset: Any
+    fmt: DialogueFormat
+    found: list[Sample]
+    samples: int
+    labelled: list[Dialogue]
+
+    @property
+    def dialogues(self) -> list[Dialogue]:
+        """Of the samples."""
+        return [sample.dialogue for sample in self.found if sample.dialogue is not None]
+
+
+def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> Pool:
+    """
+    Reads the samples of a data set, each content once.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): One split, in any format but that of one utterance a row.
+        labelled (`str` or `os.PathLike`, *optional*): Dialogues to leave out, because they have labels.
+    """
+    from ..data.reading import open_rows
+
+    known: list[Dialogue] = []
+    if labelled is not None:
+        judged = open_rows(labelled)
+        _format(judged)
+        known = [sample.dialogue for sample in read_samples(judged) if sample.dialogue]
+    seen, fmt = set(map(dialogue_key, known)), _format(dataset)
+    found: list[Sample] = []
+    count = 0
+    for sample in read_samples(dataset):
+        count += 1
+        if sample.dialogue is not None and (key := dialogue_key(sample.dialogue)) not in seen:
+            seen.add(key)
+            found.append(sample)
+    return Pool(dataset, fmt, found, count, known)
+
+
+def _format(dataset: Any) -> DialogueFormat:
+    fmt = recognise(list(features_of(dataset)))
+    if fmt.utterance_rows:
+        raise FormatError(
+            "samples of one utterance a row cannot be chosen from; write each reply with its context first: "
+            "ee-trl score DIALOGUES -o scored.parquet"
+        )
+    return fmt
+
+
+def pool_tables(pool: Pool, chosen: np.ndarray) -> tuple[Features, Iterator[pa.Table]]:
+    """
+    The chosen samples as rows of the source, the most wanted first.
+
+    Of a conversation of several turns, `row_index` and `turn` name the reply, as in what `ee-trl score` writes:
+    scoring the file scores these replies alone.
+    """
+    from datasets import Features, Value
+
+    wanted = [pool.found[i] for i in chosen]
+    added = {ORDER: list(range(len(wanted)))}
+    if pool.fmt.multi_turn:
+        added |= {"row_index": [s.row for s in wanted], "turn": [s.turn for s in wanted]}
+    kept = {name: feature for name, feature in features_of(pool.dataset).items() if name not in added}
+
+    def tables() -> Iterator[pa.Table]:
+        rows, places = np.unique([sample.row for sample in wanted], return_inverse=True)
+        where = np.zeros(rows[-1] + 1, bool)
+        where[rows] = True
+        table = pa.concat_tables(list(chosen_rows(tables_of(pool.dataset), where))).take(pa.array(places))
+        table = table.select([name for name in table.column_names if name not in added])
+        for name, values in added.items():
+            table = table.append_column(name, pa.array(values, pa.int64()))
+        yield table
+
+    return Features({**kept, **{name: Value("int64") for name in added}}), tables()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,14 @@ import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
-from ..errors import FormatError, TrainingError
-from ..reports.agreement import agree, check_libraries
-from ..reports.distillation import NAMES, shares_by_threshold, write_distillation
+from ..errors import FormatError, TrainingError, require
+from ..reports.agreement import agree
 from ..reports.rubric import rubric_of_file
-from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderSettings
+from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
 from ..scoring.linear import calibrate, knots_of
 from .fit import FitOptions, Fitted, fit
+from .report import NAMES, report_parts, shares_by_threshold, write_distillation
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _PARTS = 5  # of the held-out samples: each is calibrated on the others
 @dataclass(frozen=True)
 class Distilled(Displayed):
     """
-    What [`distill`] made. Prints as a table.
+    What [`distill`] made.
 
     Args:
         folder (`Path`): The scorer: `EmpathyDataSelector(folder)`.
@@ -46,15 +46,8 @@ class Distilled(Displayed):
     report: dict[str, Any]
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
-        from ..reports.distillation import report_parts
-
+        """What was fitted to what, how well it agrees, and what it cost."""
         return report_parts(self.report)
-
-    def __str__(self) -> str:
-        from ..reports.distillation import report_text
-
-        return report_text(self.report)
 
 
 def distill(
@@ -83,15 +76,16 @@ def distill(
     overwrite: bool = False,
 ) -> Distilled:
     """
-    Distils a judge: fits an encoder with a head of two outputs to its scores, and says how far the two agree.
+    Distils a judge: fits an encoder with a head of two outputs to its scores, and reports how far the two agree.
 
-    A slice of the conversations is held out, a first fit to the others is measured on it, and calibrated on it so that
-    a threshold keeps the judge's shares; the scorer that is saved is then fitted to all samples. What is reported of
-    the held-out slice is calibrated on other parts of it, so that no sample is measured by what it helped to set.
+    A slice of the conversations is held out. A first fit to the others is measured on the slice, and calibrated on it
+    so that a threshold keeps the judge's shares; then the scorer that is saved is fitted to all samples. For the
+    report each part of the slice is calibrated on its other parts, so that no sample helps to calibrate itself.
 
     Args:
         scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`):
-            Dialogues with the columns `sensibility` and `rationality`, from a judge or from people; some thousand do.
+            Dialogues with the columns `sensibility` and `rationality`, from a judge or from people; a few thousand
+            suffice.
         encoder (`str` or `os.PathLike`):
             Hub id or folder of an encoder that `AutoModelForSequenceClassification` loads.
         output (`str` or `os.PathLike`):
@@ -103,15 +97,15 @@ def distill(
         held_out (`float`, *optional*, defaults to `0.1`):
             Share of the samples held out, in whole conversations.
         folds (`int`, *optional*):
-            Cross-validation with so many folds, in the place of the held-out slice.
+            Cross-validate with this many folds, instead of holding out a slice.
         curve (`Iterable[int]`, *optional*):
-            Numbers of judged samples: as many further fits, each measured on the held-out slice.
+            Numbers of judged samples: one more fit for each, measured on the held-out slice.
         threshold, ties (*optional*, default to `5.0` and `"drop"`):
-            At which the three-way agreement is told; the scorer can be used at any.
+            For the three-way agreement in the report; the scorer can be used at any threshold.
         price_per_hour (`float`, *optional*):
-            Of this machine, in whatever currency, for the cost in the report.
+            Of this machine, in any currency, for the cost in the report.
         rubric (`str`, *optional*):
-            What the judge was asked, for the report; by default as a file that `ee-trl score` wrote says.
+            The judge's rubric, for the report; by default that of the file, if `ee-trl score` wrote it.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code that comes with the encoder may run.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -134,9 +128,8 @@ def distill(
         selector = EmpathyDataSelector("distilled")
         ```
     """
-    from ..scoring.encoder import EncoderInputs
-
-    check_libraries()
+    for module in ("scipy.sparse", "sklearn.decomposition"):
+        require(module, extra="report", purpose="distillation")
     inputs = EncoderInputs(max_length, text)
     options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
     pair = thresholds(threshold)
@@ -147,11 +140,18 @@ def distill(
         rubric = rubric_of_file(scored)
     judged = open_judged(scored)
     run = _Run(judged, encoder, options, trust_remote_code)
-    run.check(held_out, folds, sizes)
-    measured = run.cross_validated(folds) if folds else run.held_out(held_out)
-    points = run.curve(sizes, measured)
+    if folds:
+        fold = run.folds(folds)
+        aside = run.slice(1 / folds, sizes) if sizes else fold == 0
+        split = {"kind": "cross-validation", "folds": folds}
+    else:
+        aside = run.slice(held_out, sizes)
+        fold = np.where(aside, 0, -1)
+        split = {"kind": "held out", "share": held_out}
+    measured = run.measure(fold)
+    points = run.curve(sizes, aside)
     final = run.fit(np.ones(len(judged), bool), "all samples")
-    knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of_seen(final))
+    knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of(final, run.chosen))
     settings = EncoderSettings(inputs, knots, words)
     _save(final, settings, folder)
     report = {
@@ -162,13 +162,13 @@ def distill(
         "judges": list(judged.judges),
         "rubric": rubric,
         "options": {**asdict(options), "learning_rate": options.rate, "bf16": options.precision},
-        "split": measured.split,
+        "split": split | {"samples": len(measured.scores)},
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
         "encoder_alone": measured.alone,
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,
-        "cost": run.cost(price_per_hour, measured, final),
+        "cost": run.cost(price_per_hour, measured),
         "parameters": sum(p.numel() for p in final.model.parameters()),
     }
     write_distillation(folder, report, measured.scores, measured.predicted)
@@ -183,28 +183,26 @@ class Measured:
     Args:
         where (`np.ndarray` of shape `(n,)`, of `bool`): Which of all samples they are.
         raw (`np.ndarray` of shape `(m, 2)`): Predictions before calibration.
-        predicted (`np.ndarray` of shape `(m, 2)`): The same, calibrated on others of them.
+        predicted (`np.ndarray` of shape `(m, 2)`): The same, each part of them calibrated on the others.
         scores (`np.ndarray` of shape `(m, 2)`): The judge's.
-        split (`dict`): How they were held out.
-        by_fold (`list[dict]`): Of a cross-validation, each fold's Spearman and kappa.
-        seconds (`float`): That predicting them took.
-        seen (`np.ndarray` of shape `(k, 2)`): Raw predictions of the fit for some of the samples that it saw.
+        by_fold (`list[dict]`): Each fold's Spearman and kappa, of a cross-validation.
         alone (`dict`): Agreement of the encoder without the words.
+        seen (`np.ndarray` of shape `(k, 2)`): Raw predictions of the first fit for some of the samples that it saw.
+        seconds (`float`): How long the predictions took.
     """
 
     where: np.ndarray
     raw: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray
-    split: dict[str, Any]
     by_fold: list[dict[str, Any]]
-    seconds: float
-    seen: np.ndarray
     alone: dict[str, Any]
+    seen: np.ndarray
+    seconds: float
 
 
 class _Run:
-    """The fits of one distillation, and what they took."""
+    """The fits of one distillation, and how long they took."""
 
     def __init__(self, judged: Judged, encoder: Any, options: FitOptions, trust_remote_code: bool) -> None:
         self.judged, self.encoder, self.options = judged, encoder, options
@@ -219,87 +217,71 @@ class _Run:
         self.seconds[what] = fitted.seconds
         return fitted
 
-    def check(self, share: float, folds: int | None, sizes: list[int]) -> None:
-        """Raises [`TrainingError`], before anything is fitted, for what the conversations are too few for."""
-        conversations, found = self.judged.conversations, int(self.judged.conversations.max() + 1)
-        if folds is not None and folds > found:
-            raise TrainingError(f"{folds} folds are more than the {found} conversations (unlike first utterances)")
-        if folds is not None and not sizes:
-            return
-        share = 1 / folds if folds else share
+    def slice(self, share: float, sizes: Sequence[int]) -> np.ndarray:
+        """Which samples are held out; raises [`TrainingError`] if there are too few conversations for it."""
+        conversations = self.judged.conversations
         where = held_out_of(conversations, share, self.options.seed)
         outside, inside = (len(np.unique(conversations[side])) for side in (where, ~where))
         if outside < 2 or inside < 1:
             raise TrainingError(
-                f"held_out {share:g} of {found} conversations (unlike first utterances) holds {outside} out and "
-                f"leaves {inside} to fit to; at least 2 and 1 are needed. Give another held_out, or more conversations"
+                f"held_out {share:g} of {outside + inside} conversations (different first utterances) holds {outside} "
+                f"out and leaves {inside} to fit to; at least 2 and 1 are needed. Give another held_out, or more "
+                "conversations"
             )
         if sizes and sizes[-1] > (left := int((~where).sum())):
             raise TrainingError(f"the curve asks for {sizes[-1]} samples, but {left} are not held out")
+        return where
 
-    def held_out(self, share: float) -> Measured:
-        where = held_out_of(self.judged.conversations, share, self.options.seed)
-        fitted = self.fit(~where, "all but the held-out slice")
-        outside = self.judged.part(where)
-        start = time.perf_counter()
-        alone = fitted.raw(outside.dialogues)
-        raw = fitted.mixed(alone, outside.dialogues)
-        seconds = time.perf_counter() - start
-        parts = folds_of(outside.conversations, _PARTS, self.options.seed)
-        split = {"kind": "held out", "share": share, "samples": len(outside)}
-        predicted = cross_calibrated(raw, outside.scores, parts)
-        self.chosen = _some(np.flatnonzero(~where))
-        seen = self.raw_of_seen(fitted)
-        by_encoder = summary_of(outside.scores, cross_calibrated(alone, outside.scores, parts))
-        return Measured(where, raw, predicted, outside.scores, split, [], seconds, seen, by_encoder)
+    def folds(self, number: int) -> np.ndarray:
+        """The fold of each sample; raises [`TrainingError`] if there are more folds than conversations."""
+        found = len(np.unique(self.judged.conversations))
+        if number > found:
+            raise TrainingError(f"{number} folds are more than the {found} conversations (different first utterances)")
+        return folds_of(self.judged.conversations, number, self.options.seed)
 
-    def cross_validated(self, folds: int) -> Measured:
-        fold = folds_of(self.judged.conversations, folds, self.options.seed)
+    def measure(self, fold: np.ndarray) -> Measured:
+        """Predicts each fold by a fit to all other samples; samples of fold -1 are in every fit."""
+        folds = int(fold.max()) + 1
         raw, alone, seconds = *np.empty((2, len(self.judged), len(AXES))), 0.0
         for number in range(folds):
-            fitted = self.fit(fold != number, f"all but fold {number + 1} of {folds}")
+            name = "all but the held-out slice" if folds == 1 else f"all but fold {number + 1} of {folds}"
+            fitted = self.fit(fold != number, name)
+            if number == 0:
+                self.chosen = _some(np.flatnonzero(fold != 0))
+                seen = self.raw_of(fitted, self.chosen)
             start = time.perf_counter()
             outside = self.judged.part(fold == number).dialogues
             alone[fold == number] = fitted.raw(outside)
             raw[fold == number] = fitted.mixed(alone[fold == number], outside)
             seconds += time.perf_counter() - start
-            if number == 0:
-                self.chosen = _some(np.flatnonzero(fold != 0))
-                seen = self.raw_of_seen(fitted)
-        scores = self.judged.scores
-        predicted = cross_calibrated(raw, scores, fold)
-        by_fold = [summary_of(scores[fold == n], predicted[fold == n]) for n in range(folds)]
-        split = {"kind": "cross-validation", "folds": folds, "samples": len(self.judged)}
-        by_encoder = summary_of(scores, cross_calibrated(alone, scores, fold))
-        everyone = np.ones(len(self.judged), bool)
-        return Measured(everyone, raw, predicted, scores, split, by_fold, seconds, seen, by_encoder)
+        where = fold >= 0
+        scores, raw, alone, fold = self.judged.scores[where], raw[where], alone[where], fold[where]
+        parts = fold if folds > 1 else self.parts_of(where)
+        predicted = cross_calibrated(raw, scores, parts)
+        by_fold = [summary_of(scores[fold == n], predicted[fold == n]) for n in range(folds) if folds > 1]
+        by_encoder = summary_of(scores, cross_calibrated(alone, scores, parts))
+        return Measured(where, raw, predicted, scores, by_fold, by_encoder, seen, seconds)
 
-    def curve(self, sizes: list[int], measured: Measured) -> list[dict[str, Any]]:
-        """Agreement by number of judged samples: each size holds the smaller ones, and no held-out conversation."""
-        if not sizes:
-            return []
-        if measured.where.all():  # cross-validated: there is no slice yet
-            share = 1 / measured.split["folds"]
-            where = held_out_of(self.judged.conversations, share, self.options.seed)
-        else:
-            where = measured.where
-        outside, left = self.judged.part(where), np.flatnonzero(~where)
-        order = np.random.default_rng(self.options.seed).permutation(left)
-        parts = folds_of(outside.conversations, _PARTS, self.options.seed)
-        points = []
+    def curve(self, sizes: Sequence[int], where: np.ndarray) -> list[dict[str, Any]]:
+        """Agreement on a slice by number of judged samples; each size holds the smaller ones."""
+        order = np.random.default_rng(self.options.seed).permutation(np.flatnonzero(~where))
+        scores, points = self.judged.scores[where], []
         for size in sizes:
             fitted = self.fit(np.isin(np.arange(len(self.judged)), order[:size]), f"{size} for the curve")
-            raw = fitted.mixed(fitted.raw(outside.dialogues), outside.dialogues)
-            predicted = cross_calibrated(raw, outside.scores, parts)
-            points.append({"labels": size, **summary_of(outside.scores, predicted)})
+            predicted = cross_calibrated(self.raw_of(fitted, where), scores, self.parts_of(where))
+            points.append({"labels": size, **summary_of(scores, predicted)})
         return points
 
-    def raw_of_seen(self, fitted: Fitted) -> np.ndarray:
-        """Raw predictions for some samples that were fitted to."""
-        dialogues = [self.judged.dialogues[i] for i in self.chosen]
+    def parts_of(self, where: np.ndarray) -> np.ndarray:
+        """Parts of a slice, each of which is calibrated on the others."""
+        return folds_of(self.judged.conversations[where], _PARTS, self.options.seed)
+
+    def raw_of(self, fitted: Fitted, where: np.ndarray) -> np.ndarray:
+        """Raw predictions for some samples."""
+        dialogues = self.judged.part(where).dialogues
         return fitted.mixed(fitted.raw(dialogues), dialogues)
 
-    def cost(self, price_per_hour: float | None, measured: Measured, final: Fitted) -> dict[str, Any]:
+    def cost(self, price_per_hour: float | None, measured: Measured) -> dict[str, Any]:
         total = sum(self.seconds.values()) + measured.seconds
         return {
             "fit_seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
@@ -312,7 +294,7 @@ class _Run:
 
 
 def cross_calibrated(raw: np.ndarray, scores: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Predictions on the judge's scale, those of each part calibrated on the others."""
+    """Predictions on the judge's scale; each part is calibrated on the other parts."""
     predicted = np.empty_like(raw)
     for number in np.unique(part):
         inside = part == number
@@ -322,11 +304,11 @@ def cross_calibrated(raw: np.ndarray, scores: np.ndarray, part: np.ndarray) -> n
 
 def moved(knots: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """
-    The knots of one fit for another, whose raw predictions may lie elsewhere and be wider.
+    The knots of one fit, moved to another fit with raw predictions that may lie elsewhere and be wider.
 
     Args:
         knots (`np.ndarray` of shape `(2, 11)`): Of the first fit.
-        first, last (`np.ndarray` of shape `(k, 2)`): Raw predictions of both fits for samples that both have seen.
+        first, last (`np.ndarray` of shape `(k, 2)`): Raw predictions of both fits for the same samples, seen by both.
     """
     spread = [np.maximum(found.std(axis=0), 1e-9)[:, None] for found in (first, last)]
     centre = [found.mean(axis=0)[:, None] for found in (first, last)]
@@ -334,7 +316,7 @@ def moved(knots: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 
 def _some(numbers: np.ndarray, most: int = 1_000) -> np.ndarray:
-    """At most so many of them, evenly spaced."""
+    """At most this many of them, evenly spaced."""
     return numbers[np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(np.intp)]
 
 
@@ -354,14 +336,14 @@ def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:
         raise FormatError(f"{str(folder)!r} is a file; name a folder")
     there = [name for name in (SETTINGS_FILE, "config.json", *NAMES) if (folder / name).exists()]
     if there and not overwrite:
-        raise FormatError(f"{str(folder / there[0])!r} is there already; give another folder, or overwrite it")
+        raise FormatError(f"{str(folder / there[0])!r} exists already; give another folder, or overwrite it")
     return folder
 
 
 def _sizes(curve: Iterable[int]) -> list[int]:
     sizes = sorted(curve)
     if any(not isinstance(size, (int, np.integer)) or size < 2 for size in sizes):
-        raise TrainingError(f"the curve {sizes} is not of whole numbers of at least 2")
+        raise TrainingError(f"the curve {sizes} has a size that is not a whole number of at least 2")
     return [int(size) for size in sizes]
 
 
@@ -373,13 +355,13 @@ def _check_split(held_out: float, folds: int | None) -> None:
 
 
 def _name(encoder: str | os.PathLike[str]) -> str:
-    """A hub id as it is; of a folder its name alone, since a card is published."""
+    """A hub id as it is; of a folder only its name, because a card is published."""
     return Path(encoder).name if Path(encoder).is_dir() else os.fspath(encoder)
 
 
 def _save(final: Fitted, settings: EncoderSettings, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.safetensors"):  # a model of several files leaves none behind for one of one
+    for old in folder.glob("*.safetensors"):  # so that a model of several files leaves none beside a model of one
         old.unlink()
     final.model.save_pretrained(folder)
     final.tokenizer.save_pretrained(folder)

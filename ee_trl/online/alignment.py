@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
-from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, recognise, samples_of
+from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, samples_of
+from ..data.formats import recognise
 from ..errors import FormatError, ScoresError, TrainingError
 from . import ranks
 from .trl_internals import prepares_rows

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..axes import AXES, QUADRANTS
-from ..data.dialogue import FORMATS, Dialogue, samples_of
+from ..data.dialogue import Dialogue, samples_of
+from ..data.formats import FORMATS
 from ..data.sample import load_sample
 from ..scoring.base import Scorer
 from ..scoring.run import ScoringRun

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY
-from ..data.dialogue import NOT_ASKED, SCORED, Dialogue, DialogueFormat, Sample, recognise, whole_number
+from ..data.dialogue import NOT_ASKED, SCORED, Dialogue, Sample, whole_number
+from ..data.formats import DialogueFormat, recognise
 from ..data.samples import SIDES, Batch, Row
 from ..errors import ScoresError
 from .base import Scorer

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import AXES, scores_array
-from ..data.dialogue import Dialogue, recognise
+from ..data.dialogue import Dialogue
+from ..data.formats import recognise
 from ..data.reading import open_rows
 from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
 from ..data.tables import features_of

@@ -25,7 +25,8 @@ from same_dialogues import WAYS, messages
 
 from ee_trl import EmpathyDataSelector
 from ee_trl.cli.main import main
-from ee_trl.data.dialogue import FORMATS, REASONS, SCORED, recognise
+from ee_trl.data.dialogue import REASONS, SCORED
+from ee_trl.data.formats import FORMATS, recognise
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.tables import rows_of, tables_of
 from ee_trl.errors import EmpathyError, FormatError, ScoresError, SelectionError

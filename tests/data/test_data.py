@@ -78,6 +78,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "a.jsonl.xz": _lines(lzma.open),
     "one line.json": _array(None),
     "indented.json": _array(2),
+    "blank lines before an array.json": _bytes("\n  \n" + json.dumps(ROWS, indent=2), "utf-8"),
     "windows.jsonl": _bytes(LINES.replace("\n", "\r\n"), "utf-8"),
     "byte order mark.jsonl": _bytes(LINES, "utf-8-sig"),
     "blank lines.jsonl": _bytes("\n\n" + LINES.replace("\n", "\n  \n\n"), "utf-8"),
@@ -363,7 +364,7 @@ def test_no_such_file(source: str) -> None:
 
 
 def test_name_that_the_hub_does_not_give() -> None:
-    with pytest.raises(FormatError, match="neither a file or folder here nor a data set"):
+    with pytest.raises(FormatError, match="the hub gives no data set of this name"):
         open_dataset("nobody/nothing")
 
 
@@ -519,7 +520,7 @@ def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Pa
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr
-    assert f"{tmp_path / f'out{ending}'}. Make room there" in done.stderr
+    assert f"{tmp_path / f'out{ending}'}. Free some space" in done.stderr
     assert os.listdir(tmp_path) == ["a.parquet"]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from same_dialogues import CONVERSATIONS, DIALOGUES, ROW_TURN, WAYS, messages, sharegpt
 
-from ee_trl.data.dialogue import FORMATS, MAX_TURN_CHARS, REASONS, SOURCE_ERROR, Dialogue, recognise, samples_of
+from ee_trl.data.dialogue import MAX_TURN_CHARS, REASONS, SOURCE_ERROR, Dialogue, samples_of
+from ee_trl.data.formats import FORMATS, recognise
 from ee_trl.errors import FormatError
 
 
@@ -67,7 +68,7 @@ def test_unknown_columns_are_listed_with_every_known_format() -> None:
 
 @pytest.mark.parametrize("column", ["image", "images"])
 def test_image_columns_are_refused(column: str) -> None:
-    with pytest.raises(FormatError, match="images are refused"):
+    with pytest.raises(FormatError, match=f"column .{column}. holds images"):
         recognise(["messages", column])
 
 

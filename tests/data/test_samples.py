@@ -14,11 +14,10 @@ from datasets import Dataset, IterableDataset
 from same_dialogues import DIALOGUES, MULTI_TURN, ROW_TURN, WAYS, messages
 
 from ee_trl import EmpathyDataSelector
-from ee_trl.cli.agreement import read_samples as agreement_samples
-from ee_trl.data.dialogue import recognise
+from ee_trl.data.formats import recognise
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import all_dialogues, iter_row_samples, iter_samples, read_samples
-from ee_trl.distillation.pool import open_pool
+from ee_trl.distillation.labels import open_pool
 from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.online.alignment import RowDialogues
 from ee_trl.scoring.judged import read_judged
@@ -107,12 +106,12 @@ def evaluate(dataset: Dataset) -> tuple[int, int]:
 
 
 def agreement(dataset: Dataset) -> tuple[int, int]:
-    samples = agreement_samples(dataset, "each")
+    samples = list(read_samples(dataset))
     return sum(s.dialogue is not None for s in samples), sum(s.reason == "invalid_text" for s in samples)
 
 
 def train_online(dataset: Dataset) -> tuple[int, int]:
-    found = RowDialogues(dataset, "each")(range(len(dataset)))
+    found = RowDialogues(dataset, "each", None, np.arange(len(dataset)))(range(len(dataset)))
     return sum(map(len, found)), found.count([])
 
 

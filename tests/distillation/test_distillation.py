@@ -1,4 +1,4 @@
-"""Distillation: what is learnt, held out, calibrated and reported; what to label first."""
+"""Distillation: what is learnt, held out, calibrated and reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub import ModelCard
 from scipy.stats import spearmanr
 from tiny_encoder import sample_dialogues, tiny_encoder
 from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig, XLNetConfig
 
-from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, choose_to_label, distill, load_sample
+from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, distill, load_sample
 from ee_trl.cli.main import main
-from ee_trl.distillation import STRATEGIES
 from ee_trl.distillation.fit import FitOptions, fit, longest_of
-from ee_trl.distillation.labels import informative
 from ee_trl.distillation.run import cross_calibrated, moved
-from ee_trl.errors import EmpathyError, FormatError, ScorerError, ScoresError, SelectionError, TrainingError
+from ee_trl.errors import EmpathyError, ScorerError, ScoresError, SelectionError, TrainingError
 from ee_trl.scoring.features import extract
 from ee_trl.scoring.judged import (
     calibration_of,
@@ -71,7 +71,14 @@ RUBRIC = "Rate the reply.\n\nEvaluation Form (scores ONLY):"
 @pytest.fixture(scope="module")
 def distilled(encoder: Path, judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("distilled") / "scorer"
-    options = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 16, "held_out": 0.2, "price_per_hour": 36.0}
+    options = {
+        "epochs": 4,
+        "learning_rate": 3e-3,
+        "batch_size": 16,
+        "held_out": 0.2,
+        "price_per_hour": 36.0,
+        "bf16": False,
+    }
     return distill(judged, encoder, folder, curve=[60], rubric=RUBRIC, **options)
 
 
@@ -80,7 +87,7 @@ def test_it_shows_itself_in_a_notebook(distilled: Any) -> None:
     found = distilled.report["agreement"]
     assert f'<td style="text-align:right">{found["three_way"]["agreement"]:.1%}</td>' in html
     assert f"{found['axes']['sensibility']['spearman']:.2f} (" in html
-    assert html.count("<table>") == 3, "agreement, shares, curve"
+    assert html.count("<table>") == 5, "what was fitted, agreement, shares, curve, cost"
 
 
 # ---- the whole of it -----------------------------------------------------------------------------------------------
@@ -136,8 +143,6 @@ def test_the_folder_is_a_scorer_with_report_and_card(distilled: Any, tmp_path: P
 
 
 def test_the_card_has_front_matter_that_the_hub_reads(distilled: Any) -> None:
-    from huggingface_hub import ModelCard
-
     card = ModelCard.load(distilled.folder / "README.md")
     assert card.data.pipeline_tag == "text-classification"
     assert "ee-trl" in card.data.tags
@@ -162,11 +167,9 @@ def test_words_are_a_share_of_the_prediction(distilled: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("method", ["lora", "frozen"])
 def test_other_methods_train_what_they_say(encoder: Path, method: str) -> None:
-    from transformers import AutoModelForSequenceClassification
-
     dialogues = sample_dialogues(150)
     scores = LengthJudge().score(dialogues)
-    made = fit(dialogues, scores, encoder, FitOptions(method, epochs=2, learning_rate=1e-2, batch_size=16))
+    made = fit(dialogues, scores, encoder, FitOptions(method, epochs=2, learning_rate=1e-2, batch_size=16, bf16=False))
     before = AutoModelForSequenceClassification.from_pretrained(encoder).state_dict()
     after = made.model.state_dict()
     assert set(before) == set(after), "low-rank updates are merged"
@@ -188,10 +191,10 @@ def test_a_fit_is_repeated_to_the_last_bit(encoder: Path) -> None:
 
 @pytest.mark.slow
 def test_cross_validation_measures_every_sample(encoder: Path, judged: Path, tmp_path: Path) -> None:
-    made = distill(judged, encoder, tmp_path, folds=3, epochs=1, curve=[100])
+    made = distill(judged, encoder, tmp_path, folds=3, epochs=1, curve=[100], bf16=False)
     assert made.report["agreement"]["compared"] == 299
     assert len(made.report["by_fold"]) == 3
-    assert "cross-validated in 3 folds" in str(made)
+    assert "Cross-validated in 3 folds" in str(made)
     assert len(made.report["cost"]["fit_seconds"]) == 5
 
 
@@ -240,8 +243,6 @@ def test_targets_keep_order_and_distance() -> None:
 
 
 def test_calibration_samples_are_distinct(judged: Path, tmp_path: Path) -> None:
-    from datasets import Dataset, concatenate_datasets
-
     twice = Dataset.from_parquet(str(judged)).select(range(100))
     concatenate_datasets([twice, twice]).to_parquet(tmp_path / "twice.parquet")
     dialogues, scores, judges = calibration_of(tmp_path / "twice.parquet")
@@ -294,8 +295,6 @@ def test_an_encoder_has_as_many_positions_as_it_says(config: Any, longest: int |
 def test_too_few_conversations_are_refused_before_anything_is_fitted(
     openings: int, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import Dataset, DatasetDict
-
     rows = [
         {"context": [f"hello {i % openings}"], "response": "oh", "sensibility": i % 10, "rationality": i % 7}
         for i in range(60)
@@ -330,8 +329,6 @@ def test_options_are_checked(
 
 
 def test_data_that_teach_nothing_are_refused(encoder: Path, tmp_path: Path) -> None:
-    from datasets import Dataset
-
     rows = [{"context": [f"hello {i}"], "response": "hi", "sensibility": 5, "rationality": i % 10} for i in range(80)]
     with pytest.raises(ScoresError, match=r"every sample the sensibility 5; there is nothing to learn"):
         distill(Dataset.from_list(rows), encoder, tmp_path / "a")
@@ -352,122 +349,14 @@ def test_the_command_distils_and_scores(
     encoder: Path, judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path / "scorer")
-    command = ["distill", str(judged), "--encoder", str(encoder), "-o", folder, "--epochs", "1", "-q"]
+    command = ["distill", str(judged), "--encoder", str(encoder), "-o", folder, "--epochs", "1", "--no-bf16", "-q"]
     assert main([*command, "--json", "--method", "frozen"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["output"] == folder
     assert told["options"]["method"] == "frozen"
     assert main(command) == 3
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     scored = str(tmp_path / "scored.parquet")
     assert main(["score", str(judged), "-o", scored, "--scorer", folder, "-q"]) == 3, "it has another scorer's scores"
     load_sample().to_parquet(tmp_path / "dialogues.parquet")
     assert main(["score", str(tmp_path / "dialogues.parquet"), "-o", scored, "--scorer", folder, "-q"]) == 0
-
-
-# ---- what to label -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_choice_is_of_the_size_asked_and_the_same_each_time(strategy: str) -> None:
-    dialogues = sample_dialogues(200)
-    one, other = (choose_to_label(dialogues, 40, strategy=strategy) for _ in range(2))
-    assert len(set(one.tolist())) == 40
-    np.testing.assert_array_equal(one, other)
-    assert sorted(choose_to_label(dialogues, 200, strategy=strategy).tolist()) == list(range(200))
-
-
-def test_uncertain_ones_are_near_the_threshold() -> None:
-    from ee_trl import load_scorer
-
-    dialogues = sample_dialogues(300)
-    near = np.abs(load_scorer("linear").score(dialogues) - 5).min(axis=1)
-    chosen = choose_to_label(dialogues, 60, strategy="uncertain")
-    assert near[chosen].max() <= np.delete(near, chosen).min()
-    mixed = choose_to_label(dialogues, 60, strategy="mixed")
-    assert set(mixed.tolist()) not in (set(chosen.tolist()), set(choose_to_label(dialogues, 60, strategy="diverse")))
-
-
-def unsure(x: np.ndarray, labelled: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted mean variance of a ridge regression's predictions, from the inverse of its matrix."""
-    x, labelled = (np.concatenate([part, np.ones((len(part), 1))], axis=1) for part in (x, labelled))
-    covariance = np.linalg.inv(10 * np.eye(x.shape[1]) + labelled.T @ labelled)
-    return float(weights @ ((x @ covariance) * x).sum(axis=1) / weights.sum())
-
-
-@pytest.mark.parametrize("known", [0, 3])
-def test_each_choice_is_the_one_that_leaves_least_unsure(known: int) -> None:
-    draw = np.random.default_rng(1)
-    x = draw.normal(size=(40, 5)) * [3.0, 1.0, 1.0, 0.3, 0.3]
-    x /= np.sqrt((x**2).mean())
-    weights = draw.random(40)
-    labelled, pool = x[:known], np.arange(known, 40)
-    found = informative(x[known:], 6, weights[known:], labelled if known else None) + known
-    if known:  # all vectors are scaled together
-        assert len(found) == 6
-    for i, chosen in enumerate(found):
-        had = np.concatenate([labelled, x[found[:i]]])
-        left = [j for j in pool if j not in found[:i]]
-        best = min(left, key=lambda j: unsure(x[pool], np.concatenate([had, x[[j]]]), weights[pool]))
-        assert chosen == best
-
-
-def test_chosen_ones_teach_more_than_random_ones() -> None:
-    draw = np.random.default_rng(0)
-    crowd = draw.normal(size=(900, 20)) * 0.3
-    rare = draw.normal(size=(100, 20)) * 3
-    x = draw.permutation(np.concatenate([crowd, rare]))
-    y = x @ draw.normal(size=20) + draw.normal(size=1_000)
-
-    def error(chosen: np.ndarray) -> float:
-        fitted = np.linalg.solve(x[chosen].T @ x[chosen] + 0.1 * np.eye(20), x[chosen].T @ y[chosen])
-        return float(np.mean((x @ fitted - y) ** 2))
-
-    at_random = np.mean([error(np.random.default_rng(s).permutation(1_000)[:40]) for s in range(20)])
-    assert error(informative(x, 40, np.ones(1_000))) < 0.8 * at_random
-
-
-def test_an_encoder_tells_what_is_alike(encoder: Path) -> None:
-    dialogues = sample_dialogues(60)
-    assert len(set(choose_to_label(dialogues, 20, strategy="diverse", encoder=encoder).tolist())) == 20
-
-
-def test_the_command_writes_what_the_judge_is_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from datasets import Dataset
-
-    data, out = tmp_path / "dialogues.parquet", tmp_path / "first.parquet"
-    load_sample().to_parquet(data)
-    assert main(["label", str(data), "--budget", "50", "-o", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["samples"], told["chosen"]) == (533, 50)
-    chosen = Dataset.from_parquet(str(out))
-    assert chosen["label_order"] == list(range(50))
-    assert set(load_sample().column_names) <= set(chosen.column_names)
-
-    judged = tmp_path / "judged.parquet"
-    assert main(["score", str(out), "-o", str(judged), "-q"]) == 0
-    first = Dataset.from_parquet(str(judged))
-    assert len(first) == 50, "each row stands for one reply of its conversation"
-
-    again = tmp_path / "second.parquet"
-    assert main(["label", str(data), "--budget", "483", "--labelled", str(judged), "-o", str(again)]) == 0
-    rows = [*chosen.to_list(), *Dataset.from_parquet(str(again)).to_list()]
-    assert len({(row["row_index"], row["turn"]) for row in rows}) == 533, "nothing is chosen twice"
-    assert main(["label", str(data), "--budget", "484", "--labelled", str(judged), "-o", str(again)]) == 3
-
-
-def test_more_than_there_is_cannot_be_chosen() -> None:
-    with pytest.raises(SelectionError, match="n 31 is not a whole number from 1 to 30"):
-        choose_to_label(sample_dialogues(30), 31)
-    with pytest.raises(SelectionError, match="unknown strategy 'hard'; valid: mixed"):
-        choose_to_label(sample_dialogues(30), 3, strategy="hard")
-
-
-def test_one_utterance_a_row_is_refused() -> None:
-    from datasets import Dataset
-
-    from ee_trl.distillation.pool import open_pool
-
-    row = {"conv_id": "a", "utterance_idx": 1, "speaker_idx": 1, "utterance": "hello"}
-    with pytest.raises(FormatError, match="one utterance a row"):
-        open_pool(Dataset.from_list([row]))

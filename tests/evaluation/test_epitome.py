@@ -199,7 +199,7 @@ def test_the_command(tmp_path, capsys) -> None:
     assert "macro F1" in out
     assert out.count("majority class") == 3
     assert main(command) == 3
-    assert "epitome.json' is there already" in capsys.readouterr().err
+    assert "epitome.json' already there" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--folds", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cross_validation"] is None
     assert main([*command, "--overwrite", "--folds", "1"]) == 3

@@ -20,7 +20,8 @@ from random_judges import make_scorer
 from ee_trl import CascadeScorer, Dialogue, load_sample
 from ee_trl.cli.main import main
 from ee_trl.cli.options import actors
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.errors import ScorerError
 from ee_trl.scoring.parallel import Launch, RayOptions, fill_share, plan_together
 from ee_trl.scoring.run import ScoringRun

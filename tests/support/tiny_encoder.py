@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from ee_trl import Dialogue, load_sample
-from ee_trl.data.dialogue import FORMATS, samples_of
+from ee_trl.data.dialogue import samples_of
+from ee_trl.data.formats import FORMATS
 from ee_trl.scoring.encoder import EncoderInputs, EncoderSettings
 
 

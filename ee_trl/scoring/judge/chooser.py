@@ -149,8 +149,9 @@ class CausalLMChooser:
         from .loading import load_judge  # these two import torch, which the other choosers do not need
         from .tree import PlainTexts
 
-        place = (device_map, revision, trust_remote_code)
-        judge = load_judge(model, tokenizer, quantization, dtype, *place, token_budget=token_budget)
+        judge = load_judge(
+            model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code, token_budget=token_budget
+        )
         self.model, self.tokenizer = judge.model, judge.tokenizer
         self.tokens = SafeTokenizer(self.tokenizer)
         self.token_budget = token_budget or judge.token_budget(on_a_cpu=2_048)

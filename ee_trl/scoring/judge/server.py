@@ -19,7 +19,7 @@ from ...data.dialogue import NOT_ASKED, Dialogue
 from ...errors import ScorerError, check_count, require, unknown
 from ...files import json_digest
 from ..base import ScoredBatch
-from .answers import Answer, Completion, ScoresInBatches, batch_of, read_answer
+from .answers import Answer, BatchedJudge, Completion, batch_of, read_answer
 from .endpoint import (
     DEFAULT_KEY_ENV,
     Endpoint,
@@ -183,7 +183,7 @@ async def _models(client: Any) -> str:
     return ", ".join(repr(name[:80]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-class ServerScorer(ScoresInBatches):
+class ServerScorer(BatchedJudge):
     """
     Scores dialogues with a model behind an OpenAI-compatible server and a rubric.
 

@@ -46,13 +46,10 @@ class Trunk:
 
 def trunks_of(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
     """
-    Finds the samples that are turns of one dialogue.
+    Samples on as few trunks as possible: one that is the beginning of a longer one shares its trunk.
 
     Args:
         samples (`Sequence`): For each sample the ids of its turns, the reply last; `None` is left out.
-
-    Returns:
-        `list[Trunk]`: A sample that is the beginning of a longer one shares the trunk of the longer one.
     """
     trunks: list[Trunk] = []
     ends: dict[tuple[Sequence[int], ...], tuple[Trunk, int]] = {}
@@ -322,8 +319,8 @@ class PlainTexts:
 
     Args:
         model (`PreTrainedModel`): A causal language model.
-        exact (`bool`): Whether it computes in float32, where a comparison shows a difference.
-        example (`Sequence[int]`): The ids of some text, to compare with.
+        exact (`bool`): See [`~ee_trl.scoring.judge.loading.LoadedJudge.exact`].
+        example (`Sequence[int]`): The ids of some text, to try padding with.
     """
 
     def __init__(self, model: Any, exact: bool, example: Sequence[int]) -> None:
