@@ -6,9 +6,9 @@ Speed of the judge (`CausalLMScorer`) against generating the answer, one sample 
     python benchmarks/scoring.py "$EE_TRL_DATA"
 
 The folder holds `ed_validation_scored.parquet` (columns `context` and `response`, whole conversations in consecutive
-rows). Unless `--model` names one, the model is a Llama with random weights and the tokenizer is trained on the data:
-neither speed nor agreement depends on what the model knows. Ways take turns, round by round; what is told is the
-median over the rounds of the ratio within a round. Preparing a scorer (the rubric's cache, one check) is timed apart.
+rows). Unless `--model` names one, the model is a Llama with random weights, and its tokenizer is trained on the data:
+neither speed nor agreement depends on what the model knows. The ways take turns, round by round. The result is the
+ratio within a round, its median over the rounds. Preparing a scorer (the rubric's cache, one check) is timed apart.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def samples(talks: Sequence[list[str]], at_least: int) -> list[Dialogue]:
 
 
 def some(items: Sequence[Any], count: int) -> list[Any]:
-    """A random part, the same each time: of all lengths, unlike the first few."""
+    """A random part, the same each time. Unlike the first few it has all lengths."""
     chosen = np.random.default_rng(SEED).permutation(len(items))[:count]
     return [items[i] for i in sorted(chosen)]
 
@@ -107,8 +107,8 @@ def make_tokenizer(talks: Sequence[list[str]]) -> PreTrainedTokenizerFast:
     """
     A byte-level BPE tokenizer of 8,000 ids; each digit is one, so that 10 is two.
 
-    It reads the rubric a few times over: small talk alone leaves words such as "Evaluation" in pieces, which makes
-    the questions twice as long as they are to a judge's own tokenizer.
+    Its training text has the rubric 20 times: small talk alone leaves words such as "Evaluation" in pieces, which
+    makes the questions twice as long as with a judge's own tokenizer.
     """
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Digits(individual_digits=True)
@@ -186,7 +186,7 @@ def sized(tokenizer: Any, tokens: int) -> Rubric:
 
 
 def prompts(scorer: CausalLMScorer, dialogues: Sequence[Dialogue]) -> list[list[int]]:
-    """What a generating judge is given: the same ids as ours, up to where its answer form begins."""
+    """The ids that a generating judge gets: the same as ours, up to the beginning of its answer form."""
     return [scorer.prompt.ids(scorer.prompt.turns(d)) for d in dialogues]
 
 
@@ -212,7 +212,7 @@ def generate(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], batch_size: 
 
 @torch.inference_mode()
 def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_rubric: bool) -> np.ndarray:
-    """The steps between, as expected values of shape `(n, 2)`."""
+    """Ways between generating and ours, as expected values of shape `(n, 2)`."""
     trunks = alone([scorer.prompt.turns(d) for d in dialogues])
     parts = within_memory(scorer, scorer.tree if share_rubric else scorer.texts, trunks)
     answers = {n: answer for part, _ in parts for n, answer in part.items()}
@@ -239,7 +239,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 
 def peak_memory_mib() -> float:
-    """Of the GPU since it was last asked; of the process since it began."""
+    """On a GPU since the last call; of the process since it began."""
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
@@ -260,7 +260,7 @@ def measure(scorer: CausalLMScorer, dialogues: list[Dialogue], args: argparse.Na
     generate(scorer, few[:2], 1)
     trial = {n: n / seconds_of(lambda n=n: generate(scorer, some(subset, n), n)) for n in args.batch_sizes}
     best = max(trial, key=trial.__getitem__)
-    # of a way with samples of its own, each round takes a share of all lengths
+    # where a way has samples of its own, each round takes a share of all lengths
     ways: dict[str, tuple[list[Dialogue], Callable[[list[Dialogue]], Any]]] = {
         "ours": (dialogues, lambda part: ours(scorer, part)),
         "one_by_one": (few, lambda part: generate(scorer, part, 1)),

@@ -1,6 +1,6 @@
 """Trainers that take turns in one process, and a meter of the time in some of their functions.
 
-Of `online_overhead.py`; measures nothing by itself.
+`online_overhead.py` uses them; this file measures nothing by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 
 class Meter:
-    """Seconds spent in functions of ours, less those in functions of others that they call. One thread at a time."""
+    """Seconds in our functions, without those in functions of others that they call. One thread at a time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -45,7 +45,7 @@ class Meter:
 
 
 class Turn(TrainerCallback):
-    """Lets a trainer take so many steps whenever it is its turn, and times each from end to end, by clock and CPU."""
+    """Lets a trainer take some steps whenever it is its turn, and times each step, by clock and CPU."""
 
     def __init__(self, trainer: Any, meter: Meter) -> None:
         self.meter = meter
@@ -53,7 +53,7 @@ class Turn(TrainerCallback):
         self._left, self._go, self._done = 0, threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._workers: set[int] = set()
-        trainer.add_callback(self)  # last, so that the other callbacks' work belongs to the step
+        trainer.add_callback(self)  # last, so that the step includes the other callbacks' work
         self._thread = threading.Thread(target=self._train, args=(trainer,), daemon=True)
 
     def _train(self, trainer: Any) -> None:
@@ -82,7 +82,7 @@ class Turn(TrainerCallback):
         self.meter.seconds, self._cpu_started, self._started = 0.0, time.process_time(), time.perf_counter()
 
     def take(self, steps: int) -> None:
-        """Takes steps; the others wait meanwhile, and its workers do afterwards."""
+        """Takes steps; the other trainers wait meanwhile. Afterwards this trainer's workers are stopped."""
         before = children()
         self._tell_workers("SIGCONT")
         self._left = steps
@@ -110,7 +110,7 @@ class Turn(TrainerCallback):
 
 
 def children() -> set[int]:
-    """The processes that this one has started, where the system tells (Linux)."""
+    """The child processes of this process, where the system lists them (Linux)."""
     found = set()
     for task in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has just ended

@@ -4,9 +4,9 @@ through every path of the scoring engine without a download.
 
     python scripts/train_tiny_judge.py "$EE_TRL_DATA/ed_validation_scored.parquet" -o runs/tiny_judge
 
-It is no judge to score data with (the bundled linear scorer agrees better with the given scores): it exists to
-test with. With `--folds N` its rank correlation with the given scores is cross-validated first (no conversation in two
-folds) and written to `--results`, with a bootstrap interval.
+Do not score data with it (the bundled linear scorer agrees better with the given scores): it exists for tests. With
+`--folds N` the script first cross-validates its rank correlation with the given scores (no conversation in two folds)
+and writes it to `--results`, with a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue, samples_of
 from ee_trl.data.formats import FORMATS
+from ee_trl.files import package_versions, write_json
 from ee_trl.scoring.judge.model import CausalLMScorer
 from ee_trl.scoring.judge.prompt import Chain, JudgePrompt
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric
@@ -46,7 +45,7 @@ def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
 
 
 def conversations(dialogues: list[Dialogue]) -> np.ndarray:
-    """The conversation of each sample: a sample whose context begins with the one before goes on with it."""
+    """The number of each sample's conversation: a context that begins with the sample before continues it."""
     found, number, last = [], -1, ()
     for d in dialogues:
         if not last or d.context[: len(last)] != last:
@@ -77,8 +76,8 @@ def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk],
     """
     Cross-entropy of the answers' tokens over a batch of dialogues that share the rubric and their turns.
 
-    The answer is put into the last two places of each chain (see [`answering`]): its first digit, and the 0 of 10 or
-    the line's end; what each of them, and the question before, leads to is learnt.
+    The last two places of each chain (see [`answering`]) hold the answer: its first digit, and the 0 of 10 or the end
+    of the line. The model learns what follows the question and each of them.
     """
     inputs = tree_inputs(batch, branch, len(prompt.prefix))
     newline = prompt.tokenizer("\n", add_special_tokens=False)["input_ids"][0]
@@ -98,7 +97,7 @@ def loss_of(model: Any, prompt: JudgePrompt, branch: Branch, batch: list[Trunk],
 
 
 def answering(chain: Chain) -> Chain:
-    """The chain with a place for each of the two tokens of an answer, all of whose next tokens are read."""
+    """The chain with a place for each of the two tokens of an answer; the token after each place is read."""
     return replace(chain, tokens=(*chain.tokens, chain.first[0]), reads=3)
 
 
@@ -124,7 +123,7 @@ def train(
     rubric = load_rubric(args.rubric)
     prompt = JudgePrompt(tokenizer, rubric)
     if any(chain.reads != 2 for chain in prompt.chains):
-        raise SystemExit("the training wants a tokenizer that writes 10 as two tokens")
+        raise SystemExit("this training needs a tokenizer that writes 10 as two tokens")
     branch = Branch.of(prompt.head, [answering(chain) for chain in prompt.chains])
     batches = list(batches_of(trunks_of([prompt.turns(d) for d in dialogues]), len(branch.tokens), args.token_budget))
     steps = args.epochs * len(batches)
@@ -154,7 +153,7 @@ def interval(predicted: np.ndarray, given: np.ndarray, resamples: int = 1_000) -
 
 
 def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
-    """Held-out rank correlation per axis, over the folds that are run (`--only-folds` for fewer than all)."""
+    """Held-out rank correlation for each axis, over the folds that run (`--only-folds` for fewer than all)."""
     groups = conversations(dialogues)
     fold_of = np.random.default_rng(args.seed).integers(args.folds, size=groups.max() + 1)[groups]
     predicted = np.full(scores.shape, np.nan)
@@ -168,7 +167,7 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse
         found = judge.score([dialogues[i] for i in held_out])
         rho = [float(spearmanr(found[:, a], scores[held_out, a]).statistic) for a in range(2)]
         by_fold.append(dict(zip(AXES, rho, strict=True)))
-        # each fold's judge has a scale of its own: their ranks can be put together, their scores cannot
+        # each fold's judge has a scale of its own, so ranks can be pooled and scores cannot
         predicted[held_out] = rankdata(found, axis=0) / len(held_out)
         print(f"fold {fold + 1}: Spearman {rho[0]:.3f} (S), {rho[1]:.3f} (R)", flush=True)
     seen = ~np.isnan(predicted[:, 0])
@@ -210,12 +209,12 @@ def main() -> None:
             f"--folds {args.folds} {only}--results benchmarks/results/tiny_judge_cv.json",
             "settings": settings,
             "seconds": round(time.perf_counter() - start),
-            "versions": {name: version(name) for name in ("ee-trl", "torch", "transformers")},
+            "versions": package_versions("ee-trl", "torch", "transformers"),
             **found,
         }
         print(json.dumps(record, indent=2))
         if args.results:
-            Path(args.results).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write_json(args.results, record)
     if args.output:
         tokenizer = make_tokenizer(dialogues, load_rubric(args.rubric), args.vocab_size)
         judge = train(dialogues, scores, tokenizer, args, "all")

@@ -37,16 +37,12 @@ _NUMBERS = {str(value).encode(): value for value in VALUES}
 
 def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """
-    Scores and details of `n` samples.
+    Scores, shape `(n, 2)`, and for each of [`DETAILS`] an array of shape `(n,)`.
 
     Args:
         values (`np.ndarray` of shape `(n, 2, 11)`): The probability of each answer 0 to 10 on each axis; the rest to 1
             lay on other tokens. NaN where it is not known.
         mode (`np.ndarray` of shape `(n, 2)`): The greedy answers.
-
-    Returns:
-        `tuple`: expected values of shape `(n, 2)` over the answers alone, and for each of [`DETAILS`] an array of
-        shape `(n,)`.
     """
     mass = values.sum(axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -59,14 +55,10 @@ def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[s
     return np.clip(expected, MIN_SCORE, MAX_SCORE), details
 
 
-class ScoresInBatches(BatchedScorer):
-    """A judge of which only `score_batches` is written out."""
+class BatchedJudge(BatchedScorer):
+    """A scorer whose batches bring [`DETAILS`]."""
 
     details = DETAILS
-
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Scores of shape `(n, 2)`: sensibility, rationality; NaN where a dialogue has none."""
-        return self.score_with_details(dialogues)[0]
 
     def score_with_details(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The scores, and for each of [`DETAILS`] an array of shape `(n,)`, NaN where it is not known."""
@@ -114,18 +106,11 @@ def _bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Completion:
-    """
-    A chat completion of one choice.
-
-    Args:
-        text (`str`): What the model wrote.
-        tokens (`list[Token]`): With their log probabilities; empty where the server gives none that can be read.
-        filtered (`bool`): Whether the server withheld the answer.
-    """
+    """A chat completion of one choice."""
 
     text: str
-    tokens: list[Token]
-    filtered: bool
+    tokens: list[Token]  # empty where the server gives no log probabilities that can be read
+    filtered: bool  # the server withheld the answer
 
     @classmethod
     def read(cls, body: Any) -> Completion | None:
@@ -208,11 +193,7 @@ def batch_of(answers: Sequence[Answer], top: int) -> ScoredBatch:
 
 def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | None:
     """
-    Reads an answer in the rubric's form.
-
-    Args:
-        answer (`str`): What the model wrote.
-        tokens (`Sequence[Token]`): The tokens of the answer; others may come before and after.
+    Reads an answer in the rubric's form from its tokens; others may come before and after.
 
     Returns:
         `np.ndarray` of shape `(2, 11)`: the probability of each answer 0 to 10, sensibility first. The rest to 1 lay

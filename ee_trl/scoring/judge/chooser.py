@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ...errors import ScorerError, require, unknown
+from ...errors import ScorerError, unknown
 from ...files import digest
 from .answers import Completion
 from .endpoint import DEFAULT_KEY_ENV, Endpoint, each_answered
@@ -149,8 +149,9 @@ class CausalLMChooser:
         from .loading import load_judge  # these two import torch, which the other choosers do not need
         from .tree import PlainTexts
 
-        place = (device_map, revision, trust_remote_code)
-        judge = load_judge(model, tokenizer, quantization, dtype, *place, token_budget=token_budget)
+        judge = load_judge(
+            model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code, token_budget=token_budget
+        )
         self.model, self.tokenizer = judge.model, judge.tokenizer
         self.tokens = SafeTokenizer(self.tokenizer)
         self.token_budget = token_budget or judge.token_budget(on_a_cpu=2_048)
@@ -222,7 +223,6 @@ class ServerChooser:
         max_tokens: int = _MAX_TOKENS,
         extra_body: Any = None,
     ) -> None:
-        require("openai", extra="server", purpose="a judge behind a server")
         self.concurrency = concurrency
         self.endpoint = Endpoint(base_url, api_key_env, timeout, max_retries)
         self.chat = Chat(self.endpoint, model, max_tokens, body_of(extra_body))

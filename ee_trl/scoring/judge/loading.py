@@ -25,15 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class LoadedJudge:
-    """
-    A causal language model with what names it.
-
-    Args:
-        model (`PreTrainedModel`): In evaluation mode, where it was loaded here.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        content (`str`): Names its weights: [`content_of`] or [`weights_of`].
-        quantization (`str`): One of [`QUANTIZATIONS`].
-    """
+    """A causal language model and its tokenizer; `content` is the name of its weights."""
 
     model: Any
     tokenizer: Any
@@ -99,13 +91,13 @@ def load_judge(
             f"{name!r} is a folder, which has no revision {revision!r}; leave revision out, or give a hub id"
         )
     shared = {"trust_remote_code": trust_remote_code} | ({} if revision is None else {"revision": revision})
-    cuda = torch.cuda.is_available()
-    resolved = getattr(torch, ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype)
+    where = local_device()
+    resolved = getattr(torch, ("float32" if where == "cpu" else "bfloat16") if dtype == "auto" else dtype)
     options = {"dtype": resolved, **shared}
     if quantization != "none":
         options["quantization_config"] = _quantization_config(quantization, resolved)
-    if device_map is None and cuda:
-        device_map = {"": local_device()}
+    if device_map is None and where != "cpu":
+        device_map = {"": where}
     if device_map is not None:
         options["device_map"] = device_map
     try:

@@ -20,7 +20,7 @@ from ...data.dialogue import Dialogue
 from ...errors import ScorerError
 from ...files import digest
 from ..base import ScoredBatch
-from .answers import VALUES, ScoresInBatches, summarised
+from .answers import VALUES, BatchedJudge, summarised
 from .loading import load_judge
 from .prompt import JudgePrompt, newest
 from .rubric import Rubric, load_rubric, parse_slot
@@ -36,7 +36,7 @@ _LAYOUT = "judge-1"  # changes when the token layout does
 _TALK = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
 
 
-class CausalLMScorer(ScoresInBatches):
+class CausalLMScorer(BatchedJudge):
     """
     Scores dialogues with a causal language model and a rubric.
 
@@ -86,9 +86,10 @@ class CausalLMScorer(ScoresInBatches):
         max_length: int | None = None,
     ) -> None:
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
-        counts: dict[str, Any] = {"token_budget": token_budget, "max_length": max_length}
-        place = (device_map, revision, trust_remote_code)
-        self._loaded = judge = load_judge(model, tokenizer, quantization, dtype, *place, **counts)
+        self._loaded = judge = load_judge(
+            model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code,
+            token_budget=token_budget, max_length=max_length,
+        )  # fmt: skip
         self.model, self.tokenizer = judge.model, judge.tokenizer
         self.prompt = JudgePrompt(self.tokenizer, self.rubric)
         self.tree = Tree(self.model, self.prompt)

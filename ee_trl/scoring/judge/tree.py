@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,10 @@ class Trunk:
 
 def trunks_of(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
     """
-    Finds the samples that are turns of one dialogue.
+    Samples on as few trunks as possible: one that is the beginning of a longer one shares its trunk.
 
     Args:
         samples (`Sequence`): For each sample the ids of its turns, the reply last; `None` is left out.
-
-    Returns:
-        `list[Trunk]`: A sample that is the beginning of a longer one shares the trunk of the longer one.
     """
     trunks: list[Trunk] = []
     ends: dict[tuple[Sequence[int], ...], tuple[Trunk, int]] = {}
@@ -199,18 +197,13 @@ class Branch:
     def of(cls, head: Sequence[int], chains: Sequence[Chain]) -> Branch:
         """The branch for a prompt's head and chains."""
         h, sizes = len(head), [len(chain.tokens) for chain in chains]
-        total = h + sum(sizes)
-        sees = torch.zeros(total, total, dtype=torch.bool)
-        sees[:h, :h] = torch.ones(h, h, dtype=torch.bool).tril()
-        depth, reads, start = list(range(h)), list[int](), h
-        for chain, size in zip(chains, sizes, strict=True):
-            end = start + size
-            sees[start:end, :h] = True
-            sees[start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
-            depth += range(h, h + size)
-            reads += range(end - chain.reads, end)
-            start = end
         tokens = [*head, *(i for chain in chains for i in chain.tokens)]
+        depth = [*range(h), *(h + i for size in sizes for i in range(size))]
+        part = torch.tensor([0] * h + [n for n, size in enumerate(sizes, 1) for _ in range(size)])
+        order = torch.arange(len(tokens))
+        sees = (order <= order[:, None]) & ((part == 0) | (part == part[:, None]))
+        ends = list(accumulate(sizes, initial=h))[1:]
+        reads = [i for chain, end in zip(chains, ends, strict=True) for i in range(end - chain.reads, end)]
         return cls(torch.tensor(tokens), torch.tensor(depth), sees, tuple(reads))
 
 
@@ -322,8 +315,8 @@ class PlainTexts:
 
     Args:
         model (`PreTrainedModel`): A causal language model.
-        exact (`bool`): Whether it computes in float32, where a comparison shows a difference.
-        example (`Sequence[int]`): The ids of some text, to compare with.
+        exact (`bool`): See [`~ee_trl.scoring.judge.loading.LoadedJudge.exact`].
+        example (`Sequence[int]`): The ids of some text, to try padding with.
     """
 
     def __init__(self, model: Any, exact: bool, example: Sequence[int]) -> None:

@@ -246,35 +246,40 @@ def test_too_long_a_dialogue_loses_its_oldest_turns_and_what_does_not_fit_is_uns
 # ---- what is read --------------------------------------------------------------------------------------------------
 
 
+LEARNT = {  # by heart: reply -> sensibility, rationality
+    "Oh.": (10, 1),
+    "Why?": (0, 10),
+    "Great!": (7, 3),
+    "Tell me more.": (2, 8),
+    "I am sorry.": (5, 5),
+    "Hm.": (9, 0),
+}
+
+
 @pytest.mark.parametrize("digits", [True, False])
-def test_the_mode_is_what_greedy_generation_answers(digits: bool, dialogues: list[Dialogue]) -> None:
+def test_the_mode_is_what_greedy_generation_answers(digits: bool) -> None:
     """A model that is taught to answer in the form; the strict parser reads what it writes."""
-    dialogues = dialogues[:12]
+    dialogues = [Dialogue(("I lost my job.",), reply, ("user",)) for reply in LEARNT]
     scorer = taught(make_scorer(digits=digits), dialogues)
     _, details = scorer.score_with_details(dialogues)
     modes = np.stack([details["sensibility_mode"], details["rationality_mode"]], axis=1)
-    generated = scorer.generate_modes(dialogues)
-    assert np.isfinite(generated).all()
-    assert 10 in modes
-    assert len(np.unique(modes)) > 3
-    np.testing.assert_array_equal(modes, generated)
+    np.testing.assert_array_equal(modes, list(LEARNT.values()))
+    np.testing.assert_array_equal(modes, scorer.generate_modes(dialogues))
     assert details["sensibility_mass"].min() > 0.9
     assert details["rationality_std"].max() < 5
 
 
 def taught(scorer: CausalLMScorer, dialogues: list[Dialogue], steps: int = 300) -> CausalLMScorer:
-    """Teaches the model to answer each dialogue with a number of its own (by heart)."""
-    prompt, answers = scorer.prompt, np.random.default_rng(1).integers(0, 11, size=(len(dialogues), 2))
+    """The scorer with a model that learnt its answers from plain weights: the scaled ones learn nothing."""
+    prompt, newline = scorer.prompt, scorer.prompt.trusted("\n")
     texts = []
-    for d, values in zip(dialogues, answers, strict=True):
-        for chain, value in zip(prompt.chains, values, strict=True):
+    for d in dialogues:
+        for chain, value in zip(prompt.chains, LEARNT[d.response], strict=True):
             ending = [chain.first[value], *([chain.second] if value == 10 and chain.second is not None else [])]
-            newline = scorer.tokenizer("\n", add_special_tokens=False)["input_ids"]
-            ids = prompt.ids(prompt.turns(d), chain.slot)
-            texts.append((ids, [*ending, *newline]))
+            texts.append((prompt.ids(prompt.turns(d), chain.slot), [*ending, *newline]))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(scorer.model.config)  # from plain weights: the scaled ones learn nothing
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model = AutoModelForCausalLM.from_config(scorer.model.config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
     width = max(len(a) + len(b) for a, b in texts)
     ids = torch.tensor([[*a, *b, *[0] * (width - len(a) - len(b))] for a, b in texts])
     labels = torch.tensor([[*[-100] * len(a), *b, *[-100] * (width - len(a) - len(b))] for a, b in texts])
@@ -283,7 +288,7 @@ def taught(scorer: CausalLMScorer, dialogues: list[Dialogue], steps: int = 300) 
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if loss.item() < 0.02:
+        if loss.item() < 0.03:
             break
     return CausalLMScorer(model.eval(), scorer.tokenizer, rubric=scorer.rubric)
 

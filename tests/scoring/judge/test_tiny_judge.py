@@ -29,6 +29,7 @@ import train_tiny_judge
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning")]  # bitsandbytes, of its fallbacks on a CPU
 
 RUBRIC = "Rate the listener's last reply: sensibility (feeling) and rationality (thought), 0 to 10."
+LEARNT = 120  # samples
 SCORES = {"sensibility": (8, 2), "rationality": (2, 8), "balanced": (7, 10), "low": (1, 2)}
 
 
@@ -56,10 +57,11 @@ def rubric(data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(data: Path) -> Path:
-    """A folder with a judge that learnt them, for a few epochs."""
+    """A folder with a judge that learnt the first of them."""
     folder = data.parent / "judge"
-    argv = [str(data), "-o", str(folder), "--epochs", "20", "--hidden-size", "64", "--vocab-size", "1500"]
-    argv += ["--token-budget", "1000", "--learning-rate", "4e-3", "--rubric", str(rubric(data))]
+    argv = [str(data), "-o", str(folder), "--limit", str(LEARNT), "--epochs", "20", "--layers", "1"]
+    argv += ["--hidden-size", "64", "--vocab-size", "1500", "--token-budget", "400", "--learning-rate", "4e-3"]
+    argv += ["--rubric", str(rubric(data))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train_tiny_judge.py", *argv])
         threads = torch.get_num_threads()
@@ -88,9 +90,9 @@ def test_it_ranks_what_it_learnt(judge: Path, dialogues: list[Dialogue], data: P
     from scipy.stats import spearmanr
 
     _, given = train_tiny_judge.read(str(data))
-    predicted = CausalLMScorer(judge, rubric=rubric(judge)).score(dialogues)
+    predicted = CausalLMScorer(judge, rubric=rubric(judge)).score(dialogues[:LEARNT])
     for axis in range(2):
-        assert spearmanr(predicted[:, axis], given[:, axis]).statistic > 0.3
+        assert spearmanr(predicted[:, axis], given[:LEARNT, axis]).statistic > 0.3
 
 
 @pytest.mark.parametrize(
