@@ -172,7 +172,7 @@ def readable(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
 def gate_batches(
     data: Mapping[str, Dataset], tokenizer: Path | None, samples: int, seed: int = 0, max_length: int = MAX_LENGTH
 ) -> list[GateBatch]:
-    """At most `samples` rows drawn from each expert's set, as padded batches; of a row the first `max_length` tokens."""
+    """At most `samples` rows drawn from each expert's set, in padded batches of their first `max_length` tokens."""
     batches = []
     for i, (name, dataset) in enumerate(data.items()):
         rows = dataset.shuffle(seed=seed).select(range(min(samples, len(dataset)))) if len(dataset) else dataset
