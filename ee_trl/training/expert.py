@@ -10,7 +10,7 @@ from ..data.tables import write_file
 from ..files import read_json, write_json, write_text
 from ..reports.cards import emotion_audit, selection_section
 from ..reports.rubric import rubric_text
-from .data import EMBEDDED, choose, draw_plane, read_rows, score, score_together
+from .data import EMBEDDED, choose, draw_plane, read_rows, score_together, with_scores
 from .run import RecipeRun
 
 
@@ -23,13 +23,7 @@ SELECTION_DIR = "selection"
 
 
 class ExpertRun(RecipeRun):
-    """
-    One training run on what a rule selects, and its folder.
-
-    Args:
-        args (`ExpertArguments`): What to select.
-        training_args, model_args: See [`~ee_trl.training.run.RecipeRun`].
-    """
+    """One training run on what a rule selects, and its folder; see [`~ee_trl.training.run.RecipeRun`]."""
 
     args: ExpertArguments
 
@@ -39,23 +33,15 @@ class ExpertRun(RecipeRun):
         if not (folder / "selection.json").exists():
             together = not self._scores_given and score_together(self.selector, self.state)
             if together or self.state.is_main_process:
-                self._select_into(folder, together)
+                self._select_into(folder)
         self.state.wait_for_everyone()
         return read_rows(folder / "selected.parquet"), self.test_set()
 
-    def _select_into(self, folder: Path, together: bool) -> None:
-        main, selector = self.state.is_main_process, self.selector
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
-        scored = score(
-            self.source,
-            selector,
-            self.args.empathy_max_unscored,
-            together=together,
-            main=main,
-            rescue=folder / "scored.parquet",
-        )
-        if not main:
+    def _select_into(self, folder: Path) -> None:
+        selector, rescue = self.selector, folder / "scored.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        scored = with_scores(self.source, selector, self.state, self.args.empathy_max_unscored, rescue)
+        if not self.state.is_main_process:
             return
         chosen, summary = choose(scored, selector, self.args.rule_options()), selector.summary(scored)
         scores = read_scores(scored, emotion=True)
