@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ...errors import ScorerError, require, unknown
+from ...errors import ScorerError, unknown
 from ...files import digest
 from .answers import Completion
 from .endpoint import DEFAULT_KEY_ENV, Endpoint, each_answered
@@ -71,17 +71,7 @@ class Chooser(Protocol):
 
 
 def load_chooser(spec: Any, **options: Any) -> Chooser:
-    """
-    Loads a judge that chooses.
-
-    Args:
-        spec (`str`, `os.PathLike` or [`Chooser`]): A folder or hub id of a causal language model, `"server"`, or an
-            object with `fingerprint` and `choose`.
-        options: Of [`CausalLMChooser`] or [`ServerChooser`].
-
-    Raises:
-        [`ScorerError`]: There is no such judge, or it does not know an option.
-    """
+    """Loads a judge that chooses."""
     if not isinstance(spec, (str, os.PathLike)):
         if not isinstance(spec, Chooser) or not callable(spec.choose):
             raise ScorerError(
@@ -223,7 +213,6 @@ class ServerChooser:
         max_tokens: int = _MAX_TOKENS,
         extra_body: Any = None,
     ) -> None:
-        require("openai", extra="server", purpose="a judge behind a server")
         self.concurrency = concurrency
         self.endpoint = Endpoint(base_url, api_key_env, timeout, max_retries)
         self.chat = Chat(self.endpoint, model, max_tokens, body_of(extra_body))

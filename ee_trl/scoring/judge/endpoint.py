@@ -41,10 +41,11 @@ class Endpoint:
 
     Raises:
         [`ScorerError`]: The address is not valid, or holds credentials; the key is missing or cannot be one; a number
-            is out of range.
+            is out of range; the client is not installed.
     """
 
     def __init__(self, base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> None:
+        _openai()  # says at once where it is not installed
         if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
             raise ScorerError(f"timeout {timeout!r} is not valid; valid: seconds, more than 0")
         check_count("max_retries", max_retries, 0, ScorerError)
@@ -214,15 +215,6 @@ def in_background(work: Callable[[Callable[[Result], None]], Coroutine[Any, Any,
     Runs `work(put)` in an event loop in another thread, as an ordinary iterator: for scripts and notebooks alike.
 
     Closing the iterator, or an interrupt while it waits, cancels the work and what it waits for.
-
-    Args:
-        work (`Callable`): Takes `put`, and calls it with each result.
-
-    Yields:
-        `list`: the results that have come in since the last, at least one.
-
-    Raises:
-        Whatever `work` raises, after the results that came before it.
     """
     results: queue.SimpleQueue[Result | _End] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()
