@@ -59,8 +59,8 @@ class EvalSet:
         """
         The number of each dialogue's conversation.
 
-        A dialogue goes on with another where its context begins with the other's context and reference. Of several
-        such, for example openings that many conversations share, the nearest one before it counts.
+        A dialogue continues another if its context begins with the other's context and reference. If several fit,
+        because conversations share their opening, the nearest one before it counts.
         """
         found = list(range(len(self)))
         places: dict[tuple[str, ...], list[int]] = {}
@@ -152,7 +152,7 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
 
 
 def _split_of(source: Any, split: str | None) -> Any:
-    """One split of a mapping of them, where it is named or the only one; a data set as it is."""
+    """One split of a mapping of splits, if it is named or the only one; a data set is returned as it is."""
     check_dataset(source)
     if not hasattr(source, "keys"):
         if split not in (None, str(source.split)):
@@ -166,7 +166,7 @@ def _split_of(source: Any, split: str | None) -> Any:
 
 
 def _gathered(dataset: Any) -> Any:
-    """The same data set, of a stream its rows in memory: the turns of a conversation may lie anywhere in it."""
+    """A stream as a data set in memory, because the turns of a conversation may lie anywhere in it."""
     import pyarrow as pa
     from datasets import Dataset
 
@@ -176,7 +176,7 @@ def _gathered(dataset: Any) -> Any:
 
 
 def _samples(dataset: Any, turns: Turns) -> tuple[list[tuple[Dialogue | None, str | None]], list[str]]:
-    """Each sample's dialogue, or the reason why there is none, and each one's emotion, `""` where unknown."""
+    """The dialogue of each sample, or the reason why there is none; and the emotion of each, `""` where unknown."""
     features = features_of(dataset)
     fmt = recognise(list(features))
     emotion = "context" if fmt.utterance_rows and "emotion" not in features else "emotion"

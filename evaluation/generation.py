@@ -32,8 +32,8 @@ PLAIN: dict[str, Any] = {
     "exponential_decay_length_penalty": None, "watermarking_config": None, "min_p": None, "top_h": None,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "return_dict_in_generate": False,
 }  # fmt: skip
-"""What a model's own generation config may say, and what it is set to: replies follow from the model, the prompt, the
-end tokens and [`Decoding`] alone."""
+"""What a model's own generation config may set, and what it is set to here, so that replies depend only on the model,
+the prompt, the end tokens and [`Decoding`]."""
 
 WAY = 2
 """The version of generation; it rises when the same model, prompt and decoding give other replies than before."""
@@ -139,7 +139,7 @@ def generate_replies(
 
 
 def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int) -> list[int]:
-    """A conversation's ids, with the generation prompt; without its oldest turns where it is too long."""
+    """A conversation's ids, with the generation prompt; without its oldest turns if it is too long."""
     if not getattr(tokenizer, "chat_template", None):
         raise EmpathyError(
             "the tokenizer has no chat template, so this model cannot be given a conversation; put the template that "
@@ -210,10 +210,10 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
 
 class StoredReplies:
     """
-    The replies of one model under one way of decoding, in a JSON-lines file whose name and first line say which.
+    The replies of one model under one way of decoding, in a JSON-lines file; its name and first line say which.
 
-    Several processes, or two starts of one command, may add to the file at the same time: whoever creates it writes
-    the first line, each batch is appended by one write, and what is no whole line is passed over.
+    Several processes, or two starts of one command, may add to the file at the same time: the one that creates it
+    writes the first line, each batch is appended by one write, and broken lines are skipped.
 
     Args:
         folder (`Path`): The folder of such files.
