@@ -91,8 +91,8 @@ class Resampler(ABC):
     Attributes:
         n (`int`): The number of samples.
         halves (`bool`): Whether halves are drawn without replacement. This is for metrics that a sample drawn twice
-            would bias. Halves spread as widely as the whole (Politis and Romano 1994, with m = n/2), and the interval is
-            laid around the number itself.
+            would bias. Halves spread as widely as the whole (Politis and Romano 1994, with m = n/2), and the
+            interval is laid around the number itself.
         limits (`tuple[float, float]`): The lowest and the highest value that the numbers can have.
     """
 

@@ -18,13 +18,14 @@ from transformers import TrainerCallback
 from ee_trl.display import Table
 from ee_trl.errors import TrainingError, check_count
 from ee_trl.files import write_text
+from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
 from ee_trl.online.trl_internals import running_figures
 from ee_trl.selector import EmpathyDataSelector
 
 from .candidates import Replies
 from .eval_set import read_eval_set
-from .generation import Decoding, generate_replies, own_randomness
+from .generation import Decoding, generate_replies
 from .measures import Evaluator, Tools, numbers_of
 from .metrics.completion_perplexity import evaluating
 
@@ -112,7 +113,7 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
         """Generates and measures now; returns what it logs."""
-        with own_randomness():
+        with random_state_kept():
             replies = self._replies(args, tokenizer)
             numbers, axes = self._numbers(replies)
         self.history.append({"step": step, **numbers})

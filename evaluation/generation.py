@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ee_trl.errors import EmpathyError, check_count
 from ee_trl.files import json_digest
@@ -169,6 +165,8 @@ def generate_batch(
     import torch
     from transformers import GenerationConfig
 
+    from ee_trl.online.alignment import random_state_kept
+
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
@@ -178,7 +176,7 @@ def generate_batch(
         how = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     known = vars(GenerationConfig())  # which of them this version of the library has
     how |= {name: value for name, value in PLAIN.items() if name in known}
-    with torch.inference_mode(), own_randomness(seed):
+    with torch.inference_mode(), random_state_kept(seed):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask.to(model.device),
@@ -187,22 +185,6 @@ def generate_batch(
             **how,
         )
     return [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
-
-
-@contextmanager
-def own_randomness(seed: int | None = None) -> Iterator[None]:
-    """Whatever Python, NumPy or torch draws inside, on any device, their generators are as before afterwards."""
-    import torch
-
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        if seed is not None:
-            torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
 
 
 # ---- replies in files ----------------------------------------------------------------------------------------------

@@ -133,10 +133,12 @@ def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restores the global random states afterwards."""
+def random_state_kept(seed: int | None = None) -> Iterator[None]:
+    """The random states of Python, NumPy and torch are afterwards as they were; inside, torch starts from `seed`."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if seed is not None:
+            torch.manual_seed(seed)
         try:
             yield
         finally:
