@@ -19,12 +19,12 @@ import platform  # noqa: E402
 import resource  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from importlib.metadata import version  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pyarrow.parquet as pq  # noqa: E402
 
 from ee_trl.data.dialogue import Dialogue  # noqa: E402
+from ee_trl.files import package_versions, write_json  # noqa: E402
 from ee_trl.scoring.linear import LinearScorer  # noqa: E402
 
 
@@ -70,12 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seconds": seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "machine": f"one core of {processor()}",
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
+        "versions": {"python": platform.python_version(), **package_versions("numpy")},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if args.output:
-        Path(args.output).write_text(text + "\n", encoding="utf-8")
+        write_json(args.output, result)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Time and peak memory of scoring and selecting many rows, parquet in and out.
     python benchmarks/scale.py --rows 1000000 3000000 10000000 -o benchmarks/results/scale.json
 
 The rows are made here: turns of the embedded sample, recombined and numbered, so that no two dialogues are alike. Each
-command runs in a process of its own. `anonymous_mib` is the most memory of its own that it held, looked at 20 times a
-second (`RssAnon` of Linux); `ru_maxrss_mib` counts pages of libraries and mapped files too. The Python API is measured
-at the smallest size. `time_per_row` and `cpu_per_row`, which other programs disturb less, are relative to that size: 1
+command runs in a new process. `anonymous_mib` is the most memory that the process itself held, read 20 times a second
+(`RssAnon` of Linux); `ru_maxrss_mib` also counts pages of libraries and mapped files. The Python API is measured at
+the smallest size. `time_per_row` and `cpu_per_row`, which other programs disturb less, are relative to that size: 1
 for a time that is linear in the number of rows, less where starting up counts.
 """
 
@@ -19,8 +19,9 @@ import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
+
+from ee_trl.files import package_versions, write_json
 
 
 PROBE = """
@@ -143,10 +144,10 @@ def write_record(args: argparse.Namespace, results: dict[int, dict[str, dict[str
             "cores": os.cpu_count(),
             "environment": threads,
         },
-        "versions": {name: version(name) for name in ("ee-trl", "datasets", "pyarrow", "numpy")},
+        "versions": package_versions("ee-trl", "datasets", "pyarrow", "numpy"),
         "results": {f"{rows:,} rows": commands for rows, commands in results.items()},
     }
-    Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(args.output, record)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .axes import (
     AXES,
@@ -23,38 +24,18 @@ from .axes import (
     RATIONALITY,
     SENSIBILITY,
     TIE,
-    TIES,
     Threshold,
     quadrant_codes,
-    quadrants,
     scores_array,
     thresholds,
 )
 from .data.columns import Coded
-from .display import Displayed, Table
-from .errors import SelectionError, unknown
+from .display import Displayed, Table, percent
+from .errors import SelectionError, check_choice, check_count
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import ArrayLike
-
-__all__ = [
-    "DIFFERENCE",
-    "KEEPABLE",
-    "RANKINGS",
-    "RULES",
-    "TIES",
-    "Selection",
-    "Threshold",
-    "coded_quadrants",
-    "keep_set",
-    "quadrants",
-    "scores_array",
-    "select_indices",
-    "sweep",
-    "thresholds",
-]
 
 RULES = ("threshold", "top", "random", "longest")
 KEEPABLE = (*QUADRANTS, TIE)
@@ -69,13 +50,11 @@ class Selection(Displayed):
     What a rule chose. Prints as a table of what was kept, and dropped for each reason.
 
     Args:
-        indices (`np.ndarray` of shape `(kept,)`):
-            Indices of the samples kept, ascending (the order of the data survives).
+        indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
-            For every sample dropped the name of the reason, `""` for those kept. `unscored`, `tie`,
+            For every sample the name of the reason to drop it, `""` for those kept: `unscored`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
-        settings (`dict`):
-            The arguments that gave this selection, defaults and derived sizes filled in.
+        settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
     """
 
     indices: np.ndarray
@@ -101,49 +80,24 @@ class Selection(Displayed):
         return {"kept": len(self.indices), **dropped}
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
+        """Counts, and the settings."""
         total = len(self.drops)
-        rows = [(name, f"{n:,}", _share(n, total)) for name, n in self.counts().items()]
+        rows = [(name, f"{n:,}", percent(n, total)) for name, n in self.counts().items()]
         yield Table(("kept, or dropped because", "samples", "share"), rows, f"{total:,} samples")
         yield Table(("setting", ""), [(name, str(value)) for name, value in self.settings.items()])
 
-    def __str__(self) -> str:
-        total = len(self.drops)
-        kept, *dropped = self.counts().items()
-        lines = [f"kept {kept[1]:,} of {total:,} ({_share(kept[1], total)})"]
-        return "\n".join([*lines, *(f"  dropped {why:<22} {n:>8,}  {_share(n, total):>6}" for why, n in dropped)])
-
 
 class Sweep(list[dict[str, Any]], Displayed):
-    """What [`sweep`] found: a list of rows, one a threshold, that prints as a table."""
+    """What [`sweep`] found: a list with a row for each threshold, which prints as a table."""
 
     def parts(self) -> Iterable[str | Table]:
-        """For a notebook."""
-        rows = [(f"{row['threshold']:g}", *(_share_and_count(row, name) for name in KEEPABLE)) for row in self]
-        yield Table(("T", *KEEPABLE), rows, f"{self._scored:,} scored samples; share (count)")
-
-    def __str__(self) -> str:
-        lines = [f"{self._scored:,} scored samples; share (count)"]
-        lines.append(f"{'T':>5} " + " ".join(f"{name:>17}" for name in KEEPABLE))
-        for row in self:
-            cells = " ".join(f"{row[f'{name}_share']:>8.1%} ({row[name]:>6,})" for name in KEEPABLE)
-            lines.append(f"{row['threshold']:>5g} {cells}")
-        return "\n".join(lines)
-
-    @property
-    def _scored(self) -> int:
-        return self[0]["scored"] if self else 0
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
-
-
-def _share_and_count(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[f'{name}_share']:.1%} ({row[name]:,})"
-
-
-# ---- sweep ---------------------------------------------------------------------------------------------------------
+        """A line for each threshold."""
+        rows = [
+            (f"{row['threshold']:g}", *(f"{percent(row[f'{name}_share'])} ({row[name]:,})" for name in KEEPABLE))
+            for row in self
+        ]
+        scored = self[0]["scored"] if self else 0
+        yield Table(("T", *KEEPABLE), rows, f"{scored:,} scored samples; share (count)")
 
 
 def sweep(
@@ -153,14 +107,14 @@ def sweep(
     ties: str = "drop",
 ) -> Sweep:
     """
-    The share of each quadrant at each threshold of a `grid`.
+    The share of each quadrant at each threshold of a `grid`; for the other arguments see [`~ee_trl.axes.quadrants`].
 
     Returns:
         [`Sweep`], a `list[dict]` that prints as a table: for each T `{"threshold", "scored", "<quadrant>": count,
         "<quadrant>_share": of the scored}`.
 
     Raises:
-        [`SelectionError`]: The grid is empty, or holds something that is no threshold.
+        [`SelectionError`]: The grid is empty, or holds something that is not a threshold.
     """
     s, r = scores_array(sensibility, SENSIBILITY), scores_array(rationality, RATIONALITY)
     rows = Sweep()
@@ -177,24 +131,24 @@ def sweep(
     return rows
 
 
-# ---- rules ---------------------------------------------------------------------------------------------------------
-
-
 def coded_quadrants(
     sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
 ) -> Coded:
-    """[`~ee_trl.axes.quadrants`] in one byte a sample; `""`, which is unscored, has the code 0."""
+    """[`~ee_trl.axes.quadrants`] in one byte a sample."""
     return Coded(quadrant_codes(sensibility, rationality, threshold, ties), QUADRANT_NAMES)
+
+
+# ---- rules ---------------------------------------------------------------------------------------------------------
 
 
 def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
     """The quadrants named: one, several, or several joined by commas (or `+`)."""
-    if not isinstance(keep, Iterable):
-        raise SelectionError(unknown("quadrant to keep", keep, KEEPABLE))
-    names = [name.strip() for name in keep.replace("+", ",").split(",")] if isinstance(keep, str) else list(keep)
+    if isinstance(keep, str):
+        names = [name.strip() for name in keep.replace("+", ",").split(",")]
+    else:
+        names = list(keep) if isinstance(keep, Iterable) else [keep]
     for name in names:
-        if name not in KEEPABLE:
-            raise SelectionError(unknown("quadrant to keep", name, KEEPABLE))
+        check_choice("quadrant to keep", name, KEEPABLE, SelectionError)
     if not names:
         raise SelectionError(f"nothing to keep; valid: {', '.join(KEEPABLE)}")
     return tuple(dict.fromkeys(names))
@@ -221,30 +175,27 @@ def select_indices(
         sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
         rationality (`ArrayLike` of shape `(n,)`): Likewise.
         keep (`str` or `Iterable[str]`, *optional*, defaults to `"sensibility"`):
-            Which quadrants the threshold rule keeps. For the other rules it gives the size, where neither `n` nor
-            `fraction` does: as many as the threshold rule would keep, so that they are baselines of equal size.
+            The quadrants that the threshold rule keeps. The other rules take their size from it if neither `n` nor
+            `fraction` is given: they keep as many samples as the threshold rule, as baselines of equal size.
         rule (`str`, *optional*, defaults to `"threshold"`):
             `"threshold"` (the released rule), `"top"` (highest on `axis`), `"random"` (seeded), `"longest"` (longest
             replies).
-        threshold, ties: See [`quadrants`].
-        n (`int`, *optional*): How many to keep, not more than are scored.
+        threshold, ties: See [`~ee_trl.axes.quadrants`].
+        n (`int`, *optional*): How many samples to keep, not more than are scored.
         fraction (`float`, *optional*): Share of the scored samples to keep, in (0, 1], rounded, at least one.
         axis (`str`, *optional*):
             What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
-            Defaults to `keep` where that is one of the axes.
-        seed (`int`, *optional*, defaults to `0`): Of the random rule.
-        lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, which `"longest"` needs.
+            Defaults to `keep` if that is one of the axes.
+        seed (`int`, *optional*, defaults to `0`): Seed of the random rule.
+        lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"`.
 
     Returns:
-        [`Selection`]. Only scored samples are ever kept; equal ranks fall to the earlier sample.
+        [`Selection`]. Only scored samples are kept; of equal ranks, the earlier sample is.
 
     Raises:
         [`SelectionError`]: An argument is unknown, out of range, or does not go with the rule.
     """
-    import numpy as np
-
-    if rule not in RULES:
-        raise SelectionError(unknown("rule", rule, RULES))
+    check_choice("rule", rule, RULES, SelectionError)
     names = keep_set(keep)
     where = coded_quadrants(sensibility, rationality, threshold, ties)
     settings: dict[str, Any] = {
@@ -255,30 +206,38 @@ def select_indices(
     }
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
-        reason = {q: "" if q in names else f"quadrant_{q}" if q in QUADRANTS else q for q in KEEPABLE}
-        why_not = ("", "unscored", *(name for name in reason.values() if name))
-        codes = np.array([why_not.index({"": "unscored", **reason}[q]) for q in where.names], np.uint8)
-        drops = Coded(codes[where.codes], why_not)
+        reasons = [_reason(name, names) for name in where.names]
+        coded = tuple(dict.fromkeys(("", "unscored", *reasons)))
+        codes = np.array([coded.index(reason) for reason in reasons], np.uint8)
+        drops = Coded(codes[where.codes], coded)
         return Selection(np.flatnonzero(drops.is_("")), drops, settings)
 
     scored = np.flatnonzero(~where.is_(""))
-    size = _size(len(scored), n, fraction, default=sum(where.counts().get(q, 0) for q in names))
-    settings |= {"n": size}
+    settings["n"] = _size(len(scored), n, fraction, default=sum(where.counts().get(name, 0) for name in names))
     if rule == "top":
-        axis = _axis(axis, names)
-        settings |= {"axis": axis}
-        order, why = np.argsort(-_ranking(sensibility, rationality, axis)[scored], kind="stable"), "not_in_top"
+        settings["axis"] = _axis(axis, names)
+        s, r = (scores_array(values, "") for values in (sensibility, rationality))
+        ranks = {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[settings["axis"]]
+        order, why = np.argsort(-ranks[scored], kind="stable"), "not_in_top"
+    elif rule == "random":
+        _refuse(rule, axis=axis)
+        check_count("seed", seed, 0, SelectionError)
+        settings["seed"] = seed
+        order, why = np.random.default_rng(int(seed)).permutation(len(scored)), "not_drawn"
     else:
         _refuse(rule, axis=axis)
-        if rule == "random":
-            settings |= {"seed": seed}
-            order, why = _generator(seed).permutation(len(scored)), "not_drawn"
-        else:
-            order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
-    indices = np.sort(scored[order[:size]])
+        order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
+    indices = np.sort(scored[order[: settings["n"]]])
     drops = Coded(np.where(where.is_(""), np.uint8(1), np.uint8(2)), ("", "unscored", why))
     drops.codes[indices] = 0
     return Selection(indices, drops, settings)
+
+
+def _reason(quadrant: str, kept: tuple[str, ...]) -> str:
+    """Why the threshold rule drops samples of a quadrant; `""` if it keeps them."""
+    if quadrant in kept:
+        return ""
+    return f"quadrant_{quadrant}" if quadrant in QUADRANTS else quadrant or "unscored"
 
 
 def _refuse(rule: str, **given: object) -> None:
@@ -296,10 +255,9 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
         return min(scored, max(1, int(float(fraction) * scored + 0.5)))
     if n is None:
         return default
-    if not isinstance(n, Real) or not math.isfinite(n) or n != int(n) or n < 1:
-        raise SelectionError(f"n {n!r} is not a whole number of at least 1")
+    check_count("n", n, error=SelectionError)
     if n > scored:
-        raise SelectionError(f"n={n} samples are asked for, but only {scored} are scored; lower n")
+        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored; lower n")
     return int(n)
 
 
@@ -308,29 +266,11 @@ def _axis(axis: str | None, names: tuple[str, ...]) -> str:
         return names[0]
     if axis is None:
         raise SelectionError(f"rule 'top' needs to know what to rank by; axis: {', '.join(RANKINGS)}")
-    if axis not in RANKINGS:
-        raise SelectionError(unknown("axis", axis, RANKINGS))
+    check_choice("axis", axis, RANKINGS, SelectionError)
     return axis
 
 
-def _generator(seed: int) -> np.random.Generator:
-    import numpy as np
-
-    if not isinstance(seed, Integral) or seed < 0:
-        raise SelectionError(f"seed {seed!r} is not a whole number of at least 0")
-    return np.random.default_rng(int(seed))
-
-
-def _ranking(sensibility: ArrayLike, rationality: ArrayLike, axis: str) -> np.ndarray:
-    import numpy as np
-
-    s, r = np.asarray(sensibility, dtype=np.float64), np.asarray(rationality, dtype=np.float64)
-    return {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[axis]
-
-
 def _lengths(lengths: ArrayLike | None, n: int) -> np.ndarray:
-    import numpy as np
-
     if lengths is None:
         raise SelectionError("rule 'longest' needs the lengths of the replies: lengths=[...]")
     array = np.asarray(lengths, dtype=np.float64)

@@ -9,12 +9,9 @@ arrays each time.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from sklearn.metrics import cohen_kappa_score
 from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue
 from ee_trl.distillation.fit import DECIMALS, fit_words
+from ee_trl.files import blocks_of, digest, package_versions, read_json, write_json, write_text
 from ee_trl.scoring import features as ft
 from ee_trl.scoring.judged import folds_of
 from ee_trl.scoring.linear import THRESHOLDS, WEIGHTS_FILE, RawModel, calibrate, fingerprint_of, knots_of
@@ -145,7 +143,7 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, folds: int, se
 
 
 def environment() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "scipy", "scikit-learn")}
+    return {"python": platform.python_version()} | package_versions("numpy", "scipy", "scikit-learn")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -157,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=3, help="of the split into folds (default: 3)")
     parser.add_argument("--results", metavar="FILE.json", help="write the metrics here too")
     parser.add_argument("--speed", metavar="FILE.json", help="what benchmarks/linear_scorer.py wrote, for the card")
-    parser.add_argument("--card-only", action="store_true", help="write the card anew from FOLDER's metrics.json")
+    parser.add_argument("--card-only", action="store_true", help="write the card alone, from FOLDER's metrics.json")
     return parser
 
 
@@ -180,13 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = (
             f"python scripts/train_linear_scorer.py {data.name} -o FOLDER --folds {args.folds} --seed {args.seed}"
         )
-        origin = {"command": command, "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
+        origin = {"command": command, "data_sha256": digest(blocks_of(data), 64)}
         metrics = {"fingerprint": fingerprint_of(weights)} | origin | {"versions": environment()} | metrics
         for path in filter(None, (output / "metrics.json", args.results)):
-            Path(path).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    speed = json.loads(Path(args.speed).read_text(encoding="utf-8")) if args.speed else None
-    (output / "README.md").write_text(render(metrics, speed), encoding="utf-8")
+            write_json(path, metrics)
+    metrics = read_json(output / "metrics.json")
+    write_text(output / "README.md", render(metrics, read_json(args.speed) if args.speed else None))
     print(f"written: {output}, {metrics['fingerprint']}")
 
 

@@ -40,6 +40,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("EE_TRL_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training with a policy draws no picture at its end, which takes longer than a small training."""
+    monkeypatch.setattr("ee_trl.reports.draws.draw_draws", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data."""

@@ -61,11 +61,10 @@ def run_agreement(args: argparse.Namespace) -> int:
     from ..axes import thresholds
     from ..data.samples import read_samples
     from ..data.tables import spread
-    from ..reports.agreement import agree, check_libraries
+    from ..reports.agreement import agree
     from ..reports.agreement_page import NAMES, check_picture_library, report_dict, report_text, write_agreement
 
     threshold = thresholds(options.threshold_of(args))
-    check_libraries()
     folder = None
     if args.output:
         check_picture_library()

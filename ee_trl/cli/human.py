@@ -71,7 +71,7 @@ def _add_import(actions: Any) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Runs `ee-trl human export`."""
     from ..human.export import export_study
-    from ..human.files import check_folder
+    from ..human.sheets import check_folder
 
     folder = check_folder(args.output, overwrite=args.overwrite)
     names = ("references", "kind", "n", "raters", "limit", "turns", "split", "config", "seed")
@@ -85,8 +85,8 @@ def run_export(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     """Runs `ee-trl human import`."""
     from ..files import json_ready, write_json, write_text
-    from ..human.files import read_answers, read_key
     from ..human.results import results_markdown, study_results
+    from ..human.sheets import read_answers, read_key
 
     folder = options.report_folder(args, "results.json") if args.output else None
     key = read_key(args.key)

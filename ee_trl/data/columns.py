@@ -5,9 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,8 @@ class Coder:
 
 def distinct(column: pa.ChunkedArray) -> tuple[list[str | None], np.ndarray]:
     """The distinct values of an Arrow column as text, and for each row the position of its value."""
+    import pyarrow as pa  # the rules import this module, and the command line's help imports the rules
+
     try:
         encoded = column.cast(pa.string()).combine_chunks().dictionary_encode("encode")
     except pa.ArrowException:  # lists and the like

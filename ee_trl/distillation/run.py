@@ -14,8 +14,8 @@ import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
-from ..errors import FormatError, TrainingError
-from ..reports.agreement import agree, check_libraries
+from ..errors import FormatError, TrainingError, require
+from ..reports.agreement import agree
 from ..reports.rubric import rubric_of_file
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
@@ -128,7 +128,8 @@ def distill(
         selector = EmpathyDataSelector("distilled")
         ```
     """
-    check_libraries()
+    for module in ("scipy.sparse", "sklearn.decomposition"):
+        require(module, extra="report", purpose="distillation")
     inputs = EncoderInputs(max_length, text)
     options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
     pair = thresholds(threshold)

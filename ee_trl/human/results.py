@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
+import numpy as np
+
+from ..display import Heading, Table, Title, as_markdown, number, percent, with_interval
 from ..errors import EmpathyError, require
-from .files import Answers
-from .sheets import AB, CHOICES, Key
+from ..evaluation.bootstrap import Bootstrap, holm, intervals, means
+from .sheets import AB, CHOICES, Answers, Key
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_PURPOSE = "what human answers come to"
+_PURPOSE = "the results of human raters"
 WIN, TIE, LOSE = "win", "tie", "lose"
 
-Table = dict[tuple[int, str], dict[str, Any]]
-"""(dialogue, what is judged) -> sheet -> answer, as it is of the candidates rather than of A and B."""
+Unblinded = dict[tuple[int, str], dict[str, Any]]
+"""(dialogue, candidate) -> sheet -> answer about the candidates instead of A and B; see [`unblinded`]."""
 
 
 def study_results(
@@ -28,25 +29,21 @@ def study_results(
     Undoes the blinding and sums up.
 
     Args:
-        key ([`Key`]): Of the study.
-        answers (`Sequence[Answers]`): A file of each rater.
-        resamples (`int`, *optional*, defaults to `1000`): Bootstrap resamples, of dialogues.
-        confidence (`float`, *optional*, defaults to `0.95`): Of the intervals.
-        seed (`int`, *optional*, defaults to `0`): Of the resamples.
+        key ([`Key`]): The key of the study.
+        answers (`Sequence[Answers]`): The answers of each rater.
+        resamples, confidence, seed (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`]; dialogues are drawn.
 
     Returns:
-        `dict`: `study`, `kind`, `candidates`, `raters`, `answered` and `open` (answers), and `aspects`: of each the
+        `dict`: `study`, `kind`, `candidates`, `raters`, `answered` and `open` (answers), and `aspects`: for each the
         wins ([`compare_answers`]) or ratings ([`rate_answers`]) and the `agreement` of the raters ([`agreement`]).
 
     Raises:
         [`EmpathyError`]: There are no answers, two files of one sheet, or a bootstrap that cannot be drawn.
         [`MissingExtraError`]: statsmodels, krippendorff or scipy is not installed.
     """
-    from ..evaluation.bootstrap import Bootstrap
-
     for module in ("statsmodels.stats.inter_rater", "krippendorff", "scipy.stats"):
         require(module, extra="human", purpose=_PURPOSE)
-    Bootstrap(resamples, confidence, seed)  # refuses what cannot be drawn
+    bootstrap = Bootstrap(resamples, confidence, seed)
     twice = [sheet for sheet, n in Counter(a.sheet for a in answers).items() if n > 1]
     if twice:
         files = ", ".join(repr(a.source) for a in answers if a.sheet == twice[0])
@@ -61,7 +58,7 @@ def study_results(
         summed = compare_answers if key.kind == AB else rate_answers
         level = "nominal" if key.kind == AB else "ordinal"
         aspects[aspect] = {
-            **summed(table, key.candidates, resamples, confidence, seed),
+            **summed(table, key.candidates, bootstrap),
             "agreement": agreement(table, [a.sheet for a in answers], level),
         }
     _correct(aspects)
@@ -76,15 +73,15 @@ def study_results(
     }
 
 
-def unblinded(key: Key, answers: Sequence[Answers], aspect: str) -> Table:
+def unblinded(key: Key, answers: Sequence[Answers], aspect: str) -> Unblinded:
     """
-    The answers about an aspect, by what was really shown.
+    The answers about an aspect, by the candidates that were shown.
 
     Returns:
-        `dict`: of `"ab"`, (dialogue, `""`) -> sheet -> `"win"`, `"tie"` or `"lose"` of the first candidate; of
+        `dict`: for `"ab"`, (dialogue, `""`) -> sheet -> `"win"`, `"tie"` or `"lose"` of the first candidate; for
         `"rating"`, (dialogue, candidate) -> sheet -> 1 to 5.
     """
-    table: Table = {}
+    table: Unblinded = {}
     for rater in answers:
         for item, said in rater.given.items():
             if aspect not in said:
@@ -109,9 +106,7 @@ def _verdict(answer: str, shown: Sequence[str], first: str) -> str:
 # ---- two side by side ----------------------------------------------------------------------------------------------
 
 
-def compare_answers(
-    table: Table, candidates: Sequence[str], resamples: int, confidence: float, seed: int
-) -> dict[str, Any]:
+def compare_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
     """
     How often the first candidate was preferred to the second.
 
@@ -123,8 +118,6 @@ def compare_answers(
         mean over the dialogues, with `interval`), `dialogues` (how many lean to the first, to neither, to the second)
         and `p`.
     """
-    import numpy as np
-
     stats = require("scipy.stats", extra="human", purpose=_PURPOSE)
     counts = Counter(value for said in table.values() for value in said.values())
     total = counts.total()
@@ -137,7 +130,7 @@ def compare_answers(
             for name in (WIN, TIE, LOSE)
         },
         "net": float(leans.mean()) if len(leans) else None,
-        "interval": _interval(leans, resamples, confidence, seed),
+        "interval": _interval(leans, bootstrap),
         "dialogues": {candidates[0]: above, "neither": len(leans) - above - below, candidates[1]: below},
         "p": float(stats.binomtest(above, above + below).pvalue) if above + below else None,
     }
@@ -146,41 +139,32 @@ def compare_answers(
 # ---- ratings -------------------------------------------------------------------------------------------------------
 
 
-def rate_answers(
-    table: Table, candidates: Sequence[str], resamples: int, confidence: float, seed: int
-) -> dict[str, Any]:
+def rate_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
     """
-    The mean rating of each candidate, and for every two of them whether they differ.
+    The mean rating of each candidate, and whether any two of them differ.
 
     Returns:
         `dict`: `means`, candidate -> `mean` (1 to 5, over the dialogues' means), `interval` and `n` (answers); and
         `pairs`, each `a`, `b`, `difference` (B - A over the dialogues that both have), `interval` and `p` (Wilcoxon's
         signed-rank test).
     """
-    import numpy as np
-
-    by_dialogue = {name: {d: np.mean(list(said.values())) for (d, n), said in table.items() if n == name}
-                   for name in candidates}  # fmt: skip
+    by_dialogue = {
+        name: {dialogue: np.mean(list(said.values())) for (dialogue, of), said in table.items() if of == name}
+        for name in candidates
+    }
     means = {}
     for name in candidates:
         values = np.array(list(by_dialogue[name].values()))
         means[name] = {
             "mean": float(values.mean()) if len(values) else None,
-            "interval": _interval(values, resamples, confidence, seed),
+            "interval": _interval(values, bootstrap),
             "n": sum(len(said) for (_, n), said in table.items() if n == name),
         }
-    pairs = [
-        _pair(a, b, by_dialogue, resamples, confidence, seed) for i, a in enumerate(candidates)
-        for b in candidates[i + 1 :]
-    ]  # fmt: skip
+    pairs = [_pair(a, b, by_dialogue, bootstrap) for a, b in combinations(candidates, 2)]
     return {"means": means, "pairs": pairs}
 
 
-def _pair(
-    a: str, b: str, by_dialogue: Mapping[str, Mapping[int, Any]], resamples: int, confidence: float, seed: int
-) -> dict[str, Any]:
-    import numpy as np
-
+def _pair(a: str, b: str, by_dialogue: Mapping[str, Mapping[int, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
     stats = require("scipy.stats", extra="human", purpose=_PURPOSE)
     both = [d for d in by_dialogue[a] if d in by_dialogue[b]]
     differences = np.array([by_dialogue[b][d] - by_dialogue[a][d] for d in both])
@@ -189,7 +173,7 @@ def _pair(
         "a": a,
         "b": b,
         "difference": float(differences.mean()) if len(differences) else None,
-        "interval": _interval(differences, resamples, confidence, seed),
+        "interval": _interval(differences, bootstrap),
         "p": float(stats.wilcoxon(differences).pvalue) if differs else None,
     }
 
@@ -197,22 +181,20 @@ def _pair(
 # ---- agreement of the raters ---------------------------------------------------------------------------------------
 
 
-def agreement(table: Table, sheets: Sequence[str], level: str) -> dict[str, Any]:
+def agreement(table: Unblinded, sheets: Sequence[str], level: str) -> dict[str, Any]:
     """
     How far raters agree beyond chance.
 
     Args:
-        table (`dict`): As [`unblinded`] gives it.
-        sheets (`Sequence[str]`): The raters.
-        level (`str`): Of Krippendorff's alpha: `"nominal"`, or `"ordinal"` where answers have an order.
+        table (`dict`): The result of [`unblinded`].
+        sheets (`Sequence[str]`): The raters' sheets.
+        level (`str`): The level of Krippendorff's alpha: `"nominal"`, or `"ordinal"` where answers have an order.
 
     Returns:
         `dict`: `fleiss_kappa` (nominal, statsmodels) over the `items` that every rater answered, and
-        `krippendorff_alpha` (of that `level`) over all that two or more did. `None` where there is too little to say,
-        or all answers are the same.
+        `krippendorff_alpha` (of that `level`) over the items that at least two answered. `None` where there are too
+        few answers, or all are the same.
     """
-    import numpy as np
-
     inter_rater = require("statsmodels.stats.inter_rater", extra="human", purpose=_PURPOSE)
     krippendorff = require("krippendorff", extra="human", purpose=_PURPOSE)
     kinds = sorted({value for said in table.values() for value in said.values()}, key=_rank)
@@ -241,83 +223,77 @@ def _rank(value: Any) -> Any:
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
-def _interval(values: np.ndarray, resamples: int, confidence: float, seed: int) -> list[float] | None:
+def _interval(values: np.ndarray, bootstrap: Bootstrap) -> list[float] | None:
     """The bootstrap interval of a mean over dialogues."""
-    from ..evaluation.bootstrap import Bootstrap, intervals, means
-
-    if not len(values) or not resamples:
+    if not len(values) or not bootstrap.resamples:
         return None
-    return intervals(means({"mean": values}), Bootstrap(resamples, confidence, seed))["mean"]
+    return intervals(means({"mean": values}), bootstrap)["mean"]
 
 
 def _correct(aspects: Mapping[str, dict[str, Any]]) -> None:
     """Adds `p_holm` beside every `p`, corrected for the number of aspects (and pairs)."""
-    from ..evaluation.bootstrap import holm
+    entries = [entry for row in aspects.values() for entry in row.get("pairs", [row])]
+    corrected = holm({str(i): entry["p"] for i, entry in enumerate(entries)})
+    for entry, p in zip(entries, corrected.values(), strict=True):
+        entry["p_holm"] = p
 
-    entries: dict[str, dict[str, Any]] = {}
-    for aspect, row in aspects.items():
-        for i, entry in enumerate(row.get("pairs", [row])):
-            entries[f"{aspect} {i}"] = entry
-    for name, p in holm({name: entry["p"] for name, entry in entries.items()}).items():
-        entries[name]["p_holm"] = p
+
+# ---- page ----------------------------------------------------------------------------------------------------------
 
 
 def results_markdown(found: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    from ..reports.markdown import _cell, _table
-
-    names = [_cell(name) for name in found["candidates"]]
-    lines = [
-        "# Human evaluation",
+    parts = [
+        Title("Human evaluation"),
         f"{found['raters']} raters, {found['answered']:,} answers, {found['open']:,} left open (study "
         f"{found['study']}).",
+        *(_wins if found["kind"] == AB else _ratings)(found["candidates"], found["aspects"]),
+        Heading("Agreement of the raters"),
+        _agreement_table(found["aspects"]),
     ]
-    if found["kind"] == AB:
-        head = ("aspect", f"{names[0]} wins", "tie", f"{names[1]} wins", "net", "p", "p (Holm)")
-        lines.append(_table(head, [_ab_row(aspect, row) for aspect, row in found["aspects"].items()]))
-        lines.append(
-            f"Shares are of all answers. Net: wins minus losses of {names[0]}, mean over the dialogues, with its "
-            "interval. p: exact sign test over the dialogues, each leaning as its raters do on average."
-        )
-    else:
-        rows = [
-            (
-                aspect,
-                *(_with(row["means"][name]["mean"], row["means"][name]["interval"]) for name in found["candidates"]),
-            )
-            for aspect, row in found["aspects"].items()
-        ]
-        lines.append(_table(("aspect", *names), rows))
-        pairs = [
-            (aspect, f"{_cell(p['b'])} minus {_cell(p['a'])}", _with(p["difference"], p["interval"]), *_p(p))
-            for aspect, row in found["aspects"].items()
-            for p in row["pairs"]
-        ]
-        if pairs:
-            lines.append(_table(("aspect", "pair", "difference", "p (Wilcoxon)", "p (Holm)"), pairs))
+    return as_markdown(parts) + "\n"
+
+
+def _wins(names: Sequence[str], aspects: Mapping[str, Any]) -> Iterable[str | Table]:
     rows = [
-        (aspect, _number(a["fleiss_kappa"]), str(a["items"]), _number(a["krippendorff_alpha"]), a["level"])
-        for aspect, a in ((aspect, row["agreement"]) for aspect, row in found["aspects"].items())
+        (
+            aspect,
+            *(f"{percent(row[name]['share'])} ({row[name]['count']})" for name in (WIN, TIE, LOSE)),
+            with_interval(row["net"], row["interval"]),
+            *_p_values(row),
+        )
+        for aspect, row in aspects.items()
     ]
-    lines.append("## Agreement of the raters")
-    lines.append(_table(("aspect", "Fleiss' kappa", "items", "Krippendorff's alpha", "level"), rows))
-    return "\n\n".join(lines) + "\n"
+    yield Table(("aspect", f"{names[0]} wins", "tie", f"{names[1]} wins", "net", "p", "p (Holm)"), rows)
+    yield (
+        f"Shares are of all answers. Net: wins minus losses of {names[0]}, averaged over the dialogues, with its "
+        "interval. p: exact sign test over the dialogues; each dialogue leans as its raters do on average."
+    )
 
 
-def _ab_row(aspect: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = (f"{row[name]['share']:.1%} ({row[name]['count']})" if row[name]["share"] is not None else "n/a"
-              for name in (WIN, TIE, LOSE))  # fmt: skip
-    return (aspect, *shares, _with(row["net"], row["interval"]), *_p(row))
+def _ratings(names: Sequence[str], aspects: Mapping[str, Any]) -> Iterable[str | Table]:
+    means = [
+        (aspect, *(with_interval(row["means"][name]["mean"], row["means"][name]["interval"]) for name in names))
+        for aspect, row in aspects.items()
+    ]
+    yield Table(("aspect", *names), means)
+    pairs = [
+        (aspect, f"{p['b']} minus {p['a']}", with_interval(p["difference"], p["interval"]), *_p_values(p))
+        for aspect, row in aspects.items()
+        for p in row["pairs"]
+    ]
+    if pairs:
+        yield Table(("aspect", "pair", "difference", "p (Wilcoxon)", "p (Holm)"), pairs)
 
 
-def _p(row: Mapping[str, Any]) -> tuple[str, str]:
-    first, second = (("n/a" if row[name] is None else f"{row[name]:.3f}") for name in ("p", "p_holm"))
-    return first, second
+def _agreement_table(aspects: Mapping[str, Any]) -> Table:
+    found = ((aspect, row["agreement"]) for aspect, row in aspects.items())
+    rows = [
+        (aspect, number(a["fleiss_kappa"]), str(a["items"]), number(a["krippendorff_alpha"]), a["level"])
+        for aspect, a in found
+    ]
+    return Table(("aspect", "Fleiss' kappa", "items", "Krippendorff's alpha", "level"), rows)
 
 
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"
-
-
-def _with(value: float | None, ends: Sequence[float] | None) -> str:
-    return _number(value) if not ends else f"{_number(value)} ({ends[0]:.2f} to {ends[1]:.2f})"
+def _p_values(row: Mapping[str, Any]) -> tuple[str, str]:
+    return number(row["p"], ".3f"), number(row["p_holm"], ".3f")

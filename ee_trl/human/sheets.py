@@ -1,15 +1,20 @@
-"""Sheets for raters: which replies they see, in which order and on which side, and the key that undoes it. Pure."""
+"""Blinded sheets for raters, the key that undoes the blinding, and both as files; and answers read back."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from ..errors import EmpathyError, unknown
+from ..errors import EmpathyError, FormatError, check_choice, check_count, unknown
+from ..files import digest, read_json, write_json, write_text
 
 
 AB, RATING = "ab", "rating"
@@ -20,7 +25,7 @@ ASPECTS = {
     "informativeness": "Which reply says more that is of use, or moves the conversation on?",
     "continuity": "Which reply makes one rather want to go on talking?",
 }
-"""Aspect -> what a rater of two replies is asked."""
+"""Aspect -> the question to a rater of two replies."""
 
 RATED = {
     "empathy": "Does the reply understand what the speaker feels, and show care?",
@@ -28,12 +33,15 @@ RATED = {
     "informativeness": "Does the reply say something of use, or move the conversation on?",
     "continuity": "Does the reply make one want to go on talking?",
 }
-"""Aspect -> what a rater of one reply is asked."""
+"""Aspect -> the question to a rater of one reply."""
 
 CHOICES = {AB: ("A", "B", "tie"), RATING: ("1", "2", "3", "4", "5")}
 """The answers of each kind of sheet."""
 
 SCALE = "1: not at all, 2: a little, 3: somewhat, 4: well, 5: very well"
+KEY_FILE = "key.json"
+ENDINGS = (".csv", ".html")  # of a sheet's files
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins with one of these
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,10 @@ class Item:
     One question of a sheet.
 
     Args:
-        id (`str`): Of the sheet and its place on it, e.g. `"2-017"`.
-        dialogue (`int`): Which dialogue of the evaluation set it is.
-        context (`list[list[str]]`): The dialogue, role and text of each turn.
-        replies (`list[str]`): What is judged: A and B, or one.
+        id (`str`): The sheet and the place on it, e.g. `"2-017"`.
+        dialogue (`int`): The number of its dialogue in the evaluation set.
+        context (`list[list[str]]`): The dialogue: role and text of each turn.
+        replies (`list[str]`): The replies to judge: A and B, or one.
     """
 
     id: str
@@ -56,7 +64,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What one rater gets: `name`, `kind`, `aspects` and the items in their order."""
+    """The questions to one rater, in order."""
 
     name: str
     study: str
@@ -68,13 +76,13 @@ class Sheet:
 @dataclass(frozen=True)
 class Key:
     """
-    What raters must not see.
+    The key that undoes the blinding; raters must not see it.
 
     Args:
-        study (`str`): Names the study, by all that it was made of; sheets and answers carry it.
+        study (`str`): A digest of all that the study was made of; sheets and answers carry it.
         kind (`str`): `"ab"` or `"rating"`.
-        aspects (`list[str]`): What is asked.
-        candidates (`list[str]`): The candidates' names; of `"ab"` two.
+        aspects (`list[str]`): Of [`ASPECTS`].
+        candidates (`list[str]`): The candidates' names; two for `"ab"`.
         sheets (`dict[str, dict[str, dict]]`): Sheet -> item -> `dialogue` and `shown`, the candidates by place.
     """
 
@@ -84,9 +92,24 @@ class Key:
     candidates: list[str]
     sheets: dict[str, dict[str, dict[str, Any]]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as plain types."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    The answers of one rater.
+
+    Args:
+        source (`str`): The file.
+        sheet (`str`): The name of the sheet.
+        given (`dict[str, dict[str, str]]`): Item -> aspect -> answer; questions left open are not in it.
+    """
+
+    source: str
+    sheet: str
+    given: dict[str, dict[str, str]]
+
+
+# ---- sheets --------------------------------------------------------------------------------------------------------
 
 
 def make_sheets(
@@ -100,31 +123,29 @@ def make_sheets(
     seed: int = 0,
 ) -> tuple[list[Sheet], Key]:
     """
-    A sheet for each rater. All judge the same dialogues, each in an order of its own.
+    A sheet for each rater, and the [`Key`]. All raters judge the same dialogues, each in a different order.
 
     Which candidate is A is drawn for each rater and dialogue, so that each is A in half of a sheet's items (one more
     where their number is odd). On rating sheets every reply is an item, and all are in one random order.
 
     Args:
-        contexts (`Sequence`): Of each dialogue, the turns before the reply: role and text.
+        contexts (`Sequence`): For each dialogue the turns before the reply: role and text.
         replies (`Mapping[str, Sequence[str]]`): Candidate -> a reply to each dialogue.
-        kind (`str`, *optional*, defaults to `"ab"`): `"ab"`, two candidates side by side, or `"rating"`, one each.
-        aspects (`Sequence[str]`, *optional*): Of [`ASPECTS`]; by default all.
-        raters (`int`, *optional*, defaults to `3`): How many sheets.
-        dialogues (`Sequence[int]`, *optional*): Which dialogues; by default all.
-        seed (`int`, *optional*, defaults to `0`): Of sides and orders.
-
-    Returns:
-        `tuple`: the sheets, and the [`Key`].
+        kind (`str`, *optional*, defaults to `"ab"`): `"ab"`, two candidates side by side, or `"rating"`, one reply.
+        aspects (`Sequence[str]`, *optional*): Some of [`ASPECTS`]; by default all.
+        raters (`int`, *optional*, defaults to `3`): The number of sheets.
+        dialogues (`Sequence[int]`, *optional*): The numbers of the dialogues to judge; by default all.
+        seed (`int`, *optional*, defaults to `0`): Seed of sides and orders.
 
     Raises:
-        [`EmpathyError`]: An unknown kind or aspect, another number of candidates than two for `"ab"`, or no dialogue.
+        [`EmpathyError`]: The kind or an aspect is unknown, `"ab"` has not two candidates, or there is no dialogue.
     """
     names = list(replies)
     chosen = list(range(len(contexts))) if dialogues is None else list(dialogues)
     _check(kind, aspects, names, raters, chosen)
     draw = random.Random(f"{seed}")
-    study = _study(seed, kind, list(aspects), raters, names, contexts, [replies[name] for name in names], chosen)
+    made_of = (seed, kind, list(aspects), raters, names, contexts, [replies[name] for name in names], chosen)
+    study = digest(json.dumps(made_of, default=list))
     sheets, keys = [], {}
     for rater in range(1, raters + 1):
         shown = _sides(chosen, names, draw) if kind == AB else [(i, [name]) for i in chosen for name in names]
@@ -140,16 +161,11 @@ def make_sheets(
     return sheets, Key(study, kind, list(aspects), names, keys)
 
 
-def _study(*made_of: Any) -> str:
-    """Names a study by all that it is made of: what differs in any of it has another name."""
-    return sha256(json.dumps(made_of, default=list).encode()).hexdigest()[:12]
-
-
 def _sides(chosen: Sequence[int], names: Sequence[str], draw: random.Random) -> list[tuple[int, list[str]]]:
     """For each dialogue the two names by place, each first in half of them."""
     first = [i % 2 for i in range(len(chosen))]
     draw.shuffle(first)
-    flip = draw.random() < 0.5  # of an odd number, who is A once more
+    flip = draw.random() < 0.5  # says who is A once more where the number is odd
     return [
         (dialogue, list(names) if side != flip else list(reversed(names)))
         for dialogue, side in zip(chosen, first, strict=True)
@@ -157,18 +173,198 @@ def _sides(chosen: Sequence[int], names: Sequence[str], draw: random.Random) -> 
 
 
 def _check(kind: str, aspects: Sequence[str], names: Sequence[str], raters: int, chosen: Sequence[int]) -> None:
-    if kind not in KINDS:
-        raise EmpathyError(unknown("kind of sheet", kind, KINDS))
+    check_choice("kind of sheet", kind, KINDS)
     if not aspects:
         raise EmpathyError(f"no aspect is asked about; valid: {', '.join(ASPECTS)}")
     for aspect in aspects:
-        if aspect not in ASPECTS:
-            raise EmpathyError(unknown("aspect", aspect, ASPECTS))
+        check_choice("aspect", aspect, ASPECTS)
     if kind == AB and len(names) != 2:
         raise EmpathyError(f"an A/B sheet compares two candidates, got {len(names)}: {', '.join(names) or 'none'}")
     if not names:
         raise EmpathyError("a rating sheet needs at least one candidate")
-    if raters < 1:
-        raise EmpathyError(f"raters {raters} is not a whole number of at least 1")
+    check_count("raters", raters)
     if not chosen:
         raise EmpathyError("there is no dialogue to judge")
+
+
+# ---- out -----------------------------------------------------------------------------------------------------------
+
+
+def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: Key) -> list[Path]:
+    """
+    Writes every sheet as CSV and HTML, and the key; gives the sheets' files. Removes other sheets of an earlier key.
+
+    Raises:
+        [`FormatError`]: The file of the key is there and is not a key.
+    """
+    folder = Path(folder)
+    before = read_key(folder).sheets if (folder / KEY_FILE).exists() else {}
+    paths = []
+    for sheet in sheets:
+        for ending, text in zip(ENDINGS, (sheet_csv(sheet), sheet_html(sheet)), strict=True):
+            path = folder / f"{sheet.name}{ending}"
+            write_text(path, text)
+            paths.append(path)
+    write_json(folder / KEY_FILE, asdict(key))
+    for name in set(before) - {sheet.name for sheet in sheets}:
+        for ending in ENDINGS:
+            (folder / f"{Path(name).name}{ending}").unlink(missing_ok=True)
+    return paths
+
+
+def sheet_csv(sheet: Sheet) -> str:
+    """A sheet as CSV, an item a row, with an empty column for each aspect; spreadsheets see no cell as a formula."""
+    out = io.StringIO()
+    out.write("\ufeff")  # so that spreadsheets read UTF-8
+    writer = csv.writer(out, lineterminator="\r\n")
+    replies = ("reply_A", "reply_B") if sheet.kind == AB else ("reply",)
+    writer.writerow(["study", "sheet", "item", "dialogue", *replies, *sheet.aspects])
+    for item in sheet.items:
+        said = "\n".join(f"{role}: {text}" for role, text in item.context)
+        texts = [_cell(text) for text in (said, *item.replies)]
+        writer.writerow([sheet.study, sheet.name, item.id, *texts, *("" for _ in sheet.aspects)])
+    return out.getvalue()
+
+
+def _cell(text: str) -> str:
+    clean = "".join(c for c in text if c in "\n\t" or c.isprintable() or not c.isascii())
+    return f"'{clean}" if clean.startswith(_FORMULA) else clean
+
+
+def sheet_html(sheet: Sheet) -> str:
+    """
+    A sheet as one HTML page that keeps its answers in the browser while it is filled in, and saves them to a file.
+
+    No text of the dialogues can become markup: all text is escaped, and only the page's own script may run.
+
+    Raises:
+        [`MissingExtraError`]: jinja2 is not installed.
+    """
+    from ..evaluation.report import render
+    from ..reports.explorer import script_hash
+
+    script = files("ee_trl").joinpath("assets/templates/human.js").read_text(encoding="utf-8")
+    ab = sheet.kind == AB
+    return render(
+        "human.html",
+        extra="human",
+        sheet=sheet,
+        questions={aspect: (ASPECTS if ab else RATED)[aspect] for aspect in sheet.aspects},
+        choices=CHOICES[sheet.kind],
+        labels=("A", "B") if ab else ("Reply",),
+        scale="" if ab else SCALE,
+        script_hash=script_hash(script),
+        script=script,
+    )
+
+
+def check_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Raises [`EmpathyError`] if the folder holds a study that may not be replaced."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise EmpathyError(f"{str(folder)!r} is a file; name a folder")
+    if (path / KEY_FILE).exists() and not overwrite:
+        raise EmpathyError(f"{str(path / KEY_FILE)!r} is there already; give another folder, or --overwrite")
+    return path
+
+
+# ---- in ------------------------------------------------------------------------------------------------------------
+
+
+def read_key(path: str | os.PathLike[str]) -> Key:
+    """
+    The [`Key`] that `ee-trl human export` wrote.
+
+    Raises:
+        [`FormatError`]: There is no such file, or it is not a key.
+    """
+    path = Path(path)
+    path = path / KEY_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FormatError(f"no such file: {str(path)!r}; `ee-trl human export` writes it as {KEY_FILE}")
+    try:
+        return Key(**read_json(path))
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{str(path)!r} is not a key of `ee-trl human export`: {error}") from error
+
+
+def read_answers(path: str | os.PathLike[str], key: Key) -> Answers:
+    """
+    Reads a filled-in CSV sheet (comma, semicolon or tab) or the JSON that the HTML form saved.
+
+    Raises:
+        [`FormatError`]: The file belongs to another study, names an unknown sheet or item, has an item twice, or an
+            answer that is not valid; the message says where.
+    """
+    path = Path(path)
+    name = repr(str(path))
+    if not path.is_file():
+        raise FormatError(f"no such file: {name} (in {os.getcwd()!r})")
+    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
+    if not rows:
+        raise FormatError(f"{name} holds no answer")
+    for row in rows:
+        if row.get("study") != key.study:
+            raise FormatError(
+                f"{name} is of study {row.get('study')!r}, the key of study {key.study!r}; give the answers and the "
+                "key of one study"
+            )
+    sheet, *others = sorted({str(row.get("sheet")) for row in rows})
+    if others:
+        raise FormatError(f"{name} holds answers of several sheets: {', '.join([sheet, *others])}; one file a rater")
+    if sheet not in key.sheets:
+        raise FormatError(f"{name}: {unknown('sheet', sheet, key.sheets)}")
+    given: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=1):
+        item = str(row.get("item"))
+        if item not in key.sheets[sheet]:
+            raise FormatError(f"{name}, row {number}: {sheet} has no item {item!r}")
+        if item in given:
+            raise FormatError(f"{name}, row {number}: item {item!r} is there twice")
+        given[item] = _answers_of(row, key, f"{name}, item {item}")
+    return Answers(str(path), sheet, given)
+
+
+def _answers_of(row: dict[str, Any], key: Key, where: str) -> dict[str, str]:
+    found = {}
+    valid = {choice.lower(): choice for choice in CHOICES[key.kind]}
+    for aspect in key.aspects:
+        if aspect not in row:
+            raise FormatError(f"{where}: there is no column {aspect!r}; it has {', '.join(map(str, row))}")
+        text = str(row[aspect] if row[aspect] is not None else "").strip().lower().removesuffix(".0")
+        if not text:
+            continue
+        if text not in valid:
+            raise FormatError(f"{where}: {aspect} is {row[aspect]!r}; valid: {', '.join(valid.values())}, or empty")
+        found[aspect] = valid[text]
+    return found
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8-sig"))
+        return [
+            {"study": whole["study"], "sheet": whole["sheet"], "item": item, **dict.fromkeys(whole["aspects"]), **said}
+            for item, said in whole["answers"].items()
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FormatError(f"{str(path)!r} is not what the form saves ({type(error).__name__}: {error})") from error
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{str(path)!r} is not text in UTF-8 ({error}); save it as CSV UTF-8") from error
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a dialogue may be longer than Python's limit
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise FormatError(f"{str(path)!r} cannot be read as CSV ({error}); save the sheet again as CSV") from error
+    for name in ("study", "sheet", "item"):
+        if rows and name not in rows[0]:
+            raise FormatError(
+                f"{str(path)!r} has no column {name!r}; it must be a filled-in sheet, with all its columns"
+            )
+    return [row for row in rows if any(value for value in row.values() if isinstance(value, str))]

@@ -177,4 +177,5 @@ def write_config(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> 
     if config.model_type in TARGETS:
         content["architectures"] = [TARGETS[config.model_type].architecture]
     content["dtype"] = str(dtype).removeprefix("torch.")
+    content.pop("_name_or_path", None)  # where the base lies on this machine
     write_json(folder / CONFIG, mirror_rope(content))

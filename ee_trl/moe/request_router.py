@@ -92,6 +92,10 @@ class RequestRouter:
             l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights.
             steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
         """
+        if len(data) < 2:
+            raise CompositionError(
+                f"a router needs the sets of two experts or more; given: {', '.join(data) or 'none'}"
+            )
         prompts = {name: _prompts_of(dataset) for name, dataset in data.items()}
         for name, found in prompts.items():
             if not found:

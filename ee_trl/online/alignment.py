@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..data.formats import DialogueFormat
-    from ..scoring.spec import Scores
+    from ..scoring.spec import ScoringSelector
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class RowScores:
         """The dialogues in the rows."""
         return RowDialogues(self.given, turns, self._eos, self.positions)
 
-    def score(self, selector: Scores) -> None:
+    def score(self, selector: ScoringSelector) -> None:
         """Scores the rows that want a score, each process its share."""
         if not self.wanting.any():
             return
@@ -130,7 +130,7 @@ def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return scores, missing & ~failed
 
 
-def _scored(selector: Scores, rows: Dataset) -> np.ndarray:
+def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
     """Scores by the selector: for a row of several samples the mean of those that have scores."""
     if not len(rows):
         return np.empty((0, 2))

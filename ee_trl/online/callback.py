@@ -19,14 +19,14 @@ from .plan import PackedRows, Rows, SamplingPlan, install_plan
 from .policies.named import Policy, Schedule, check_options, load_policy, name_of
 from .policies.weights import Weights
 from .records import Diary, unseen
-from .state import STATE_FILE, read_state, restore, state_of, write_state
+from .state import STATE_FILE, read_state, resume, state_of, write_state
 from .trl_internals import hold, running_figures
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..scoring.spec import Scores
+    from ..scoring.spec import ScoringSelector
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class EmpathyCallback(TrainerCallback):
 
     def __init__(
         self,
-        selector: Scores,
+        selector: ScoringSelector,
         policy: str | Policy = "sensibility",
         *,
         trainer: Any = None,
@@ -203,7 +203,7 @@ class EmpathyCallback(TrainerCallback):
                 f"{checks.ATTACH}, or a policy of sampling weights"
             )
         if late is not None or not _equal(weights.sampling, self.current.sampling):
-            checks.check_grouping(self._args)
+            checks.check_strategy(self._args, redraws=True)
             start = ranks.greatest(self.plan.cursor)
             draws = None if weights.sampling is None else self.units.mean(weights.sampling)
             self.plan.update(draws, start, late=None if late is None else self.units.holding(late))
@@ -310,19 +310,10 @@ class EmpathyCallback(TrainerCallback):
             self.diary.write(self.trainer.args.output_dir)
 
     def _resume(self, args: Any, state: Any) -> bool:
-        folders = [Path(args.output_dir) / f"checkpoint-{state.global_step}", args.resume_from_checkpoint]
         if self.trainer is not None:
-            folders = [self.trainer.empathy_checkpoint]
-        names = [str(folder) for folder in folders if isinstance(folder, (str, Path))]
-        found = ranks.from_the_first(lambda: next((s for s in map(read_state, names) if s is not None), None))
-        if found is None:
-            logger.warning(
-                "no %s in %s: the checkpoint was made without a policy; the policy takes over from step %d",
-                STATE_FILE, " or ".join(names), state.global_step,
-            )  # fmt: skip
-            return False
-        restore(self, found)
-        return True
+            return resume(self, [self.trainer.empathy_checkpoint], state.global_step)
+        own = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        return resume(self, [own, args.resume_from_checkpoint], state.global_step)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -27,7 +27,7 @@ def check_trainer(trainer: Any) -> None:
         )
     for problem in _problems(trainer):
         raise TrainingError(problem)
-    check_args(trainer.args)
+    check_strategy(trainer.args)
 
 
 def _problems(trainer: Any) -> Iterator[str]:
@@ -76,18 +76,15 @@ def check_free(trainer: Any) -> None:
         )
 
 
-def check_args(args: Any) -> None:
-    """Raises [`TrainingError`] for settings that sampling can never serve."""
-    if str(getattr(args, "train_sampling_strategy", "")) == "batch_rebalance":
+def check_strategy(args: Any, *, redraws: bool = False) -> None:
+    """Raises [`TrainingError`] for a strategy of sampling that ignores a plan, or that a plan which redraws undoes."""
+    strategy = str(getattr(args, "train_sampling_strategy", ""))
+    if strategy == "batch_rebalance":
         raise TrainingError(
             "train_sampling_strategy='batch_rebalance' builds the batches itself and would ignore the plan; use "
             "'random'"
         )
-
-
-def check_grouping(args: Any) -> None:
-    """Raises [`TrainingError`] where sampling weights would undo the grouping of rows by length."""
-    if str(getattr(args, "train_sampling_strategy", "")) == "group_by_length":
+    if strategy == "group_by_length" and redraws:
         raise TrainingError(
             "train_sampling_strategy='group_by_length' would lose its grouping to sampling weights; use 'random', or "
             "a policy that gives loss weights alone"
@@ -132,7 +129,7 @@ def check_alone(args: Any, policy: Any, rows: Any) -> None:
         )
     if not hasattr(rows, "__len__"):
         raise TrainingError(_STREAM)
-    check_args(args)
+    check_strategy(args)
     if args.packing:
         raise TrainingError(
             "with packing, a callback alone cannot tell the samples apart; make the trainer with "

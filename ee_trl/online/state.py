@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from ..errors import TrainingError
 from ..files import atomic
+from . import ranks
 from .loss import loss_weights
 from .policies.named import name_of
 from .policies.weights import Weights
@@ -64,6 +66,20 @@ def restore(callback: Any, state: dict[str, Any]) -> None:
         logger.warning("the checkpoint is of policy %r; %r takes over", state["policy"], name_of(callback.policy))
     elif state["policy_state"] is not None:
         callback.policy.load_state_dict(state["policy_state"])
+
+
+def resume(callback: Any, folders: Iterable[Any], step: int) -> bool:
+    """Lets a callback go on from the first of the folders that holds a state; False, with a warning, if none does."""
+    names = [str(folder) for folder in folders if isinstance(folder, (str, Path))]
+    found = ranks.from_the_first(lambda: next((s for s in map(read_state, names) if s is not None), None))
+    if found is None:
+        logger.warning(
+            "no %s in %s: the checkpoint was made without a policy; the policy takes over from step %d",
+            STATE_FILE, " or ".join(names), step,
+        )  # fmt: skip
+        return False
+    restore(callback, found)
+    return True
 
 
 # ---- the file ------------------------------------------------------------------------------------------------------

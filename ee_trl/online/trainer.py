@@ -13,7 +13,7 @@ from .trl_internals import OnlineMixin
 
 
 if TYPE_CHECKING:
-    from ..scoring.spec import Scores
+    from ..scoring.spec import ScoringSelector
 
 
 class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
@@ -36,7 +36,7 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     def __init__(
         self,
         *args: Any,
-        selector: Scores,
+        selector: ScoringSelector,
         policy: str | Policy = "sensibility",
         online: Mapping[str, Any] | None = None,
         **kwargs: Any,

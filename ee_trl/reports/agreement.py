@@ -22,7 +22,7 @@ from ..axes import (
     thresholds,
 )
 from ..display import Displayed, Table, number, percent, with_interval
-from ..errors import ScoresError, require
+from ..errors import ScoresError
 
 
 CELLS = (*QUADRANTS, TIE)
@@ -32,7 +32,6 @@ CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
 """What the released rule makes of a sample: it trains one expert, or the other, or neither."""
 
 RESAMPLES = 1_000
-_PURPOSE = "the agreement of scorers"
 
 
 @dataclass(frozen=True)
@@ -109,12 +108,6 @@ class Agreement(Displayed):
         yield Table(("A, down; B, across", *CELLS), cross, "Quadrants by A and by B, in samples")
 
 
-def check_libraries() -> None:
-    """Raises [`MissingExtraError`] unless what [`agree`] needs is installed."""
-    for module in ("scipy.stats", "sklearn.metrics"):
-        require(module, extra="report", purpose=_PURPOSE)
-
-
 def agree(
     a: ArrayLike,
     b: ArrayLike,
@@ -138,9 +131,7 @@ def agree(
     Raises:
         [`ScoresError`]: The two are not arrays of the same samples.
         [`SelectionError`]: A score or the threshold is outside [0, 10].
-        [`MissingExtraError`]: scipy or scikit-learn is not installed.
     """
-    check_libraries()
     first, second = _checked(a, "A"), _checked(b, "B")
     if len(first) != len(second):
         raise ScoresError(f"A has scores of {len(first):,} samples, B of {len(second):,}; they must be the same ones")
@@ -148,7 +139,7 @@ def agree(
     both = ~(missing_a | missing_b)
     n = int(both.sum())
     draw = np.random.default_rng(seed)
-    resampled = _resampled_spearman(first[both], second[both], resamples, draw)
+    axes = _axes(first[both], second[both], resamples, draw)
     where_a, where_b = (quadrants(s[both, 0], s[both, 1], threshold, ties) for s in (first, second))
     in_a, in_b = where_a == SENSIBILITY, where_b == SENSIBILITY
     return Agreement(
@@ -157,7 +148,7 @@ def agree(
         unscored={"a": int(missing_a.sum()), "b": int(missing_b.sum())},
         threshold=list(thresholds(threshold)),
         ties=ties,
-        axes={axis: _axis(first[both, i], second[both, i], resampled[:, i]) for i, axis in enumerate(AXES)},
+        axes=axes,
         quadrants={q: {p: int(((where_a == q) & (where_b == p)).sum()) for p in CELLS} for q in CELLS},
         changed=float((where_a != where_b).mean()) if n else None,
         entered=_part(~in_a & in_b),
@@ -184,16 +175,20 @@ def _part(members: np.ndarray) -> dict[str, Any]:
 # ---- per axis ------------------------------------------------------------------------------------------------------
 
 
-def _axis(a: np.ndarray, b: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
-    constant = len(a) < 2 or bool((a == a[0]).all() or (b == b[0]).all())
-    stats = require("scipy.stats", extra="report", purpose=_PURPOSE)
-    return {
-        "spearman": None if constant else float(stats.spearmanr(a, b).statistic),
-        "spearman_interval": None if constant else _percentiles(resampled),
-        "pearson": None if constant else _correlation(a, b),
-        "mean_shift": float((b - a).mean()) if len(a) else None,
-        "mean_absolute_difference": float(np.abs(b - a).mean()) if len(a) else None,
-    }
+def _axes(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.random.Generator) -> dict[str, dict[str, Any]]:
+    resampled = _resampled_spearman(a, b, resamples, draw)
+    found = {}
+    for i, axis in enumerate(AXES):
+        x, y = a[:, i], b[:, i]
+        constant = len(x) < 2 or bool((x == x[0]).all() or (y == y[0]).all())
+        found[axis] = {
+            "spearman": None if constant else _correlation(_ranks(_places(x)), _ranks(_places(y))),
+            "spearman_interval": None if constant else _percentiles(resampled[:, i]),
+            "pearson": None if constant else _correlation(x, y),
+            "mean_shift": float((y - x).mean()) if len(x) else None,
+            "mean_absolute_difference": float(np.abs(y - x).mean()) if len(x) else None,
+        }
+    return found
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -212,11 +207,16 @@ def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.r
     found = np.full((resamples, len(AXES)), np.nan)
     if not len(a):
         return found
-    places = [[np.unique(v, return_inverse=True)[1] for v in (a[:, i], b[:, i])] for i in range(len(AXES))]
+    places = [(_places(a[:, i]), _places(b[:, i])) for i in range(len(AXES))]
     for row in found:
         drawn = draw.integers(0, len(a), len(a))
         row[:] = [_correlation(_ranks(of_a[drawn]), _ranks(of_b[drawn])) for of_a, of_b in places]
     return found
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """The place of each value among the distinct values in order, from 0."""
+    return np.unique(values, return_inverse=True)[1]
 
 
 def _ranks(places: np.ndarray) -> np.ndarray:
@@ -239,13 +239,12 @@ def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: n
     n = len(where_a)
     a, b = (np.where(np.isin(where, CLASSES[:2]), where, CLASSES[2]) for where in (where_a, where_b))
     table = np.array([[((a == p) & (b == q)).sum() for q in CLASSES] for p in CLASSES])
-    if not n or table.max() == n and table.trace() == n:  # one class alone: no agreement beyond chance to speak of
+    if not n or table.max() == n and table.trace() == n:  # one class alone: there is no agreement by chance to exceed
         return {"agreement": 1.0 if n else None, "kappa": None, "kappa_interval": None}
-    metrics = require("sklearn.metrics", extra="report", purpose=_PURPOSE)
     drawn = draw.multinomial(n, table.ravel() / n, size=resamples).reshape(-1, *table.shape)
     return {
         "agreement": float(table.trace() / n),
-        "kappa": float(metrics.cohen_kappa_score(a, b, labels=list(CLASSES))),
+        "kappa": float(_kappas(table[None])[0]),
         "kappa_interval": _percentiles(_kappas(drawn)),
     }
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
+from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import DEFAULT_THRESHOLD, SENSIBILITY, Threshold
+from ..data.reading import opened
 from ..errors import FormatError, require
 from ..files import check_output, write_text
 from .explorer_data import DEFAULT_LIMIT, explorer_data
@@ -40,21 +41,22 @@ def write_explorer(
     """
     Writes a page on which to choose thresholds: the score plane, what is in each quadrant, and the dialogues.
 
-    It is one file that needs nothing else, neither a server nor a network. Counts and shares are exact whatever the
-    size of the data set; the texts of up to `limit` dialogues are in it.
+    The page is one file that needs neither a server nor a network. Counts and shares are exact whatever the size of
+    the data set; the page holds the texts of up to `limit` dialogues.
 
     Args:
         scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`):
-            What [`EmpathyDataSelector.score`] gave, or data with columns `sensibility` and `rationality`; or its path.
+            The result of [`EmpathyDataSelector.score`], or data with columns `sensibility` and `rationality`; or its
+            path.
         output (`str` or `os.PathLike`): Ends in `.html`.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): Where the sliders start, in steps of 0.1.
         ties (`str`, *optional*, defaults to `"drop"`): See [`~ee_trl.axes.quadrants`]; the page can change it.
         keep (`str` or `Iterable[str]`, *optional*, defaults to `"sensibility"`): The quadrants ticked at the start.
-        limit (`int`, *optional*, defaults to `50000`): How many dialogues to hold the text of.
-        seed (`int`, *optional*, defaults to `0`): Of the draw, where there are more.
+        limit (`int`, *optional*, defaults to `50000`): The most dialogues whose text the page holds.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draw, where there are more.
         overwrite (`bool`, *optional*, defaults to `False`): Whether the file may replace another.
         source, split, config (`str`, *optional*):
-            By which `ee-trl select` finds the data, for the command that the page shows; a path is its own source.
+            The name of the data for the `ee-trl select` command that the page shows; a path is its own source.
 
     Returns:
         `Path` of the page.
@@ -64,8 +66,6 @@ def write_explorer(
         [`ScoresError`]: There are no scores.
         [`SelectionError`]: An option is not valid.
     """
-    from ..data.reading import opened
-
     path = check_output(output, overwrite=overwrite, endings=ENDINGS)
     library = plotting_library()
     if isinstance(scored, (str, os.PathLike)):
@@ -88,35 +88,36 @@ def explorer_page(data: dict[str, Any], library: str) -> str:
     """
     The page with its data.
 
-    No text of the data is markup: it is in a block of JSON, without `<`, and the script sets it as text. Should that
-    ever fail, the browser runs no script and loads nothing that is not in this page as it is written here.
+    No text of the data is markup: it stands in a block of JSON without `<`, and the script sets it as text. Even if
+    that failed, the browser would run no script and load nothing but what is written here.
 
     Args:
-        data (`dict`): Of [`~ee_trl.reports.explorer_data.explorer_data`].
+        data (`dict`): The result of [`~ee_trl.reports.explorer_data.explorer_data`].
         library (`str`): Source of plotly.js.
     """
     assets = files("ee_trl").joinpath("assets/explorer")
-    script = assets.joinpath("explorer.js").read_text(encoding="utf-8")
+    page, style, script = (
+        assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "style.css", "explorer.js")
+    )
+    allowed = " ".join(f"'{script_hash(source)}'" for source in (library, script))
     parts = {
-        "policy": _policy([library, script]),
-        "style": assets.joinpath("style.css").read_text(encoding="utf-8"),
+        "policy": f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:",
+        "style": style,
         "library": library,
         "script": script,
         "data": inert_json(data),
     }
-    page = assets.joinpath("page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], page)
 
 
 def inert_json(data: Any) -> str:
-    """JSON that a block of a page can hold: it can neither end the block nor open a comment in it."""
+    """JSON for a block of a page: it can neither end the block nor open a comment in it."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _policy(scripts: list[str]) -> str:
-    """What a browser may run and load for this page: these scripts, its own style and pictures it draws itself."""
-    allowed = " ".join(f"'sha256-{base64.b64encode(sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+def script_hash(script: str) -> str:
+    """The name by which a page's content security policy allows a script."""
+    return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"

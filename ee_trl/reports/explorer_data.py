@@ -1,8 +1,8 @@
-"""What the explorer's page holds: counts that are exact for every position of its sliders, and texts to look at.
+"""What the explorer's page holds: counts that are exact at every position of its sliders, and texts to look at.
 
-The sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so that 201 bins an
-axis tell on which side of each threshold k / 10 it is, or that it equals it: all that [`~ee_trl.selection`] asks. The
-page counts in a sparse histogram of these bins, whose size does not grow with the data set.
+The sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so 201 bins an axis
+tell whether it is above, below or equal to each threshold k / 10, which is all that [`~ee_trl.selection`] needs. The
+page counts in a sparse histogram of these bins; its size does not grow with the data set.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, TIES, Threshold, scores_array, thresholds
 from ..data.dialogue import REASONS, SCORED, Sample
 from ..data.samples import Scores, batches_of, read_scores
 from ..data.tables import chosen_rows, features_of, tables_of
-from ..errors import SelectionError, unknown
+from ..errors import SelectionError, check_choice, check_count
 from ..selection import keep_set
 from .rubric import rubric_of_file
 
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset, IterableDataset
-    from numpy.typing import ArrayLike
 
 STEPS = 10
 """Positions of a slider in one point."""
@@ -34,24 +35,22 @@ BINS = 2 * STEPS * int(MAX_SCORE) + 1
 DEFAULT_LIMIT = 50_000
 MOST_EMOTIONS = 200
 MOST_TURNS, MOST_CHARACTERS, MOST_TEXT = 24, 1_000, 60_000_000
-"""Of a dialogue's last turns, of a turn, and of all texts of a page together."""
+"""Limits: turns shown of a dialogue, characters of a turn, and characters of all texts of a page."""
 EACH_CELL = 10
-"""Texts of each half point of the plane that are drawn before all others, so that clicking finds something."""
+"""So many texts of each half point of the plane are drawn before all others, so that each cell has some to show."""
 
 
 def score_bins(values: ArrayLike, name: str = "given") -> np.ndarray:
     """
-    The bin of each score: what compares with bin 2k as the score itself does with k / 10.
+    The bin of each score; it compares with bin 2k as the score compares with k / 10.
 
     Args:
         values (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
-        name (`str`, *optional*, defaults to `"given"`): What they are called, for errors.
+        name (`str`, *optional*, defaults to `"given"`): The name of the scores in errors.
 
     Returns:
         `np.ndarray` of shape `(n,)`, of `int16`: in [0, 200], or -1 where unscored.
     """
-    import numpy as np
-
     scores = scores_array(values, name)
     grid = np.arange(STEPS * int(MAX_SCORE) + 1) / STEPS  # the numbers that the command line reads from "0.1" ... "10"
     below, up_to = np.searchsorted(grid, scores, "left"), np.searchsorted(grid, scores, "right")
@@ -93,28 +92,21 @@ def explorer_data(
 
     Args:
         scored (`Dataset` or `IterableDataset`): One split, with scores; a stream is read twice.
-        threshold, ties, keep: Where the page starts; T is a multiple of a tenth.
-        source, split, config (`str`, *optional*): What `ee-trl select` finds the data by.
-        limit (`int`, *optional*, defaults to `50000`): How many dialogues to hold the text of.
-        seed (`int`, *optional*, defaults to `0`): Of which ones, where there are more.
+        threshold, ties, keep, source, split, config, limit, seed: See [`~ee_trl.reports.explorer.write_explorer`].
 
     Raises:
         [`ScoresError`]: There are no scores, or they are not numbers.
         [`SelectionError`]: An option is not valid.
     """
-    import numpy as np
-
-    if ties not in TIES:
-        raise SelectionError(unknown("ties", ties, TIES))
-    if not isinstance(limit, int) or limit < 0:
-        raise SelectionError(f"limit {limit!r} is not a whole number of at least 0")
+    check_choice("ties", ties, TIES, SelectionError)
+    check_count("limit", limit, 0, SelectionError)
     start = {"threshold": list(on_grid(threshold)), "ties": ties, "keep": list(keep_set(keep))}
     scores = read_scores(scored, emotion=True)
     s, r = score_bins(scores.sensibility, SENSIBILITY), score_bins(scores.rationality, RATIONALITY)
     names, emotions = _emotions(scores)
     reasons = {name: n for name, n in scores.statuses.counts().items() if name != SCORED}
     chosen = _drawn(s, r, limit, seed)
-    texts = _texts(scored, chosen)
+    texts = _texts(scored, chosen, len(s))
     fit = _within(texts, MOST_TEXT, seed)
     chosen, texts = chosen[fit], [texts[i] for i in fit.tolist()]
     why = scores.statuses.to_array()[chosen]
@@ -145,7 +137,7 @@ def explorer_data(
 
 
 def _command(source: str | None, split: str | None, config: str | None) -> str | None:
-    """How the command line names the data, for a shell; `None` where it is no file."""
+    """The beginning of the command that selects from the data, for a shell; `None` where the data has no name."""
     if source is None:
         return None
     named = f"./{source}" if source.startswith("-") else source
@@ -157,9 +149,7 @@ def _command(source: str | None, split: str | None, config: str | None) -> str |
 
 
 def _emotions(scores: Scores) -> tuple[list[str] | None, np.ndarray]:
-    """The emotions by falling count, those beyond the limit as one, and the code of each row."""
-    import numpy as np
-
+    """The emotions by falling count, the rarest ones beyond the limit as one, and the code of each row."""
     column = scores.emotions
     if column is None:
         return None, np.zeros(len(scores.sensibility), np.int64)
@@ -174,8 +164,6 @@ def _emotions(scores: Scores) -> tuple[list[str] | None, np.ndarray]:
 
 def _histogram(s: np.ndarray, r: np.ndarray, emotions: np.ndarray) -> dict[str, list[int]]:
     """How many samples there are of each pair of bins, -1 for the unscored, and emotion."""
-    import numpy as np
-
     width = BINS + 1
     found, count = np.unique((emotions * width + s + 1) * width + r + 1, return_counts=True)
     pairs = found // width
@@ -192,7 +180,7 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _short(value: float) -> float:
-    """Six digits, unless they would move it onto a threshold that it is not equal to."""
+    """Six digits, unless rounding would make the score equal to a threshold."""
     short = round(value, 6)
     return value if short != value and round(short, 1) == short else short
 
@@ -201,9 +189,7 @@ def _short(value: float) -> float:
 
 
 def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Which rows to show the text of, ascending: all, or some of each half point of the plane and others at random."""
-    import numpy as np
-
+    """The rows whose text is shown, ascending: all, or some of each half point of the plane and others at random."""
     if len(s) <= limit:
         return np.arange(len(s))
     order = np.random.default_rng(seed).permutation(len(s))
@@ -217,15 +203,12 @@ def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(order[first[:limit]])
 
 
-def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray) -> list[tuple[str, list[str]]]:
+def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> list[tuple[str, list[str]]]:
     """For each row chosen a letter a turn (s: speaker, l: listener, .: left out, ?: no dialogue) and what is said."""
-    import numpy as np
-
-    features = features_of(scored)
-    kept = np.zeros(chosen.max(initial=-1) + 1, bool)
+    kept = np.zeros(rows, bool)
     kept[chosen] = True
-    batches = batches_of(chosen_rows(tables_of(scored), kept), features, "last")
-    return [_text(sample, batch.rows[sample.row]) for batch in batches for sample in batch.samples]
+    batches = batches_of(chosen_rows(tables_of(scored), kept), features_of(scored), "last")
+    return [_text(*found) for batch in batches for found in zip(batch.samples, batch.rows, strict=True)]
 
 
 def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
@@ -246,8 +229,6 @@ def _cut(text: str) -> str:
 
 def _within(texts: Sequence[tuple[str, list[str]]], most: int, seed: int) -> np.ndarray:
     """Positions of as many texts as fit, at random, ascending."""
-    import numpy as np
-
     sizes = np.array([sum(map(len, turns)) for _, turns in texts], np.int64)
     if sizes.sum() <= most:
         return np.arange(len(texts))

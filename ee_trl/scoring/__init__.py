@@ -1,1 +1,1 @@
-"""How scores are made: the scorer protocol, the bundled linear scorer, the engine that runs one over data."""
+"""Scorers, the store of their scores, and the engine that scores a data set with one of them."""

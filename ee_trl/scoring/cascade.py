@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
@@ -286,10 +286,10 @@ class CascadeScorer(BatchedScorer):
             limit = limit_for_budget(self._doubts(scores, doubt), shown, self.budget or 0.0)
             plan = Plan(limit, doubt, len(calibration[0]) if calibration else 0)
         trusted = self._doubts(scores, plan.doubt) < plan.limit
-        calls = int((trusted & shown & ~audited).sum())
-        self.use_plan(Plan(plan.limit, plan.doubt, plan.calibrated_on, calls))
+        plan = replace(plan, calibration_calls=int((trusted & shown & ~audited).sum()))
         logger.info("cascade: %s", plan.name)
-        return self._plan
+        self.use_plan(plan)
+        return plan
 
     def use_plan(self, plan: Plan) -> None:
         """Scores by a plan that was made here, or by the same cascade in another process."""
@@ -387,36 +387,23 @@ class CascadeScorer(BatchedScorer):
         trusted = doubt < self.planned.limit
         audited = trusted & np.array([self._audits(dialogue_key(d)) for d in dialogues])
         decided = np.flatnonzero(trusted & ~audited)
-        nothing = np.full(len(decided), np.nan)
-        yield self._batch(decided, cheap.scores[decided], doubt, judged=np.zeros(len(decided)), audit=nothing)
+        yield self._batch(decided, cheap.scores[decided], doubt, 0.0, np.nan)
         asked = np.flatnonzero(~trusted | audited)
         if not len(asked):
             return
         judge, shown = self._judgements([dialogues[i] for i in asked.tolist()]), audited[asked]
         known = np.array([status == SCORED for status in judge.statuses])
         same = self._classes(judge.scores) == self._classes(cheap.scores[asked])
-        yield self._batch(
-            asked,
-            np.where(shown[:, None], cheap.scores[asked], judge.scores),
-            doubt,
-            judged=(~shown).astype(float),
-            audit=np.where(shown & known, same, np.nan),
-            reasons=[None if ok else why for ok, why in zip(shown | known, judge.statuses, strict=True)],
-        )
+        scores = np.where(shown[:, None], cheap.scores[asked], judge.scores)
+        reasons = [None if ok else why for ok, why in zip(shown | known, judge.statuses, strict=True)]
+        yield self._batch(asked, scores, doubt, ~shown, np.where(shown & known, same, np.nan), reasons)
 
     def _batch(
-        self,
-        where: np.ndarray,
-        scores: np.ndarray,
-        doubt: np.ndarray,
-        *,
-        judged: np.ndarray,
-        audit: np.ndarray,
-        reasons: Sequence[str | None] | None = None,
+        self, where: np.ndarray, scores: np.ndarray, doubt: np.ndarray, judged: Any, audit: Any, reasons: Any = None
     ) -> ScoredBatch:
         """The dialogues at the places `where`; it also reports the judge's tokens since the last batch."""
         finite = np.where(np.isfinite(doubt[where]), doubt[where], np.nan)
-        details = {DOUBT: finite, JUDGED: judged, AUDIT: audit}
+        details = {DOUBT: finite, JUDGED: np.full(len(where), judged, float), AUDIT: np.full(len(where), audit)}
         self._counts.count(details)
         (tokens, forward_tokens), self._tokens = self._tokens, (0, 0)
         return ScoredBatch(where.tolist(), scores, reasons, details, tokens, forward_tokens)

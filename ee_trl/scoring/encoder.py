@@ -319,7 +319,8 @@ def mixed(raw: np.ndarray, by_words: np.ndarray, share: float) -> np.ndarray:
 
 def computes_in_bfloat16() -> bool:
     """Whether this machine's CPU computes in bfloat16, rather than emulating it."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_tile"))
 
 
 def _precision(dtype: str, device: torch.device) -> torch.dtype:

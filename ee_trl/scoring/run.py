@@ -144,10 +144,10 @@ class ScoringRun:
 
 def stored_scores(batch: ScoredBatch, statuses: Sequence[str], keys: Sequence[Any]) -> dict[Any, StoredScore]:
     """A batch in the store's form, by the keys of all the dialogues that the scorer was given."""
-    made = {}
+    made, details = {}, {name: np.asarray(values, float).tolist() for name, values in batch.details.items()}
     for n, (i, status, scores) in enumerate(zip(batch.indices, statuses, batch.scores.tolist(), strict=True)):
         s, r = scores if status == SCORED else (None, None)
-        made[keys[i]] = StoredScore(status, s, r, {name: float(values[n]) for name, values in batch.details.items()})
+        made[keys[i]] = StoredScore(status, s, r, {name: values[n] for name, values in details.items()})
     return made
 
 

@@ -35,7 +35,7 @@ class ScoringSpec:
     turns: Turns = "each"
 
 
-class Scores(Protocol):
+class ScoringSelector(Protocol):
     """What online training needs of a selector; [`EmpathyDataSelector`] is one."""
 
     @property

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.dialogue import SCORED, Dialogue
 from ..errors import StoreError
@@ -60,8 +60,7 @@ def dialogue_key(dialogue: Dialogue) -> bytes:
     return blake2b(content.encode("ascii"), digest_size=16).digest()
 
 
-@dataclass(frozen=True)
-class StoredScore:
+class StoredScore(NamedTuple):
     """
     What is known of one dialogue.
 
@@ -74,7 +73,7 @@ class StoredScore:
     status: str
     sensibility: float | None = None
     rationality: float | None = None
-    details: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)

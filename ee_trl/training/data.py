@@ -146,7 +146,7 @@ def score_together(selector: EmpathyDataSelector, state: PartialState) -> bool:
     return state.num_processes > 1 and one_machine and selector.store is not None
 
 
-def score(
+def with_scores(
     dataset: Dataset,
     selector: EmpathyDataSelector,
     max_unscored: float,
@@ -156,7 +156,7 @@ def score(
     rescue: Path | None = None,
 ) -> Dataset:
     """
-    A data set with scores: those that it has, or else the selector's.
+    The data set with scores: those that it has, or else the selector's.
 
     Args:
         dataset (`Dataset`): In any dialogue format.

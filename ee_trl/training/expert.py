@@ -10,7 +10,7 @@ from ..data.tables import write_file
 from ..files import read_json, write_json, write_text
 from ..reports.cards import emotion_audit, selection_section
 from ..reports.rubric import rubric_text
-from .data import EMBEDDED, choose, draw_plane, read_rows, score, score_together
+from .data import EMBEDDED, choose, draw_plane, read_rows, score_together, with_scores
 from .run import RecipeRun
 
 
@@ -23,13 +23,7 @@ SELECTION_DIR = "selection"
 
 
 class ExpertRun(RecipeRun):
-    """
-    One training run on what a rule selects, and its folder.
-
-    Args:
-        args (`ExpertArguments`): What to select.
-        training_args, model_args: See [`~ee_trl.training.run.RecipeRun`].
-    """
+    """One training run on what a rule selects, and its folder; see [`~ee_trl.training.run.RecipeRun`]."""
 
     args: ExpertArguments
 
@@ -47,7 +41,7 @@ class ExpertRun(RecipeRun):
         main, selector = self.state.is_main_process, self.selector
         if main:
             folder.mkdir(parents=True, exist_ok=True)
-        scored = score(
+        scored = with_scores(
             self.source,
             selector,
             self.args.empathy_max_unscored,

@@ -24,7 +24,17 @@ from ..moe.compose import average_experts, compose_moe
 from ..moe.routing_report import PICTURE, RECORD, group_table
 from ..moe.training import ATTENTION
 from .arguments import ExpertArguments, MoEArguments
-from .data import EVERYTHING, choose, content_of, draw_plane, held_out, open_parts, read_rows, score, score_together
+from .data import (
+    EVERYTHING,
+    choose,
+    content_of,
+    draw_plane,
+    held_out,
+    open_parts,
+    read_rows,
+    score_together,
+    with_scores,
+)
 from .expert import ExpertRun
 from .report import ALL, examples, measure_model, metrics_table, picture, write_page
 from .router import MoERun
@@ -98,7 +108,7 @@ class EfficientEmpathy:
 
         def work(folder: Path) -> None:
             for name, part in open_parts(args).items():
-                scored = score(part, self.selector, args.empathy_max_unscored, together=together, main=main)
+                scored = with_scores(part, self.selector, args.empathy_max_unscored, together=together, main=main)
                 if main:
                     path = folder / f"{name}.parquet"
                     write_file(tables_of(scored), scored.features, path, metadata={"part": name})
@@ -144,7 +154,7 @@ class EfficientEmpathy:
         if given:
             folder = resolve_folder(given, self.model_args.model_revision).resolve()
             self.base_name = str(folder) if Path(given).is_dir() else given
-            return Stage(BASE, folder, digest(folder, _OF_A_BASE), reused=True)
+            return Stage(BASE, folder, digest(folder, _OF_A_BASE))
         return self._train(
             BASE, score.folder / "train.parquet", score.digest, self.args.mapping("base_training"), None
         )

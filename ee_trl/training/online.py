@@ -27,13 +27,7 @@ ROWS_DIR = "rows"
 
 
 class OnlineRun(RecipeRun):
-    """
-    One training run on all samples, drawn and weighted by a policy, and its folder.
-
-    Args:
-        args (`OnlineArguments`): The data and the policy.
-        training_args, model_args: See [`~ee_trl.training.run.RecipeRun`].
-    """
+    """One training run on all samples, which a policy draws and weights; see [`~ee_trl.training.run.RecipeRun`]."""
 
     args: OnlineArguments
     # how far a data loader draws ahead decides when a policy's answer begins to act

@@ -32,13 +32,7 @@ BEFORE = "routing_before.json"
 
 
 class MoERun(ExpertRun):
-    """
-    One training run of a mixture's routers, and its folder.
-
-    Args:
-        args (`MoEArguments`): The data.
-        training_args, model_args: See [`~ee_trl.training.run.RecipeRun`].
-    """
+    """One training run of a mixture's routers, and its folder; see [`~ee_trl.training.run.RecipeRun`]."""
 
     args: MoEArguments
     tiny = "tiny_moe"

@@ -73,7 +73,7 @@ class RecipeRun(ABC):
         self.selector = args.make_selector()
         self.identity = self._identity()
         self.finished = False
-        self.checkpoint: str | None = training_args.resume_from_checkpoint
+        self.checkpoint: str | None = None
         self.check()
         self._open()
 
@@ -170,21 +170,32 @@ class RecipeRun(ABC):
                     "now:\n  " + "\n  ".join(changed) + "\nGive another --output_dir, or remove the folder."
                 )
             self.finished = there["status"] == "finished"
-            self.checkpoint = self.checkpoint or get_last_checkpoint(str(self.folder))
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise EmpathyError(
                 f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
                 "--output_dir, or remove the folder."
             )
+        self.checkpoint = None if self.finished else self._checkpoint()
         if not self.finished and (record.exists() or self.checkpoint):
-            if self.checkpoint and not (Path(self.checkpoint) / "trainer_state.json").is_file():
-                raise EmpathyError(
-                    f"{str(self.checkpoint)!r} is not a checkpoint: it has no trainer_state.json. Name a folder "
-                    "checkpoint-N, or leave out --resume_from_checkpoint."
-                )
             logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")
         self.state.wait_for_everyone()  # all processes have looked: the folder may change
         self._write_record("finished" if self.finished else "running")
+
+    def _checkpoint(self) -> str | None:
+        """The checkpoint to resume from: the last one, or a named one; a named one of another run only at first."""
+        named = self.training_args.resume_from_checkpoint
+        last = get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
+        if not named or (last and not self._is_ours(named)):
+            return last
+        if not (Path(named) / "trainer_state.json").is_file():
+            raise EmpathyError(
+                f"{named!r} is not a checkpoint: it has no trainer_state.json. Name a folder checkpoint-N, or leave "
+                "out --resume_from_checkpoint."
+            )
+        return named
+
+    def _is_ours(self, checkpoint: str) -> bool:
+        return Path(checkpoint).resolve().parent == self.folder.resolve()
 
     def _write_record(self, status: str) -> None:
         if self.state.is_main_process:
@@ -235,7 +246,7 @@ class RecipeRun(ABC):
         if self.checkpoint is not None and not sharded:
             state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
             steps = self.training_args.max_steps
-            if steps <= 0 and Path(self.checkpoint).resolve().parent == self.folder.resolve():
+            if steps <= 0 and self._is_ours(self.checkpoint):
                 steps = state.max_steps
             if 0 < steps <= state.global_step:
                 load_checkpoint(trainer, self.checkpoint)

@@ -41,13 +41,11 @@ class Stage:
         name (`str`): Its name.
         folder (`Path`): The folder with its results.
         digest (`str`): Of its results.
-        reused (`bool`): Whether an earlier run made them.
     """
 
     name: str
     folder: Path
     digest: str
-    reused: bool
 
 
 def digest_files(folder: Path) -> str:
@@ -118,7 +116,7 @@ class Stages:
             time.sleep(0.5)
         if main:
             write_json(latest, {"fingerprint": mark, "inputs": inputs})
-        self.done[name] = Stage(name, folder, read_json(record)["digest"], reused=why is None)
+        self.done[name] = Stage(name, folder, read_json(record)["digest"])
         return self.done[name]
 
     def _why(self, inputs: Mapping[str, Any], folder: Path, record: Path, latest: Path) -> str | None:

@@ -111,7 +111,7 @@ def agreement(dataset: Dataset) -> tuple[int, int]:
 
 
 def train_online(dataset: Dataset) -> tuple[int, int]:
-    found = RowDialogues(dataset, "each")(range(len(dataset)))
+    found = RowDialogues(dataset, "each", None, np.arange(len(dataset)))(range(len(dataset)))
     return sum(map(len, found)), found.count([])
 
 

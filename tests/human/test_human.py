@@ -17,9 +17,18 @@ from ee_trl import load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.evaluation import read_eval_set
-from ee_trl.human.files import Answers, read_answers, read_key, sheet_csv, sheet_html, write_sheets
 from ee_trl.human.results import agreement, results_markdown, study_results
-from ee_trl.human.sheets import ASPECTS, Key, make_sheets
+from ee_trl.human.sheets import (
+    ASPECTS,
+    Answers,
+    Key,
+    make_sheets,
+    read_answers,
+    read_key,
+    sheet_csv,
+    sheet_html,
+    write_sheets,
+)
 
 
 CONTEXTS = [[["Speaker", f"this happened: {i}"]] for i in range(12)]
@@ -181,6 +190,33 @@ def test_round_trip_with_known_answers(suffix, tmp_path) -> None:
     # every dialogue has one answer of each kind: observed agreement 0, by chance 1/3
     assert found["aspects"]["continuity"]["agreement"]["fleiss_kappa"] == pytest.approx(-0.5)
     assert "| empathy | 25.0% (9) | 0.0% (0) | 75.0% (27) |" in results_markdown(found)
+
+
+def test_dialogues_longer_than_the_limit_of_pythons_csv_reader_are_read(tmp_path) -> None:
+    before = csv.field_size_limit()
+    contexts = [[["Speaker", "word " * (before // 4)]]] * 2
+    sheets, key = make_sheets(contexts, {name: texts[:2] for name, texts in REPLIES.items()}, raters=1)
+    write_sheets(tmp_path, sheets, key)
+    text = (tmp_path / "sheet-1.csv").read_bytes().decode("utf-8-sig").replace(",,,,\r\n", ",A,,,tie\r\n")
+    (tmp_path / "answers.csv").write_bytes(text.encode())
+    try:
+        answers = read_answers(tmp_path / "answers.csv", key)
+    finally:
+        csv.field_size_limit(before)
+    assert len(answers.given) == 2
+    assert all(set(said.values()) == {"A", "tie"} for said in answers.given.values())
+
+
+def test_a_sheet_that_is_no_csv_is_refused(tmp_path, monkeypatch) -> None:
+    sheets, key = make_sheets(CONTEXTS, REPLIES, raters=1)
+    write_sheets(tmp_path, sheets, key)
+
+    def broken(*args, **kwargs) -> None:
+        raise csv.Error("line contains NUL")
+
+    monkeypatch.setattr(csv, "DictReader", broken)
+    with pytest.raises(FormatError, match=r"sheet-1\.csv' cannot be read as CSV \(line contains NUL\)"):
+        read_answers(tmp_path / "sheet-1.csv", key)
 
 
 def test_fleiss_kappa_of_the_textbook() -> None:

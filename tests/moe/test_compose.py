@@ -349,6 +349,7 @@ def test_interrupted_it_leaves_no_half_model(
         ({"top_k": 3}, "top_k=3 is not valid; valid: 1 to 2"),
         ({"gate_init": "hidden"}, "unknown gate_init 'hidden'; valid: zeros, prototype, probe"),
         ({"gate_init": "probe"}, "is made from data; give gate_data"),
+        ({"gate_samples": 0}, "gate_samples 0 is not a whole number of at least 1"),
         ({"gate_data": {"sensibility": None}}, "needs one set for each"),
         ({"dtype": "fp8"}, "unknown dtype 'fp8'; valid: float32, bfloat16, float16"),
         ({"max_shard_size": "much"}, "size 'much' is not valid"),

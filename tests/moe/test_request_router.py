@@ -57,6 +57,12 @@ def test_prompts_without_words_in_parts_or_alone(router: RequestRouter) -> None:
         router.accuracy({"sensibility": dialogues(SAD), "rationality": dialogues(FACTS).select([])})
 
 
+@pytest.mark.parametrize(("names", "given"), [((), "none"), (("a",), "a")])
+def test_fewer_than_two_sets_are_refused_before_fitting(names: tuple[str, ...], given: str) -> None:
+    with pytest.raises(CompositionError, match=f"needs the sets of two experts or more; given: {given}"):
+        RequestRouter.fit({name: dialogues(SAD) for name in names})
+
+
 def test_saved_and_loaded_it_is_the_same(router: RequestRouter, tmp_path: Path) -> None:
     again = RequestRouter.load(router.save(tmp_path))
     assert again.experts == router.experts

@@ -20,7 +20,10 @@ from ee_trl.online.plan import put_off, still_due
 from ee_trl.scoring.store import ScoreStore
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of the libraries
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 ROWS = 120
 GOOD = {"max_steps": 12, "logging_steps": 4}

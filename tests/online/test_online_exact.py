@@ -16,7 +16,10 @@ from trl import SFTTrainer
 from ee_trl import EmpathyDataSelector, EmpathySFTTrainer
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of the libraries
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,10 @@ from ee_trl.errors import TrainingError
 from ee_trl.online.state import STATE_FILE, read_state, write_state
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of the libraries
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 SAVING = {"save_strategy": "steps", "save_steps": 3, "max_steps": 7}
 

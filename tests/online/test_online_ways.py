@@ -21,7 +21,10 @@ from ee_trl.errors import EmpathyError, ScoresError, SelectionError, TrainingErr
 from ee_trl.online.checks import check_alone
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of the libraries
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +381,7 @@ def test_what_was_drawn_is_logged_and_written_down(way: str, model: str, tmp_pat
     names = quadrants(data["sensibility"][:], data["rationality"][:]).tolist()
     assert table["quadrant"] == names
     history = json.loads((tmp_path / "empathy_history.json").read_text())
+    assert (tmp_path / "empathy_report.md").exists()
     assert [entry["step"] for entry in history] == [2, 4, 6, 8]
     draws = sum(entry["draws"] for entry in history)
     assert draws == 2 * runs.ROWS

@@ -16,14 +16,9 @@ from ee_trl.axes import QUADRANTS, TIES, quadrants
 from ee_trl.errors import NothingLeftError, SelectionError
 from ee_trl.online.policies.bandit import PRIORS, ArmState, Bandit, arm_shares, update_arms
 from ee_trl.online.policies.loss import learnability, loss_quantiles
-from ee_trl.online.policies.named import (
-    POLICIES,
-    bounded,
-    check_weights,
-    load_policy,
-    policy_options,
-)
+from ee_trl.online.policies.named import POLICIES, load_policy, policy_options
 from ee_trl.online.policies.score import annealed, gate, scheduled, soft_gate
+from ee_trl.online.policies.weights import bounded, check_weights
 from ee_trl.selection import select_indices
 
 

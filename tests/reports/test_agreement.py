@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from ee_trl import LinearScorer
+from ee_trl.axes import quadrants
 from ee_trl.cli.main import main
 from ee_trl.cli.options import scorer_options as parse_options
 from ee_trl.data.reading import open_dataset
@@ -132,6 +133,8 @@ def test_resampled_correlations_are_those_of_scipy() -> None:
     for row in found:
         drawn = draw.integers(0, 40, 40)
         assert row == pytest.approx([spearmanr(a[drawn, i], b[drawn, i]).statistic for i in range(2)])
+    for i, row in enumerate(agree(a, b).axes.values()):
+        assert row["spearman"] == pytest.approx(spearmanr(a[:, i], b[:, i]).statistic, abs=1e-14)
 
 
 def test_kappas_of_tables_are_those_of_sklearn() -> None:
@@ -139,6 +142,10 @@ def test_kappas_of_tables_are_those_of_sklearn() -> None:
     for table, kappa in zip(tables, _kappas(tables), strict=True):
         first, second = (np.repeat(place.ravel(), table.ravel()) for place in np.indices((3, 3)))
         assert kappa == pytest.approx(cohen_kappa_score(first, second))
+    a, b = random_scores(200, 3), random_scores(200, 4)
+    found, classes = agree(a, b), ("sensibility", "rationality")
+    first, second = ([q if q in classes else "" for q in quadrants(s[:, 0], s[:, 1])] for s in (a, b))
+    assert found.three_way["kappa"] == pytest.approx(cohen_kappa_score(first, second), abs=1e-14)
     assert np.isnan(_kappas(np.array([np.diag([7, 0, 0])]))).all()
 
 
@@ -380,13 +387,15 @@ def test_options_are_numbers_booleans_null_or_text() -> None:
 
 
 def test_a_missing_library_is_explained_before_anything_is_scored(
-    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    assert main(["agreement", str(folder / "judged.jsonl"), "given", "linear"]) == 3
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    command = ["agreement", str(folder / "judged.jsonl"), "given", "linear", "--no-injection"]
+    assert main([*command, "-o", str(tmp_path / "report")]) == 3
     err = capsys.readouterr().err
     assert "pip install 'ee-trl[report]'" in err
     assert "scoring" not in err
+    assert main(command) == 0  # the numbers need no other library
 
 
 def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT
+from trl import SFTTrainer
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, compose_moe, load_sample
 from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import CoverageError, EmpathyError, FormatError
-from ee_trl.online.policies.named import POLICIES, policy_options
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
-from ee_trl.training.arguments import ExpertArguments, OnlineArguments, parse_recipe_args
+from ee_trl.training.arguments import parse_recipe_args
 from ee_trl.training.run import RECORD, RecipeRun
 
 
@@ -301,146 +301,87 @@ def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
         run(sft_online, *args, "--output_dir", str(tmp_path / "other"))
 
 
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["--empathy_policy", "sofft"], "unknown policy 'sofft'; valid: .*Did you mean 'soft'"),
-        (["--empathy_policy_options", '{"tau": 1}'], "unknown option of policy 'soft' 'tau'; valid: .*tau_start"),
-        (["--empathy_policy_options", '{"threshold": 1}'], "unknown option of policy 'soft' 'threshold'"),
-        (["--empathy_policy_options", '{"tau_start": "hot"}'], "tau_start"),
-        (["--empathy_policy_options", "tau_start=3"], "is not JSON"),
-        (["--empathy_policy_options", "[1]"], "is not a mapping"),
-        (["--empathy_warmup", "soon"], "neither a number of steps"),
-        (["--empathy_warmup", "1.5"], r"neither a share in \[0.0, 1.0\] nor"),
-        (["--empathy_every_n_steps", "0"], "at least 1"),
-        (["--empathy_floor", "3"], r"floor 3.0 is not a number in \[0, 1\]"),
-        (["--empathy_keep", "low"], "unknown option: 'empathy_keep'"),
-    ],
-)
-def test_online_arguments_are_strict(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse_recipe_args(sft_online.make_parser(), ["--empathy_policy", "soft", *NO_OPTIONS, *args])
-    assert stop.value.code == 2
-    assert re.search(said, capsys.readouterr().err)
-
-
-def test_a_wrong_option_s_error_lists_every_valid_one(capsys: pytest.CaptureFixture[str]) -> None:
-    for policy in POLICIES:
-        args = ["--empathy_policy", policy, "--empathy_policy_options", '{"nothing": 1}']
-        with pytest.raises(SystemExit):
-            parse_recipe_args(sft_online.make_parser(), args)
-        assert f"valid: {', '.join(policy_options(policy))}." in capsys.readouterr().err
-
-
-def test_online_arguments_as_yaml_and_as_options(tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text(
-        "empathy_policy: soft\nempathy_policy_options: {tau_start: 3}\nempathy_warmup: 0.25\n"
-        "use_cpu: true\nbf16: false\n"
-    )
-
-    def options(*extra: str) -> dict[str, Any]:
-        args, _, _ = parse_recipe_args(sft_online.make_parser(), ["--config", str(config), *extra])
-        assert isinstance(args, OnlineArguments)
-        return args.online_options()
-
-    rest = {"every_n_steps": 1, "floor": None, "ceiling": None}
-    rest |= {"ahead": True, "behind": "wait", "on_failure": "stop"}
-    assert options() == {"warmup": 0.25, "tau_start": 3, **rest}
-    assert options("--empathy_policy_options", '{"tau_end": 1}') == {"warmup": 0.25, "tau_end": 1, **rest}
-    steps = options("--empathy_warmup", "12", "--empathy_ceiling", "4")["warmup"]
-    assert (steps, type(steps)) == (12, int)
-
-
-def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "c.yaml").write_text("- seed\n")
-    with pytest.raises(SystemExit):
-        parse_recipe_args(sft_online.make_parser(), [f"--config={tmp_path / 'c.yaml'}", "--empathy_policy", "gate"])
-    assert "c.yaml holds no mapping of names to values" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_another_policy_than_the_file_s_leaves_the_file_s_options(
-    policy: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As `sft_online.py --empathy_policy curriculum`, whose demonstration has options of `soft`."""
-
-    def options(*extra: str) -> Any:
-        caplog.clear()
-        args, _, _ = parse_recipe_args(sft_online.make_parser(), ["--max_steps", "6", *extra])
-        return args.empathy_policy, args.empathy_policy_options
-
-    soft = {"tau_start": 2.0, "tau_end": 0.25}
-    for named in (["--empathy_policy", policy], [f"--empathy_policy={policy}"]):
-        assert options(*named) == (policy, soft if policy == "soft" else {})
-        assert ("empathy_policy_options ({'tau_start': 2.0" in caplog.text) is (policy != "soft")
-    assert f"The policy is {policy}, but" in caplog.text or policy == "soft"
-    assert options("--empathy_policy", policy, "--empathy_policy_options", "{}") == (policy, {})
-    assert "are left out" not in caplog.text, "options that are given are those that count"
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_help_names_every_argument_of_ours(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = RECIPES[name].make_parser()
-    with pytest.raises(SystemExit) as stop:
-        parse_recipe_args(parser, ["--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    for field in fields(parser.dataclass_types[0]):
-        assert f"--{field.name}" in shown
-        assert field.metadata["help"]
-
-
 # ---- resuming and refusing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "written"),
-    [
-        ("sft_sensibility", "tiny_cpu", "selection/selected.parquet"),
-        ("sft_online", "online_tiny_cpu", "rows/rows.parquet"),
-    ],
-    ids=["sft_sensibility", "sft_online"],
-)
-def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(
-    name: str, config: str, written: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trl import SFTTrainer
+@dataclass
+class Whole:
+    """A run of ten steps that nothing stopped; `args` make the same run in another folder."""
 
+    name: str
+    args: list[str]
+    folder: Path
+
+    def again(self, folder: Path, *more: str) -> None:
+        run(RECIPES[self.name], *self.args, *more, "--output_dir", str(folder))
+
+    def same(self, folder: Path) -> None:
+        """The other run ended bit-equal."""
+        assert weights(folder) == weights(self.folder)
+        for file in self.folder.glob("empathy_*"):
+            if file.suffix != ".png":
+                assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.fixture(scope="module", params=["sft_sensibility", "sft_online"])
+def whole(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    config = {"sft_sensibility": "tiny_cpu", "sft_online": "online_tiny_cpu"}[request.param]
     args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
-    args += ["--max_steps", "10", "--save_steps", "4"]
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
-
-    real_step, taken = SFTTrainer.training_step, []
-
-    def step(self: SFTTrainer, *a: Any, **k: Any) -> Any:
-        if len(taken) == 6:
-            raise RuntimeError("the power went off")
-        taken.append(1)
-        return real_step(self, *a, **k)
-
-    monkeypatch.setattr(SFTTrainer, "training_step", step)
-    with pytest.raises(RuntimeError, match="power"):
-        run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert json.loads((tmp_path / "stopped" / RECORD).read_text())["status"] == "running"
-    before = (tmp_path / "stopped" / written).stat().st_mtime_ns
-
-    monkeypatch.setattr(SFTTrainer, "training_step", real_step)
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-    assert (tmp_path / "stopped" / written).stat().st_mtime_ns == before
-    if name == "sft_online":
-        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
-            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    args += ["--max_steps", "10", "--save_steps", "4", "--save_total_limit", "3", "--logging_steps", "3"]
+    found = Whole(request.param, args, tmp_path_factory.mktemp("whole") / "run")
+    found.again(found.folder)
+    left = {"empathy_draws.parquet", "empathy_report.md", "empathy_history.json"}
+    assert request.param != "sft_online" or left <= {file.name for file in found.folder.iterdir()}
+    return found
 
 
-@pytest.mark.parametrize(("name", "config"), [("sft_sensibility", "tiny_cpu"), ("sft_online", "online_tiny_cpu")])
+class Power:
+    """Counts the steps that are taken, and is cut off before one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken, self.last = 0, -1
+        real_step = SFTTrainer.training_step
+
+        def step(trainer: SFTTrainer, *a: Any, **k: Any) -> Any:
+            if self.taken == self.last:
+                raise RuntimeError("the power went off")
+            self.taken += 1
+            return real_step(trainer, *a, **k)
+
+        monkeypatch.setattr(SFTTrainer, "training_step", step)
+
+    def off_after(self, steps: int) -> Any:
+        self.taken, self.last = 0, steps
+        return pytest.raises(RuntimeError, match="power")
+
+    def on(self) -> None:
+        self.taken, self.last = 0, -1
+
+
+@pytest.fixture
+def power(monkeypatch: pytest.MonkeyPatch) -> Power:
+    return Power(monkeypatch)
+
+
+def test_a_run_that_was_stopped_is_resumed_and_ends_bit_equal(whole: Whole, power: Power, tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    with power.off_after(6):
+        whole.again(stopped)
+    assert json.loads((stopped / RECORD).read_text())["status"] == "running"
+    [written] = [*stopped.glob("selection/selected.parquet"), *stopped.glob("rows/rows.parquet")]
+    before = written.stat().st_mtime_ns
+
+    power.on()
+    whole.again(stopped)
+    assert power.taken == 6  # from the checkpoint of step 4 on
+    whole.same(stopped)
+    assert written.stat().st_mtime_ns == before
+
+
 def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(
-    name: str, config: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = ["--config", str(ROOT / f"recipes/configs/{config}.yaml"), "--model_name_or_path", str(tiny_model)]
-    args += ["--max_steps", "5", "--save_steps", "4", "--logging_steps", "2"]
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "whole"))
+    stopped = tmp_path / "stopped"
 
     def fail(self: RecipeRun, trainer: Any) -> None:
         (self.folder / "empathy_draws.parquet").unlink(missing_ok=True)
@@ -449,14 +390,37 @@ def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(
     with monkeypatch.context() as patch:
         patch.setattr(RecipeRun, "save", fail)
         with pytest.raises(KeyboardInterrupt):
-            run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    run(RECIPES[name], *args, "--output_dir", str(tmp_path / "stopped"))
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-    states = [json.loads((tmp_path / f / "trainer_state.json").read_text()) for f in ("stopped", "whole")]
-    assert [state["global_step"] for state in states] == [5, 5]
-    if name == "sft_online":
-        for file in ("empathy_draws.parquet", "empathy_report.md", "empathy_history.json"):
-            assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+            whole.again(stopped)
+    whole.again(stopped)
+    states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (stopped, whole.folder)]
+    assert [state["global_step"] for state in states] == [10, 10]
+    whole.same(stopped)
+
+
+def test_a_named_checkpoint_is_where_a_new_folder_begins(whole: Whole, power: Power, tmp_path: Path) -> None:
+    """And a rerun of the same command goes on with the folder's own last checkpoint."""
+    command = [tmp_path / "new", "--resume_from_checkpoint", str(whole.folder / "checkpoint-4")]
+    with power.off_after(5):
+        whole.again(*command)
+    assert (tmp_path / "new" / "checkpoint-8").exists()
+    power.on()
+    whole.again(*command)
+    assert power.taken == 2
+    whole.same(tmp_path / "new")
+
+
+def test_a_finished_run_s_last_checkpoint_in_a_new_folder_takes_no_step(
+    whole: Whole, power: Power, tmp_path: Path
+) -> None:
+    whole.again(tmp_path / "new", "--resume_from_checkpoint", str(whole.folder / "checkpoint-10"))
+    assert power.taken == 0
+    whole.same(tmp_path / "new")
+
+
+def test_a_named_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmpathyError, match="nowhere' is not a checkpoint: it has no trainer_state.json"):
+        run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--resume_from_checkpoint", "nowhere", *QUICK)
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_finished_run_is_left_alone_and_another_in_its_place_is_refused(
@@ -515,39 +479,6 @@ def test_too_many_unscored_stop_the_run_and_nothing_is_lost(tiny_model: Path, tm
     coverage = selection(tmp_path / "expert")["coverage"]
     assert coverage["unscored"] == {"null_dialogue": 3}
     assert coverage["scored"] == coverage["samples"] - 3
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["--lerning_rate", "1"], "did you mean 'learning_rate'?"),
-        (["--learning_r", "1"], "unknown option: 'learning_r'"),
-        (["--config", "{bad}"], "unknown key in .*: 'empathy_treshold'; did you mean 'empathy_threshold'?"),
-        (["--config={bad}"], "unknown key in"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["--config"], "names no file"),
-    ],
-)
-def test_arguments_are_strict(args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("empathy_treshold: 4\n")
-    with pytest.raises(SystemExit) as stop:
-        parse_recipe_args(sft_sensibility.make_parser(), [arg.format(bad=bad) for arg in args])
-    assert stop.value.code == 2
-    assert re.search(said.replace("?", r"\?"), capsys.readouterr().err)
-
-
-def test_yaml_gives_defaults_and_the_command_line_overrides(tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text(
-        "empathy_threshold: [4, 6]\nempathy_keep: balanced\nlearning_rate: 1e-4\nuse_cpu: true\nbf16: false\n"
-    )
-    parse = lambda *extra: parse_recipe_args(sft_sensibility.make_parser(), ["--config", str(config), *extra])  # noqa: E731
-    args, training_args, _ = parse()
-    assert isinstance(args, ExpertArguments)
-    assert (args.empathy_threshold, args.empathy_keep, training_args.learning_rate) == ([4, 6], "balanced", 1e-4)
-    args, _, _ = parse("--empathy_keep", "low", "--dataset_name", "d.parquet")
-    assert (args.empathy_keep, args.dataset) == ("low", "d.parquet")
 
 
 # ---- as a user starts them -----------------------------------------------------------------------------------------

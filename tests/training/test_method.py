@@ -17,17 +17,16 @@ from datasets import Dataset
 
 from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
-from ee_trl.files import json_digest
 from ee_trl.recipes import efficient_empathy
-from ee_trl.training.arguments import PipelineArguments, parse_recipe_args
-from ee_trl.training.data import apart, content_of
+from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.data import apart, content_of, read_rows
 from ee_trl.training.method import EfficientEmpathy
-from ee_trl.training.run import differences
 from ee_trl.training.stages import Stage, Stages, digest_files
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
 
+TINY = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}
 MODELS = ["base", "sensibility", "rationality", "union", "average", "moe_start", "moe"]
 TRAINED = ["score", "select", "base", "sensibility", "rationality", "union", "average", "compose", "router"]
 STAGES = [*TRAINED, *(f"evaluate_{name}" for name in MODELS)]
@@ -38,114 +37,7 @@ SMALL = [
 ]
 
 
-STAGE = Stage("stage", Path("nowhere"), "sha256:0", reused=True)
-
-
-class One:
-    is_main_process = True
-
-
-class Told(list):
-    """What a run says, and how often each stage worked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.worked: list[str] = []
-
-
-def two_stages(folder: Path, first: dict[str, Any], second: dict[str, Any], fail: str = "") -> Told:
-    told = Told()
-    stages = Stages(folder, One(), say=told.append)
-
-    def work(name: str, text: str) -> Any:
-        def make(place: Path) -> None:
-            told.worked.append(name)
-            place.mkdir(exist_ok=True)
-            (place / "half.json").write_text(text)
-            if name == fail:
-                raise KeyboardInterrupt
-            (place / "whole.json").write_text(text)
-
-        return make
-
-    one = stages.run("one", first, work("one", str(first)))
-    stages.run("two", {"one": one.digest, **second}, work("two", str(second)))
-    return told
-
-
-def test_stages_are_reused_while_nothing_changed(tmp_path: Path) -> None:
-    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
-    assert told.worked == ["one", "two"]
-    assert told[0] == "[one] runs for the first time"
-    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
-    assert told.worked == []
-    assert [line.split(" (")[0] for line in told] == ["[one] reused", "[two] reused"]
-
-
-def test_a_stage_says_what_changed_and_going_back_finds_what_was_made(tmp_path: Path) -> None:
-    two_stages(tmp_path, {"a": 1}, {"b": 1})
-    told = two_stages(tmp_path, {"a": 1}, {"b": 2, "c": "new"})
-    assert told.worked == ["two"]
-    assert "[two] runs, since its inputs changed:\n    b: 1 -> 2\n    c: None -> 'new'" in told
-    told = two_stages(tmp_path, {"a": 5}, {"b": 1})
-    assert told.worked == ["one", "two"]  # what came out of the first is another
-    assert re.search(
-        r"\[two\] runs, since its inputs changed:\n    one: 'sha256:\w+' -> 'sha256:\w+'", "\n".join(told)
-    )
-    assert two_stages(tmp_path, {"a": 1}, {"b": 1}).worked == []
-
-
-def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        two_stages(tmp_path, {"a": 1}, {"b": 1}, fail="two")
-    [left] = [path for path in tmp_path.glob("two-*") if path.is_dir()]
-    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
-    assert told.worked == ["two"]
-    assert f"[two] was interrupted; goes on in {left.name}" in told
-    assert (left / "whole.json").exists()
-
-
-@pytest.mark.parametrize("how", ["changed", "removed", "gone"])
-def test_files_that_were_changed_or_removed_are_made_anew(tmp_path: Path, how: str) -> None:
-    two_stages(tmp_path, {"a": 1}, {"b": 1})
-    [folder] = tmp_path.glob("one-*")
-    if how == "changed":
-        (folder / "whole.json").write_text("other")
-    elif how == "removed":
-        (folder / "whole.json").unlink()
-    else:
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-    told = two_stages(tmp_path, {"a": 1}, {"b": 1})
-    assert told.worked == ["one"]  # the second's input is what it was
-    assert f"[one] runs again, since its files in {folder.name} were changed or removed" in told
-
-
-def test_fingerprints_and_digests_see_what_matters(tmp_path: Path) -> None:
-    assert json_digest({"a": 1, "b": 2}) == json_digest({"b": 2, "a": 1}) != json_digest({"a": 1, "b": 3})
-    assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 -> None", "c: None -> 3"]
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
-    before = digest_files(tmp_path)
-    (tmp_path / "trainer_state.json").write_text("times")
-    (tmp_path / "notes.txt").write_text("notes")
-    assert digest_files(tmp_path) == before
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 99 + b"y")
-    assert digest_files(tmp_path) != before
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"empathy_moe": {"shard": 1}}, "unknown option in empathy_moe 'shard'; valid: .*Did you mean 'shared'"),
-        ({"empathy_router_training": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
-        ({"empathy_base_training": "max_steps=3"}, "is not JSON"),
-        ({"empathy_holdout": 1.5}, "not a share between 0 and 1"),
-    ],
-)
-def test_the_mappings_are_strict(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(EmpathyError, match=said):
-        PipelineArguments(**options)
+STAGE = Stage("stage", Path("nowhere"), "sha256:0")
 
 
 # ---- for real -------------------------------------------------------------------------------------------------------
@@ -235,6 +127,36 @@ def test_the_revision_of_a_base_is_the_one_that_is_downloaded(tmp_path: Path, mo
         with pytest.raises((EmpathyError, OSError)):  # there is nothing in the folder
             make({"sensibility": STAGE, "rationality": STAGE}, base)
     assert asked == ["v2"] * 3
+
+
+def test_an_averaged_model_does_not_depend_on_where_its_base_lies(tmp_path: Path) -> None:
+    found = set()
+    for place in ("here", "there"):
+        models = [build_tiny_causal_lm(tmp_path / place / str(i), seed=i, **TINY) for i in range(3)]
+        base, *pair = (Stage(name, model, digest_files(model)) for name, model in zip("bcd", models, strict=True))
+        run = prepared("--output_dir", str(tmp_path / place / "run"), "--model_name_or_path", str(base.folder))
+        found.add(run._average(dict(zip(("sensibility", "rationality"), pair, strict=True)), base).digest)
+    assert len(found) == 1
+
+
+def test_rows_that_score_refuses_are_in_no_set_and_counted(tmp_path: Path) -> None:
+    """Also where the data set has scores for them, since their text is not what the file says."""
+    scores = [{"sensibility": 9, "rationality": 1}, {"sensibility": 1, "rationality": 9}]
+    texts = [f"oh no {i}" + "\ud83d" * (i % 10 == 0) for i in range(40)]  # half of an emoji
+    rows = [{"context": [f"I am sad {i}"], "response": text, **scores[i % 2]} for i, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = ("--dataset", str(tmp_path / "rows.jsonl"), "--empathy_holdout", "0.25")
+    run = prepared("--output_dir", str(tmp_path / "run"), *found)
+    score = run._score()
+    train, test = (read_rows(score.folder / f"{name}.parquet") for name in ("train", "test"))
+    assert (len(train), len(test)) == (30, 10)
+    refused = [rows["source_error"][:].count("invalid_text") for rows in (train, test)]
+    assert sum(refused) == 4
+    selection = json.loads((run._select(score).folder / "selection.json").read_text())
+    assert selection["counts"]["union"] == {"kept": 30 - refused[0], "unscored": refused[0]}
+    eval_set, quadrants = run._held_out
+    assert len(eval_set) == len(quadrants) == 10 - refused[1]
+    assert all(dialogue.response.isascii() for dialogue in eval_set.dialogues)
 
 
 def run(folder: Path, *args: str) -> None:
