@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ...errors import ScorerError, require, unknown
+from ...errors import ScorerError, unknown
 from ...files import digest
 from .answers import Completion
 from .endpoint import DEFAULT_KEY_ENV, Endpoint, each_answered
@@ -223,7 +223,6 @@ class ServerChooser:
         max_tokens: int = _MAX_TOKENS,
         extra_body: Any = None,
     ) -> None:
-        require("openai", extra="server", purpose="a judge behind a server")
         self.concurrency = concurrency
         self.endpoint = Endpoint(base_url, api_key_env, timeout, max_retries)
         self.chat = Chat(self.endpoint, model, max_tokens, body_of(extra_body))

@@ -41,10 +41,11 @@ class Endpoint:
 
     Raises:
         [`ScorerError`]: The address is not valid, or holds credentials; the key is missing or cannot be one; a number
-            is out of range.
+            is out of range; the client is not installed.
     """
 
     def __init__(self, base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> None:
+        _openai()  # says at once where it is not installed
         if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
             raise ScorerError(f"timeout {timeout!r} is not valid; valid: seconds, more than 0")
         check_count("max_retries", max_retries, 0, ScorerError)

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ...data.dialogue import NOT_ASKED, Dialogue
-from ...errors import ScorerError, check_count, require, unknown
+from ...errors import ScorerError, check_count, unknown
 from ...files import json_digest
 from ..base import ScoredBatch
 from .answers import Answer, BatchedJudge, Completion, batch_of, read_answer
@@ -234,7 +234,6 @@ class ServerScorer(BatchedJudge):
         extra_body: Mapping[str, Any] | str | None = None,
         name: str | None = None,
     ) -> None:
-        require("openai", extra="server", purpose="scoring by a server")
         for what, text in (("model", model), ("name", "-" if name is None else name)):
             if not isinstance(text, str) or not text.strip() or not text.isprintable():
                 raise ScorerError(f"{what} {text!r} is not a name: it is not one line of text")

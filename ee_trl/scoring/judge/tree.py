@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -196,18 +197,13 @@ class Branch:
     def of(cls, head: Sequence[int], chains: Sequence[Chain]) -> Branch:
         """The branch for a prompt's head and chains."""
         h, sizes = len(head), [len(chain.tokens) for chain in chains]
-        total = h + sum(sizes)
-        sees = torch.zeros(total, total, dtype=torch.bool)
-        sees[:h, :h] = torch.ones(h, h, dtype=torch.bool).tril()
-        depth, reads, start = list(range(h)), list[int](), h
-        for chain, size in zip(chains, sizes, strict=True):
-            end = start + size
-            sees[start:end, :h] = True
-            sees[start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
-            depth += range(h, h + size)
-            reads += range(end - chain.reads, end)
-            start = end
         tokens = [*head, *(i for chain in chains for i in chain.tokens)]
+        depth = [*range(h), *(h + i for size in sizes for i in range(size))]
+        part = torch.tensor([0] * h + [n for n, size in enumerate(sizes, 1) for _ in range(size)])
+        order = torch.arange(len(tokens))
+        sees = (order <= order[:, None]) & ((part == 0) | (part == part[:, None]))
+        ends = list(accumulate(sizes, initial=h))[1:]
+        reads = [i for chain, end in zip(chains, ends, strict=True) for i in range(end - chain.reads, end)]
         return cls(torch.tensor(tokens), torch.tensor(depth), sees, tuple(reads))
 
 
