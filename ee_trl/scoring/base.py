@@ -101,7 +101,7 @@ def local_device() -> str:
 
 
 def folder_of(path: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """A folder as it is; a hub id as it is downloaded."""
+    """The folder itself, or the folder that a hub id is downloaded to."""
     if Path(path).is_dir():
         if revision is not None:
             raise ScorerError(f"{os.fspath(path)!r} is a folder, which has no revision {revision!r}; leave it out")

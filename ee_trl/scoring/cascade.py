@@ -52,11 +52,11 @@ class CascadeReport(Displayed):
 
     Args:
         samples (`int`): Dialogues scored.
-        judged (`int`): Those whose scores are the judge's.
-        audited (`int`): Those of the others that the judge was shown as well.
-        agreed (`int`): Those of the audited on which both have the same class.
+        judged (`int`): Samples whose scores are the judge's.
+        audited (`int`): Other samples that the judge was shown as well.
+        agreed (`int`): Audited samples on which both have the same class.
         calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
-        calls (`int`): How often the judge was asked in this process; what was in the store cost none.
+        calls (`int`): How often the judge was asked in this process; scores in the store need no call.
     """
 
     samples: int = 0
@@ -246,12 +246,12 @@ class CascadeScorer(BatchedScorer):
 
     @property
     def needs_plan(self) -> bool:
-        """Whether the limit waits for the data set to be scored."""
+        """Whether the data set to be scored sets the limit, and has not yet."""
         return self._plan is None and (self.budget is not None or isinstance(self._calibration, int))
 
     @property
     def planned(self) -> Plan:
-        """The plan; it is made here where it needs no data set."""
+        """The plan; made at first use if it needs no data set."""
         if self._plan is None:
             assert isinstance(self._calibration, tuple)
             dialogues, judged = self._calibration
@@ -354,7 +354,7 @@ class CascadeScorer(BatchedScorer):
         self._store, self._retry_failures = store, retry_failures
 
     def _ask(self, scorer: Scorer, dialogues: Sequence[Dialogue]) -> Scored:
-        """What a scorer gives of dialogues, by way of the store."""
+        """What a scorer gives for dialogues, through the store."""
         stored = self._store is not None and getattr(scorer, "stored", True)
         run = ScoringRun(scorer, self._store if stored else None, retry_failures=self._retry_failures)
         found = run.score(dialogues)
@@ -365,7 +365,7 @@ class CascadeScorer(BatchedScorer):
         return found
 
     def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> Scored:
-        """What the judge gives of dialogues. It is not asked again for what it gave to calibrate on (`keep`)."""
+        """What the judge gives for dialogues; it is not asked again about samples drawn to calibrate on (`keep`)."""
         keys = [dialogue_key(dialogue) for dialogue in dialogues]
         new = {key: dialogue for key, dialogue in zip(keys, dialogues, strict=True) if key not in self._judged}
         found = self._ask(self.judge, list(new.values()))
@@ -380,7 +380,7 @@ class CascadeScorer(BatchedScorer):
         if not dialogues:
             return
         if self.needs_plan:
-            logger.warning("the cascade sets its limit by the %d dialogues that it is given first", len(dialogues))
+            logger.warning("the cascade sets its limit from the first %d dialogues that it is given", len(dialogues))
             self.plan(dialogues)
         cheap = self._ask(self.cheap, dialogues)
         doubt = self._doubts(cheap.scores, self.planned.doubt)
@@ -416,8 +416,8 @@ class CascadeScorer(BatchedScorer):
 
         Args:
             store ([`ScoreStore`], *optional*):
-                Of all dialogues that this cascade has scored into it, here, in other processes or while training; by
-                default of those that this object has scored.
+                Counts all dialogues that this cascade scored into the store, also in other processes and while
+                training; by default those that this object scored.
         """
         if store is None:
             return self._counts
@@ -427,7 +427,7 @@ class CascadeScorer(BatchedScorer):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """The process that this goes to loads a scorer that is given by name."""
+        """Another process loads the scorers that were given by name."""
         named = [isinstance(spec, (str, os.PathLike)) for spec, _ in self._specs]
         dropped = [name for name, drop in zip(("cheap", "judge"), named, strict=True) if drop]
         return {k: v for k, v in self.__dict__.items() if k not in dropped}

@@ -1,6 +1,6 @@
 """How sure a cheap scorer must be to be trusted: pure rules on arrays, with what they promise.
 
-A *doubt* is a number for each sample, the larger the nearer its scores are to where the decision changes. The cheap
+A *doubt* is a number for each sample; it grows as the scores come nearer to where the decision changes. The cheap
 scorer decides a sample whose doubt is below a *limit*; the judge decides the others.
 """
 
@@ -17,7 +17,7 @@ from ..errors import ScorerError
 
 
 CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
-"""What the released rule makes of a sample: what cheap scorer and judge are to agree on."""
+"""The classes of the released rule, on which cheap scorer and judge should agree."""
 
 
 def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> np.ndarray:

@@ -106,9 +106,6 @@ def calibration_of(
     return kept.dialogues, kept.scores, kept.judges
 
 
-# ---- splits --------------------------------------------------------------------------------------------------------
-
-
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:
     """Numbers of shape `(n,)`: equal for dialogues that begin with the same utterance."""
     numbers: dict[str, int] = {}
@@ -130,12 +127,9 @@ def held_out_of(conversations: np.ndarray, share: float, seed: int) -> np.ndarra
     return np.isin(inverse, order[before < share * len(conversations)])
 
 
-# ---- what is learnt ------------------------------------------------------------------------------------------------
-
-
 def targets(scores: np.ndarray) -> np.ndarray:
     """
-    What is regressed on: the judge's scores as ranks and as they are, half and half in standard deviations.
+    The targets of a regression: the judge's scores as ranks and as they are, half and half in standard deviations.
 
     The ranks keep apart what a judge crowds into a few scores; the scores keep how far apart they are.
     """

@@ -1,4 +1,4 @@
-"""The kinds of scorers, and how one is loaded by what a user writes: `"linear"`, a folder, a hub id, an object."""
+"""The kinds of scorers, and how one is loaded from what a user writes: `"linear"`, a folder, a hub id, an object."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Weights = Mapping[str, np.ndarray]
 """The arrays of the weights file; see [`shapes`]."""
 
 THRESHOLDS = (3, 4, 5, 6, 7)
-"""Whole scores at which the place of a cut among equal scores is chosen by the share of the sensibility set."""
+"""The whole scores at which [`knots_of`] matches the share of the sensibility set."""
 
 _DECIMALS = 4  # of scores; hides differences in the last bits between platforms
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number

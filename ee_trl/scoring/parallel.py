@@ -113,7 +113,7 @@ def plan_together(cascade: CascadeScorer, dialogues: Iterable[Dialogue], launch:
 
 
 def fill_share(run: ScoringRun, batches: Iterable[list[Dialogue]], launch: Launch) -> Coverage:
-    """Scores this process' share of the dialogues into the store, and waits for the others; the work of all."""
+    """Scores this process' share of the dialogues into the store, waits for the others; returns the work of all."""
     for dialogues in batches:
         run.fill([dialogue for dialogue in dialogues if launch.owns(dialogue)])
     shares = launch.gather(run.coverage)

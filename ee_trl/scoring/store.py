@@ -97,7 +97,7 @@ class ScoreStore:
             The SQLite file, made if it is not there; by default `scores.sqlite` in [`cache_folder`].
 
     Raises:
-        [`StoreError`]: The file is no store of this version, or its place cannot be written to.
+        [`StoreError`]: The file is not a store of this version, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
