@@ -235,18 +235,21 @@ def evaluate_models(
 
 
 def _launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether there are several processes, which are joined then; they wait for each other for days if need be."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).num_processes > 1
 
 
 def _on_the_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on all of them; the others wait for it, for days if need be."""
+    """What the first process makes, on all of them."""
     if not _launched():
         return make()
-    from accelerate import PartialState
-
     from ee_trl.online.ranks import from_the_first
 
-    PartialState(timeout=timedelta(days=7))
     return from_the_first(make)
 
 

@@ -53,16 +53,7 @@ def _rounded(values: Any) -> list[list[float]]:
 
 
 def write_router_report(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> Path:
-    """
-    Writes the numbers, the picture if matplotlib is installed, and the page.
-
-    Args:
-        folder (`Path`): Where to.
-        before, after (`Mapping`): Of [`summarise_routing`].
-
-    Returns:
-        `Path` of the page.
-    """
+    """Writes the numbers of two [`summarise_routing`], the picture if matplotlib is installed, and the page."""
     write_json(folder / RECORD, {"before": before, "after": after})
     try:
         plot_routing(before, after, folder / PICTURE)

@@ -72,15 +72,7 @@ class FullExpert:
         return digest(self.folder)
 
     def check(self, expert: str, config: PreTrainedConfig, base: Checkpoint, names: Sequence[str]) -> None:
-        """
-        Raises [`CompositionError`] if its tensors do not fit the base's.
-
-        Args:
-            expert (`str`): Its name.
-            config (`PreTrainedConfig`): Of the base.
-            base (`Checkpoint`): The base.
-            names (`Sequence[str]`): The base's tensors that are composed.
-        """
+        """Raises [`CompositionError`] if its tensors do not fit those of the base that are composed (`names`)."""
         other = read_config(self.folder)
         if getattr(other, "quantization_config", None):
             raise CompositionError(f"expert {expert!r} is quantized; give the full-precision model, or its LoRA")

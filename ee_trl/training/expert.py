@@ -33,23 +33,15 @@ class ExpertRun(RecipeRun):
         if not (folder / "selection.json").exists():
             together = not self._scores_given and score_together(self.selector, self.state)
             if together or self.state.is_main_process:
-                self._select_into(folder, together)
+                self._select_into(folder)
         self.state.wait_for_everyone()
         return read_rows(folder / "selected.parquet"), self.test_set()
 
-    def _select_into(self, folder: Path, together: bool) -> None:
-        main, selector = self.state.is_main_process, self.selector
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
-        scored = with_scores(
-            self.source,
-            selector,
-            self.args.empathy_max_unscored,
-            together=together,
-            main=main,
-            rescue=folder / "scored.parquet",
-        )
-        if not main:
+    def _select_into(self, folder: Path) -> None:
+        selector, rescue = self.selector, folder / "scored.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        scored = with_scores(self.source, selector, self.state, self.args.empathy_max_unscored, rescue)
+        if not self.state.is_main_process:
             return
         chosen, summary = choose(scored, selector, self.args.rule_options()), selector.summary(scored)
         scores = read_scores(scored, emotion=True)

@@ -56,14 +56,7 @@ _VERSION = package_versions("ee-trl")
 
 
 class EfficientEmpathy:
-    """
-    One run of the whole method, and its folder.
-
-    Args:
-        args (`PipelineArguments`): Data, selection, and how the stages differ.
-        training_args (`SFTConfig`): TRL's, for the experts; `output_dir` is the run's folder.
-        model_args (`ModelConfig`): TRL's; without a model, a tiny one is trained first.
-    """
+    """One run of the whole method, and its folder; TRL's arguments are the experts'. Without a model, trains one."""
 
     def __init__(self, args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
         self.args, self.training_args, self.model_args = args, training_args, model_args
@@ -104,16 +97,15 @@ class EfficientEmpathy:
             "turns": self.selector.turns,
             **_VERSION,
         }
-        together, main = score_together(self.selector, self.state), self.state.is_main_process
 
         def work(folder: Path) -> None:
             for name, part in open_parts(args).items():
-                scored = with_scores(part, self.selector, args.empathy_max_unscored, together=together, main=main)
-                if main:
+                scored = with_scores(part, self.selector, self.state, args.empathy_max_unscored)
+                if self.state.is_main_process:
                     path = folder / f"{name}.parquet"
                     write_file(tables_of(scored), scored.features, path, metadata={"part": name})
 
-        done = self.stages.run("score", inputs, work, together=together)
+        done = self.stages.run("score", inputs, work, together=score_together(self.selector, self.state))
         self.selector = args.make_selector()  # frees a judge's weights
         return done
 

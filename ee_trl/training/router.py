@@ -116,16 +116,10 @@ def report_rows(
     path: Path, number: int, selector: EmpathyDataSelector
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """
-    Dialogues for the router report, the same number of each quadrant where there are enough.
-
-    Args:
-        path (`Path`): The selected rows.
-        number (`int`): How many in all.
-        selector (`EmpathyDataSelector`): With threshold and ties.
+    At most `number` of the selected rows, the same number of each quadrant where there are enough.
 
     Returns:
-        `tuple`: rows with `prompt` and `completion`, and for `"quadrant"` and, where there is one, `"emotion"` the
-        group of each.
+        `tuple`: the rows, and the `"quadrant"` of each and, where there is one, its `"emotion"`.
     """
     table = read_rows(path)
     sensibility, rationality = (np.asarray(table[axis], float) for axis in AXES)

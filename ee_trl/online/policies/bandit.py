@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...axes import quadrants
-from ...errors import SelectionError, check_choice
+from ...errors import SelectionError
 from ...selection import KEEPABLE, keep_set
 from .score import ScorePolicy
-from .weights import Weights, check_number
+from .weights import Weights, in_range, one_of
 
 
 PRIORS = ("size", "equal")
@@ -141,10 +141,10 @@ class Bandit(ScorePolicy):
 
     labels: Sequence[Any] | None = None
     keep: str | Sequence[str] | None = None
-    rate: float = 0.2
-    temperature: float = 1.0
-    explore: float = 0.2
-    prior: str = "size"
+    rate: float = in_range(0.2, 0, 1, above=True)
+    temperature: float = in_range(1.0, 0, 100, above=True)
+    explore: float = in_range(0.2, 0, 1, above=True)
+    prior: str = one_of("size", PRIORS)
     needs_losses: ClassVar[bool] = True
     arms: tuple[str, ...] = field(init=False)
     state: ArmState | None = field(init=False, default=None)
@@ -152,10 +152,6 @@ class Bandit(ScorePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("rate", self.rate, 0, 1, above=True)
-        check_number("temperature", self.temperature, 0, 100, above=True)
-        check_number("explore", self.explore, 0, 1, above=True)
-        check_choice("prior", self.prior, PRIORS, SelectionError)
         self.arms = keep_set(self.keep or KEEPABLE)
         if self.labels is not None:
             self.arms, self._codes = _label_codes(self.labels)
