@@ -162,6 +162,7 @@ def test_a_page_has_headings_code_and_markup_in_every_output() -> None:
     ]
     assert as_text(parts).split("\n\n")[:2] == ["A page", "of *parts*"]
     assert "a|`b<c" in as_text(parts)
+    assert Table(("a",), [("b",)], "a\x1b[2Jtitle").text() == "a [2Jtitle\na\nb"
     assert as_markdown(parts).startswith("# A page\n\n## of \\*parts\\*\n\n**bold**\n\n|  | made by |")
     assert "| x | `a/'b&lt;c` |" in as_markdown(parts)
     html = as_html(parts)

@@ -294,7 +294,7 @@ def _code(text: str) -> str:
 
 def _settings_table(settings: Mapping[str, Any]) -> Table:
     rows = [(name, Code(value)) for name, value in settings.items() if name != "scorer"]
-    return Table(("setting", "value"), rows)
+    return Table(("setting", "value"), rows, texts=2)
 
 
 def _reasons_table(found: Mapping[str, int]) -> Table:

@@ -57,8 +57,8 @@ class Summary(Displayed):
             f"{', '.join(self.scorers) or 'no scorer'}"
         )
         if self.unscored:
-            rows = [(why, f"{n:,}", REASONS.get(why, "")) for why, n in self.unscored.items()]
-            yield Table(("unscored because", "samples", ""), rows)
+            rows = [(why, REASONS.get(why, ""), f"{n:,}") for why, n in self.unscored.items()]
+            yield Table(("unscored because", "", "samples"), rows, texts=2)
         both = f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else ""
         yield quadrants_table(self.quadrants, f"quadrants at T = {t_s:g}{both}")
         if self.axes:
