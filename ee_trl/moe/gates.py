@@ -87,13 +87,8 @@ def fit_logistic(
     The weights of a multinomial logistic regression by L-BFGS, in which all classes count alike.
 
     Args:
-        start (`torch.Tensor`): The weights at the start.
         logits (`Callable`): Weights -> logits of shape `(samples, classes)`, where samples of one class follow each
             other.
-        sizes (`Sequence[int]`): How many samples each class has.
-        l2 (`float`): Penalty on the squared weights.
-        steps (`int`): Iterations at most.
-        intercept (`bool`, *optional*, defaults to `False`): Whether the last row is an intercept, without penalty.
     """
     labels = torch.cat([torch.full((size,), i, device=start.device) for i, size in enumerate(sizes)])
     shares = torch.cat([torch.full((size,), 1 / size, device=start.device) for size in sizes]) / len(sizes)

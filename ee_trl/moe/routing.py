@@ -94,16 +94,7 @@ class Routing:
 def measure_routing(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, batch_size: int = 8, max_length: int = 512
 ) -> Routing:
-    """
-    Runs a composed model over dialogues and records what its routers do.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): A composed mixture; it stays in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`): With a chat template.
-        rows (`Sequence[dict]`): With `prompt` and `completion`, lists of messages.
-        batch_size (`int`, *optional*, defaults to `8`): Rows at a time; changes nothing but speed.
-        max_length (`int`, *optional*, defaults to `512`): Tokens of a row, from its start.
-    """
+    """Runs a composed model over dialogues and records what its routers do."""
     import numpy as np
 
     talks = [[*row["prompt"], *row["completion"]] for row in rows]

@@ -21,13 +21,8 @@ def summarise_routing(routing: Routing, groups: Mapping[str, Sequence[str]]) -> 
     """
     The means of a routing, over all dialogues and over those of each group.
 
-    Args:
-        routing (`Routing`): Of n dialogues.
-        groups (`Mapping[str, Sequence[str]]`): `"quadrant"` and the like -> the group of each dialogue; `""` for none.
-
-    Returns:
-        `dict`: `experts`, `rows`, `load` and `first` (layers x experts: the mean weight, and the share of tokens that
-        an expert counts most for), and `by`: grouping -> group -> `rows` and `load`.
+    Returns `dict`: `experts`, `rows`, `load` and `first` (layers x experts: the mean weight, and the share of tokens
+    that an expert counts most for), and `by`: grouping -> group -> `rows` and `load`.
     """
     import numpy as np
 

@@ -346,9 +346,6 @@ def _check_same_base(base: str, folder: Path, experts: Mapping[str, Expert]) -> 
 def _common_tokenizer(base: Path, experts: Mapping[str, Path]) -> Path | None:
     """
     The folder to take the tokenizer from: an expert's, since its chat template was trained with, or else the base's.
-
-    Raises:
-        [`CompositionError`]: Two tokenizers differ in their vocabulary, special tokens or chat template.
     """
     found = {name: tokenizer for name, folder in experts.items() if (tokenizer := _tokenizer(folder)) is not None}
     own = _tokenizer(base)

@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
 from ..data.dialogue import Dialogue, conversations
@@ -20,15 +22,10 @@ from ..errors import EmpathyError, FormatError, SelectionError, unknown
 from ..files import blocks_of, digest, json_digest
 from ..reports.plane import plot_plane
 from ..scoring.judged import conversation_numbers, held_out_of
+from ..selection import Selection
+from ..selector import EmpathyDataSelector
+from .arguments import DataArguments, PipelineArguments
 
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
-    from datasets import Dataset
-
-    from ..selection import Selection
-    from ..selector import EmpathyDataSelector
-    from .arguments import DataArguments, PipelineArguments
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +200,4 @@ def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: in
 
 def read_rows(path: Path) -> Dataset:
     """A parquet file of rows."""
-    from datasets import Dataset
-
     return Dataset.from_parquet(str(path))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from datasets import Dataset
 
 from ..data.samples import read_scores
 from ..data.tables import write_file
 from ..files import read_json, write_json, write_text
 from ..reports.cards import emotion_audit, selection_section
 from ..reports.rubric import rubric_text
+from .arguments import ExpertArguments
 from .data import EMBEDDED, choose, draw_plane, read_rows, score_together, with_scores
 from .run import RecipeRun
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from .arguments import ExpertArguments
 
 SELECTION_DIR = "selection"
 

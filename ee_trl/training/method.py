@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
+from trl import ModelConfig, SFTConfig
 
 from ..axes import RATIONALITY, SENSIBILITY
 from ..data.samples import read_scores
@@ -23,7 +24,7 @@ from ..moe.checkpoint import digest, resolve_folder
 from ..moe.compose import average_experts, compose_moe
 from ..moe.routing_report import PICTURE, RECORD, group_table
 from ..moe.training import ATTENTION
-from .arguments import ExpertArguments, MoEArguments
+from .arguments import ExpertArguments, MoEArguments, PipelineArguments
 from .data import (
     EVERYTHING,
     choose,
@@ -41,11 +42,6 @@ from .router import MoERun
 from .run import identity_of
 from .stages import Stage, Stages
 
-
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig
-
-    from .arguments import PipelineArguments
 
 EXPERTS = (SENSIBILITY, RATIONALITY)
 UNION, BASE, ROUTER = "union", "base", "router"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel
+from peft import LoraConfig
 from transformers import AutoConfig
 
 from ..axes import AXES, quadrants
@@ -17,16 +18,12 @@ from ..moe.compose import compose_moe
 from ..moe.routing import measure_routing
 from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from ..moe.training import ATTENTION, RouterSFTTrainer, check_arguments, check_config
+from ..selector import EmpathyDataSelector
+from .arguments import MoEArguments
 from .data import EMBEDDED, read_rows
 from .expert import SELECTION_DIR, ExpertRun
 from .tiny_model import build_tiny_causal_lm
 
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-    from ..selector import EmpathyDataSelector
-    from .arguments import MoEArguments
 
 BEFORE = "routing_before.json"
 

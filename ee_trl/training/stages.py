@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..files import blocks_of, digest, json_digest, read_json, write_json
 from .run import differences
 
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 KEPT = ("*.safetensors", "*.parquet", "*.json", "*.jinja")
 """The files that the digest of a stage covers: weights, data, records, tokenizers."""
