@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
     from tqdm import tqdm
 
-    AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
 BATCH_ROWS = 1_000
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20

@@ -34,45 +34,28 @@ class Scorer(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names everything that determines the numbers."""
-        ...
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """
-        Scores a batch.
-
-        Args:
-            dialogues (`Sequence[Dialogue]`):
-                `n` dialogues, each ending in the listener's reply to be judged.
+        Scores `n` dialogues, each ending in the listener's reply to be judged.
 
         Returns:
             `np.ndarray` of shape `(n, 2)`, floats in [0, 10]: sensibility, rationality. NaN marks a dialogue that this
             scorer could not score; it is reported as unscored. A row's numbers do not depend on its batch mates.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """
-    `b` of the dialogues that a scorer was given, with what it found.
+    """`b` of the dialogues that a scorer was given, with what it found."""
 
-    Args:
-        indices (`Sequence[int]`): Which of the dialogues these are, by position.
-        scores (`np.ndarray` of shape `(b, 2)`): Sensibility, rationality; NaN where unscored.
-        reasons (`Sequence[str | None]`, *optional*): Why a dialogue has no score, one of
-            [`~ee_trl.data.dialogue.REASONS`]; `None` where it has one. By default `"scorer_gave_none"`.
-        details (`Mapping[str, np.ndarray]`, *optional*): Further columns, name -> array of shape `(b,)`, NaN for null.
-        tokens (`int`, *optional*, defaults to `0`): Tokens of the dialogues' own text.
-        forward_tokens (`int`, *optional*, defaults to `0`): Tokens that went through the model for them, with rubric,
-            questions and padding.
-    """
-
-    indices: Sequence[int]
-    scores: np.ndarray
+    indices: Sequence[int]  # which of the dialogues these are, by position
+    scores: np.ndarray  # (b, 2): sensibility, rationality; NaN where unscored
+    # for each dialogue one of REASONS, or `None` where it has a score; by default "scorer_gave_none"
     reasons: Sequence[str | None] | None = None
-    details: Mapping[str, np.ndarray] = field(default_factory=dict)
-    tokens: int = 0
-    forward_tokens: int = 0
+    details: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns of shape (b,), NaN for null
+    tokens: int = 0  # of the dialogues' own text
+    forward_tokens: int = 0  # that went through the model for them, with rubric, questions and padding
 
 
 class BatchedScorer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,37 +14,24 @@ from ..data.dialogue import Dialogue
 from ..data.formats import recognise
 from ..data.reading import open_rows
 from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
-from ..data.tables import features_of
+from ..data.tables import AnyDataset, features_of
 from ..errors import FormatError, ScoresError, require
 from .store import dialogue_key
 
-
-if TYPE_CHECKING:
-    from ..data.tables import AnyDataset
 
 FEWEST = 50  # judged samples; below that nothing that is measured means anything
 
 
 @dataclass(frozen=True)
 class Judged:
-    """
-    Dialogues and what a judge gave them.
-
-    Args:
-        dialogues (`list[Dialogue]`): `n` of them.
-        scores (`np.ndarray` of shape `(n, 2)`): Sensibility, rationality in [0, 10]; none is missing.
-        conversations (`np.ndarray` of shape `(n,)`): Numbers; samples with one first utterance have one number.
-        judges (`tuple[str, ...]`): Fingerprints of what made the scores; `"given"` where nobody knows.
-        left_out (`int`): Rows without a dialogue, or without scores.
-        rows (`np.ndarray` of shape `(n,)`): Which rows of the data set they are.
-    """
+    """`n` dialogues and what a judge gave them."""
 
     dialogues: list[Dialogue]
-    scores: np.ndarray
-    conversations: np.ndarray
-    judges: tuple[str, ...]
-    left_out: int
-    rows: np.ndarray
+    scores: np.ndarray  # (n, 2), none is missing
+    conversations: np.ndarray  # (n,), see `conversation_numbers`
+    judges: tuple[str, ...]  # fingerprints of what made the scores; "given" where nobody knows
+    left_out: int  # rows without a dialogue, or without scores
+    rows: np.ndarray  # (n,), which rows of the data set they are
 
     def __len__(self) -> int:
         return len(self.dialogues)
@@ -68,15 +55,9 @@ def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEW
 
 def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     """
-    Reads judged samples from a data set with the columns `sensibility` and `rationality`.
+    Judged samples of one split with the columns `sensibility` and `rationality`.
 
-    Args:
-        dataset (`Dataset` or `IterableDataset`): One split. Of a conversation of several turns the last is taken for
-            the one judged, unless the row names a `turn`.
-        at_least (`int`, *optional*, defaults to `50`): How many there must be.
-
-    Raises:
-        [`ScoresError`]: There are no scores, or too few.
+    Of a conversation of several turns the last is taken for the one judged, unless the row names a `turn`.
     """
     columns = list(features_of(dataset))
     check_scored(columns)

@@ -14,16 +14,9 @@ from .base import Scorer
 @dataclass(frozen=True)
 class ScoringSpec:
     """
-    A scorer by name, its options, where its scores are stored, and how scores are judged.
+    A scorer by name, its options, the path of its score store, and how scores are judged.
 
-    Args:
-        scorer (`str`, `os.PathLike` or [`Scorer`]): See [`~ee_trl.load_scorer`].
-        options (`Mapping`): Options of the scorer's class.
-        store (`str`, *optional*): Path of the score store; `None` for no store.
-        retry_failures (`bool`): Whether dialogues that a scorer failed on in an earlier run are tried again.
-        threshold (`tuple[float, float]`): T of sensibility and of rationality.
-        ties (`str`): What a score equal to T is: `"drop"`, `"high"` or `"low"`.
-        turns (`str`): `"each"` listener turn of a conversation is a sample, or the `"last"`.
+    The fields mean what the arguments of [`~ee_trl.EmpathyDataSelector`] mean; `options` are the `scorer_options`.
     """
 
     scorer: str | os.PathLike[str] | Scorer
@@ -41,8 +34,6 @@ class ScoringSelector(Protocol):
     @property
     def spec(self) -> ScoringSpec:
         """What it takes to score in another process."""
-        ...
 
     def score(self, dataset: Any) -> Any:
         """Adds score columns to a data set, see [`EmpathyDataSelector.score`]."""
-        ...
