@@ -5,25 +5,24 @@ What selection while training costs: step time and peak memory against the stock
     python benchmarks/online_overhead.py --quick --json
     python benchmarks/online_overhead.py
 
-Every way of training has a trainer, a model and an optimizer of its own in one process. They take turns, a few steps
-each, in a new order every round, so that noise hits all alike; what is told is the median over the steps of the ratio
-to the stock trainer's step at the same place, with a bootstrap interval (95 %, over rounds). `stock_again` is a second
-stock trainer: what lies within its interval is noise. Where noise hides a per cent, `in plugin` does not: the time in
-the plugin's own hooks (callback, collator, the sum of the weights, their look-up, the losses' record), wrapped and
-measured in the same steps, as a share of the stock step; what the plugin calls of TRL is not counted. On a GPU that is
-the host's time. `CPU time over stock` compares the CPU time of this process, which waiting for other programs does not
-count in; it tells most with `--threads 1`, as threads that wait for each other spin. The worker's own is not in it.
+Each way of training has its own trainer, model and optimizer in one process. They take turns, a few steps each, in a
+new order every round, so that noise hits all alike. Reported is the median over the steps of the ratio to the stock
+trainer's step at the same place, with a bootstrap interval (95 %, over rounds). `stock_again` is a second stock
+trainer: differences within its interval are noise. `in plugin` also shows what noise hides: the time in the plugin's
+own hooks (callback, collator, the sum of the weights, their look-up, the record of the losses), measured in the same
+steps, as a share of the stock step, without the time in TRL's code that they call. On a GPU that is the host's time.
+`CPU time over stock` compares the CPU time of this process, without waits for other programs and without the worker's
+own; it tells most with `--threads 1`, as threads that wait for each other spin.
 
-All rows have the same number of tokens, whichever are drawn. The policy is asked before every step, by what was lost,
-and all of its weights change each time: as costly as it gets. Memory is that of a few steps, and of the report at the
-end, in a process of its own for each way. The whole run takes 14 GB, and some 25 minutes on two cores.
-The model is a Llama of SmolLM2-135M's shape with random weights; neither time nor memory depend on what it knows.
+All rows have the same number of tokens. The policy is asked before every step, looks at the losses, and changes all
+weights each time: the costliest case. Memory is that of a few steps and the report at the end, in a new process for
+each way. The whole run takes 14 GB, and some 25 minutes on two cores. The model is a Llama of SmolLM2-135M's shape
+with random weights; neither time nor memory depend on what it knows.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import platform
@@ -53,7 +52,7 @@ from trl import SFTConfig, SFTTrainer
 from turns import Meter, Turn
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, build_tiny_causal_lm, load_sample
-from ee_trl.online import loss as plugin_loss
+from ee_trl.online import loss, trl_internals
 from ee_trl.online.loss import SampleIdCollator
 
 
@@ -62,18 +61,13 @@ SHAPES = {  # hidden, MLP, layers, heads, key/value heads, vocabulary (0: the to
     "135M": (576, 1536, 30, 9, 3, 49_152),
     "quick": (64, 128, 2, 4, 2, 0),
 }
-AHEAD = {"ahead": True} if "ahead" in inspect.signature(EmpathyCallback.__init__).parameters else {}
 WAYS: dict[str, tuple[str, dict[str, Any] | None]] = {  # name: (what, how it is attached)
     "stock": ("SFTTrainer", None),
     "stock_again": ("SFTTrainer once more: the noise", None),
     "weights": ("loss weights", {"kinds": ("loss",)}),
     "sampling": ("sampling weights", {"kinds": ("sampling",)}),
     "both": ("loss and sampling weights", {"kinds": ("loss", "sampling")}),
-    # scored ahead in a worker process where EmpathyCallback can, otherwise all at once when it is attached
-    "both_scored": (
-        f"+ the linear scorer, {'ahead, in a worker' if AHEAD else 'up front'}",
-        {"kinds": ("loss", "sampling"), "scored": False, "options": AHEAD},
-    ),
+    "both_scored": ("+ the linear scorer, ahead, in a worker", {"kinds": ("loss", "sampling"), "scored": False}),
     "compute_loss_func": ("weights by TRL's `compute_loss_func`", None),
 }
 
@@ -156,7 +150,7 @@ def new_trainer(way: str, args: argparse.Namespace, rows: Dataset, tokenizer: An
     start = time.perf_counter()
     if attached:
         selector = EmpathyDataSelector("linear", show_progress=False)
-        selector.attach(trainer, shifting(attached["kinds"]), **attached.get("options", {}))
+        selector.attach(trainer, shifting(attached["kinds"]))
     elif way == "compute_loss_func":
         weighted = WeightedLoss(trainer.data_collator)
         trainer.data_collator, trainer.compute_loss_func = weighted.collate, weighted
@@ -174,7 +168,8 @@ def prepared(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder: st
 
 def wrap_plugin(meter: Meter) -> None:
     """Measures what all attached trainers share."""
-    meter.wrap(plugin_loss, "weighted", "aligned", "take_marks")
+    meter.wrap(loss, "weighted", "aligned")
+    meter.wrap(trl_internals, "take_marks")
     meter.wrap(SampleIdCollator, "__call__")
 
 

@@ -3,9 +3,9 @@ The online recipe on a real data set: samples are scored while it trains, and dr
 
     python benchmarks/online_run.py "$EE_TRL_DATA/ed_train.parquet" --max_steps 600
 
-Runs recipes/sft_online.py with the tiny CPU config as a process, and records what was drawn by step, the seconds that
-training waited for the scorer, coverage, losses, and how much of what was scored was needed. The picture that the
-recipe leaves is copied to docs/images/.
+Runs recipes/sft_online.py with the tiny CPU config as a process, and records what was drawn by step, how long training
+waited for the scorer, coverage, losses, and how many of the scored rows were needed. Copies the recipe's picture to
+docs/images/.
 """
 
 from __future__ import annotations

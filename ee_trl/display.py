@@ -53,7 +53,7 @@ class Table:
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
         sides = self._sides()
         body = ["  ".join(map(_padded, row, widths, sides)).rstrip() for row in lines]
-        return "\n".join([self.title, *body] if self.title else body)
+        return "\n".join([plain(self.title), *body] if self.title else body)
 
     def markdown(self) -> str:
         """For Markdown: cells are escaped, but for [`Markup`]."""

@@ -48,30 +48,29 @@ class EmpathyEvalCallback(TrainerCallback):
     Generates replies to a fixed set of dialogues every so many steps, and logs metrics and a table of samples.
 
     The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations between
-    two logs, those of the last (`history` has all). The table goes to Weights & Biases, Trackio, Comet and TensorBoard
-    where the trainer reports to them, and always to a file `empathy_samples/step-<n>.jsonl` in the output folder.
+    two logs, the last one counts (`history` has all). The table goes to those of Weights & Biases, Trackio, Comet and
+    TensorBoard that the trainer reports to, and always to `empathy_samples/step-<n>.jsonl` in the output folder.
 
     Args:
         trainer (`Trainer`):
             The trainer that the callback is added to: `trainer.add_callback(EmpathyEvalCallback(trainer, dialogues))`.
         dataset (`str`, `os.PathLike`, `Dataset` or `EvalSet`, *optional*):
-            Dialogues with reference replies, in any format; by default the held-out part of the embedded sample.
+            Dialogues with reference replies; see [`~ee_trl.evaluation.read_eval_set`].
         every_n_steps (`int`, *optional*, defaults to `100`):
-            How often; also after the last step.
+            Steps between two evaluations; the last step is always followed by one.
         limit (`int`, *optional*, defaults to `32`):
-            How many dialogues, evenly spaced.
+            The number of dialogues, evenly spaced.
         samples (`int`, *optional*, defaults to `8`):
-            How many of them the table shows, always the same.
+            The number of dialogues in the table, always the same.
         scorer (*optional*, defaults to `"linear"`):
-            Of sensibility and rationality: what [`EmpathyDataSelector`] takes. `None` leaves them out.
+            The scorer of sensibility and rationality; see [`EmpathyDataSelector`]. `None` leaves them out.
         decoding (`Decoding`, *optional*):
             How replies are generated; by default greedily, 64 tokens at most.
         batch_size (`int`, *optional*):
-            Of generation; by default the trainer's evaluation batch size.
+            The batch size of generation; by default the trainer's for evaluation.
 
     Raises:
-        [`TrainingError`]: `every_n_steps` or `batch_size` is no whole number of at least 1, `samples` none of at
-            least 0.
+        [`TrainingError`]: A number is not a whole number, or is too small.
         [`FormatError`]: The dialogues cannot be read.
     """
 
@@ -105,14 +104,14 @@ class EmpathyEvalCallback(TrainerCallback):
     # ---- events
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluates where it is due."""
+        """Evaluates when it is due."""
         due = state.global_step % self.every_n_steps == 0 or state.global_step == state.max_steps
         if due and state.global_step != self._last_step:
             self._last_step = state.global_step
             self.evaluate(args, state.global_step, kwargs["processing_class"])
 
     def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
-        """Generates and measures now; gives what it logs."""
+        """Generates and measures now; returns what it logs."""
         with own_randomness():
             replies = self._replies(args, tokenizer)
             numbers, axes = self._numbers(replies)

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,6 @@ class Replies:
     description: str = ""
     fingerprint: str = ""
     emotions: list[str] | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate]:

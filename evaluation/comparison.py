@@ -7,16 +7,16 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ee_trl.axes import AXES, DEFAULT_THRESHOLD
+from ee_trl.axes import AXES
 from ee_trl.display import Displayed, Table
-from ee_trl.errors import EmpathyError, check_choice, check_count
+from ee_trl.errors import EmpathyError, check_choice
 from ee_trl.files import json_ready
 
 from .bootstrap import Bootstrap, compare, holm, intervals
@@ -100,16 +100,6 @@ def evaluate_models(
     config: str | None = None,
     turns: Any = "each",
     metrics: Sequence[str] | None = None,
-    scorer: Any = "linear",
-    threshold: Any = DEFAULT_THRESHOLD,
-    ties: str = "drop",
-    store: Any = True,
-    tokenizer: str = "nltk",
-    epitome: Any = None,
-    bertscore_model: str | None = None,
-    bertscore_layers: int | None = None,
-    judge: Any = None,
-    judge_options: Mapping[str, Any] | None = None,
     judge_pairs: bool = False,
     decoding: Decoding | None = None,
     batch_size: int = 16,
@@ -120,6 +110,7 @@ def evaluate_models(
     confidence: float = 0.95,
     seed: int = 0,
     show: bool | None = None,
+    **tools: Any,
 ) -> Comparison:
     """
     Generates, or reads, the replies of one or more models to one set of dialogues, and compares them.
@@ -127,27 +118,14 @@ def evaluate_models(
     The processes of a launch share the generation. The first one measures and writes, and all get the result.
 
     Args:
-        models (`Mapping` or `Sequence`, *optional*):
-            Name -> folder or hub id of a base model, a LoRA adapter or a composed model, or `(model, tokenizer)`.
-            Entries of a sequence are `"name=folder"`, or a folder, which is called by its last part.
-        dataset (`str`, `os.PathLike`, `Dataset` or [`EvalSet`], *optional*):
-            Dialogues with their reference replies, in any format; by default the held-out part of the embedded sample.
-        predictions (`Mapping` or `Sequence`, *optional*):
-            Files of replies, in the same forms as `models`.
+        models, predictions (`Mapping` or `Sequence`, *optional*):
+            Models, and files of replies; see [`~ee_trl.evaluation.candidates.candidates_of`].
+        dataset, limit, split, config, turns (*optional*):
+            Dialogues with their reference replies; see [`~ee_trl.evaluation.read_eval_set`].
         output (`str` or `os.PathLike`, *optional*):
             A folder for the report. Replies are kept there as they are made, so that a run that was stopped goes on.
-        limit, split, config, turns (*optional*):
-            See [`~ee_trl.evaluation.eval_set.read_eval_set`].
         metrics (`Sequence[str]`, *optional*):
             Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
-        scorer (*optional*, defaults to `"linear"`):
-            The scorer of the two axes; see [`EmpathyDataSelector`]. Its scores go to the score store (`store`).
-        threshold, ties (*optional*):
-            See [`~ee_trl.axes.quadrants`].
-        tokenizer (`str`, *optional*, defaults to `"nltk"`):
-            The tokenizer of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
-        epitome, bertscore_model, bertscore_layers, judge, judge_options (*optional*):
-            What the metrics of these names need.
         judge_pairs (`bool`, *optional*, defaults to `False`):
             Whether the judge also compares the candidates two by two, in both orders.
         decoding ([`~ee_trl.evaluation.generation.Decoding`], *optional*):
@@ -162,6 +140,9 @@ def evaluate_models(
             See [`~ee_trl.evaluation.bootstrap.Bootstrap`]. Whole conversations are drawn.
         show (`bool`, *optional*):
             Whether there are progress bars; by default where standard error is a terminal.
+        tools (*optional*):
+            What metrics need: `scorer`, `threshold`, `ties`, `store`, `tokenizer`, `epitome`, `bertscore_model`,
+            `bertscore_layers`, `judge`, `judge_options`; see [`~ee_trl.evaluation.measures.load_tools`].
 
     Returns:
         [`Comparison`]; with `output` its files are written.
@@ -179,42 +160,37 @@ def evaluate_models(
     names = [candidate.name for candidate in candidates]
     if baseline is not None:
         check_choice("baseline", baseline, names)
-    if judge_pairs and judge is None:
+    if judge_pairs and tools.get("judge") is None:
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
-    check_count("batch_size", batch_size)
-    bootstrap = Bootstrap(resamples, confidence, seed)
     decoding = decoding or Decoding()
+    Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
-    bootstrap = replace(bootstrap, clusters=eval_set.conversations)
+    bootstrap = Bootstrap(resamples, confidence, seed, eval_set.conversations)
     # files fail early
     replies = {c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL}
     if "emotion_accuracy" in wanted:
         check_emotions(replies, eval_set)
-    evaluator = Evaluator(
-        eval_set,
-        load_tools(
-            scorer=scorer,
-            threshold=threshold,
-            ties=ties,
-            store=store,
-            classifier=epitome,
-            judge=judge,
-            judge_options=judge_options,
-            show=show,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            bertscore_model=bertscore_model,
-            bertscore_layers=bertscore_layers,
-        ),
-    )
+    evaluator = Evaluator(eval_set, load_tools(batch_size=batch_size, show=show, **tools))
     folder = None if output is None else Path(output)
     measures: dict[str, dict[str, Measure]] = {}
     for candidate in candidates:
         loaded = None
         if candidate.kind == MODEL:
             loaded = load_candidate(candidate.source, dtype=dtype, device=device)
-            replies[candidate.name] = _generated(candidate, loaded, eval_set, decoding, batch_size, folder, show)
+            made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict(), "way": WAY}
+            texts = generate_replies(
+                loaded.model,
+                loaded.tokenizer,
+                eval_set.prompts,
+                batch_size=batch_size,
+                label=candidate.name,
+                decoding=decoding,
+                stored=None if folder is None else StoredReplies(folder / REPLIES_FOLDER, candidate.name, made_by),
+                show=show,
+                shared=_launched(),
+            )
+            replies[candidate.name] = Replies(texts, loaded.description, loaded.fingerprint)
 
         def work(name: str = candidate.name, loaded: LoadedModel | None = loaded) -> None:
             measures[name] = evaluator.measure(replies[name], loaded, wanted)
@@ -235,18 +211,21 @@ def evaluate_models(
 
 
 def _launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether there are several processes, which are joined then; they wait for each other for days if need be."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).num_processes > 1
 
 
 def _on_the_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on all of them; the others wait for it, for days if need be."""
+    """What the first process makes, on all of them."""
     if not _launched():
         return make()
-    from accelerate import PartialState
-
     from ee_trl.online.ranks import from_the_first
 
-    PartialState(timeout=timedelta(days=7))
     return from_the_first(make)
 
 
@@ -256,31 +235,6 @@ def _make_room() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _generated(
-    candidate: Candidate,
-    loaded: LoadedModel,
-    eval_set: EvalSet,
-    decoding: Decoding,
-    batch_size: int,
-    folder: Path | None,
-    show: bool | None,
-) -> Replies:
-    made_by = {"model": loaded.fingerprint, "decoding": decoding.to_dict(), "way": WAY}
-    stored = None if folder is None else StoredReplies(folder / REPLIES_FOLDER, candidate.name, made_by)
-    texts = generate_replies(
-        loaded.model,
-        loaded.tokenizer,
-        eval_set.prompts,
-        batch_size=batch_size,
-        label=candidate.name,
-        decoding=decoding,
-        stored=stored,
-        show=show,
-        shared=_launched(),
-    )
-    return Replies(texts, loaded.description, loaded.fingerprint, settings=decoding.to_dict())
 
 
 def _add_verdicts(found: Comparison, evaluator: Evaluator, bootstrap: Bootstrap) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
-from ee_trl.errors import EmpathyError, check_choice, require
+from ee_trl.errors import EmpathyError, check_choice, check_count, require
 from ee_trl.scoring.judge.chooser import load_chooser
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.selector import EmpathyDataSelector
@@ -29,6 +29,7 @@ from .metrics import (
     epitome,
     word_f1,
 )
+from .metrics.epitome_classifier import load_classifier
 from .metrics.judge import sample_ratings
 from .texts import TOKENIZERS, tokenize_all
 
@@ -67,17 +68,9 @@ NOTES = {
 @dataclass(frozen=True)
 class Tools:
     """
-    What metrics are computed with. A metric that lacks its tool is left out.
+    What metrics are computed with, loaded; [`load_tools`] loads it by names. A metric without its tool is left out.
 
-    Args:
-        run ([`~ee_trl.scoring.run.ScoringRun`], *optional*): The scorer of the axes, with its store.
-        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
-        tokenizer (`str`, *optional*): Of BLEU, word F1 and Dist; by default each metric's own.
-        batch_size (`int`, *optional*, defaults to `16`): Of perplexity and BERTScore.
-        classifier ([`~ee_trl.evaluation.metrics.epitome_classifier.Classifier`], *optional*): Of EPITOME levels.
-        bertscore_model (`str`, *optional*): The encoder of BERTScore.
-        bertscore_layers (`int`, *optional*): Its layer.
-        judge ([`~ee_trl.scoring.judge.chooser.Chooser`], *optional*): The judge of naturalness, coherence and empathy.
+    `run` scores the axes. Without a `tokenizer` text metrics have their own: Dist `"nltk"`, the others `"whitespace"`.
     """
 
     run: ScoringRun | None = None
@@ -97,24 +90,51 @@ def load_tools(
     threshold: Any = DEFAULT_THRESHOLD,
     ties: str = "drop",
     store: Any = True,
-    classifier: Any = None,
+    tokenizer: str = "nltk",
+    batch_size: int = 16,
+    epitome: Any = None,
+    bertscore_model: str | None = None,
+    bertscore_layers: int | None = None,
     judge: Any = None,
     judge_options: Mapping[str, Any] | None = None,
     show: bool | None = None,
-    **options: Any,
 ) -> Tools:
-    """The [`Tools`] that [`~ee_trl.evaluation.evaluate_models`] is asked for, so that a wrong name is found early."""
-    if options.get("tokenizer") is not None:
-        check_choice("tokenizer", options["tokenizer"], TOKENIZERS)
+    """
+    The [`Tools`] by their names, so that a wrong one is found before anything is generated.
+
+    Args:
+        scorer (*optional*, defaults to `"linear"`):
+            The scorer of the two axes; see [`EmpathyDataSelector`]. Its scores go to the score store (`store`).
+        threshold, ties (*optional*):
+            See [`~ee_trl.axes.quadrants`].
+        tokenizer (`str`, *optional*, defaults to `"nltk"`):
+            The tokenizer of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
+        batch_size (`int`, *optional*, defaults to `16`):
+            The batch size of perplexity and BERTScore.
+        epitome (`str`, `os.PathLike` or object, *optional*):
+            See [`~ee_trl.evaluation.metrics.epitome_classifier.load_classifier`].
+        bertscore_model, bertscore_layers (*optional*):
+            An encoder and its layer, for BERTScore.
+        judge, judge_options (*optional*):
+            See [`~ee_trl.scoring.judge.chooser.load_chooser`].
+        show (`bool`, *optional*):
+            Whether scoring shows progress; by default where standard error is a terminal.
+
+    Raises:
+        [`EmpathyError`]: A name is not valid.
+    """
+    check_choice("tokenizer", tokenizer, TOKENIZERS)
+    check_count("batch_size", batch_size)
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
     try:
-        classifier = None if classifier is None else epitome.load_classifier(classifier)
+        classifier = None if epitome is None else load_classifier(epitome)
     except ValueError as error:
         raise EmpathyError(str(error)) from error
-    if options.get("bertscore_model") is not None:
-        _check_encoder(options["bertscore_model"], options.get("bertscore_layers"))
+    if bertscore_model is not None:
+        _check_encoder(bertscore_model, bertscore_layers)
     chooser = None if judge is None else load_chooser(judge, **(judge_options or {}))
-    return Tools(selector.new_run(), selector.threshold, ties, classifier=classifier, judge=chooser, **options)
+    run, encoder = selector.new_run(), (bertscore_model, bertscore_layers)
+    return Tools(run, selector.threshold, ties, tokenizer, batch_size, classifier, *encoder, chooser)
 
 
 def _check_encoder(model: Any, layers: Any) -> None:
@@ -284,7 +304,7 @@ def _bleu(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure
 
 def _rouge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
     scored = dialogue_rouge.sample_scores(replies.texts, by.eval_set.references)
-    return Measure(dialogue_rouge.rouge_resampler(scored), {}, {"rougeL": np.array(scored["rougeL"])})
+    return Measure(means(scored), {}, {"rougeL": scored["rougeL"]})
 
 
 def _word_f1(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
@@ -335,7 +355,8 @@ def _bertscore(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Me
         replies.texts, by.eval_set.references, encoder, num_layers=layers, batch_size=by.tools.batch_size
     )
     details = {"model": encoder, "num_layers": int(scored["num_layers"])}
-    return Measure(bertscore.bertscore_resampler(scored), details, {"bertscore_f1": scored["bertscore_f1"]})
+    resampler = means({name: scored[name] for name in bertscore.NAMES})
+    return Measure(resampler, details, {"bertscore_f1": scored["bertscore_f1"]})
 
 
 def _judge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:

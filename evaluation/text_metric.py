@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
+from ee_trl.errors import check_choice
+
 from .bootstrap import Bootstrap
 from .texts import CHECKS, Check, check_columns
 
@@ -34,12 +36,15 @@ class TextMetric(evaluate.Metric, ABC):
     checks: ClassVar[Mapping[str, Check]] = CHECKS
     """The names of possible columns, and what checks each."""
 
+    @property
     @abstractmethod
-    def function(self) -> Function:
-        """The arithmetic, from columns and options to the result."""
+    def functions(self) -> Mapping[str, Function]:
+        """Configuration, `"default"` or another -> the arithmetic, from columns and options to the result."""
 
     def _info(self) -> evaluate.MetricInfo:
-        parameters = inspect.signature(self.function()).parameters.values()
+        check_choice("configuration", self.config_name, self.functions)
+        self.function = self.functions[self.config_name]
+        parameters = inspect.signature(self.function).parameters.values()
         columns = [p.name for p in parameters if p.name in self.checks]
         own = [p.name for p in parameters if p.name not in columns and p.kind is not p.VAR_KEYWORD]
         self.options = (*own, *(field.name for field in fields(Bootstrap)))
@@ -80,7 +85,7 @@ class TextMetric(evaluate.Metric, ABC):
 
     def _compute(self, **given: Any) -> dict[str, Any]:
         columns = {name: list(map(json.loads, given.pop(name))) for name in self.features}
-        return self.function()(**columns, **given)
+        return self.function(**columns, **given)
 
 
 def _sections(card: Path) -> dict[str, str]:

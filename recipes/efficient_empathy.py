@@ -23,14 +23,10 @@ inputs changed, or goes on where they were interrupted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from ee_trl.training.arguments import PipelineArguments, recipe_parser, run_recipe
 from ee_trl.training.method import EfficientEmpathy
-
-
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig, TrlParser
 
 
 def main(empathy_args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:

@@ -21,14 +21,10 @@ weights stay as they are. Options, reruns and files: README.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from ee_trl.training.arguments import MoEArguments, recipe_parser, run_recipe
 from ee_trl.training.router import MoERun
-
-
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig, TrlParser
 
 
 def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:

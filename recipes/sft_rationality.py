@@ -9,14 +9,10 @@ The commands and options are those of `sft_sensibility.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from ee_trl.training.arguments import ExpertArguments, recipe_parser, run_recipe
 from ee_trl.training.expert import ExpertRun
-
-
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig, TrlParser
 
 
 def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:

@@ -77,7 +77,7 @@ def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
     """What the test split is measured with."""
     return load_tools(
         scorer=str(scorer), threshold=5.0, store=str(work / "scores.sqlite"), tokenizer="nltk", batch_size=BATCH,
-        classifier=epitome,
+        epitome=epitome,
     )  # fmt: skip
 
 

@@ -36,20 +36,19 @@ class Coded:
 
     def counts(self) -> dict[str, int]:
         """How many rows have each name, most frequent first, without names that no row has."""
-        found = zip(self.names, counts(self.codes, len(self.names)), strict=True)
+        found = zip(self.names, np.bincount(self.codes, minlength=len(self.names)).tolist(), strict=True)
         return dict(sorted(((name, n) for name, n in found if n), key=lambda item: -item[1]))
+
+    def counts_with(self, other: Coded) -> dict[str, dict[str, int]]:
+        """For each name that a row has, how many of its rows have each name of another column."""
+        shape = (len(self.names), len(other.names))
+        pairs = np.bincount(self.codes.astype(np.intp) * shape[1] + other.codes, minlength=shape[0] * shape[1])
+        rows = zip(self.names, pairs.reshape(shape).tolist(), strict=True)
+        return {name: dict(zip(other.names, row, strict=True)) for name, row in rows if any(row)}
 
     def to_array(self) -> np.ndarray:
         """The name of each row, of shape `(n,)`; the names are shared, so this takes 8 bytes a row."""
         return np.array(self.names, dtype=object)[self.codes]
-
-
-def counts(codes: np.ndarray, n: int, others: np.ndarray | None = None, m: int = 1) -> list[int]:
-    """How many rows have each of the codes 0 to n - 1, or each of the n * m pairs with the codes of `others`."""
-    pairs = codes.astype(np.intp)
-    if others is not None:
-        pairs = pairs * m + others
-    return np.bincount(pairs, minlength=n * m).tolist()
 
 
 class Coder:

@@ -154,9 +154,14 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
         `list[Sample]`: at least one for every row, so that nothing is lost. Utterance rows give one for every listener
         utterance, and one for a speaker's last utterance without an answer.
     """
-    if fmt.utterance_rows:
-        return [s for span in conversations(rows) for s in _conversation_samples(fmt, rows, span, turns)]
-    return [sample for i, row in enumerate(rows) for sample in _row_samples(fmt, i, row, turns)]
+    if not fmt.utterance_rows:
+        return [sample for i, row in enumerate(rows) for sample in _row_samples(fmt, i, row, turns)]
+    found: list[Sample] = []
+    for span in conversations(rows):
+        speaker = rows[span.start].get("speaker_idx")
+        messages = [_utterance(fmt, rows[i], turn, speaker) for turn, i in enumerate(span)]
+        found += [_sample(span[turn], messages, turn) for turn in _wanted(messages, turns)]
+    return found
 
 
 def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Turns) -> list[Sample]:
@@ -165,11 +170,8 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
     except BadRow as bad:
         return [Sample(i, None, None, str(bad))]
     turn = _named_turn(row, messages) if fmt.multi_turn else None
-    if turn is not None:
-        return [_sample(i, messages, turn)]
-    if fmt.multi_turn and turns == "each":
-        return [_sample(i, messages, turn) for turn in _listener_turns(messages)]
-    return [_sample(i, messages, _last_turn(messages))]
+    wanted = _wanted(messages, turns if fmt.multi_turn else "last") if turn is None else [turn]
+    return [_sample(i, messages, turn) for turn in wanted]
 
 
 def _parsed(fmt: DialogueFormat, row: Mapping[str, Any]) -> list[Message]:
@@ -188,15 +190,10 @@ def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | No
     return turn if turn is not None and 0 <= turn < len(messages) else None
 
 
-def _last_turn(messages: Sequence[Message]) -> int:
-    """The last turn that is not a system message, or -1."""
-    return max((i for i, message in enumerate(messages) if message.role != "system"), default=-1)
-
-
-def _listener_turns(messages: Sequence[Message]) -> list[int]:
-    """The listener's turns, and the last turn if it is the speaker's."""
-    found = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    last = _last_turn(messages)
+def _wanted(messages: Sequence[Message], turns: Turns) -> list[int]:
+    """The last turn that is not a system message (-1 if there is none) and, of `"each"`, the listener's turns."""
+    last = max((i for i, message in enumerate(messages) if message.role != "system"), default=-1)
+    found = [i for i, message in enumerate(messages) if message.role == "assistant"] if turns == "each" else []
     return found if last in found else [*found, last]
 
 
@@ -225,15 +222,13 @@ def _problem(messages: Sequence[Message]) -> str | None:
         return "empty_response"
     if max(len(m.text) for m in messages) > MAX_TURN_CHARS:
         return "turn_too_long"
-    if any(not m.text.isascii() and has_lone_surrogates(m.text) for m in messages):
+    if any(has_lone_surrogates(m.text) for m in messages):
         return "invalid_text"
     return None
 
 
 def has_lone_surrogates(text: str) -> bool:
     """Whether `text` holds half of a surrogate pair, so that it cannot be encoded."""
-    if text.isascii():
-        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -241,7 +236,7 @@ def has_lone_surrogates(text: str) -> bool:
     return False
 
 
-# ---- conversations of one utterance a row --------------------------------------------------------------------------
+# ---- utterance rows ------------------------------------------------------------------------------------------------
 
 
 def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:
@@ -252,15 +247,6 @@ def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:
         if i == len(names) or names[i] is None or names[i] != names[start]:
             yield range(start, i)
             start = i
-
-
-def _conversation_samples(
-    fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], span: range, turns: Turns
-) -> list[Sample]:
-    """The samples of the utterance rows `span`; those after a gap or a bad utterance cannot be scored."""
-    messages = [_utterance(fmt, rows[i], turn, rows[span[0]].get("speaker_idx")) for turn, i in enumerate(span)]
-    wanted = _listener_turns(messages) if turns == "each" else [len(messages) - 1]
-    return [_sample(span[turn], messages, turn) for turn in wanted]
 
 
 def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], turn: int, first_speaker: Any) -> Message:

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,14 +49,19 @@ class Batch:
         rows (`list[dict]`): The same rows as Python values: the columns that samples are made of, and those that the
             caller asked for.
         numbers (`Sequence[int]`): For each row its number in the data set.
-        samples (`list[Sample]`): In order; their `row` counts within this batch. See
-            [`~ee_trl.data.dialogue.samples_of`].
+        fmt, turns: See [`~ee_trl.data.dialogue.samples_of`].
     """
 
     table: Any
     rows: list[Row]
     numbers: Sequence[int]
-    samples: list[Sample]
+    fmt: DialogueFormat
+    turns: Turns
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """In order; their `row` counts within this batch."""
+        return samples_of(self.fmt, self.rows, self.turns)
 
     @property
     def num_rows(self) -> int:
@@ -107,7 +113,7 @@ def batches_of(
         end = start + table.num_rows
         rows = rows_of(table, features, [*dict.fromkeys(wanted)])
         here = range(start, end) if numbers is None else numbers[start:end]
-        yield Batch(table, rows, here, samples_of(fmt, rows, turns))
+        yield Batch(table, rows, here, fmt, turns)
         start = end
 
 
@@ -117,7 +123,7 @@ def iter_row_samples(
     """[`iter_samples`] of a stream without features: the rows as they are, and no tables."""
     start = 0
     for rows in _row_batches(stream, fmt, batch_rows):
-        yield Batch(None, rows, range(start, start + len(rows)), samples_of(fmt, rows, turns))
+        yield Batch(None, rows, range(start, start + len(rows)), fmt, turns)
         start += len(rows)
 
 

@@ -16,15 +16,15 @@ import io
 import json
 import logging
 import lzma
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ..axes import AXES
@@ -44,38 +44,26 @@ SOURCE_LINE = "source_line"
 """Column that holds a broken line as it stands in the file."""
 
 Part = tuple[dict[str, list[Any]], list[str | None]]
-"""Columns of some rows, and for each row the reason why it cannot be taken as it is, if any."""
+"""Columns of some rows, and for each row the reason why it cannot be taken as it is, if any; see [`_part`]."""
 
 
 def read_csv(paths: list[Path], separator: str = ",") -> Dataset:
     """
-    The rows of CSV files; those with too many fields say so in `source_error`.
+    The rows of CSV files, the first line of which names the columns.
 
     An empty field is null. A column is `int64`, `float64` or `bool` if every field is written as Python writes such a
-    value (scores and turn numbers: if every field is a number), and text otherwise.
-
-    Args:
-        paths (`list[Path]`): The files; the first line of each names the columns.
-        separator (`str`, *optional*, defaults to `","`): Between fields.
-
-    Raises:
-        [`FormatError`]: A file has no row, or ends within a quoted field.
+    value (scores and turn numbers: if every field is a number), and text otherwise. Raises [`FormatError`] if a file
+    has no row, or ends within a quoted field.
     """
     return _read(paths, partial(_csv_parts, separator=separator), _CsvColumn)
 
 
 def read_json(paths: list[Path]) -> Dataset:
     """
-    The rows of JSON files; those that cannot be taken as they are say so in `source_error`.
+    The rows of JSON files, each of JSON lines or one JSON array.
 
     A column has the narrowest type that holds all of its values, or is JSON if no type does. Whole numbers of more
-    than 64 bits become floats.
-
-    Args:
-        paths (`list[Path]`): The files, each of JSON lines or one JSON array.
-
-    Raises:
-        [`FormatError`]: A file has no row that can be read.
+    than 64 bits become floats. Raises [`FormatError`] if a file has no row that can be read.
     """
     return _read(paths, _json_parts, _JsonColumn)
 
@@ -88,16 +76,15 @@ def _read(paths: list[Path], parts: Callable[[Path], Iterator[Part]], new_column
         found: Counter[str | None] = Counter()
         for values, reasons in parts(path):
             found.update(reasons)
-            for name, part in _marked(values, reasons).items():
+            for name, part in values.items():
                 columns.setdefault(name, new_column(name)).add(part)
         _check_found(path, found)
 
     def tables(features: Features) -> Iterator[pa.Table]:
-        for path in paths:
-            for values, reasons in parts(path):
-                marked, nothing = _marked(values, reasons), [None] * len(reasons)
-                arrays = [column.array(marked.get(name, nothing)) for name, column in columns.items()]
-                yield pa.table(arrays, schema=features.arrow_schema)
+        for values, reasons in chain.from_iterable(map(parts, paths)):
+            nothing = [None] * len(reasons)
+            arrays = [column.array(values.get(name, nothing)) for name, column in columns.items()]
+            yield pa.table(arrays, schema=features.arrow_schema)
 
     while True:
         features = Features({name: column.feature() for name, column in columns.items()})
@@ -107,12 +94,12 @@ def _read(paths: list[Path], parts: Callable[[Path], Iterator[Part]], new_column
             continue
 
 
-def _marked(values: dict[str, list[Any]], reasons: list[str | None]) -> dict[str, list[Any]]:
-    """The columns, with the reasons in `source_error`."""
-    if not any(reasons):
-        return values
-    given = values.get(SOURCE_ERROR) or [None] * len(reasons)
-    return {**values, SOURCE_ERROR: [reason or own for reason, own in zip(reasons, given, strict=True)]}
+def _part(values: dict[str, list[Any]], reasons: list[str | None]) -> Part:
+    """The columns, with the reasons in `source_error`; and the reasons."""
+    if any(reasons):
+        given = values.get(SOURCE_ERROR) or [None] * len(reasons)
+        values[SOURCE_ERROR] = [reason or own for reason, own in zip(reasons, given, strict=True)]
+    return values, reasons
 
 
 def _check_found(path: Path, found: Counter[str | None]) -> None:
@@ -149,22 +136,16 @@ class _Kind(NamedTuple):
     convert: Callable[[str], Any]
 
 
-def _is_int(text: str) -> bool:
+def _written_as(text: str, convert: Callable[[str], Any]) -> bool:
+    """Whether the field is written as Python writes its value."""
     try:
-        return str(number := int(text)) == text and -(2**63) <= number < 2**63
-    except ValueError:
+        return str(value := convert(text)) == text and bool(np.isfinite(value))
+    except (ValueError, OverflowError):
         return False
 
 
-def _is_float(text: str) -> bool:
-    try:
-        return repr(number := float(text)) == text and math.isfinite(number)
-    except ValueError:
-        return False
-
-
-_INT = _Kind(_is_int, "int64", int)
-_FLOAT = _Kind(_is_float, "float64", float)
+_INT = _Kind(partial(_written_as, convert=np.int64), "int64", int)
+_FLOAT = _Kind(partial(_written_as, convert=float), "float64", float)
 _BOOL = _Kind(("True", "False").__contains__, "bool", "True".__eq__)
 _NUMBER = _Kind(re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII).fullmatch, "float64", float)
 _TEXT = _Kind(lambda text: True, "string", str)
@@ -220,7 +201,7 @@ def _csv_parts(path: Path, separator: str) -> Iterator[Part]:
             columns = {n: [text or None for text in column] for n, *column in zip(names, *rows, strict=True)}
             if any(broken):
                 columns[SOURCE_LINE] = broken
-            yield columns, ["too_many_fields" if line else None for line in broken]
+            yield _part(columns, ["too_many_fields" if line else None for line in broken])
 
 
 def _csv_names(fields: Sequence[str]) -> list[str]:
@@ -320,7 +301,8 @@ def _json_parts(path: Path) -> Iterator[Part]:
         found = _json_rows(lines)
         while batch := list(islice(found, BATCH_ROWS)):
             names = dict.fromkeys(name for row, _ in batch for name in row)
-            yield {name: [row.get(name) for row, _ in batch] for name in names}, [reason for _, reason in batch]
+            columns = {name: [row.get(name) for row, _ in batch] for name in names}
+            yield _part(columns, [reason for _, reason in batch])
 
 
 def _json_rows(lines: Iterator[str]) -> Iterator[tuple[Row, str | None]]:

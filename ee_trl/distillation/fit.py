@@ -338,12 +338,9 @@ def fit_words(
     The bundled scorer is one, and an encoder's companion is one.
 
     Args:
-        dialogues (`Sequence[Dialogue]`): `n` samples; memory and time grow with the square of those that are taken.
         scores (`np.ndarray` of shape `(n, 2)`): The judge's.
-        most (`int`, *optional*, defaults to `8000`): How many samples are taken, evenly spaced; `None` for all.
 
-    Returns:
-        `dict[str, np.ndarray]`: all arrays of [`~ee_trl.scoring.linear.shapes`] but `knots`.
+    Returns `dict[str, np.ndarray]`: all arrays of [`~ee_trl.scoring.linear.shapes`] but `knots`.
     """
     linalg, sp = (
         require(f"scipy.{part}", extra="report", purpose="fitting a linear model over words")

@@ -110,12 +110,10 @@ def informative(vectors: np.ndarray, n: int, weights: np.ndarray, labelled: np.n
 
     Args:
         vectors (`np.ndarray` of shape `(m, d)`): Of the samples.
-        n (`int`): How many, at most `m`.
         weights (`np.ndarray` of shape `(m,)`): How much each sample's prediction counts.
         labelled (`np.ndarray` of shape `(k, d)`, *optional*): Vectors of samples that are labelled already.
 
-    Returns:
-        `np.ndarray` of shape `(n,)`: indices, in the order in which they were chosen.
+    Returns `np.ndarray` of shape `(n,)`: indices, in the order in which they were chosen.
     """
     x = _scaled(np.concatenate([vectors, vectors[:0] if labelled is None else labelled]))
     m = len(vectors)
@@ -155,13 +153,7 @@ def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: i
     Words of the reply and of the turn before it, reduced by a truncated SVD, and surface features (lengths,
     punctuation).
 
-    Args:
-        dialogues (`Sequence[Dialogue]`): `n` of them.
-        dimensions (`int`, *optional*, defaults to `64`): Of the vectors, at most.
-        seed (`int`, *optional*, defaults to `0`): Of the SVD.
-
-    Returns:
-        `np.ndarray` of shape `(n, d)`.
+    Returns `np.ndarray` of shape `(n, d)`.
     """
     decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
     sparse = require("scipy.sparse", extra="report", purpose=_PURPOSE)
@@ -196,15 +188,7 @@ def encoder_features(
     """
     Mean-pooled embeddings of the context, of the reply, and their product.
 
-    Args:
-        dialogues (`Sequence[Dialogue]`): `n` of them.
-        encoder (`str` or `os.PathLike`): Hub id or folder, e.g. of a sentence encoder.
-        max_length (`int`, *optional*, defaults to `128`): Tokens of a text; of a context the last ones.
-        token_budget (`int`, *optional*, defaults to `2048`): Tokens in one forward pass.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with it may run.
-
-    Returns:
-        `np.ndarray` of shape `(n, 3 d)`.
+    Returns `np.ndarray` of shape `(n, 3 d)`.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -279,13 +263,7 @@ class Pool:
 
 
 def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> Pool:
-    """
-    Reads the samples of a data set, each content once.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): One split, in any format but that of one utterance a row.
-        labelled (`str` or `os.PathLike`, *optional*): Dialogues to leave out, because they have labels.
-    """
+    """Reads the samples of a data set, each content once."""
     from ..data.reading import open_rows
 
     known: list[Dialogue] = []

@@ -49,19 +49,8 @@ def shares_by_threshold(scores: np.ndarray, predicted: np.ndarray, ties: str) ->
     ]
 
 
-def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarray, predicted: np.ndarray) -> Path:
-    """
-    Writes `report.md`, `report.json`, `report.png` and the card `README.md`.
-
-    Args:
-        folder (`Path`): The scorer's.
-        report (`Mapping`): What [`ee_trl.distill`] found.
-        scores (`np.ndarray` of shape `(m, 2)`): The judge's, of the samples that were held out.
-        predicted (`np.ndarray` of shape `(m, 2)`): The distilled scorer's.
-
-    Returns:
-        `Path` of `report.md`.
-    """
+def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarray, predicted: np.ndarray) -> None:
+    """Writes [`NAMES`], from the report and the scores `(m, 2)` of held-out samples by the judge and as predicted."""
     from huggingface_hub import ModelCardData
 
     draw_distillation(report, scores, predicted, folder / PICTURE)
@@ -85,7 +74,6 @@ def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarr
         *parts,
     ]
     write_text(folder / CARD, as_markdown(card) + "\n")
-    return folder / REPORT
 
 
 def report_parts(report: Mapping[str, Any]) -> Iterator[str | Table]:

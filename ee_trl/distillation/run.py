@@ -14,7 +14,7 @@ import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
-from ..errors import FormatError, TrainingError, require
+from ..errors import FormatError, TrainingError, check_count, require
 from ..reports.agreement import agree
 from ..reports.rubric import rubric_of_file
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
@@ -134,8 +134,14 @@ def distill(
     options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
     pair = thresholds(threshold)
     folder = _output_folder(output, overwrite)
-    sizes = _sizes(curve)
-    _check_split(held_out, folds)
+    sizes = list(curve)
+    for size in sizes:
+        check_count("the size of a fit for the curve", size, 2, TrainingError)
+    sizes.sort()
+    if folds is not None:
+        check_count("folds", folds, 2, TrainingError)
+    if not 0 < held_out < 1:
+        raise TrainingError(f"held_out {held_out!r} is not a share between 0 and 1")
     if rubric is None and isinstance(scored, (str, os.PathLike)):
         rubric = rubric_of_file(scored)
     judged = open_judged(scored)
@@ -181,7 +187,6 @@ class Measured:
     Samples that a fit did not see, with its predictions.
 
     Args:
-        where (`np.ndarray` of shape `(n,)`, of `bool`): Which of all samples they are.
         raw (`np.ndarray` of shape `(m, 2)`): Predictions before calibration.
         predicted (`np.ndarray` of shape `(m, 2)`): The same, each part of them calibrated on the others.
         scores (`np.ndarray` of shape `(m, 2)`): The judge's.
@@ -191,7 +196,6 @@ class Measured:
         seconds (`float`): How long the predictions took.
     """
 
-    where: np.ndarray
     raw: np.ndarray
     predicted: np.ndarray
     scores: np.ndarray
@@ -260,7 +264,7 @@ class _Run:
         predicted = cross_calibrated(raw, scores, parts)
         by_fold = [summary_of(scores[fold == n], predicted[fold == n]) for n in range(folds) if folds > 1]
         by_encoder = summary_of(scores, cross_calibrated(alone, scores, parts))
-        return Measured(where, raw, predicted, scores, by_fold, by_encoder, seen, seconds)
+        return Measured(raw, predicted, scores, by_fold, by_encoder, seen, seconds)
 
     def curve(self, sizes: Sequence[int], where: np.ndarray) -> list[dict[str, Any]]:
         """Agreement on a slice by number of judged samples; each size holds the smaller ones."""
@@ -269,7 +273,7 @@ class _Run:
         for size in sizes:
             fitted = self.fit(np.isin(np.arange(len(self.judged)), order[:size]), f"{size} for the curve")
             predicted = cross_calibrated(self.raw_of(fitted, where), scores, self.parts_of(where))
-            points.append({"labels": size, **summary_of(scores, predicted)})
+            points.append({"labels": int(size), **summary_of(scores, predicted)})
         return points
 
     def parts_of(self, where: np.ndarray) -> np.ndarray:
@@ -338,20 +342,6 @@ def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:
     if there and not overwrite:
         raise FormatError(f"{str(folder / there[0])!r} exists already; give another folder, or overwrite it")
     return folder
-
-
-def _sizes(curve: Iterable[int]) -> list[int]:
-    sizes = sorted(curve)
-    if any(not isinstance(size, (int, np.integer)) or size < 2 for size in sizes):
-        raise TrainingError(f"the curve {sizes} has a size that is not a whole number of at least 2")
-    return [int(size) for size in sizes]
-
-
-def _check_split(held_out: float, folds: int | None) -> None:
-    if folds is not None and (not isinstance(folds, int) or folds < 2):
-        raise TrainingError(f"folds {folds} is not a whole number of at least 2")
-    if not 0 < held_out < 1:
-        raise TrainingError(f"held_out {held_out!r} is not a share between 0 and 1")
 
 
 def _name(encoder: str | os.PathLike[str]) -> str:

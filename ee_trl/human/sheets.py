@@ -161,15 +161,12 @@ def make_sheets(
     return sheets, Key(study, kind, list(aspects), names, keys)
 
 
-def _sides(chosen: Sequence[int], names: Sequence[str], draw: random.Random) -> list[tuple[int, list[str]]]:
+def _sides(chosen: Sequence[int], names: list[str], draw: random.Random) -> list[tuple[int, list[str]]]:
     """For each dialogue the two names by place, each first in half of them."""
     first = [i % 2 for i in range(len(chosen))]
     draw.shuffle(first)
     flip = draw.random() < 0.5  # says who is A once more where the number is odd
-    return [
-        (dialogue, list(names) if side != flip else list(reversed(names)))
-        for dialogue, side in zip(chosen, first, strict=True)
-    ]
+    return [(i, names[::-1] if side == flip else list(names)) for i, side in zip(chosen, first, strict=True)]
 
 
 def _check(kind: str, aspects: Sequence[str], names: Sequence[str], raters: int, chosen: Sequence[int]) -> None:
@@ -187,7 +184,7 @@ def _check(kind: str, aspects: Sequence[str], names: Sequence[str], raters: int,
         raise EmpathyError("there is no dialogue to judge")
 
 
-# ---- out -----------------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: Key) -> list[Path]:
@@ -268,7 +265,7 @@ def check_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return path
 
 
-# ---- in ------------------------------------------------------------------------------------------------------------
+# ---- answers --------------------------------------------------------------------------------------------------------
 
 
 def read_key(path: str | os.PathLike[str]) -> Key:

@@ -98,14 +98,7 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def mixture_config(config: PreTrainedConfig, experts: tuple[str, ...], top_k: int) -> PreTrainedConfig:
-    """
-    The configuration of the mixture that a dense model becomes; each expert computes what the dense model does.
-
-    Args:
-        config (`PreTrainedConfig`): Of the dense base.
-        experts (`tuple[str, ...]`): The names of the experts, in order.
-        top_k (`int`): How many are active for each token, at least 1.
-    """
+    """The configuration of the mixture that a dense model becomes, with `top_k` of the named experts active."""
     from transformers import AutoConfig
 
     family = family_of(config)

@@ -87,13 +87,8 @@ def fit_logistic(
     The weights of a multinomial logistic regression by L-BFGS, in which all classes count alike.
 
     Args:
-        start (`torch.Tensor`): The weights at the start.
         logits (`Callable`): Weights -> logits of shape `(samples, classes)`, where samples of one class follow each
             other.
-        sizes (`Sequence[int]`): How many samples each class has.
-        l2 (`float`): Penalty on the squared weights.
-        steps (`int`): Iterations at most.
-        intercept (`bool`, *optional*, defaults to `False`): Whether the last row is an intercept, without penalty.
     """
     labels = torch.cat([torch.full((size,), i, device=start.device) for i, size in enumerate(sizes)])
     shares = torch.cat([torch.full((size,), 1 / size, device=start.device) for size in sizes]) / len(sizes)
@@ -135,15 +130,7 @@ class GateBatch:
 
 
 def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
-    """
-    The set of each expert; paths and names are opened, and of several splits `"train"` or the only one is taken.
-
-    Args:
-        data (`Mapping`): Expert's name -> data set, splits, path or hub name.
-
-    Raises:
-        [`CompositionError`]: It is a stream, or has several splits and no `"train"`.
-    """
+    """The set of each expert; paths and names are opened, and of several splits `"train"` or the only one is taken."""
     from datasets import Dataset
 
     from ..data.reading import opened
@@ -180,16 +167,7 @@ def readable(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
 def gate_batches(
     data: Mapping[str, Dataset], tokenizer: Path | None, samples: int, seed: int = 0, max_length: int = MAX_LENGTH
 ) -> list[GateBatch]:
-    """
-    Rows drawn from each expert's set, as padded batches.
-
-    Args:
-        data (`Mapping[str, Dataset]`): Expert's name -> its set, in order.
-        tokenizer (`Path`, *optional*): The folder of the tokenizer; not needed for a column `input_ids`.
-        samples (`int`): Rows of each set at most.
-        seed (`int`, *optional*, defaults to `0`): Of the draw.
-        max_length (`int`, *optional*, defaults to `512`): Tokens kept of a row, from its start.
-    """
+    """At most `samples` rows drawn from each expert's set, in padded batches of their first `max_length` tokens."""
     batches = []
     for i, (name, dataset) in enumerate(data.items()):
         rows = dataset.shuffle(seed=seed).select(range(min(samples, len(dataset)))) if len(dataset) else dataset
@@ -232,18 +210,10 @@ def load_for_gates(folder: Path) -> Any:
 
 def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, torch.Tensor]:
     """
-    Makes the gate of each layer from what reaches it, and sets it.
+    Sets the gate of each layer by a rule (`"prototype"` or `"probe"`) on what reaches it.
 
     The hidden states of all batches are carried from layer to layer, so that each layer runs twice in all: once up to
-    its gate, and once with its new gate.
-
-    Args:
-        model (`PreTrainedModel`): A composed mixture; its gates are overwritten.
-        batches (`Sequence[GateBatch]`): Of all experts.
-        how (`str`): `"prototype"` or `"probe"`.
-
-    Returns:
-        `dict`: the gates' tensors by their names in the checkpoint.
+    its gate, and once with its new gate. Returns the gates by their names in the checkpoint.
     """
     family, found = TARGETS[model.config.model_type], {}
     with torch.inference_mode():

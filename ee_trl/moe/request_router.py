@@ -28,12 +28,7 @@ FEATURE_VERSION = 1
 
 
 def prompt_buckets(prompt: Prompt) -> list[int]:
-    """
-    The hashed words of a prompt: words and pairs of words of the last message, words of the messages before.
-
-    Args:
-        prompt (`str` or `Sequence[Mapping[str, Any]]`): A text, or messages; of content in parts the texts count.
-    """
+    """The hashed words of a prompt: words and pairs of words of the last message, words of the messages before."""
     if isinstance(prompt, str):
         texts = [prompt]
     else:

@@ -54,30 +54,12 @@ def expert_names(model: Any) -> tuple[str, ...]:
 
 
 def logits_of(router: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """
-    What a router makes of its input, before softmax: what classes return differs by family and version.
-
-    Args:
-        router (`torch.nn.Module`): Of one of [`router_classes`].
-        hidden (`torch.Tensor` of shape `(..., hidden)`): What reaches it.
-
-    Returns:
-        `torch.Tensor` of shape `(tokens, experts)`, in the type of the router's weights.
-    """
+    """A router's logits `(tokens, experts)` of its input `(..., hidden)`; what `forward` returns differs by family."""
     return torch.nn.functional.linear(hidden.reshape(-1, hidden.size(-1)).to(router.weight.dtype), router.weight)
 
 
 def routing_weights(logits: torch.Tensor, top_k: int) -> torch.Tensor:
-    """
-    How much each expert counts for each token; the weights of the active experts sum to 1.
-
-    Args:
-        logits (`torch.Tensor` of shape `(tokens, experts)`): Of the router.
-        top_k (`int`): How many are active.
-
-    Returns:
-        `torch.Tensor` of shape `(tokens, experts)`, in float32; 0 for experts that are not active.
-    """
+    """How much each expert counts for each token, by logits `(tokens, experts)`: the active ones sum to 1."""
     best = logits.float().topk(top_k, dim=-1)
     weights = torch.zeros_like(logits, dtype=torch.float32)
     return weights.scatter_(-1, best.indices, best.values.softmax(-1))
@@ -112,16 +94,7 @@ class Routing:
 def measure_routing(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, batch_size: int = 8, max_length: int = 512
 ) -> Routing:
-    """
-    Runs a composed model over dialogues and records what its routers do.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): A composed mixture; it stays in the mode that it is in.
-        tokenizer (`PreTrainedTokenizerBase`): With a chat template.
-        rows (`Sequence[dict]`): With `prompt` and `completion`, lists of messages.
-        batch_size (`int`, *optional*, defaults to `8`): Rows at a time; changes nothing but speed.
-        max_length (`int`, *optional*, defaults to `512`): Tokens of a row, from its start.
-    """
+    """Runs a composed model over dialogues and records what its routers do."""
     import numpy as np
 
     talks = [[*row["prompt"], *row["completion"]] for row in rows]

@@ -21,13 +21,8 @@ def summarise_routing(routing: Routing, groups: Mapping[str, Sequence[str]]) -> 
     """
     The means of a routing, over all dialogues and over those of each group.
 
-    Args:
-        routing (`Routing`): Of n dialogues.
-        groups (`Mapping[str, Sequence[str]]`): `"quadrant"` and the like -> the group of each dialogue; `""` for none.
-
-    Returns:
-        `dict`: `experts`, `rows`, `load` and `first` (layers x experts: the mean weight, and the share of tokens that
-        an expert counts most for), and `by`: grouping -> group -> `rows` and `load`.
+    Returns `dict`: `experts`, `rows`, `load` and `first` (layers x experts: the mean weight, and the share of tokens
+    that an expert counts most for), and `by`: grouping -> group -> `rows` and `load`.
     """
     import numpy as np
 
@@ -53,16 +48,7 @@ def _rounded(values: Any) -> list[list[float]]:
 
 
 def write_router_report(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> Path:
-    """
-    Writes the numbers, the picture if matplotlib is installed, and the page.
-
-    Args:
-        folder (`Path`): Where to.
-        before, after (`Mapping`): Of [`summarise_routing`].
-
-    Returns:
-        `Path` of the page.
-    """
+    """Writes the numbers of two [`summarise_routing`], the picture if matplotlib is installed, and the page."""
     write_json(folder / RECORD, {"before": before, "after": after})
     try:
         plot_routing(before, after, folder / PICTURE)

@@ -72,15 +72,7 @@ class FullExpert:
         return digest(self.folder)
 
     def check(self, expert: str, config: PreTrainedConfig, base: Checkpoint, names: Sequence[str]) -> None:
-        """
-        Raises [`CompositionError`] if its tensors do not fit the base's.
-
-        Args:
-            expert (`str`): Its name.
-            config (`PreTrainedConfig`): Of the base.
-            base (`Checkpoint`): The base.
-            names (`Sequence[str]`): The base's tensors that are composed.
-        """
+        """Raises [`CompositionError`] if its tensors do not fit those of the base that are composed (`names`)."""
         other = read_config(self.folder)
         if getattr(other, "quantization_config", None):
             raise CompositionError(f"expert {expert!r} is quantized; give the full-precision model, or its LoRA")
@@ -354,9 +346,6 @@ def _check_same_base(base: str, folder: Path, experts: Mapping[str, Expert]) -> 
 def _common_tokenizer(base: Path, experts: Mapping[str, Path]) -> Path | None:
     """
     The folder to take the tokenizer from: an expert's, since its chat template was trained with, or else the base's.
-
-    Raises:
-        [`CompositionError`]: Two tokenizers differ in their vocabulary, special tokens or chat template.
     """
     found = {name: tokenizer for name, folder in experts.items() if (tokenizer := _tokenizer(folder)) is not None}
     own = _tokenizer(base)

@@ -90,16 +90,7 @@ def check_arguments(args: SFTConfig, config: PreTrainedConfig, lora_targets: Ite
 
 
 def unfreeze_routers(model: torch.nn.Module, *, lora: bool = False) -> dict[str, Any]:
-    """
-    Lets the routers learn, in float32, and freezes the rest.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): A composed mixture.
-        lora (`bool`, *optional*, defaults to `False`): Whether a LoRA that is there learns too.
-
-    Returns:
-        `dict`: name -> router.
-    """
+    """Lets the routers learn, in float32, and freezes the rest, but for a LoRA that learns too; gives them by name."""
     found = routers(model)
     if not lora:  # with one, PEFT has frozen the rest already
         model.requires_grad_(False)
@@ -193,14 +184,7 @@ class RouterSFTTrainer(LoadingHook, SFTTrainer):
         self.routers = unfreeze_routers(loaded, lora=peft_config is not None)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        Saves the whole mixture, or for a checkpoint only what learns.
-
-        Args:
-            output_dir (`str`, *optional*): The folder; by default that of the training.
-            _internal_call (`bool`, *optional*): What the Trainer sets for a checkpoint, and for a push to the hub,
-                which names no folder.
-        """
+        """Saves the whole mixture; for a checkpoint, which the Trainer asks for with a folder, only what learns."""
         folder, lora = Path(output_dir or str(self.args.output_dir)), isinstance(self.model, PeftModel)
         if _internal_call and output_dir is not None:
             if lora:

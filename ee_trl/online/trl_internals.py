@@ -17,6 +17,9 @@ from .loss import IDS, NO_IDS, LossWeights, NumberedRows, SampleIdCollator, Weig
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from trl import SFTTrainer as Stock
+else:
+    Stock = object
 
 TRL_VERSIONS = ">=1.16,<2"
 """The releases of TRL that this file is written for."""
@@ -48,7 +51,7 @@ def load_checkpoint(trainer: Any, folder: str) -> None:
 # ---- weighted samples ----------------------------------------------------------------------------------------------
 
 
-class OnlineMixin:
+class OnlineMixin(Stock):
     """
     What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit.
 
@@ -58,14 +61,6 @@ class OnlineMixin:
         empathy_checkpoint (`str`, *optional*): Where this training goes on from.
         empathy_samples (`Dataset`, *optional*): With packing, the rows before they were packed.
     """
-
-    # of SFTTrainer
-    args: Any
-    model: Any
-    accelerator: Any
-    data_collator: Any
-    callback_handler: Any
-    _signature_columns: Any
 
     empathy_weights: LossWeights | None = None
     empathy_callback: Any = None
@@ -82,7 +77,7 @@ class OnlineMixin:
 
             found = get_last_checkpoint(self.args.output_dir)
         self.empathy_checkpoint = found or None
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """As in SFTTrainer; its batches say which samples they hold."""
@@ -94,7 +89,7 @@ class OnlineMixin:
         collator = self.data_collator
         self.data_collator, self._numbering = SampleIdCollator(collator), True
         try:
-            return super().get_train_dataloader()  # type: ignore[misc]
+            return super().get_train_dataloader()
         finally:
             self.data_collator, self._numbering = collator, False
 
@@ -102,13 +97,13 @@ class OnlineMixin:
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """As in SFTTrainer, with each token's log-probability times the weight of its sample while training."""
-        marks = take_marks(inputs)
-        plain = super().compute_loss  # type: ignore[misc]
-        if self.empathy_weights is None or not self.model.training:
+        trainer: Any = self
+        marks, plain = take_marks(inputs), super().compute_loss
+        if self.empathy_weights is None or not trainer.model.training:
             return plain(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if marks is None:
             raise TrainingError(NO_IDS)
-        stand_in = WeightedModel(model, self.empathy_weights, marks, inputs, self.args.loss_type)
+        stand_in = WeightedModel(model, self.empathy_weights, marks, inputs, trainer.args.loss_type)
         result = plain(stand_in, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         if not stand_in.calls:
             raise TrainingError(
@@ -119,37 +114,38 @@ class OnlineMixin:
             return result
         gap = stand_in.gap / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if self.args.average_tokens_across_devices:
-            gap = gap * (self.accelerator.num_processes // self.get_tp_size())  # type: ignore[attr-defined]
+            gap = gap * (self.accelerator.num_processes // self.get_tp_size())
         return (result[0] + gap, result[1]) if return_outputs else result + gap
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        rows = super()._remove_unused_columns(dataset, description)  # type: ignore[misc]
+        rows = super()._remove_unused_columns(dataset, description)
         return NumberedRows(rows) if self._numbering and self.empathy_samples is None else rows
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = train_dataset.rows if isinstance(train_dataset, NumberedRows) else train_dataset
-        return super()._get_train_sampler(rows)  # type: ignore[misc]
+        return super()._get_train_sampler(rows)
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if IDS not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, IDS]
+        super()._set_signature_columns_if_needed()
+        trainer: Any = self
+        if IDS not in trainer._signature_columns:
+            trainer._signature_columns = [*trainer._signature_columns, IDS]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        stock = super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
+        stock = super()._get_num_items_in_batch(batch_samples, device)
         if self.empathy_weights is None:
             return stock
-        return self.empathy_weights.normaliser(self, batch_samples, stock, shifted=self._loss_shifts_labels)  # type: ignore[attr-defined]
+        return self.empathy_weights.normaliser(self, batch_samples, stock, shifted=self._loss_shifts_labels)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        training, self._training_rows_prepared = not self._training_rows_prepared, True  # which come first
+        training, self._training_rows_prepared = not self._training_rows_prepared, True  # SFTTrainer begins with them
         with_ids = packing and training and hasattr(dataset, "__len__") and args.max_length is not None
         settings = copy.copy(args)
         if with_ids:
             settings.max_length = None  # packing cuts: nothing is truncated or dropped before
-        rows = super()._prepare_dataset(  # type: ignore[misc]
+        rows = super()._prepare_dataset(
             dataset, processing_class, settings, packing and not with_ids, formatting_func, dataset_name
         )
         if not with_ids:
@@ -192,7 +188,7 @@ def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
 # ---- other trainers ------------------------------------------------------------------------------------------------
 
 
-class LoadingHook:
+class LoadingHook(Stock):
     """A public hook in place of Trainer's private method that reads a checkpoint's weights, for a class in front."""
 
     def load_weights(self, folder: str, stock: Callable[[], None]) -> None:
@@ -200,5 +196,5 @@ class LoadingHook:
         stock()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load = super()._load_from_checkpoint  # type: ignore[misc]
+        load = super()._load_from_checkpoint
         self.load_weights(resume_from_checkpoint, lambda: load(resume_from_checkpoint, model))

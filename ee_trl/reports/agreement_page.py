@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +55,11 @@ class Side:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scores, as plain types."""
-        rubric = self.rubric and {
-            "name": self.rubric.name, "fingerprint": self.rubric.fingerprint, "text": self.rubric.text
-        }  # fmt: skip
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
             "unscored": self.unscored(),
-            "rubric": rubric,
+            "rubric": self.rubric and {**asdict(self.rubric), "fingerprint": self.rubric.fingerprint},
             "injection": self.injection,
         }
 
@@ -82,10 +79,10 @@ def write_agreement(folder: Path, dataset: str, a: Side, b: Side, found: Agreeme
     Writes `agreement.md`, `agreement.json` and `agreement.png`.
 
     Args:
-        folder (`Path`): Where to; it is made.
-        dataset (`str`): What the samples are called.
-        a, b ([`Side`]): Who was compared.
-        found ([`Agreement`]): Of their scores.
+        folder (`Path`): The folder of the report; it is made.
+        dataset (`str`): The name of the data set.
+        a, b ([`Side`]): The two that were compared.
+        found ([`Agreement`]): The agreement of their scores.
         more: Further entries of the JSON file, e.g. `versions`.
 
     Returns:
@@ -122,7 +119,7 @@ def _parts(dataset: str, a: Side, b: Side, found: Agreement) -> list[str | Table
     rows = [(letter, side.name, Code(side.fingerprint), _reasons(side)) for letter, side in sides]
     return [
         Title("Agreement of two scorers"),
-        Table(("", "scores", "fingerprint", "unscored"), rows, f"On {dataset}:"),
+        Table(("", "scores", "fingerprint", "unscored"), rows, f"On {dataset}:", texts=4),
         *found.parts(),
         *(part for letter, side in sides if side.injection for part in _injection_parts(letter, side.injection)),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import RATIONALITY, SENSIBILITY
-from ..data.columns import Coded, counts
+from ..data.columns import Coded
 from ..data.samples import GIVEN, Scores, read_scores
 from ..data.tables import read_metadata
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
@@ -98,7 +98,7 @@ def dataset_card(
         kept=f"{kept:,}",
         total=f"{total:,}",
         share=percent(kept, total),
-        of_source=f" of {markdown_text(Code(hub_name(source) or Path(source).name))}" if source else "",
+        of_source=f" of {_code(hub_name(source) or Path(source).name)}" if source else "",
         chosen_how=how,
         t_sensibility=f"{summary.threshold[0]:g}",
         t_rationality=f"{summary.threshold[1]:g}",
@@ -184,15 +184,14 @@ def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
 def _made_by(scorers: Sequence[str]) -> str:
     if list(scorers) == [GIVEN]:
         return "The scores came with the data; what made them is not recorded."
-    return f"The scores were made by {', '.join(markdown_text(Code(name)) for name in scorers) or 'nothing'}."
+    return f"The scores were made by {', '.join(map(_code, scorers)) or 'nothing'}."
 
 
 # ---- sections of model cards ---------------------------------------------------------------------------------------
 
 
 def selection_section(record: Mapping[str, Any]) -> str:
-    """The section on the data of an expert: what was selected, by what, and why the rest was not; `record` is its
-    `selection.json`."""
+    """The section on an expert's data, from its `selection.json`: what was selected and what was not, and why."""
     settings, found = record["settings"], record["counts"]
     total, audit = sum(found.values()), record.get("emotions")
     return _section(
@@ -216,7 +215,7 @@ def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, flo
 
     Args:
         record (`Mapping`): The run's `rows.json`.
-        rows (`Mapping`): What [`~ee_trl.reports.draws.by_quadrant`] found.
+        rows (`Mapping`): The result of [`~ee_trl.reports.draws.by_quadrant`].
     """
     total = sum(row["draws"] for row in rows.values())
     names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
@@ -295,12 +294,12 @@ def _code(text: str) -> str:
 
 def _settings_table(settings: Mapping[str, Any]) -> Table:
     rows = [(name, Code(value)) for name, value in settings.items() if name != "scorer"]
-    return Table(("setting", "value"), rows)
+    return Table(("setting", "value"), rows, texts=2)
 
 
 def _reasons_table(found: Mapping[str, int]) -> Table:
     total = sum(found.values())
-    rows = [(Code(name), f"{n:,}", percent(n, max(total, 1))) for name, n in found.items()]
+    rows = [(Code(name), f"{n:,}", percent(n, total)) for name, n in found.items()]
     return Table(("", "samples", "share"), rows)
 
 
@@ -313,13 +312,10 @@ def emotion_audit(emotions: Coded | None, drops: Coded) -> dict[str, dict[str, i
     """
     if emotions is None:
         return {}
-    width = len(drops.names)
-    pairs = counts(emotions.codes, len(emotions.names), drops.codes, width)
-    found = {}
-    for i, emotion in enumerate(emotions.names):
-        row = {name or "kept": n for name, n in zip(drops.names, pairs[i * width : (i + 1) * width], strict=True)}
-        if sum(row.values()):
-            found[emotion or "(none)"] = row
+    found = {
+        emotion or "(none)": {reason or "kept": n for reason, n in row.items()}
+        for emotion, row in emotions.counts_with(drops).items()
+    }
     return dict(sorted(found.items(), key=lambda item: (-sum(item[1].values()), item[0])))
 
 

@@ -72,9 +72,7 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
     """The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null."""
     import pyarrow.parquet as pq
 
-    if not path.exists():
-        raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
-    table = pq.read_table(path)
+    table = pq.read_table(_there(path))
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise EmpathyError(f"{path} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
@@ -89,9 +87,7 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The entries of `empathy_history.json`; samples without a quadrant are named `"unscored"`."""
-    if not path.exists():
-        raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
-    entries = read_json(path)
+    entries = read_json(_there(path))
     if not isinstance(entries, list) or not all({"step", "progress", "shares"} <= set(entry) for entry in entries):
         raise EmpathyError(f"{path} is not a list of entries with step, progress and shares; do not edit it by hand")
     for entry in entries:
@@ -99,6 +95,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             if entry.get(key) is not None:
                 entry[key] = {name or UNSCORED: value for name, value in entry[key].items()}
     return entries
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise EmpathyError(f"{path} is not there; a training with a policy writes it when it ends")
+    return path
 
 
 def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -112,20 +114,26 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     rows = {}
     for name in NAMES:
         inside = draws["quadrant"] == name
-        times = draws["draws"][inside]
-        drawn = times > 0
         if not inside.any():
             continue
-        weights = draws["mean_weight"][inside]
-        known = drawn & np.isfinite(weights)
-        row = {"samples": int(inside.sum()), "drawn": int(drawn.sum()), "draws": float(times.sum())}
-        row["weight"] = float(np.average(weights[known], weights=times[known])) if known.any() else np.nan
-        for loss in ("first_loss", "last_loss", "mean_loss"):
-            values = draws[loss][inside][drawn]
-            values = values[np.isfinite(values)]
-            row[loss] = float(values.mean()) if len(values) else np.nan
-        rows[name] = row
+        part = {key: column[inside] for key, column in draws.items()}
+        drawn = part["draws"] > 0
+        rows[name] = {
+            "samples": int(inside.sum()),
+            "drawn": int(drawn.sum()),
+            "draws": float(part["draws"].sum()),
+            "weight": _mean(part["mean_weight"][drawn], part["draws"][drawn]),
+            **{loss: _mean(part[loss][drawn]) for loss in ("first_loss", "last_loss", "mean_loss")},
+        }
     return rows
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The mean of the values that are not NaN; NaN of none."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.nan
+    return float(np.average(values[known], weights=None if weights is None else weights[known]))
 
 
 # ---- page ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..axes import AXES, QUADRANTS, TIE
-from ..data.columns import Coded, counts
+from ..data.columns import Coded
 from ..data.dialogue import REASONS, SCORED
 from ..data.samples import Scores
 from ..display import Displayed, Table, percent
@@ -57,8 +57,8 @@ class Summary(Displayed):
             f"{', '.join(self.scorers) or 'no scorer'}"
         )
         if self.unscored:
-            rows = [(why, f"{n:,}", REASONS.get(why, "")) for why, n in self.unscored.items()]
-            yield Table(("unscored because", "samples", ""), rows)
+            rows = [(why, REASONS.get(why, ""), f"{n:,}") for why, n in self.unscored.items()]
+            yield Table(("unscored because", "", "samples"), rows, texts=2)
         both = f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else ""
         yield quadrants_table(self.quadrants, f"quadrants at T = {t_s:g}{both}")
         if self.axes:
@@ -112,14 +112,10 @@ def _axes(scores: Scores) -> dict[str, dict[str, float]]:
 def _emotions(scores: Scores, where: Coded) -> dict[str, dict[str, float]] | None:
     if scores.emotions is None:
         return None
-    width, names = len(where.names), scores.emotions.names
-    pairs = counts(scores.emotions.codes, len(names), where.codes, width)
     found: dict[str, dict[str, float]] = {}
-    for emotion in sorted(names):
-        start = names.index(emotion) * width
-        shares = dict(zip(where.names, pairs[start : start + width], strict=True))
-        total = sum(shares[q] for q in NAMES)
+    for emotion, row in sorted(scores.emotions.counts_with(where).items()):
+        total = sum(row[name] for name in NAMES)
         if total:
-            row: dict[str, float] = {"scored": total, **{f"{q}_share": shares[q] / total for q in NAMES}}
-            found[emotion or "(none)"] = row
+            shares = {f"{name}_share": row[name] / total for name in NAMES}
+            found[emotion or "(none)"] = {"scored": total, **shares}
     return dict(sorted(found.items(), key=lambda item: -item[1]["sensibility_share"]))

@@ -165,7 +165,7 @@ def _samples(batch: Batch, done: set[int]) -> list[Sample]:
     """The samples of the rows; a row that is `done` is one sample as it stands, whatever it holds."""
     if not done:
         return batch.samples
-    kept = [sample for sample in batch.samples if sample.row not in done]
+    kept = [sample for sample in batch.samples if sample.row not in done] if len(done) < batch.num_rows else []
     return sorted([*kept, *(Sample(row, None, None, None) for row in done)], key=lambda sample: sample.row)
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import yaml
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from ..errors import EmpathyError, SelectionError, check_choice
 from ..online.lookahead import BEHIND, ON_FAILURE
@@ -21,9 +22,6 @@ from ..online.policies.named import Schedule, load_policy, policy_options
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from ..selector import EmpathyDataSelector
 
-
-if TYPE_CHECKING:
-    from trl import TrlParser
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +145,6 @@ class PipelineArguments(ExpertArguments):
     empathy_max_new_tokens: int = _option(64, "Most tokens of a reply.")
 
     def __post_init__(self) -> None:
-        from trl import SFTConfig
-
         settings = sorted({option.name for option in fields(SFTConfig)} - {"output_dir"})
         composing = ["dtype", "gate_init", "gate_samples", "max_shard_size", "seed", "shared", "top_k"]
         for part, valid in (("base_training", settings), ("router_training", settings), ("moe", composing)):
@@ -250,8 +246,6 @@ def _steps_or_share(name: str, value: str) -> float:
 
 def recipe_parser(arguments: type[DataArguments], **defaults: Any) -> TrlParser:
     """The parser of a recipe: these arguments, TRL's settings of training and model, and the recipe's defaults."""
-    from trl import ModelConfig, SFTConfig, TrlParser
-
     parser = TrlParser([arguments, SFTConfig, ModelConfig])  # type: ignore[list-item]
     parser.set_defaults(**defaults)
     return parser

@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
 from ..data.dialogue import Dialogue, conversations
@@ -20,15 +22,10 @@ from ..errors import EmpathyError, FormatError, SelectionError, unknown
 from ..files import blocks_of, digest, json_digest
 from ..reports.plane import plot_plane
 from ..scoring.judged import conversation_numbers, held_out_of
+from ..selection import Selection
+from ..selector import EmpathyDataSelector
+from .arguments import DataArguments, PipelineArguments
 
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
-    from datasets import Dataset
-
-    from ..selection import Selection
-    from ..selector import EmpathyDataSelector
-    from .arguments import DataArguments, PipelineArguments
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +64,9 @@ def open_parts(args: PipelineArguments) -> dict[str, Dataset]:
 
 def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
     """
-    A data set as `"train"` and, about `share` of the rows, `"test"`; no conversation is on both sides.
+    A data set as `"train"` and, for about `share` of the rows, `"test"`; no conversation is on both sides.
 
-    Args:
-        dataset (`Dataset`): In any dialogue format. Rows that begin with the same utterance are one conversation, and
-            so are utterance rows with the same `conv_id`.
-        share (`float`): The share to hold out.
-        seed (`int`): Seed of the draw.
+    Rows that begin with the same utterance are one conversation, and so are utterance rows with the same `conv_id`.
     """
     numbers = _conversations(dataset)
     out = held_out_of(numbers, share, seed)
@@ -149,36 +142,26 @@ def score_together(selector: EmpathyDataSelector, state: PartialState) -> bool:
 def with_scores(
     dataset: Dataset,
     selector: EmpathyDataSelector,
+    state: PartialState,
     max_unscored: float,
-    *,
-    together: bool = False,
-    main: bool = True,
     rescue: Path | None = None,
 ) -> Dataset:
     """
     The data set with scores: those that it has, or else the selector's.
 
-    Args:
-        dataset (`Dataset`): In any dialogue format.
-        selector (`EmpathyDataSelector`): With the scorer.
-        max_unscored (`float`): Share of the samples, in [0, 1], that may have no score.
-        together (`bool`, *optional*, defaults to `False`): Whether all processes call this and share the scoring.
-        main (`bool`, *optional*, defaults to `True`): Whether this process prints and writes.
-        rescue (`Path`, *optional*): File for the scored samples if too many have no score.
-
-    Raises:
-        [`CoverageError`]: Too many samples have no score.
+    All processes call this under [`score_together`], otherwise the main one. If a greater share than `max_unscored` of
+    the samples has no score, the scored samples are written to `rescue` and [`CoverageError`] is raised.
     """
     if has_scores(dataset):
         logger.warning("the data set has scores already; they are used as they are")
         return dataset
-    scored = selector.score(dataset, shared=together)
+    scored = selector.score(dataset, shared=score_together(selector, state))
     coverage = selector.coverage
     assert coverage is not None
-    if main:
+    if state.is_main_process:
         print(coverage)
-    if main and rescue is not None and coverage.unscored_share > max_unscored:
-        scored.to_parquet(rescue)
+        if rescue is not None and coverage.unscored_share > max_unscored:
+            scored.to_parquet(rescue)
     coverage.check(max_unscored, str(rescue or ""))
     return scored
 
@@ -205,15 +188,7 @@ def draw_plane(scores: Scores, selector: EmpathyDataSelector, path: Path) -> Non
 
 
 def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: int) -> tuple[Dataset, list[str]]:
-    """
-    Held-out samples with scores as `prompt` and `completion`, in a mixed order, and the quadrant of each.
-
-    Args:
-        scored (`Dataset`): The scored samples.
-        selector (`EmpathyDataSelector`): With threshold and ties.
-        most (`int`): How many samples at most, evenly spaced.
-        seed (`int`): Seed of the order.
-    """
+    """At most `most` of the samples with scores, evenly spaced, in a mixed order, and the quadrant of each."""
     rows = selector.select(scored, keep=EVERYTHING)
     if len(rows) > most:
         rows = rows.select(np.linspace(0, len(rows) - 1, most).astype(int).tolist())
@@ -225,6 +200,4 @@ def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: in
 
 def read_rows(path: Path) -> Dataset:
     """A parquet file of rows."""
-    from datasets import Dataset
-
     return Dataset.from_parquet(str(path))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from datasets import Dataset
 
 from ..data.samples import read_scores
 from ..data.tables import write_file
 from ..files import read_json, write_json, write_text
 from ..reports.cards import emotion_audit, selection_section
 from ..reports.rubric import rubric_text
+from .arguments import ExpertArguments
 from .data import EMBEDDED, choose, draw_plane, read_rows, score_together, with_scores
 from .run import RecipeRun
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from .arguments import ExpertArguments
 
 SELECTION_DIR = "selection"
 
@@ -33,23 +30,15 @@ class ExpertRun(RecipeRun):
         if not (folder / "selection.json").exists():
             together = not self._scores_given and score_together(self.selector, self.state)
             if together or self.state.is_main_process:
-                self._select_into(folder, together)
+                self._select_into(folder)
         self.state.wait_for_everyone()
         return read_rows(folder / "selected.parquet"), self.test_set()
 
-    def _select_into(self, folder: Path, together: bool) -> None:
-        main, selector = self.state.is_main_process, self.selector
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
-        scored = with_scores(
-            self.source,
-            selector,
-            self.args.empathy_max_unscored,
-            together=together,
-            main=main,
-            rescue=folder / "scored.parquet",
-        )
-        if not main:
+    def _select_into(self, folder: Path) -> None:
+        selector, rescue = self.selector, folder / "scored.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        scored = with_scores(self.source, selector, self.state, self.args.empathy_max_unscored, rescue)
+        if not self.state.is_main_process:
             return
         chosen, summary = choose(scored, selector, self.args.rule_options()), selector.summary(scored)
         scores = read_scores(scored, emotion=True)

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
+from trl import ModelConfig, SFTConfig
 
 from ..axes import RATIONALITY, SENSIBILITY
 from ..data.samples import read_scores
@@ -23,7 +24,7 @@ from ..moe.checkpoint import digest, resolve_folder
 from ..moe.compose import average_experts, compose_moe
 from ..moe.routing_report import PICTURE, RECORD, group_table
 from ..moe.training import ATTENTION
-from .arguments import ExpertArguments, MoEArguments
+from .arguments import ExpertArguments, MoEArguments, PipelineArguments
 from .data import (
     EVERYTHING,
     choose,
@@ -42,11 +43,6 @@ from .run import identity_of
 from .stages import Stage, Stages
 
 
-if TYPE_CHECKING:
-    from trl import ModelConfig, SFTConfig
-
-    from .arguments import PipelineArguments
-
 EXPERTS = (SENSIBILITY, RATIONALITY)
 UNION, BASE, ROUTER = "union", "base", "router"
 _OF_A_BASE = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
@@ -56,14 +52,7 @@ _VERSION = package_versions("ee-trl")
 
 
 class EfficientEmpathy:
-    """
-    One run of the whole method, and its folder.
-
-    Args:
-        args (`PipelineArguments`): Data, selection, and how the stages differ.
-        training_args (`SFTConfig`): TRL's, for the experts; `output_dir` is the run's folder.
-        model_args (`ModelConfig`): TRL's; without a model, a tiny one is trained first.
-    """
+    """One run of the whole method, and its folder; TRL's arguments are the experts'. Without a model, trains one."""
 
     def __init__(self, args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
         self.args, self.training_args, self.model_args = args, training_args, model_args
@@ -104,16 +93,15 @@ class EfficientEmpathy:
             "turns": self.selector.turns,
             **_VERSION,
         }
-        together, main = score_together(self.selector, self.state), self.state.is_main_process
 
         def work(folder: Path) -> None:
             for name, part in open_parts(args).items():
-                scored = with_scores(part, self.selector, args.empathy_max_unscored, together=together, main=main)
-                if main:
+                scored = with_scores(part, self.selector, self.state, args.empathy_max_unscored)
+                if self.state.is_main_process:
                     path = folder / f"{name}.parquet"
                     write_file(tables_of(scored), scored.features, path, metadata={"part": name})
 
-        done = self.stages.run("score", inputs, work, together=together)
+        done = self.stages.run("score", inputs, work, together=score_together(self.selector, self.state))
         self.selector = args.make_selector()  # frees a judge's weights
         return done
 

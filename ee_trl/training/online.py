@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
 
 from ..data.formats import recognise
 from ..data.samples import dialogue_tables, refuse_utterances
@@ -14,14 +16,10 @@ from ..online.trainer import EmpathySFTTrainer
 from ..reports.cards import draws_section
 from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
 from ..reports.rubric import rubric_text
+from .arguments import OnlineArguments
 from .data import EMBEDDED, read_rows
 from .run import RecipeRun
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from .arguments import OnlineArguments
 
 ROWS_DIR = "rows"
 

@@ -41,12 +41,11 @@ def measure_model(
 
     Args:
         folder (`Path`): A model, or a LoRA that names its base.
-        eval_set (`EvalSet`): The dialogues.
-        quadrants (`Sequence[str]`, *optional*): The quadrant of each.
+        eval_set (`EvalSet`), quadrants (`Sequence[str]`, *optional*): The dialogues, and the quadrant of each.
         label (`str`): What the progress bar calls the model.
         replies (`int`, *optional*): For how many dialogues, from the first on, to generate a reply; by default all.
-        max_new_tokens (`int`, *optional*, defaults to `40`): Most tokens of a reply.
-        device (`str`, *optional*): By default a GPU if there is one.
+        max_new_tokens, device (*optional*): See [`~ee_trl.evaluation.generation.Decoding`] and
+            [`~ee_trl.evaluation.candidates.load_candidate`].
 
     Returns:
         `dict`: `loss` and `perplexity` of the references, and `samples`, each for `"all"` and every quadrant;

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel
+from peft import LoraConfig
 from transformers import AutoConfig
 
 from ..axes import AXES, quadrants
@@ -17,16 +18,12 @@ from ..moe.compose import compose_moe
 from ..moe.routing import measure_routing
 from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from ..moe.training import ATTENTION, RouterSFTTrainer, check_arguments, check_config
+from ..selector import EmpathyDataSelector
+from .arguments import MoEArguments
 from .data import EMBEDDED, read_rows
 from .expert import SELECTION_DIR, ExpertRun
 from .tiny_model import build_tiny_causal_lm
 
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-    from ..selector import EmpathyDataSelector
-    from .arguments import MoEArguments
 
 BEFORE = "routing_before.json"
 
@@ -116,16 +113,10 @@ def report_rows(
     path: Path, number: int, selector: EmpathyDataSelector
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """
-    Dialogues for the router report, the same number of each quadrant where there are enough.
-
-    Args:
-        path (`Path`): The selected rows.
-        number (`int`): How many in all.
-        selector (`EmpathyDataSelector`): With threshold and ties.
+    At most `number` of the selected rows, the same number of each quadrant where there are enough.
 
     Returns:
-        `tuple`: rows with `prompt` and `completion`, and for `"quadrant"` and, where there is one, `"emotion"` the
-        group of each.
+        `tuple`: the rows, and the `"quadrant"` of each and, where there is one, its `"emotion"`.
     """
     table = read_rows(path)
     sensibility, rationality = (np.asarray(table[axis], float) for axis in AXES)

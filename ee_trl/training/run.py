@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig
 from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..data.samples import all_dialogues
 from ..display import shortened
@@ -22,16 +24,10 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
+from .arguments import DataArguments
 from .data import content_of, has_scores, open_split
 from .tiny_model import build_tiny_causal_lm
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import ModelConfig, SFTConfig
-
-    from .arguments import DataArguments
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +237,7 @@ class RecipeRun(ABC):
     # -- training
 
     def train(self, trainer: SFTTrainer) -> None:
-        """Trains, or resumes; a checkpoint of the last step is taken as it is, where Trainer would add a step."""
+        """Trains, or resumes; a checkpoint of the last step is only loaded: Trainer would take one more step."""
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # these load weights only when they train
         if self.checkpoint is not None and not sharded:
             state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))

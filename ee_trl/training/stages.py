@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..files import blocks_of, digest, json_digest, read_json, write_json
 from .run import differences
 
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 KEPT = ("*.safetensors", "*.parquet", "*.json", "*.jinja")
 """The files that the digest of a stage covers: weights, data, records, tokenizers."""
@@ -34,14 +32,7 @@ _RECORDS = ".stages"
 
 @dataclass(frozen=True)
 class Stage:
-    """
-    A finished stage.
-
-    Args:
-        name (`str`): Its name.
-        folder (`Path`): The folder with its results.
-        digest (`str`): Of its results.
-    """
+    """A finished stage: the folder with its results, and their digest."""
 
     name: str
     folder: Path
@@ -69,14 +60,7 @@ def digest_files(folder: Path) -> str:
 
 
 class Stages:
-    """
-    The stages of a run, in one folder.
-
-    Args:
-        folder (`Path`): The run's.
-        processes (`PartialState`): The launch's; the main process writes the records, the others wait for them.
-        say (`Callable`, *optional*, defaults to `print`): Tells the user, in the main process.
-    """
+    """The stages of a run, in one folder; the main process writes the records and talks, the others wait for it."""
 
     def __init__(self, folder: Path, processes: PartialState, say: Callable[[str], Any] = print) -> None:
         self.folder, self.processes, self.say = folder, processes, say
@@ -91,8 +75,8 @@ class Stages:
         Args:
             name (`str`): Its name.
             inputs (`Mapping`): Everything that determines its results.
-            work (`Callable`): Makes the results in the given folder, which holds what an interrupted run left.
-            together (`bool`, *optional*, defaults to `False`): Whether all processes work on it, or the main one.
+            work (`Callable`): Makes the results in a folder, which may hold what an interrupted run left.
+            together (`bool`, *optional*, defaults to `False`): Whether all processes work, or the main one.
         """
         main = self.processes.is_main_process
         inputs = json.loads(json.dumps(inputs, default=str))

@@ -1,4 +1,4 @@
-"""A tiny causal language model with tokenizer and chat template, built from a config: everything runs offline."""
+"""A tiny causal language model with tokenizer and chat template, for runs without a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT_TEMPLATE = """{%- for message in messages %}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
-"""Its prompts are prefixes of its conversations, and `{% generation %}` marks what `assistant_only_loss` counts."""
+"""A prompt is a prefix of its conversation; `{% generation %}` marks what `assistant_only_loss` counts."""
 
 _SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
@@ -35,17 +35,14 @@ def build_tiny_causal_lm(
     """
     Writes a randomly initialised Llama with a byte-level BPE tokenizer to a folder that `from_pretrained` loads.
 
-    The same arguments give the same bytes. It knows no language before it is trained, and little after.
+    The same arguments give the same bytes. The model knows no language before it is trained, and little after.
 
     Args:
-        output_dir (`str` or `os.PathLike`):
-            The folder; made if it is not there.
-        texts (`Iterable[str]`, *optional*):
-            What the tokenizer is trained on; by default the embedded sample.
+        output_dir (`str` or `os.PathLike`): The folder.
+        texts (`Iterable[str]`, *optional*): Texts to train the tokenizer on; by default the embedded sample.
         vocab_size, hidden_size, num_hidden_layers, num_attention_heads, max_position_embeddings (`int`, *optional*):
-            As in `transformers.LlamaConfig`.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the weights; the global random state is left as it was.
+            See `transformers.LlamaConfig`.
+        seed (`int`, *optional*, defaults to `0`): Seed of the weights; the global random state does not change.
 
     Returns:
         `Path` of the folder.

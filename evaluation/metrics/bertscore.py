@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ee_trl.errors import require
 
-from ..bootstrap import Sums, means, with_intervals
+from ..bootstrap import means, with_intervals
 from ..texts import check_columns
 
 
@@ -30,34 +30,14 @@ def bertscore_scores(
     """
     BERTScore (Zhang et al. 2020): how alike the words of reply and reference are in the embeddings of an encoder.
 
-    Args:
-        predictions (`Sequence[str]`): The generated replies. A blank one scores 0.
-        references (`Sequence[str]`): The reference of each.
-        model (`str` or `os.PathLike`): Folder or hub id of an encoder.
-        num_layers (`int`, *optional*): The layer whose embeddings are compared. By default the one that the library
-            found best for a model of that name (the folder's), or else the model's last.
-        batch_size (`int`, *optional*, defaults to `32`): Texts per forward pass.
-        device (`str`, *optional*): By default a CUDA device where there is one.
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `bertscore_precision`, `bertscore_recall`, `bertscore_f1` (means, x100, not rescaled), `blank`
-        (predictions), `n`, `num_layers`; with `resamples` also `<name>_interval`.
-
-    Raises:
-        ValueError: A reference is blank, no model is given, or the model has no such layer.
+    See the card for its inputs, numbers and limits: `evaluation/bertscore/README.md`.
     """
     scored = sample_similarities(
         predictions, references, model, num_layers=num_layers, batch_size=batch_size, device=device
     )
-    resampler = bertscore_resampler(scored)
+    resampler = means({name: scored[name] for name in NAMES})
     counts = {"blank": int(scored["blank"].sum()), "n": resampler.n, "num_layers": int(scored["num_layers"])}
     return with_intervals({**resampler.point(), **counts}, lambda: resampler, **bootstrap)
-
-
-def bertscore_resampler(scored: Mapping[str, np.ndarray]) -> Sums:
-    """The numbers of [`bertscore_scores`] for resamples, from what [`sample_similarities`] gives."""
-    return means({name: scored[name] for name in NAMES})
 
 
 def sample_similarities(

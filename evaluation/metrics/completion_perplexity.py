@@ -34,44 +34,9 @@ def perplexity_scores(
     **bootstrap: Any,
 ) -> dict[str, Any]:
     """
-    Perplexity of the completions, given their prompts, over the whole corpus.
+    Perplexity of the completions, given their prompts, over the whole corpus (Jelinek et al. 1977).
 
-    perplexity = exp(nll), nll = -1/T * sum of log p(token | all tokens before it), over the T completion tokens of
-    all samples together (Jelinek et al. 1977). Tokens of the prompt and padding do not count. Perplexities compare
-    only between models with the same tokenizer and the same chat template.
-
-    Args:
-        prompts (`Sequence[str]` or `Sequence[list[dict]]`):
-            Plain texts, or conversations (lists of messages), which go through the chat template.
-        completions (`Sequence[str]` or `Sequence[list[dict]]`):
-            The reference reply of each, in the same form.
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            A causal language model, or the folder or id to load one from. A model that is passed keeps its device,
-            dtype and train or eval mode.
-        tokenizer (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Its tokenizer, or where to load it from; by default where `model` is loaded from.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Samples per forward pass. It changes speed and memory, not the number (in float32 within 1e-4).
-        max_length, add_eos, chat_template_kwargs (*optional*):
-            See [`tokenize_sample`].
-        device (`str` or [`~torch.device`], *optional*):
-            Where a model that is loaded here goes; by default a CUDA device where there is one.
-        dtype (`str` or [`~torch.dtype`], *optional*):
-            Type of the weights of a model that is loaded here; by default transformers' choice.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether a run of more than two seconds shows a progress bar.
-        bootstrap (*optional*):
-            See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `perplexity` (from 1 up), `nll` (nats per token, from 0 up), `tokens` (completion tokens counted), `n`
-        (samples), `truncated` (samples cut to `max_length`), `unscored` (samples with no completion token left to
-        count); with `resamples` also `perplexity_interval` and `nll_interval`.
-
-    Raises:
-        ValueError: A completion is empty, no token is left to count, a batch size or maximum length is below 1, or
-            `device` or `dtype` is given with a model that is loaded already.
-        TypeError: An input has the wrong form, or the model or its tokenizer is missing.
+    See the card for its inputs, numbers and limits: `evaluation/completion_perplexity/README.md`.
     """
     prompts, completions = check_columns({"prompts": prompts, "completions": completions}, PERPLEXITY_CHECKS)
     for name, value in (("batch_size", batch_size), ("max_length", max_length)):

@@ -26,29 +26,9 @@ def bleu_scores(
     **bootstrap: Any,
 ) -> dict[str, Any]:
     """
-    BLEU-1 to BLEU-4 of a corpus of texts (Papineni et al. 2002), each with uniform weights, x100.
+    BLEU-1 to BLEU-4 of a corpus of texts (Papineni et al. 2002), x100, by nltk.
 
-    BLEU-N = 100 * BP * exp(1/N * sum of log p_n for n from 1 to N), with p_n the clipped n-gram precision over the
-    corpus and BP = min(1, exp(1 - r/c)), c the length of all predictions and r that of the closest references. Where
-    p_n has no match its numerator is 1e-12 (`method1` of Chen and Cherry 2014); without one common word all four
-    are 0.
-
-    Args:
-        predictions (`Sequence[str]`): The generated texts.
-        references (`Sequence[str]` or `Sequence[Sequence[str]]`): The reference of each, or a list of them.
-        tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`): See
-            [`~ee_trl.evaluation.texts.get_tokenizer`].
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `bleu1` to `bleu4` (0 to 100), `brevity_penalty` (0 to 1), `prediction_length` and `reference_length`
-        (tokens), `n` (samples); with `resamples` also `bleu1_interval` to `bleu4_interval`.
-
-    Example:
-
-    >>> scores = bleu_scores(["i am so sorry"], [["i am sorry", "i am so sad"]])
-    >>> round(scores["bleu1"], 2), round(scores["bleu2"], 2), scores["brevity_penalty"], scores["n"]
-    (100.0, 81.65, 1.0, 1)
+    See the card for its inputs, numbers and limits: `evaluation/dialogue_bleu/README.md`.
     """
     texts, several = check_columns({"predictions": predictions, "references": references}, BLEU_CHECKS)
     hypotheses, targets = tokenize_all(texts, tokenizer), [tokenize_all(one, tokenizer) for one in several]

@@ -17,27 +17,9 @@ def distinct_scores(
     predictions: Sequence[str], tokenizer: Tokenizer = "nltk", truncate_to: int | None = None, **bootstrap: Any
 ) -> dict[str, Any]:
     """
-    Dist-1 and Dist-2 over a whole corpus (Li et al. 2016).
+    Dist-1 and Dist-2 over a whole corpus (Li et al. 2016): unique n-grams over all n-grams, x100.
 
-    Dist-n = 100 * |set of n-grams| / (number of n-grams), over all predictions together. The number falls as the
-    corpus grows, since words recur: compare only at equal `n`.
-
-    Args:
-        predictions (`Sequence[str]`): The texts.
-        tokenizer (`str` or `Callable`, *optional*, defaults to `"nltk"`): See
-            [`~ee_trl.evaluation.texts.get_tokenizer`].
-        truncate_to (`int`, *optional*): Count only the first so many predictions, to compare corpora at equal `n`. The
-            result then depends on the order of the predictions.
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `dist1` and `dist2` (0 to 100) and `n`, the number of predictions counted; with `resamples` also
-        `dist1_interval` and `dist2_interval`, for corpora of `n` replies.
-
-    Example:
-
-    >>> distinct_scores(["i am so so sorry", "i am here"], tokenizer="whitespace")
-    {'dist1': 62.5, 'dist2': 83.33333333333333, 'n': 2}
+    See the card for its inputs, numbers and limits: `evaluation/distinct/README.md`.
     """
     [texts] = check_columns({"predictions": predictions})
     corpus = tokenize_all(_first(texts, truncate_to), tokenizer)

@@ -27,21 +27,7 @@ def emotion_scores(predictions: Sequence[str], references: Sequence[str], **boot
     """
     How often a model names the emotion that a dialogue was written for.
 
-    Args:
-        predictions (`Sequence[str]`): The emotion that the model gives for each dialogue, one of [`EMOTIONS`].
-        references (`Sequence[str]`): The emotions of the data.
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `accuracy`, `macro_f1` (over the emotions that the references hold) and `majority` (the accuracy of
-        always giving the references' commonest emotion), all 0 to 100; `recall`, emotion -> 0 to 100; `n`; with
-        `resamples` also `accuracy_interval` and `macro_f1_interval`.
-
-    Example:
-
-    >>> found = emotion_scores(["sad", "proud", "angry", "sad"], ["sad", "proud", "furious", "sad"])
-    >>> found["accuracy"], found["majority"], found["recall"]["furious"], found["n"]
-    (75.0, 50.0, 0.0, 4)
+    See the card for its inputs, numbers and limits: `evaluation/emotion_accuracy/README.md`.
     """
     columns = {"predictions": predictions, "references": references}
     predictions, references = check_columns(columns, dict.fromkeys(columns, check_labels))

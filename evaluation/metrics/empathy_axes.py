@@ -28,31 +28,8 @@ def empathy_axes_scores(
     """
     The mean sensibility and rationality of replies, their shares per quadrant, and how they differ from references.
 
-    Args:
-        predictions (`Sequence[str]`): The generated replies. A blank one is unscored.
-        contexts (`Sequence[list]`): What came before each: utterances of which the last is the speaker's, or messages.
-        references (`Sequence[str]`, *optional*): The reference of each, scored by the same scorer.
-        scorer (`str`, `os.PathLike`, [`~ee_trl.Scorer`] or [`~ee_trl.scoring.run.ScoringRun`], *optional*): See
-            [`~ee_trl.load_scorer`]; by default the bundled `"linear"`. A run brings its score store along.
-        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `sensibility`, `rationality` (means over the scored replies, 0 to 10); `<quadrant>_share` and
-        `tie_share` (0 to 1, of the scored replies); with references the same of them as `reference_...`, and
-        `sensibility_difference`, `rationality_difference` (mean of reply minus reference, where both are scored);
-        `unscored` and `n` (replies), `scorer` (its fingerprint); with `resamples` also `<name>_interval`. NaN where
-        nothing is scored.
-
-    Example:
-
-    >>> class Words:
-    ...     fingerprint = "words"
-    ...     def score(self, dialogues):
-    ...         return np.array([[len(d.response.split()), 2.0] for d in dialogues])
-    >>> found = empathy_axes_scores(["i am so sorry to hear", "oh"], ["my dog died"] * 2, scorer=Words())
-    >>> found["sensibility"], found["sensibility_share"], found["low_share"], found["n"]
-    (3.5, 0.5, 0.5, 2)
+    See the card for its inputs, numbers and limits: `evaluation/empathy_axes/README.md`. Without references
+    their numbers are left out. A [`ScoringRun`] as `scorer` brings its score store along.
     """
     columns = {"predictions": predictions, "contexts": contexts}
     if references is not None:

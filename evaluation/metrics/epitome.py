@@ -26,33 +26,8 @@ def epitome_scores(
     """
     The mean level of emotional reactions, interpretations and explorations (Sharma et al. 2020) in replies.
 
-    diff-ER, diff-IP and diff-EX are the mean squared differences between the levels of a reply and of its reference,
-    both by the same classifier: 0 where every reply communicates a mechanism as its reference does, 4 at most.
-
-    Args:
-        predictions (`Sequence[str]`): The generated replies.
-        contexts (`Sequence[list]`): What came before each, utterances or messages. The classifier is given the last
-            turn as the seeker's post.
-        references (`Sequence[str]`, *optional*): The reference of each.
-        classifier (`str`, `os.PathLike` or [`Classifier`]): See [`load_classifier`].
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `emotional_reactions`, `interpretations`, `explorations` (mean level, 0 to 2), with references also
-        `reference_<mechanism>` and `diff_er`, `diff_ip`, `diff_ex` (0 to 4), and `n`; with `resamples` also
-        `<name>_interval`.
-
-    Raises:
-        ValueError: There is no classifier, or it gives something else than levels.
-
-    Example:
-
-    >>> class Words:
-    ...     def predict(self, seekers, responses):
-    ...         return [["sorry" in text, "must feel" in text, 2 * ("?" in text)] for text in responses]
-    >>> found = epitome_scores(["oh , i am sorry", "why ?"], ["my dog died"] * 2, ["i am sorry"] * 2, Words())
-    >>> found["emotional_reactions"], found["explorations"], found["diff_er"], found["diff_ex"]
-    (0.5, 1.0, 0.5, 2.0)
+    See the card for its inputs, numbers and limits: `evaluation/epitome/README.md`. Without references
+    their numbers are left out.
     """
     columns = {"predictions": predictions, "contexts": contexts}
     if references is not None:

@@ -51,32 +51,7 @@ def judge_replies(
     """
     Mean ratings of replies from 1 to 3 on each aspect, by an LLM judge: the expected value of its answer.
 
-    Args:
-        predictions (`Sequence[str]`): The replies.
-        contexts (`Sequence[list]`): What came before each, utterances or messages.
-        judge (`str`, `os.PathLike` or [`~ee_trl.scoring.judge.chooser.Chooser`]): A folder or hub id of a causal
-            language model, `"server"`, or an object with `fingerprint` and `choose(questions, options)`.
-        aspects (`Sequence[str]`, *optional*): Of `naturalness`, `coherence`, `empathy`; by default all.
-        judge_options (`Mapping`, *optional*): Options of a judge that is loaded here, e.g. `{"quantization": "nf4"}`.
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: each aspect's mean (1 to 3), `unanswered` (questions), `n` (replies) and `judge` (the judge and the
-        version of its questions); with `resamples` also `<aspect>_interval`.
-
-    Raises:
-        ValueError: An aspect is unknown, or there is no such judge.
-
-    Example:
-
-    >>> class Longest:
-    ...     fingerprint = "longest"
-    ...     def choose(self, questions, options):
-    ...         lengths = [len(question.candidates[0][1]) for question in questions]
-    ...         return np.array([[0.0, 0.0, 1.0] if length > 5 else [1.0, 0.0, 0.0] for length in lengths])
-    >>> found = judge_replies(["i am so sorry", "oh"], ["my dog died"] * 2, Longest())
-    >>> found["empathy"], found["n"], found["judge"]
-    (2.0, 2, 'longest/judge-1')
+    See the card for its inputs, numbers and limits: `evaluation/judge/README.md`.
     """
     texts, before = check_columns({"predictions": predictions, "contexts": contexts})
     loaded = _loaded(judge, aspects, judge_options)
@@ -110,30 +85,10 @@ def judge_pairs(
     **bootstrap: Any,
 ) -> dict[str, Any]:
     """
-    Which of two replies an LLM judge prefers on each aspect, asked in both orders.
+    Which of two replies an LLM judge prefers on each aspect, asked in both orders (Zheng et al. 2023).
 
-    A reply wins where it is preferred in both orders, loses where the other is; every other outcome is a tie.
-
-    Args:
-        predictions, references (`Sequence[str]`): The two replies to each context; wins are the predictions'.
-        contexts, judge, aspects, judge_options, bootstrap: As in [`judge_replies`].
-
-    Returns:
-        `dict`: for each aspect `<aspect>_win`, `_tie`, `_lose` (shares), `_preference` (mean probability of the
-        prediction being better, a tie counting half, over both orders: 0.5 is even), `_position_bias` (how much more
-        probable the first place is than the second: -1 to 1, 0 is none) and `_consistency` (share of pairs with the
-        same verdict in both orders); `unanswered` (questions), `n` (pairs), `judge`; with `resamples` also
-        `<name>_interval`.
-
-    Example:
-
-    >>> class First:
-    ...     fingerprint = "first"
-    ...     def choose(self, questions, options):
-    ...         return np.tile([1.0, 0.0, 0.0], (len(questions), 1))
-    >>> found = judge_pairs(["i am so sorry"], ["oh"], ["my dog died"], First(), aspects=("empathy",))
-    >>> found["empathy_tie"], found["empathy_preference"], found["empathy_position_bias"], found["empathy_consistency"]
-    (1.0, 0.5, 1.0, 0.0)
+    A reply wins where it is preferred in both orders, loses where the other is; every other outcome is a tie. Wins are
+    the predictions'. See [`judge_replies`] for inputs and numbers.
     """
     texts, others, before = check_columns({"predictions": predictions, "references": references, "contexts": contexts})
     loaded = _loaded(judge, aspects, judge_options)

@@ -18,25 +18,7 @@ def word_f1_scores(
     """
     Word F1 over the corpus, x100: counts are summed over the samples first, then one F1 is made of them.
 
-    With P_i and R_i the bags of words of sample i's prediction and reference, and M_i = |P_i & R_i| the clipped
-    matches: precision = sum M_i / sum |P_i|, recall = sum M_i / sum |R_i|, F1 = 2 * precision * recall /
-    (precision + recall) = 2 * sum M_i / (sum |P_i| + sum |R_i|).
-
-    Args:
-        predictions (`Sequence[str]`): The generated texts.
-        references (`Sequence[str]`): The reference of each.
-        tokenizer (`str` or `Callable`, *optional*, defaults to `"whitespace"`): See
-            [`~ee_trl.evaluation.texts.get_tokenizer`].
-        bootstrap (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`].
-
-    Returns:
-        `dict`: `word_f1`, `precision`, `recall` (0 to 100; 0 where there are no tokens to divide by) and `n`, the
-        number of samples; with `resamples` also `<name>_interval` of each but `n`.
-
-    Example:
-
-    >>> word_f1_scores(["i am so so sorry", "oh"], ["i am sorry", "oh no !"])
-    {'word_f1': 66.66666666666667, 'precision': 66.66666666666667, 'recall': 66.66666666666667, 'n': 2}
+    See the card for its inputs, numbers and limits: `evaluation/word_f1/README.md`.
     """
     predictions, references = check_columns({"predictions": predictions, "references": references})
     resampler = word_f1_resampler(tokenize_all(predictions, tokenizer), tokenize_all(references, tokenizer))

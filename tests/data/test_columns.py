@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ee_trl.data.columns import Coded, Coder, counts, distinct
+from ee_trl.data.columns import Coded, Coder, distinct
 
 
 def coded(*batches: list[Any], null: str = "none") -> Coded:
@@ -38,9 +38,10 @@ def test_counts_come_most_frequent_first() -> None:
 
 def test_pairs_are_counted() -> None:
     rng = np.random.default_rng(0)
-    first, second = rng.integers(3, size=2_500_000), rng.integers(5, size=2_500_000).astype(np.uint8)
-    found = Counter(zip(first.tolist(), second.tolist(), strict=True))
-    assert counts(first.astype(np.uint8), 3, second, 5) == [found[i, j] for i in range(3) for j in range(5)]
+    first, second = (rng.integers(n, size=2_500_000).astype(np.uint8) for n in (3, 5))
+    pairs = Counter(zip(first.tolist(), second.tolist(), strict=True))
+    found = Coded(first, tuple("abcd")).counts_with(Coded(second, tuple("vwxyz")))
+    assert found == {"abc"[i]: {"vwxyz"[j]: pairs[i, j] for j in range(5)} for i in range(3)}
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,4 @@ def test_columns_of_any_type(values: pa.Array, names: list[str | None]) -> None:
 
 def test_nothing_at_all() -> None:
     assert (len(coded()), coded().counts(), coded().to_array().tolist()) == (0, {}, [])
+    assert coded().counts_with(coded()) == Coded(np.zeros(0, np.uint8), ()).counts_with(coded()) == {}

@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 from same_dialogues import DIALOGUES, MULTI_TURN, ROW_TURN, WAYS, messages
 
-from ee_trl import EmpathyDataSelector
+from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.data.formats import recognise
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import all_dialogues, iter_row_samples, iter_samples, read_samples
@@ -139,3 +139,11 @@ def test_a_damaged_row_is_of_no_conversation_that_is_held_out(damaged: Dataset) 
         for part in [apart(rows, 0.5, seed)["test"]]
     ]
     assert {True, False} in sides
+
+
+def test_all_dialogues_takes_every_reply_selected_or_not() -> None:
+    test = load_sample("test")
+    found = all_dialogues(test)
+    replies = [m["content"] for messages in test["messages"] for m in messages if m["role"] == "assistant"]
+    assert [completion[0]["content"] for completion in found["completion"]] == replies
+    assert len(all_dialogues(test, "last")) == len(test)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,73 @@ def test_holm_and_pairs() -> None:
     assert pairs_of(["a", "b", "c"], "b") == [("b", "a"), ("b", "c")]
 
 
+def test_one_number_of_each_metric_is_claimed(compared) -> None:
+    found, folder, _ = compared
+    primary = ["bleu4", "rougeL", "word_f1", "dist2", "sensibility", "perplexity"]
+    for pair in found.paired:
+        claimed = [name for name in primary if name in pair["numbers"] and pair["numbers"][name]["p"] is not None]
+        assert [name for name, row in pair["numbers"].items() if row["p_holm"] is not None] == claimed
+        assert len(pair["numbers"]) > 2 * len(claimed)  # the others are shown, with no claim
+        corrected = holm({name: pair["numbers"][name]["p"] for name in claimed})
+        assert {name: pair["numbers"][name]["p_holm"] for name in claimed} == corrected
+    assert len(found.paired[0]["numbers"]) - len(found.paired[1]["numbers"]) == 2  # perplexities, of models alone
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| bleu1 \| -?\d.*$", text.split("## Differences")[1], flags=re.MULTILINE):
+        assert row.endswith("|  |  |")
+
+
+def test_conversations_are_drawn_whole(tmp_path) -> None:
+    turns = ["it broke", "oh no", "yes , really", "that is sad", "i cried", "i am sorry"]
+    draw = np.random.default_rng(0)
+    rows = [{"messages": [{"role": ("user", "assistant")[i % 2], "content": f"{text} {n}"} for i, text in
+                          enumerate(turns)]} for n in range(20)]  # fmt: skip
+    eval_set = read_eval_set(Dataset.from_list(rows))
+    assert eval_set.conversations == [3 * (i // 3) for i in range(60)]
+    lengths = np.repeat(draw.integers(1, 9, 20), 3)  # the replies to one conversation are alike
+    (tmp_path / "r.txt").write_text("\n".join("word " * n for n in lengths), encoding="utf-8")
+    options = {"predictions": {"r": tmp_path / "r.txt"}, "metrics": ["distinct"], "store": False, "show": False}
+    whole = evaluate_models(dataset=eval_set, **options, resamples=500)
+    one_by_one = intervals(means({"words": lengths.astype(float)}), Bootstrap(500))["words"]
+    ratio = np.ptp(whole.models["r"]["intervals"]["words"]) / np.ptp(one_by_one)
+    assert ratio == pytest.approx(np.sqrt(3), rel=0.15)
+
+
+def test_a_conversation_is_told_by_its_turns_in_any_order() -> None:
+    def rows(*talks: list[str]) -> Dataset:
+        return Dataset.from_list(
+            [{"context": talk[:end], "response": talk[end]} for talk in talks for end in range(1, len(talk), 2)]
+        )
+
+    two = rows(["hi", "hello", "i won", "great"], ["hi", "hello", "it broke", "oh", "yes", "no"])
+    assert read_eval_set(two).conversations == [0, 0, 2, 2, 2]  # openings that two share do not join them
+    some = rows(["a", "b", "c", "d", "e", "f"], ["g", "h", "i", "j"])
+    assert read_eval_set(some.select([0, 2, 3, 4])).conversations == [0, 0, 2, 2]  # a turn between is not in the set
+    mixed = read_eval_set(some.select([4, 2, 0, 3, 1])).conversations
+    assert len(set(mixed)) == 2
+    assert mixed[0] == mixed[3]
+    assert mixed[1] == mixed[2] == mixed[4]
+    assert read_eval_set(rows(["a", "b"], ["a", "c"])).conversations == [0, 1]
+
+
+def test_references_are_scored_once_for_all_candidates(tmp_path) -> None:
+    eval_set = read_eval_set(limit=4)
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n" * 4, encoding="utf-8")
+    scorer, levels = WordScorer(), []
+
+    class Levels:
+        def predict(self, seekers, responses):
+            levels.extend(responses)
+            return np.zeros((len(responses), 3), int)
+
+    files = {name: tmp_path / f"{name}.txt" for name in ("a", "b", "c")}
+    evaluate_models(
+        predictions=files, dataset=eval_set, scorer=scorer, epitome=Levels(), store=False, resamples=0, show=False
+    )
+    assert scorer.asked == 4 * len(files) + 4
+    assert sorted(levels) == sorted([*"aaaabbbbcccc", *eval_set.references])
+
+
 # ---------------------------------------------------------------------------------------------- generation
 
 
@@ -324,6 +393,106 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_pa
     assert other.find(["a"]) == [None]
 
 
+def test_two_starts_may_keep_replies_in_one_file(tmp_path) -> None:
+    first, second = (StoredReplies(tmp_path, "m", {"model": "x"}) for _ in range(2))  # neither sees a file
+    first.add(["a"], ["one"])
+    second.add(["b"], ["two"])
+    second.add(["a"], ["one"])
+    again = StoredReplies(tmp_path, "m", {"model": "x"})
+    assert again.find(["a", "b", "c"]) == ["one", "two", None]
+    lines = [json.loads(line) for line in again.path.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if "made_by" in line] == lines[:1]
+    with again.path.open("a", encoding="utf-8") as file:  # as version 0.1.0 left it
+        file.write(json.dumps({"made_by": {}}) + "\n" + json.dumps({"key": "c", "reply": "three"}) + "\n")
+    assert StoredReplies(tmp_path, "m", {"model": "x"}).find(["a", "c"]) == ["one", "three"]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_every_process_calls_the_model_as_often_and_gets_all_replies(processes, models, monkeypatch) -> None:
+    from ee_trl.evaluation import generation
+    from ee_trl.online import ranks
+
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=7).prompts
+    hot = Decoding(6, temperature=1.0)
+    options = {"batch_size": 2, "decoding": hot}  # four batches
+    alone = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
+    real, calls, made = generation.generate_batch, [], []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_batch", counted)
+    for rank in range(processes):  # what the others made is known when the last one asks
+        monkeypatch.setattr(ranks, "place", lambda rank=rank: (rank, processes))
+        monkeypatch.setattr(ranks, "every", lambda value: [*made, made.append(value) or value])
+        calls.clear()
+        found = generate_replies(loaded.model, loaded.tokenizer, prompts, **options, shared=True)
+        assert len(calls) == -(-4 // processes)
+    assert found == alone
+
+
+LAUNCHED = """
+import json, sys
+from pathlib import Path
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from ee_trl.evaluation import Decoding, evaluate_models, read_eval_set
+from ee_trl.evaluation.candidates import load_candidate
+from ee_trl.evaluation.generation import generate_replies
+from ee_trl.online.ranks import place
+
+model, folder = sys.argv[1:]
+options = {"limit": 5, "decoding": Decoding(8), "batch_size": 2, "resamples": 20, "store": False, "show": False}
+found = evaluate_models({"m": model}, output=folder, **options)
+rank, processes = place()
+loaded = load_candidate(model)
+fully_shard(loaded.model, mesh=init_device_mesh("cpu", (processes,)))  # which hangs unless all call it as often
+prompts = read_eval_set(limit=3).prompts
+sharded = generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=Decoding(8), shared=True)
+result = {"processes": processes, "replies": found.replies, "sharded": sharded, **found.to_dict()}
+Path(folder, f"rank-{rank}.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.mark.slow
+def test_launched_processes_share_the_generation(models, tmp_path) -> None:
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    done = subprocess.run(
+        [*command, str(script), str(models["adapter"]), str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / "out" / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["processes"] == 2
+    alone = evaluate_models(
+        {"m": str(models["adapter"])}, limit=5, decoding=SHORT, batch_size=2, resamples=20, store=False, show=False
+    )
+    assert first["replies"] == alone.replies
+    assert first["models"]["m"]["numbers"] == pytest.approx(alone.to_dict()["models"]["m"]["numbers"])
+    [stored] = (tmp_path / "out" / "replies").iterdir()
+    keys = [json.loads(line).get("key") for line in stored.read_text(encoding="utf-8").splitlines()]
+    assert keys[0] is None
+    assert len(set(keys[1:])) == 5
+    loaded = load_candidate(models["adapter"])
+    prompts = read_eval_set(limit=3).prompts
+    assert first["sharded"] == generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=SHORT)
+
+
+def test_a_launched_process_loads_onto_its_own_device(models, monkeypatch) -> None:
+    from ee_trl.scoring import base
+
+    monkeypatch.setattr(base, "local_device", lambda: "meta")
+    assert load_candidate(models["base"]).model.device == torch.device("meta")
+
+
 # ---------------------------------------------------------------------------------------------- the report
 
 
@@ -404,8 +573,6 @@ def test_without_picture_library_the_page_is_left_out(compared, monkeypatch, cap
         if name.startswith("matplotlib"):
             raise ImportError(name)
         return real(name, *args, **kwargs)
-
-    import sys
 
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)

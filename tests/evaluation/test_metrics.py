@@ -335,9 +335,7 @@ def resamplers(tiny: dict) -> dict:
         ),
         "word_f1": (word_f1.word_f1_resampler(*pairs), word_f1.word_f1_scores, texts),
         "dialogue_rouge": (
-            dialogue_rouge.rouge_resampler(
-                dialogue_rouge.sample_scores(SAMPLES["predictions"], SAMPLES["references"])
-            ),
+            means(dialogue_rouge.sample_scores(SAMPLES["predictions"], SAMPLES["references"])),
             dialogue_rouge.rouge_scores,
             texts,
         ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +32,39 @@ def run(folder: Path, *args: str) -> None:
     sft_moe.main(*parse_recipe_args(sft_moe.make_parser(), ["--output_dir", str(folder), *QUICK, *args]))
 
 
-def test_the_recipe_trains_routers_alone_reports_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(whole)
-    said = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole run, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("runs") / "whole", io.StringIO()
+    with redirect_stdout(printed):
+        run(folder)
+    return folder, printed.getvalue()
+
+
+def test_the_recipe_trains_routers_alone_and_reports(whole: tuple[Path, str]) -> None:
+    folder, said = whole
     assert "two tiny random models are composed" in said
     for name in (PAGE, PICTURE, RECORD):
-        assert (whole / name).exists()
+        assert (folder / name).exists()
         assert name in said
-    before, after = (Checkpoint(folder) for folder in (whole / "tiny_moe", whole))
+    before, after = (Checkpoint(place) for place in (folder / "tiny_moe", folder))
     changed = {name for name in before.names if not before.read(name).equal(after.read(name))}
     assert changed == {f"model.layers.{i}.block_sparse_moe.gate.weight" for i in range(3)}
-    record = json.loads((whole / RECORD).read_text())
+    record = json.loads((folder / RECORD).read_text())
     assert record["before"]["load"] == [[0.5, 0.5]] * 3  # gates of zero
     assert record["after"]["load"] != record["before"]["load"]
     assert set(record["after"]["by"]) == {"quadrant", "emotion"}
     assert sum(group["rows"] for group in record["after"]["by"]["quadrant"].values()) == record["after"]["rows"]
-    card = (whole / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "## The router" in card
     assert "Experts: sensibility, rationality." in card
 
-    monkeypatch.setattr("ee_trl.moe.routing_report.plot_routing", lambda *_: None)  # the second picture takes seconds
+
+def test_an_interrupted_run_goes_on_and_reports_the_same(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for picture in ("moe.routing_report.plot_routing", "training.data.plot_plane"):  # which take seconds
+        monkeypatch.setattr(f"ee_trl.{picture}", lambda *_: None)
 
     def interrupted(self: Any) -> None:
         raise KeyboardInterrupt
@@ -60,12 +72,12 @@ def test_the_recipe_trains_routers_alone_reports_and_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(RouterSFTTrainer, "merge", interrupted)  # after the last step, before anything is saved
         with pytest.raises(KeyboardInterrupt):
-            run(cut, "--save_steps", "2")
-    [*_, last] = sorted(cut.glob("checkpoint-*"))
+            run(tmp_path, "--save_steps", "2")
+    [*_, last] = sorted(tmp_path.glob("checkpoint-*"))
     assert set(load_file(last / "routers.safetensors")) == {"0", "1", "2"}
-    run(cut, "--save_steps", "2")
-    assert json.loads((cut / RECORD).read_text()) == record
-    run(cut, "--save_steps", "2")
+    run(tmp_path, "--save_steps", "2")
+    assert json.loads((tmp_path / RECORD).read_text()) == json.loads((whole[0] / RECORD).read_text())
+    run(tmp_path, "--save_steps", "2")
     assert "is finished already" in capsys.readouterr().out
 
 

@@ -21,6 +21,7 @@ from ee_trl import compose_moe
 from ee_trl.errors import CompositionError
 from ee_trl.moe.routing import routers
 from ee_trl.moe.training import ROUTERS, RouterSFTTrainer, check_config
+from ee_trl.online.trl_internals import load_checkpoint
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
@@ -228,7 +229,7 @@ def test_settings_under_which_nothing_would_be_learnt_are_refused(
 def test_a_checkpoint_of_another_kind_is_refused(llama: Path, tmp_path: Path) -> None:
     trainer = RouterSFTTrainer(str(llama), settings(tmp_path), train_dataset=rows())
     with pytest.raises(CompositionError, match="is no checkpoint of a router training"):
-        trainer._load_from_checkpoint(str(llama))
+        load_checkpoint(trainer, str(llama))
 
 
 # ---- several processes ----------------------------------------------------------------------------------------------

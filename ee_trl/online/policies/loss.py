@@ -10,8 +10,8 @@ import numpy as np
 
 from ...axes import SENSIBILITY
 from ...errors import SelectionError
-from .score import MAX_TAU, ScorePolicy, check_quadrants, soft_gate
-from .weights import check_number
+from .score import MAX_TAU, WEIGH, ScorePolicy, quadrants_only, soft_gate
+from .weights import checked, in_range, one_of
 
 
 def loss_quantiles(losses: np.ndarray) -> np.ndarray:
@@ -34,12 +34,7 @@ def learnability(losses: np.ndarray, learnt: float = 0.2, hopeless: float = 0.9,
 
         l = least + (1 - least) min(1, q / learnt, (1 - q) / (1 - hopeless)),    1 where not seen yet
 
-    Args:
-        losses (`np.ndarray` of shape `(n,)`): Nats per token, NaN where not seen.
-        learnt, hopeless, least: See [`LossAware`].
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, in [least, 1].
+    Losses are of shape `(n,)`, NaN where not seen; for the other arguments see [`LossAware`].
     """
     q = loss_quantiles(losses)
     bump = np.ones(len(q))
@@ -80,21 +75,16 @@ class LossAware(ScorePolicy):
         threshold, ties, unscored: See [`ScorePolicy`]; for ties, [`~ee_trl.online.policies.score.soft_gate`].
     """
 
-    keep: str | Sequence[str] = SENSIBILITY
-    tau: float = 1.0
-    learnt: float = 0.2
-    hopeless: float = 0.9
-    least: float = 0.1
-    weigh: str = "loss"
+    keep: str | Sequence[str] = checked(SENSIBILITY, quadrants_only)
+    tau: float = in_range(1.0, 0, MAX_TAU, above=True)
+    learnt: float = in_range(0.2, 0, 1)
+    hopeless: float = in_range(0.9, 0, 1)
+    least: float = in_range(0.1, 0, 1, above=True)
+    weigh: str = one_of("loss", WEIGH)
     needs_losses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_quadrants(self.keep)
-        check_number("tau", self.tau, 0, MAX_TAU, above=True)
-        check_number("learnt", self.learnt, 0, 1)
-        check_number("hopeless", self.hopeless, 0, 1)
-        check_number("least", self.least, 0, 1, above=True)
         if self.learnt >= self.hopeless:
             raise SelectionError(f"learnt={self.learnt} is not below hopeless={self.hopeless}; both are quantiles")
 

@@ -54,14 +54,7 @@ def policy_options(name: str) -> tuple[str, ...]:
 
 
 def check_options(policy: Any, options: Sequence[str], others: Sequence[str] = ()) -> None:
-    """
-    Raises [`SelectionError`] for a name that is not an option of the policy.
-
-    Args:
-        policy (`str` or `Callable`): A named policy; a callable takes no options.
-        options (`Sequence[str]`): The names.
-        others (`Sequence[str]`, *optional*): Options of something else, one of which may have been meant.
-    """
+    """Raises [`SelectionError`] for a name that is not an option of the policy; it may mean one of the `others`."""
     if not isinstance(policy, str):
         if options:
             raise SelectionError(f"options {', '.join(options)} need a policy's name; build them into your function")

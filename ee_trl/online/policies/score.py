@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
@@ -16,13 +16,11 @@ from numpy.typing import ArrayLike
 from ...axes import DEFAULT_THRESHOLD, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, TIES, Threshold, quadrants, thresholds
 from ...errors import NothingLeftError, SelectionError, check_choice
 from ...selection import keep_set
-from .weights import OTHER_SET, Weights, bounded, check_inputs, check_number, settle
+from .weights import OTHER_SET, Weights, bounded, check_inputs, checked, in_range, one_of, settle
 
 
 FOR_UNSCORED = ("drop", "keep")
 WEIGH = ("sampling", "loss")
-ORDERS = ("sensibility_first", "rationality_first")
-SCHEDULES = ("linear", "cosine")
 MAX_TAU = 100.0
 """Ten times the range of the scores: every sample counts nearly the same."""
 
@@ -56,13 +54,8 @@ def soft_gate(
     A score equal to T lies half on either side, whatever tau. Below a tau of one point it goes over linearly to what
     `ties` makes of it, so that for every sample the limit for tau -> 0 is [`gate`].
 
-    Args:
-        scores (`np.ndarray` of shape `(n, 2)`): In [0, 10], NaN where unscored.
-        tau (`float`): In points of score, above 0.
-        keep, threshold, ties: See [`~ee_trl.select_indices`]; `keep` names quadrants.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, in [0, 1], NaN where unscored.
+    Scores are of shape `(n, 2)`, NaN where unscored, and tau is in points of score. For the other arguments see
+    [`~ee_trl.select_indices`]. Returns an array of shape `(n,)`, in [0, 1], NaN where unscored.
     """
     hard = gate(scores, keep, threshold, ties)
     distance = (scores - np.asarray(thresholds(threshold))) / tau
@@ -82,9 +75,7 @@ def mixture(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 
         w_i = n ((1 - share) first_i / sum(first) + share second_i / sum(second)),    of mean 1
 
-    Args:
-        first, second (`np.ndarray` of shape `(n,)`): Membership, at least 0, NaN where unscored; neither is all 0.
-        share (`float`): In [0, 1].
+    The sets are membership (of shape `(n,)`), at least 0, NaN where unscored; neither is all 0.
     """
     return len(first) * ((1 - share) * first / np.nansum(first) + share * second / np.nansum(second))
 
@@ -99,10 +90,10 @@ def scheduled(schedule: str, progress: float) -> float:
     return progress if schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
 
 
-def check_quadrants(keep: str | Sequence[str]) -> None:
+def quadrants_only(name: str, keep: str | Sequence[str]) -> None:
     """Raises [`SelectionError`] unless `keep` names quadrants; a tie is in none of them."""
-    for name in keep_set(keep):
-        check_choice("quadrant to keep", name, QUADRANTS, SelectionError)
+    for quadrant in keep_set(keep):
+        check_choice("quadrant to keep", quadrant, QUADRANTS, SelectionError)
 
 
 # ---- policies ------------------------------------------------------------------------------------------------------
@@ -119,17 +110,16 @@ class ScorePolicy:
             Weight of samples without scores: 0, or the mean of the others (`"keep"`).
     """
 
-    threshold: Threshold = DEFAULT_THRESHOLD
-    ties: str = "drop"
-    unscored: str = "drop"
+    threshold: Threshold = checked(DEFAULT_THRESHOLD, lambda name, value: thresholds(value))
+    ties: str = one_of("drop", TIES)
+    unscored: str = one_of("drop", FOR_UNSCORED)
     weigh: str = field(default="sampling", init=False)
     needs_losses: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        thresholds(self.threshold)
-        check_choice("ties", self.ties, TIES, SelectionError)
-        check_choice("unscored", self.unscored, FOR_UNSCORED, SelectionError)
-        check_choice("weigh", self.weigh, WEIGH, SelectionError)
+        for option in fields(self):
+            if "check" in option.metadata:
+                option.metadata["check"](option.name, getattr(self, option.name))
 
     @property
     def needs_weights(self) -> bool:
@@ -161,11 +151,7 @@ class Gate(ScorePolicy):
         threshold, ties, unscored: See [`ScorePolicy`].
     """
 
-    keep: str | Sequence[str] = SENSIBILITY
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        keep_set(self.keep)
+    keep: str | Sequence[str] = checked(SENSIBILITY, lambda name, value: keep_set(value))
 
     def weights(self, scores: np.ndarray, losses: np.ndarray, progress: float) -> np.ndarray:
         """1 or 0."""
@@ -189,16 +175,10 @@ class SoftGate(ScorePolicy):
         threshold, ties, unscored: See [`ScorePolicy`]; for a score equal to T, [`soft_gate`].
     """
 
-    keep: str | Sequence[str] = SENSIBILITY
-    tau_start: float = 2.0
-    tau_end: float = 0.25
-    weigh: str = "sampling"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_quadrants(self.keep)
-        check_number("tau_start", self.tau_start, 0, MAX_TAU, above=True)
-        check_number("tau_end", self.tau_end, 0, MAX_TAU, above=True)
+    keep: str | Sequence[str] = checked(SENSIBILITY, quadrants_only)
+    tau_start: float = in_range(2.0, 0, MAX_TAU, above=True)
+    tau_end: float = in_range(0.25, 0, MAX_TAU, above=True)
+    weigh: str = one_of("sampling", WEIGH)
 
     def weights(self, scores: np.ndarray, losses: np.ndarray, progress: float) -> np.ndarray:
         """In [0, 1]."""
@@ -225,16 +205,10 @@ class Curriculum(ScorePolicy):
         threshold, ties, unscored: See [`ScorePolicy`].
     """
 
-    order: str = "sensibility_first"
-    schedule: str = "linear"
-    final_share: float = 0.5
-    weigh: str = "sampling"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("order", self.order, ORDERS, SelectionError)
-        check_choice("schedule", self.schedule, SCHEDULES, SelectionError)
-        check_number("final_share", self.final_share, 0, 1, above=True)
+    order: str = one_of("sensibility_first", ("sensibility_first", "rationality_first"))
+    schedule: str = one_of("linear", ("linear", "cosine"))
+    final_share: float = in_range(0.5, 0, 1, above=True)
+    weigh: str = one_of("sampling", WEIGH)
 
     def weights(self, scores: np.ndarray, losses: np.ndarray, progress: float) -> np.ndarray:
         """Of mean 1. Both sets must have a sample from the first call on, so that no run breaks off later."""

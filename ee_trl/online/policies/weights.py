@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import field
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...errors import NothingLeftError, SelectionError
+from ...errors import NothingLeftError, SelectionError, check_choice
 
 
 class Weights(NamedTuple):
@@ -79,6 +81,21 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
     if not weights.any():
         raise NothingLeftError(f"the {what} are all 0, so nothing is left to train on; at least one must be above 0")
     return weights
+
+
+def checked(default: Any, check: Callable[[str, Any], object]) -> Any:
+    """A field of a policy whose value `check(name, value)` accepts, or raises."""
+    return field(default=default, metadata={"check": check})
+
+
+def in_range(default: float, low: float, high: float, *, above: bool = False) -> Any:
+    """A field of a policy for a number; see [`check_number`]."""
+    return checked(default, lambda name, value: check_number(name, value, low, high, above=above))
+
+
+def one_of(default: str, valid: Sequence[str]) -> Any:
+    """A field of a policy for one of the valid values."""
+    return checked(default, lambda name, value: check_choice(name, value, valid, SelectionError))
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:

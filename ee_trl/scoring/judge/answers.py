@@ -146,14 +146,7 @@ class Answer(NamedTuple):
 
 
 def read_answer(body: Any, sample: int, top: int) -> Answer:
-    """
-    The [`Answer`] that a chat completion gives.
-
-    Args:
-        body (`Any`): Its JSON; `None` where the server sent something else.
-        sample (`int`): The number of the sample.
-        top (`int`): How many alternatives a token were asked for. If not 0, a sample without them has no score.
-    """
+    """The [`Answer`] that a chat completion gives."""
     found = Completion.read(body)
     if found is None:
         return Answer(sample, "server_malformed")
@@ -195,10 +188,9 @@ def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | Non
     """
     Reads an answer in the rubric's form from its tokens; others may come before and after.
 
-    Returns:
-        `np.ndarray` of shape `(2, 11)`: the probability of each answer 0 to 10, sensibility first. The rest to 1 lay
-        on other tokens, or on tokens that the server did not list. `None` where the answer is not in the form or the
-        tokens do not spell the answer.
+    Returns `np.ndarray` of shape `(2, 11)`: the probability of each answer 0 to 10, sensibility first. The rest to 1
+    lay on other tokens, or on tokens that the server did not list. `None` where the answer is not in the form or the
+    tokens do not spell the answer.
     """
     spans, shown = form_spans(answer), answer.strip()
     begin = b"".join(token.text for token in tokens).rfind(_bytes(shown))

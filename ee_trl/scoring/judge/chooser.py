@@ -71,17 +71,7 @@ class Chooser(Protocol):
 
 
 def load_chooser(spec: Any, **options: Any) -> Chooser:
-    """
-    Loads a judge that chooses.
-
-    Args:
-        spec (`str`, `os.PathLike` or [`Chooser`]): A folder or hub id of a causal language model, `"server"`, or an
-            object with `fingerprint` and `choose`.
-        options: Of [`CausalLMChooser`] or [`ServerChooser`].
-
-    Raises:
-        [`ScorerError`]: There is no such judge, or it does not know an option.
-    """
+    """Loads a judge that chooses."""
     if not isinstance(spec, (str, os.PathLike)):
         if not isinstance(spec, Chooser) or not callable(spec.choose):
             raise ScorerError(

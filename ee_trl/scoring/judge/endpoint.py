@@ -215,15 +215,6 @@ def in_background(work: Callable[[Callable[[Result], None]], Coroutine[Any, Any,
     Runs `work(put)` in an event loop in another thread, as an ordinary iterator: for scripts and notebooks alike.
 
     Closing the iterator, or an interrupt while it waits, cancels the work and what it waits for.
-
-    Args:
-        work (`Callable`): Takes `put`, and calls it with each result.
-
-    Yields:
-        `list`: the results that have come in since the last, at least one.
-
-    Raises:
-        Whatever `work` raises, after the results that came before it.
     """
     results: queue.SimpleQueue[Result | _End] = queue.SimpleQueue()
     loop = asyncio.new_event_loop()

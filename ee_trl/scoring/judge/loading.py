@@ -66,12 +66,6 @@ def load_judge(
 ) -> LoadedJudge:
     """
     Loads a hub id or folder, or takes a model that is loaded already, with the options of [`~ee_trl.CausalLMScorer`].
-
-    Args:
-        counts: Further options, to be checked: `None` or a whole number of at least 1.
-
-    Raises:
-        [`ScorerError`]: An option is not valid, or the model cannot be loaded.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -162,8 +162,7 @@ class Chain:
         Args:
             logits (`torch.Tensor` of shape `(n, reads, vocabulary)`): Of `n` samples, at the last tokens of the chain.
 
-        Returns:
-            `np.ndarray` of shape `(n, 12)`.
+        Returns `np.ndarray` of shape `(n, 12)`.
         """
         chances = logits.float().softmax(dim=-1)
         values = chances[:, 0, list(self.first)].double().cpu().numpy()  # of 10: its first token alone
@@ -255,12 +254,7 @@ _FIXED_CLOCK = "{%- macro strftime_now(format) -%}{{ format" + _REPLACED + " }}{
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
-    """
-    One user message in the chat template, up to where the assistant's answer begins.
-
-    Raises:
-        [`ScorerError`]: The template refuses it, or there are several and none of them is the default.
-    """
+    """One user message in the chat template, up to where the assistant's answer begins."""
     from jinja2 import TemplateError
 
     try:

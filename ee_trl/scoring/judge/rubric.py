@@ -96,12 +96,8 @@ def parse_form(text: str) -> tuple[int, int] | None:
     """
     Reads a generated answer, strictly.
 
-    Args:
-        text (`str`): What a judge wrote. The header may be missing; lines that name no axis are ignored.
-
-    Returns:
-        `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a whole
-        number in [0, 10]: `11`, `8/10`, `8.5`, a missing axis and a repeated axis all give `None`.
+    Returns `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a
+    whole number in [0, 10]: `11`, `8/10`, `8.5`, a missing axis and a repeated axis all give `None`.
     """
     spans = form_spans(text)
     if spans is None:
@@ -129,9 +125,8 @@ def parse_slot(text: str) -> int | None:
     """
     Reads what a judge wrote after one slot, strictly.
 
-    Returns:
-        The whole number in [0, 10] at the beginning, or `None` where there is none or it goes on: `11`, `8.5`, `8,5`,
-        `8/10`, `80%`, `7-8`.
+    Returns the whole number in [0, 10] at the beginning, or `None` where there is none or it goes on: `11`, `8.5`,
+    `8,5`, `8/10`, `80%`, `7-8`.
     """
     match = _AFTER_SLOT.match(text)
     return int(match[1]) if match else None

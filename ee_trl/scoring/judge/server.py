@@ -60,17 +60,8 @@ class Chat:
         """
         Asks for one answer.
 
-        Args:
-            client (`openai.AsyncOpenAI`): Of the endpoint.
-            text (`str`): The user's message.
-            top (`int`): How many alternatives a token the server is asked for.
-
-        Returns:
-            `tuple`: the answer's JSON (`None` where it is not JSON), and why there is no answer, one of
-            [`~ee_trl.data.dialogue.REASONS`], or `None`.
-
-        Raises:
-            [`ScorerError`]: Every further request would be useless.
+        Returns `tuple`: the answer's JSON (`None` where it is not JSON), and why there is no answer, one of
+        [`~ee_trl.data.dialogue.REASONS`], or `None`.
         """
         try:
             return await self._complete(client, text, top), None
@@ -91,12 +82,8 @@ class Chat:
         """
         Asks for the first answer, with fewer alternatives a token where the server refuses them.
 
-        Returns:
-            `tuple`: the answer's JSON, the number of alternatives that the server accepted (`None` where it accepted
-            none of `tops`), and why it gives no more.
-
-        Raises:
-            [`ScorerError`]: The server does not answer.
+        Returns `tuple`: the answer's JSON, the number of alternatives that the server accepted (`None` where it
+        accepted none of `tops`), and why it gives no more.
         """
         why = "it leaves them out"
         for top in tops:

@@ -46,12 +46,7 @@ class Trunk:
 
 
 def trunks_of(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
-    """
-    Samples on as few trunks as possible: one that is the beginning of a longer one shares its trunk.
-
-    Args:
-        samples (`Sequence`): For each sample the ids of its turns, the reply last; `None` is left out.
-    """
+    """Samples on as few trunks as possible: one that is the beginning of a longer one shares its trunk."""
     trunks: list[Trunk] = []
     ends: dict[tuple[Sequence[int], ...], tuple[Trunk, int]] = {}
     known = [(i, tuple(turns)) for i, turns in enumerate(samples) if turns is not None]
@@ -327,8 +322,7 @@ class PlainTexts:
         """
         The logits at the last `keep` tokens of each text, in one forward pass where the model takes padding.
 
-        Returns:
-            `torch.Tensor` of shape `(b, keep, vocabulary)`, float32.
+        Returns `torch.Tensor` of shape `(b, keep, vocabulary)`, float32.
         """
         if len(set(map(len, texts))) > 1 and not self.takes_padding:
             return torch.cat([last_logits(self.model, [text], keep) for text in texts])

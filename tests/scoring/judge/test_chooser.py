@@ -189,7 +189,7 @@ def test_unknown_aspects_and_configurations_are_refused() -> None:
         judge_replies(["a"], ["b"], object(), aspects=["kindness"])
     with pytest.raises(ValueError, match="judge is needed"):
         judge_replies(["a"], ["b"])
-    with pytest.raises(ValueError, match="unknown configuration 'pairs'; valid: absolute, pairwise"):
+    with pytest.raises(ValueError, match="unknown configuration 'pairs'; valid: default, absolute, pairwise"):
         load_metric("judge", config_name="pairs")
 
 
