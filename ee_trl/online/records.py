@@ -14,7 +14,7 @@ from ..reports.draws import DRAWS, HISTORY, write_draws_report
 
 
 if TYPE_CHECKING:
-    from ..scoring.spec import ScoringSpec
+    from ..scoring.base import ScoringSpec
 
 GROUPS = (*QUADRANTS, TIE, UNSCORED)
 

@@ -1,4 +1,4 @@
-"""What a scorer is: a batch of dialogues in, an `(n, 2)` array out, and a fingerprint."""
+"""What a scorer is (dialogues in, an `(n, 2)` array out, and a fingerprint), and what names one to other processes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..axes import AXES
-from ..data.dialogue import Dialogue
+from ..data.dialogue import Dialogue, Turns
 from ..errors import ScorerError
 
 
@@ -71,6 +71,34 @@ class BatchedScorer:
         for batch in self.score_batches(dialogues):
             scores[list(batch.indices)] = batch.scores
         return scores
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """
+    A scorer by name, its options, the path of its score store, and how scores are judged.
+
+    The fields mean what the arguments of [`~ee_trl.EmpathyDataSelector`] mean; `options` are the `scorer_options`.
+    """
+
+    scorer: str | os.PathLike[str] | Scorer
+    options: Mapping[str, Any] = field(default_factory=dict)
+    store: str | None = None
+    retry_failures: bool = False
+    threshold: tuple[float, float] = (5.0, 5.0)
+    ties: str = "drop"
+    turns: Turns = "each"
+
+
+class ScoringSelector(Protocol):
+    """What online training needs of a selector; [`EmpathyDataSelector`] is one."""
+
+    @property
+    def spec(self) -> ScoringSpec:
+        """What it takes to score in another process."""
+
+    def score(self, dataset: Any) -> Any:
+        """Adds score columns to a data set, see [`EmpathyDataSelector.score`]."""
 
 
 def local_device() -> str:

@@ -26,13 +26,12 @@ from ..data.tables import (
 )
 from ..errors import ScorerError, SelectionError, check_choice, check_count
 from . import engine
-from .base import Scorer
+from .base import Scorer, ScoringSpec
 from .coverage import Coverage
 from .kinds import check_scorer
 from .load import load_scorer
 from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
 from .run import ScoringRun
-from .spec import ScoringSpec
 from .store import FILE_NAME, ScoreStore, cache_folder
 
 

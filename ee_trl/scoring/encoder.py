@@ -28,10 +28,6 @@ WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
 """Beside the model: how dialogues are read and raw outputs become scores. Every distilled scorer has this file."""
 
-QUANTIZATIONS = ("none", "int8")
-TEXTS = ("canonical", "as_is")
-"""How text is read: in the one form of [`~ee_trl.scoring.features.tokenise`], or as it stands."""
-
 _LAYOUT = "encoder-1"  # changes when scores do
 STEP = 16  # widths of batches are multiples of it
 
@@ -54,7 +50,7 @@ class EncoderInputs:
     text: str = "canonical"
 
     def __post_init__(self) -> None:
-        check_choice("text", self.text, TEXTS, ScorerError)
+        check_choice("text", self.text, ("canonical", "as_is"), ScorerError)
         check_count("max_length", self.max_length, STEP, ScorerError)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> list[Encoded]:
@@ -229,7 +225,7 @@ class EncoderScorer(BatchedScorer):
         token_budget: int | None = None,
     ) -> None:
         check_choice("dtype", dtype, DTYPES, ScorerError)
-        check_choice("quantization", quantization, QUANTIZATIONS, ScorerError)
+        check_choice("quantization", quantization, ("none", "int8"), ScorerError)
         if token_budget is not None:
             check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)

@@ -46,11 +46,10 @@ class Judged:
 def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
     dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
-    if hasattr(dataset, "keys") and len(dataset) == 1:
-        [dataset] = dataset.values()
-    if hasattr(dataset, "keys"):
+    parts = list(dataset.values()) if hasattr(dataset, "keys") else [dataset]
+    if len(parts) != 1:
         raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
-    return read_judged(dataset, at_least)
+    return read_judged(parts[0], at_least)
 
 
 def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
@@ -77,14 +76,11 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     return Judged(dialogues, scores[rows], conversation_numbers(dialogues), tuple(found.scorers), left_out, rows)
 
 
-def calibration_of(
-    scored: AnyDataset | str | os.PathLike[str],
-) -> tuple[list[Dialogue], np.ndarray, tuple[str, ...]]:
-    """Judged samples as a [`CascadeScorer`] takes them, each content once; and who scored them."""
+def calibration_of(scored: AnyDataset | str | os.PathLike[str]) -> Judged:
+    """Judged samples for a cascade to calibrate on, each content once."""
     judged = open_judged(scored)
     first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
-    kept = judged.part(np.array(sorted(first.values())))
-    return kept.dialogues, kept.scores, kept.judges
+    return judged.part(np.array(sorted(first.values())))
 
 
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:

@@ -88,7 +88,7 @@ def _launch_store() -> Any:
 
 
 def plan_together(cascade: CascadeScorer, dialogues: Iterable[Dialogue], launch: Launch) -> None:
-    """Plans a cascade on the first process alone, so that it asks the judge once; all processes score by its plan."""
+    """Plans a cascade on the first process, so that the judge is asked once; all processes score by its plan."""
     plan = launch.gather(cascade.plan(dialogues) if launch.rank == 0 else None)[0]
     if launch.rank > 0 and plan is not None:
         cascade.use_plan(plan)

@@ -117,8 +117,7 @@ class ScoreStore:
             self._touch(fingerprint)
             for start in range(0, len(keys), _AT_ONCE):
                 part = keys[start : start + _AT_ONCE]
-                for key, *row in self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part):
-                    found[bytes(key)] = _stored(*row)
+                found |= self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part)
         return found
 
     def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
@@ -127,8 +126,8 @@ class ScoreStore:
         with self._errors():
             self._touch(fingerprint)
             while rows := self._rows(fingerprint, " AND dialogue > ? ORDER BY dialogue LIMIT ?", (last, _AT_ONCE)):
-                last = bytes(rows[-1][0])
-                yield from (_stored(*row) for _, *row in rows)
+                last = max(rows)
+                yield from rows.values()
 
     def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
         """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
@@ -148,14 +147,15 @@ class ScoreStore:
                 ],
             )
 
-    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> dict[bytes, StoredScore]:
         # looks up the scorer's number each time: after another process pruned the store, it may be another scorer's
         with self._locked():
-            return self._db.execute(
-                "SELECT dialogue, status, sensibility, rationality, scores.details, scorers.details "
+            rows = self._db.execute(
+                "SELECT dialogue, status, sensibility, rationality, scorers.details, scores.details "
                 f"FROM scorers JOIN scores ON scorer = id WHERE fingerprint = ?{condition}",
                 (fingerprint, *arguments),
             ).fetchall()
+        return {bytes(key): StoredScore(*scores, _unpacked(names, details)) for key, *scores, names, details in rows}
 
     def _touch(self, fingerprint: str) -> None:
         """Notes that a scorer is in use."""
@@ -329,9 +329,9 @@ def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
     return struct.pack(f"<{len(names)}d", *(details.get(name, float("nan")) for name in names))
 
 
-def _stored(status: str, s: float | None, r: float | None, details: bytes | None, names: str) -> StoredScore:
+def _unpacked(names: str, details: bytes | None) -> dict[str, float]:
     values = struct.unpack(f"<{len(details) // 8}d", details) if details else ()
-    return StoredScore(status, s, r, dict(zip(_names(names), values, strict=False)))  # names may have been added since
+    return dict(zip(_names(names), values, strict=False))  # names may have been added since
 
 
 _names = lru_cache(maxsize=64)(json.loads)
