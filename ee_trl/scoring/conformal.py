@@ -16,8 +16,7 @@ from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, Threshold, quadrants, th
 from ..errors import ScorerError
 
 
-CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
-"""The classes of the released rule, on which cheap scorer and judge should agree."""
+CLASSES = (SENSIBILITY, RATIONALITY, "discarded")  # of the released rule
 
 
 def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> np.ndarray:

@@ -143,12 +143,12 @@ class DatasetScorer:
             [`FormatError`]: No dialogue format fits the columns, or there are images.
             [`ScoresError`]: The data set has scores of another scorer.
         """
-        named = isinstance(dataset, (str, os.PathLike))
         found: Any = open_rows(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
 
         def score(rows: Any, part: Part = None) -> Any:
-            stays_a_stream = is_stream(rows) and not named
-            return self._score_stream(rows, part) if stays_a_stream else self._score_rows(rows, shared, part)
+            if is_stream(rows) and found is dataset:  # what a path names becomes a data set, however it is read
+                return self._score_stream(rows, part)
+            return self._score_rows(rows, shared, part)
 
         check_dataset(found)
         if not hasattr(found, "keys"):

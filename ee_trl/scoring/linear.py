@@ -31,11 +31,8 @@ LICENCE_NOTICE = (
     "non-commercial use only."
 )
 
-Weights = Mapping[str, np.ndarray]
-"""The arrays of the weights file; see [`shapes`]."""
-
-THRESHOLDS = (3, 4, 5, 6, 7)
-"""The whole scores at which [`knots_of`] matches the share of the sensibility set."""
+Weights = Mapping[str, np.ndarray]  # the arrays of the weights file; see `shapes`
+THRESHOLDS = (3, 4, 5, 6, 7)  # the scores at which `knots_of` matches the share of the sensibility set
 
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
 _KNOWN_TOKENS = 1 << 16

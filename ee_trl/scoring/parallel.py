@@ -108,7 +108,8 @@ class RayOptions:
     How many actors score, and what each takes.
 
     Args:
-        actors (`int` or `tuple[int, int]`, *optional*, defaults to `1`): How many, or fewest and most, by need.
+        actors (`int` or `tuple[int, int]`, *optional*, defaults to `1`): How many, or fewest and most: Ray then starts
+            and stops actors by need.
         cpus (`float`, *optional*, defaults to `0.5`): CPU cores that an actor reserves.
         gpus (`float`, *optional*, defaults to `0.0`): GPUs that an actor reserves; may be a fraction.
         batch_size (`int`, *optional*, defaults to `64`): Dialogues that an actor is given at once.
@@ -165,7 +166,7 @@ def start_ray(options: RayOptions) -> None:
 
 
 def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> RemoteScorer:
-    """Loads a scorer in the cluster once to learn its fingerprint; raises what loading it raises."""
+    """Loads a scorer in the cluster once, to learn its fingerprint."""
     start_ray(resources)
     import ray
 
