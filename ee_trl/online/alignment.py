@@ -38,22 +38,12 @@ class RowScores:
     """
     What is known of a trainer's rows when a policy is attached: scores, and where the dialogues are.
 
-    Args:
-        trainer (`SFTTrainer`, *optional*):
-            None where `rows` are as the user gave them.
-        rows (`Dataset`):
-            The trainer's, which scores are wanted for.
-        source (`Dataset`, *optional*):
-            What they were made from.
-        index (`str`, *optional*):
-            A column of both that names each row.
+    The `source` is what the rows were made from, and `index` a column of both that names each row; see
+    [`EmpathyCallback`]. Raises [`TrainingError`] where the rows cannot be matched with their source.
 
     Attributes:
         scores (`np.ndarray` of shape `(n, 2)`): Those that the rows or their source bring, NaN for the others.
         wanting (`np.ndarray` of shape `(n,)`, of `bool`): Rows without a score that can be scored.
-
-    Raises:
-        [`TrainingError`]: The rows cannot be matched with their source.
     """
 
     def __init__(self, trainer: Any, rows: Dataset, source: Dataset | None = None, index: str | None = None) -> None:
@@ -173,15 +163,7 @@ def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
 
 
 class RowDialogues:
-    """
-    The dialogues in a trainer's rows, by number.
-
-    Args:
-        rows (`Dataset`): With a dialogue a row.
-        turns (`"each"` or `"last"`): Which listener turns are samples.
-        eos (`str`, *optional*): A text that TRL appended to completions, which is not scored.
-        positions (`np.ndarray` of shape `(n,)`): Where in `rows` each of the trainer's rows is.
-    """
+    """The dialogues in a trainer's rows, by number: at `positions` of `rows`, without an `eos` that TRL appended."""
 
     def __init__(self, rows: Dataset, turns: Turns, eos: str | None, positions: np.ndarray) -> None:
         plain, self._fmt = dialogue_rows(rows)

@@ -59,9 +59,8 @@ class LookAhead:
     Args:
         spec ([`ScoringSpec`]): A scorer object must be one that can be pickled.
         dialogues_of (`Callable`): From numbers of rows to the dialogues in each.
-        on_failure (`str`, *optional*, defaults to `"stop"`):
-            What follows when the process died twice: `"stop"` the training with its error, or `"continue"` without new
-            scores.
+        on_failure (`str`, *optional*, defaults to `"stop"`): What follows when the process died twice: `"stop"` the
+            training with its error, or `"continue"` without new scores.
 
     Attributes:
         waited (`float`): Seconds that [`~LookAhead.take`] has waited, in all.
@@ -236,9 +235,8 @@ class ScoringAhead:
         look ([`LookAhead`]): The process.
         scores (`np.ndarray` of shape `(n, 2)`): Filled here; NaN where a sample has no score, or none yet.
         pending (`np.ndarray` of shape `(n,)`, of `bool`): Samples without an answer yet.
-        behind (`str`, *optional*, defaults to `"wait"`):
-            What happens when the scorer falls behind: training `"wait"`s for it, or draws (`"draw"`) first the rows
-            that are scored, then the others.
+        behind (`str`, *optional*, defaults to `"wait"`): What happens when the scorer falls behind: training `"wait"`s
+            for it, or draws (`"draw"`) first the rows that are scored, then the others.
 
     Attributes:
         failure (`str`, *optional*): Why one of the processes, or the run that saved a checkpoint, has no new scores.

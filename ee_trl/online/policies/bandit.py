@@ -26,21 +26,12 @@ OUT, UNKNOWN = -1, -2
 
 @dataclass(frozen=True)
 class ArmState:
-    """
-    What a bandit has learnt.
+    """What a bandit has learnt; losses and rewards are in nats per token."""
 
-    Args:
-        losses (`np.ndarray` of shape `(n,)`): Of each sample at the last update, nats per token; NaN where not seen.
-        last (`np.ndarray` of shape `(arms,)`): Mean loss of the samples that were drawn last; NaN before any was.
-        gain (`np.ndarray` of shape `(arms,)`): Moving average of the reward, nats per token and update; 0 at first.
-        square (`np.ndarray` of shape `(arms,)`): Likewise of the reward squared.
-        updates (`int`): How often it was updated.
-    """
-
-    losses: np.ndarray
-    last: np.ndarray
-    gain: np.ndarray
-    square: np.ndarray
+    losses: np.ndarray  # of shape (n,): of each sample at the last update, NaN where not seen
+    last: np.ndarray  # of shape (arms,): mean loss of the samples that were drawn last, NaN before any was
+    gain: np.ndarray  # of shape (arms,): moving average of the reward, 0 at first
+    square: np.ndarray  # likewise of the reward squared
     updates: int
 
     @classmethod
@@ -60,11 +51,7 @@ def update_arms(state: ArmState, arms: np.ndarray, losses: np.ndarray, rate: flo
     The two means are over different samples, as no sample is drawn twice in a first epoch. An arm that was not drawn
     keeps its state.
 
-    Args:
-        state ([`ArmState`]): As it was; it is not changed.
-        arms (`np.ndarray` of shape `(n,)`, of `int`): The arm of each sample; negative where it has none.
-        losses (`np.ndarray` of shape `(n,)`): Nats per token as last seen, NaN where not seen.
-        rate (`float`): Of the moving average, in (0, 1].
+    Arms (of shape `(n,)`) are negative where a sample has none; losses are as last seen, NaN where not seen.
     """
     fresh = np.isfinite(losses) & (losses != state.losses) & (arms >= 0)
     counts = np.bincount(arms[fresh], minlength=len(state.gain))
@@ -90,12 +77,7 @@ def arm_shares(
     reward. Dividing by g makes p independent of the scale of the loss, and damps rewards that are noise: their average
     is small beside them. Before there is any reward, p = b.
 
-    Args:
-        gain, square (`np.ndarray` of shape `(arms,)`): See [`ArmState`].
-        sizes (`np.ndarray` of shape `(arms,)`): Samples in each arm, not all 0; an empty arm has no share.
-        explore (`float`): In [0, 1]: each arm keeps at least this part of its b.
-        temperature (`float`): Above 0.
-        prior (`str`): One of [`PRIORS`].
+    Sizes are the samples in each arm, not all 0; an empty arm has no share. For the others see [`Bandit`].
     """
     there = sizes > 0
     base = sizes / sizes.sum() if prior == "size" else there / there.sum()

@@ -34,12 +34,7 @@ def learnability(losses: np.ndarray, learnt: float = 0.2, hopeless: float = 0.9,
 
         l = least + (1 - least) min(1, q / learnt, (1 - q) / (1 - hopeless)),    1 where not seen yet
 
-    Args:
-        losses (`np.ndarray` of shape `(n,)`): Nats per token, NaN where not seen.
-        learnt, hopeless, least: See [`LossAware`].
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, in [least, 1].
+    Losses are of shape `(n,)`, NaN where not seen; for the other arguments see [`LossAware`].
     """
     q = loss_quantiles(losses)
     bump = np.ones(len(q))

@@ -54,13 +54,8 @@ def soft_gate(
     A score equal to T lies half on either side, whatever tau. Below a tau of one point it goes over linearly to what
     `ties` makes of it, so that for every sample the limit for tau -> 0 is [`gate`].
 
-    Args:
-        scores (`np.ndarray` of shape `(n, 2)`): In [0, 10], NaN where unscored.
-        tau (`float`): In points of score, above 0.
-        keep, threshold, ties: See [`~ee_trl.select_indices`]; `keep` names quadrants.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, in [0, 1], NaN where unscored.
+    Scores are of shape `(n, 2)`, NaN where unscored, and tau is in points of score. For the other arguments see
+    [`~ee_trl.select_indices`]. Returns an array of shape `(n,)`, in [0, 1], NaN where unscored.
     """
     hard = gate(scores, keep, threshold, ties)
     distance = (scores - np.asarray(thresholds(threshold))) / tau
@@ -80,9 +75,7 @@ def mixture(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 
         w_i = n ((1 - share) first_i / sum(first) + share second_i / sum(second)),    of mean 1
 
-    Args:
-        first, second (`np.ndarray` of shape `(n,)`): Membership, at least 0, NaN where unscored; neither is all 0.
-        share (`float`): In [0, 1].
+    The sets are membership (of shape `(n,)`), at least 0, NaN where unscored; neither is all 0.
     """
     return len(first) * ((1 - share) * first / np.nansum(first) + share * second / np.nansum(second))
 
