@@ -155,7 +155,10 @@ class ScoreStore:
                 f"FROM scorers JOIN scores ON scorer = id WHERE fingerprint = ?{condition}",
                 (fingerprint, *arguments),
             ).fetchall()
-        return {bytes(key): StoredScore(*scores, _unpacked(names, details)) for key, *scores, names, details in rows}
+        return {
+            bytes(key): StoredScore(status, s, r, _unpacked(names, details))
+            for key, status, s, r, names, details in rows
+        }
 
     def _touch(self, fingerprint: str) -> None:
         """Notes that a scorer is in use."""
