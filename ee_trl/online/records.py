@@ -14,7 +14,7 @@ from ..reports.draws import DRAWS, GROUPS, HISTORY, write_draws_report
 
 
 if TYPE_CHECKING:
-    from ..scoring.spec import ScoringSpec
+    from ..scoring.base import ScoringSpec
 
 STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
 """Columns of an observation: a sample in a batch."""
