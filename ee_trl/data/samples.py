@@ -15,13 +15,12 @@ import pyarrow as pa
 from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
-from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of
+from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
 from .formats import DialogueFormat, recognise
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
     columns_of,
-    conversation_order,
     features_of,
     is_stream,
     label_names,
@@ -92,7 +91,7 @@ def iter_samples(
     features = features_of(dataset)
     order = None
     if recognise(list(features)).utterance_rows and not is_stream(dataset):
-        order = conversation_order(dataset)
+        order = _conversation_order(dataset)
         dataset = dataset.select(order)
     return batches_of(tables_of(dataset, batch_rows), features, turns, columns=columns, numbers=order)
 
@@ -109,7 +108,7 @@ def batches_of(
     fmt = recognise(list(features))
     wanted = [*_sample_columns(fmt, features), *(name for name in columns if name in features)]
     start = 0
-    for table in whole_conversations(tables) if fmt.utterance_rows else tables:
+    for table in _whole_conversations(tables) if fmt.utterance_rows else tables:
         end = start + table.num_rows
         rows = rows_of(table, features, [*dict.fromkeys(wanted)])
         here = range(start, end) if numbers is None else numbers[start:end]
@@ -145,7 +144,20 @@ def read_samples(dataset: Dataset | IterableDataset, turns: Turns = "each") -> I
             yield sample._replace(row=batch.numbers[sample.row])
 
 
-def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _conversation_order(dataset: Dataset) -> list[int]:
+    """Row numbers of utterance rows by conversation, in order of first appearance, and then by `utterance_idx`."""
+    first: dict[str, int] = {}
+    start, numbers = array("q"), array("d")
+    wanted = ["conv_id", "utterance_idx"]
+    for table in tables_of(dataset.select_columns(wanted), 10_000):
+        for row in rows_of(table, dataset.features, wanted):
+            i = len(start)
+            start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
+            numbers.append(utterance_number(row["utterance_idx"]))
+    return np.lexsort((numbers, start)).tolist()
+
+
+def _whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same utterance rows in tables that end where a conversation ends."""
     held: pa.Table | None = None
     for table in tables:

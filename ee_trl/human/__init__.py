@@ -1,1 +1,1 @@
-"""Human evaluation: blinded sheets for raters, and what their answers come to."""
+"""Human evaluation: blinded sheets for raters, and the results of their answers."""

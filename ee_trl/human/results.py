@@ -1,11 +1,11 @@
-"""What raters' answers come to: wins, significance, and how far the raters agree with each other."""
+"""The results of a study: wins or ratings, their significance, and how far the raters agree with each other."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ..evaluation.bootstrap import Bootstrap, holm, intervals, means
 from .sheets import AB, CHOICES, Answers, Key
 
 
-_PURPOSE = "the results of human raters"
 WIN, TIE, LOSE = "win", "tie", "lose"
 
 Unblinded = dict[tuple[int, str], dict[str, Any]]
@@ -42,7 +41,7 @@ def study_results(
         [`MissingExtraError`]: statsmodels, krippendorff or scipy is not installed.
     """
     for module in ("statsmodels.stats.inter_rater", "krippendorff", "scipy.stats"):
-        require(module, extra="human", purpose=_PURPOSE)
+        require(module, extra="human", purpose="the results of human raters")
     bootstrap = Bootstrap(resamples, confidence, seed)
     twice = [sheet for sheet, n in Counter(a.sheet for a in answers).items() if n > 1]
     if twice:
@@ -56,11 +55,8 @@ def study_results(
     for aspect in key.aspects:
         table = unblinded(key, answers, aspect)
         summed = compare_answers if key.kind == AB else rate_answers
-        level = "nominal" if key.kind == AB else "ordinal"
-        aspects[aspect] = {
-            **summed(table, key.candidates, bootstrap),
-            "agreement": agreement(table, [a.sheet for a in answers], level),
-        }
+        agreed = agreement(table, [a.sheet for a in answers], "nominal" if key.kind == AB else "ordinal")
+        aspects[aspect] = {**summed(table, key.candidates, bootstrap), "agreement": agreed}
     _correct(aspects)
     return {
         "study": key.study,
@@ -87,13 +83,12 @@ def unblinded(key: Key, answers: Sequence[Answers], aspect: str) -> Unblinded:
             if aspect not in said:
                 continue
             entry = key.sheets[rater.sheet][item]
-            place: str = ""
-            value: Any
+            shown, dialogue = entry["shown"], entry["dialogue"]
             if key.kind == AB:
-                value = _verdict(said[aspect], entry["shown"], key.candidates[0])
+                verdict = _verdict(said[aspect], shown, key.candidates[0])
+                table.setdefault((dialogue, ""), {})[rater.sheet] = verdict
             else:
-                place, value = entry["shown"][0], int(said[aspect])
-            table.setdefault((entry["dialogue"], place), {})[rater.sheet] = value
+                table.setdefault((dialogue, shown[0]), {})[rater.sheet] = int(said[aspect])
     return table
 
 
@@ -118,19 +113,17 @@ def compare_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Boot
         mean over the dialogues, with `interval`), `dialogues` (how many lean to the first, to neither, to the second)
         and `p`.
     """
-    stats = require("scipy.stats", extra="human", purpose=_PURPOSE)
+    from scipy import stats
+
     counts = Counter(value for said in table.values() for value in said.values())
     total = counts.total()
     value = {WIN: 1.0, TIE: 0.0, LOSE: -1.0}
-    leans = np.array([np.mean([value[answer] for answer in said.values()]) for said in table.values()])
-    above, below = int((leans > 0).sum()), int((leans < 0).sum())
+    leans = [float(np.mean([value[answer] for answer in said.values()])) for said in table.values()]
+    above, below = sum(lean > 0 for lean in leans), sum(lean < 0 for lean in leans)
+    shares = {name: counts[name] / total if total else None for name in (WIN, TIE, LOSE)}
     return {
-        **{
-            name: {"count": counts[name], "share": counts[name] / total if total else None}
-            for name in (WIN, TIE, LOSE)
-        },
-        "net": float(leans.mean()) if len(leans) else None,
-        "interval": _interval(leans, bootstrap),
+        **{name: {"count": counts[name], "share": share} for name, share in shares.items()},
+        **_mean("net", leans, bootstrap),
         "dialogues": {candidates[0]: above, "neither": len(leans) - above - below, candidates[1]: below},
         "p": float(stats.binomtest(above, above + below).pvalue) if above + below else None,
     }
@@ -152,36 +145,28 @@ def rate_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Bootstr
         name: {dialogue: np.mean(list(said.values())) for (dialogue, of), said in table.items() if of == name}
         for name in candidates
     }
-    means = {}
-    for name in candidates:
-        values = np.array(list(by_dialogue[name].values()))
-        means[name] = {
-            "mean": float(values.mean()) if len(values) else None,
-            "interval": _interval(values, bootstrap),
-            "n": sum(len(said) for (_, n), said in table.items() if n == name),
-        }
-    pairs = [_pair(a, b, by_dialogue, bootstrap) for a, b in combinations(candidates, 2)]
-    return {"means": means, "pairs": pairs}
+    answers = {name: sum(len(said) for (_, of), said in table.items() if of == name) for name in candidates}
+    return {
+        "means": {
+            name: {**_mean("mean", list(by_dialogue[name].values()), bootstrap), "n": answers[name]}
+            for name in candidates
+        },
+        "pairs": [_pair(a, b, by_dialogue, bootstrap) for a, b in combinations(candidates, 2)],
+    }
 
 
 def _pair(a: str, b: str, by_dialogue: Mapping[str, Mapping[int, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
-    stats = require("scipy.stats", extra="human", purpose=_PURPOSE)
-    both = [d for d in by_dialogue[a] if d in by_dialogue[b]]
-    differences = np.array([by_dialogue[b][d] - by_dialogue[a][d] for d in both])
-    differs = bool(len(differences)) and bool((differences != 0).any())
-    return {
-        "a": a,
-        "b": b,
-        "difference": float(differences.mean()) if len(differences) else None,
-        "interval": _interval(differences, bootstrap),
-        "p": float(stats.wilcoxon(differences).pvalue) if differs else None,
-    }
+    from scipy import stats
+
+    differences = [by_dialogue[b][d] - by_dialogue[a][d] for d in by_dialogue[a] if d in by_dialogue[b]]
+    p = float(stats.wilcoxon(differences).pvalue) if any(differences) else None
+    return {"a": a, "b": b, **_mean("difference", differences, bootstrap), "p": p}
 
 
 # ---- agreement of the raters ---------------------------------------------------------------------------------------
 
 
-def agreement(table: Unblinded, sheets: Sequence[str], level: str) -> dict[str, Any]:
+def agreement(table: Unblinded, sheets: Sequence[str], level: Literal["nominal", "ordinal"]) -> dict[str, Any]:
     """
     How far raters agree beyond chance.
 
@@ -195,14 +180,14 @@ def agreement(table: Unblinded, sheets: Sequence[str], level: str) -> dict[str, 
         `krippendorff_alpha` (of that `level`) over the items that at least two answered. `None` where there are too
         few answers, or all are the same.
     """
-    inter_rater = require("statsmodels.stats.inter_rater", extra="human", purpose=_PURPOSE)
-    krippendorff = require("krippendorff", extra="human", purpose=_PURPOSE)
+    import krippendorff
+    from statsmodels.stats import inter_rater
+
     kinds = sorted({value for said in table.values() for value in said.values()}, key=_rank)
     code = {value: i for i, value in enumerate(kinds)}
     rows = np.array([[code.get(said.get(sheet), np.nan) for sheet in sheets] for said in table.values()], float)
-    found: dict[str, Any] = {
-        "fleiss_kappa": None, "items": 0, "krippendorff_alpha": None, "level": level, "raters": len(sheets)
-    }  # fmt: skip
+    found: dict[str, Any] = {"fleiss_kappa": None, "items": 0, "krippendorff_alpha": None}
+    found |= {"level": level, "raters": len(sheets)}
     if not len(rows) or len(sheets) < 2:
         return found
     complete = rows[~np.isnan(rows).any(axis=1)].astype(int)
@@ -223,11 +208,11 @@ def _rank(value: Any) -> Any:
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
-def _interval(values: np.ndarray, bootstrap: Bootstrap) -> list[float] | None:
-    """The bootstrap interval of a mean over dialogues."""
-    if not len(values) or not bootstrap.resamples:
-        return None
-    return intervals(means({"mean": values}), bootstrap)["mean"]
+def _mean(name: str, values: Sequence[Any], bootstrap: Bootstrap) -> dict[str, Any]:
+    """A mean over dialogues by name, and its bootstrap `interval`; `None` where there is none."""
+    mean = float(np.mean(values)) if len(values) else None
+    drawn = len(values) and bootstrap.resamples
+    return {name: mean, "interval": intervals(means({name: np.array(values)}), bootstrap)[name] if drawn else None}
 
 
 def _correct(aspects: Mapping[str, dict[str, Any]]) -> None:
@@ -272,11 +257,11 @@ def _wins(names: Sequence[str], aspects: Mapping[str, Any]) -> Iterable[str | Ta
 
 
 def _ratings(names: Sequence[str], aspects: Mapping[str, Any]) -> Iterable[str | Table]:
-    means = [
+    rows = [
         (aspect, *(with_interval(row["means"][name]["mean"], row["means"][name]["interval"]) for name in names))
         for aspect, row in aspects.items()
     ]
-    yield Table(("aspect", *names), means)
+    yield Table(("aspect", *names), rows)
     pairs = [
         (aspect, f"{p['b']} minus {p['a']}", with_interval(p["difference"], p["interval"]), *_p_values(p))
         for aspect, row in aspects.items()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..data.formats import DialogueFormat
-    from ..scoring.spec import ScoringSelector
+    from ..scoring.base import ScoringSelector
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""How scores and runs are shown: summaries, the picture of the score plane, the report of a run."""
+"""Reports on scores and runs: summaries, agreement, pictures, the explorer, cards, and what a policy drew."""

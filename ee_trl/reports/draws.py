@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, TIE
+from ..axes import QUADRANTS, TIE, UNSCORED
 from ..display import Heading, Markup, Table, Title, as_markdown, number, percent
 from ..errors import EmpathyError, MissingExtraError
 from ..files import read_json, write_text
@@ -25,8 +25,8 @@ NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "
 COLUMNS = ("row", *NUMBERS, "quadrant")
 """Of [`DRAWS`], one row a sample."""
 
-UNSCORED = "unscored"
-NAMES = (*QUADRANTS, TIE, UNSCORED)
+GROUPS = (*QUADRANTS, TIE, UNSCORED)
+"""What each sample is of: a quadrant, a tie, or unscored."""
 ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
 
 
@@ -79,9 +79,9 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
     found = {name: np.array(table.column(name).to_numpy(), dtype=np.float64) for name in NUMBERS}
     found["draws"] = np.nan_to_num(found["draws"])
     found["quadrant"] = np.array([name or UNSCORED for name in table.column("quadrant").to_pylist()], dtype=object)
-    unknown = set(found["quadrant"].tolist()) - set(NAMES)
+    unknown = set(found["quadrant"].tolist()) - set(GROUPS)
     if unknown:
-        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(NAMES)}")
+        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(GROUPS)}")
     return found
 
 
@@ -112,7 +112,7 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
         `last_loss`, `mean_loss` (means over the drawn samples, nats per token); NaN where nothing was drawn.
     """
     rows = {}
-    for name in NAMES:
+    for name in GROUPS:
         inside = draws["quadrant"] == name
         if not inside.any():
             continue
@@ -198,7 +198,7 @@ def _history_parts(history: Sequence[Mapping[str, Any]], most: int = 9) -> list[
 
 
 def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return [name for name in NAMES if any(name in (entry.get(key) or {}) for entry in history)]
+    return [name for name in GROUPS if any(name in (entry.get(key) or {}) for entry in history)]
 
 
 # ---- picture -------------------------------------------------------------------------------------------------------
@@ -233,9 +233,9 @@ def draw_draws(
         _draw_loss(loss, history)
     else:
         _draw_first_and_last(loss, rows)
-    seen = {name for name in NAMES if name in rows} | set(_names_in(history, "shares"))
-    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in NAMES if name in seen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(NAMES), frameon=False)
+    seen = {name for name in GROUPS if name in rows} | set(_names_in(history, "shares"))
+    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in GROUPS if name in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(GROUPS), frameon=False)
     return save_figure(figure, path)
 
 
@@ -282,7 +282,7 @@ def _draw_line(
 
 
 def _draw_first_and_last(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
-    drawn = [name for name in reversed(NAMES) if name in rows and not np.isnan(rows[name]["first_loss"])]
+    drawn = [name for name in reversed(GROUPS) if name in rows and not np.isnan(rows[name]["first_loss"])]
     for place, name in enumerate(drawn):
         first, last = rows[name]["first_loss"], rows[name]["last_loss"]
         axes.plot([first, last], [place, place], color=ALL_COLOURS[name], linewidth=2)

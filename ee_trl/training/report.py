@@ -12,18 +12,18 @@ import numpy as np
 
 from ..data.dialogue import Dialogue
 from ..display import Heading, Markup, Table, as_markdown, markdown_text, number
-from ..evaluation.candidates import LoadedModel, Replies, load_candidate
+from ..evaluation.candidates import Replies, load_candidate
 from ..evaluation.eval_set import EvalSet
 from ..evaluation.generation import generate_replies
-from ..evaluation.measures import NOTES, Tools, measure
+from ..evaluation.measures import NOTES, Tools, measure, numbers_of
 from ..files import write_json, write_text
 from ..reports.plane import picture_line
 
 
 ALL = "all"
+METRICS = ("dialogue_bleu", "dialogue_rouge", "word_f1", "distinct")
 SHOWN = ("bleu1", "bleu4", "rougeL", "word_f1", "dist1", "dist2")
 """The numbers of replies in a report."""
-_TOKENIZERS = (("whitespace", ("dialogue_bleu", "dialogue_rouge", "word_f1")), ("nltk", ("distinct",)))
 
 
 def measure_model(
@@ -52,31 +52,23 @@ def measure_model(
         `metrics` of the replies (each x100) and `replies`.
     """
     loaded = load_candidate(folder, device=device)
-    groups = (ALL, *dict.fromkeys(quadrants))
-    counts = np.array([[1.0] * len(eval_set), *(np.equal(quadrants, name) for name in groups[1:])])
-    [perplexity] = _measures(eval_set, [], loaded, "nltk", ("completion_perplexity",))
-    values = {**perplexity.resampler.values(counts), "samples": counts.sum(axis=1).astype(int)}
-    found: dict[str, Any] = {
-        name: dict(zip(groups, values[key].tolist(), strict=True))
-        for name, key in (("loss", "nll"), ("perplexity", "perplexity"), ("samples", "samples"))
+    measured = measure(eval_set, Replies([]), loaded, Tools(batch_size=8), ("completion_perplexity",))
+    inside = {ALL: np.full(len(eval_set), True)} | {
+        name: np.equal(quadrants, name) for name in dict.fromkeys(quadrants)
     }
+    points = {name: measured["completion_perplexity"].resampler.point(where) for name, where in inside.items()}
     answered = replace(eval_set, dialogues=eval_set.dialogues[:replies])
     texts = generate_replies(
         loaded.model, loaded.tokenizer, answered.prompts, max_new_tokens=max_new_tokens, label=label
     )
-    numbers: dict[str, float] = {}
-    for tokenizer, names in _TOKENIZERS if texts else ():
-        for made in _measures(answered, texts, loaded, tokenizer, names):
-            numbers |= made.resampler.point()
-    metrics = {name: numbers[name] for name in SHOWN if name in numbers} | ({"n": len(texts)} if texts else {})
-    return {**found, "metrics": metrics, "replies": texts}
-
-
-def _measures(
-    eval_set: EvalSet, texts: list[str], loaded: LoadedModel, tokenizer: str, names: Sequence[str]
-) -> Iterable[Any]:
-    tools = Tools(None, tokenizer=tokenizer, batch_size=8)  # no metric here needs a scorer
-    return measure(eval_set, Replies(texts, loaded.description, loaded.fingerprint), loaded, tools, names).values()
+    numbers = numbers_of(measure(answered, Replies(texts), metrics=METRICS)) if texts else {}
+    return {
+        "loss": {name: point["nll"] for name, point in points.items()},
+        "perplexity": {name: point["perplexity"] for name, point in points.items()},
+        "samples": {name: int(where.sum()) for name, where in inside.items()},
+        "metrics": {name: numbers[name] for name in SHOWN} | {"n": len(texts)} if texts else {},
+        "replies": texts,
+    }
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
