@@ -181,7 +181,7 @@ class EmpathyCallback(TrainerCallback):
                     "without the scores that the scorer's process did not give, policy %r leaves nothing to draw; "
                     "everything is drawn alike", name_of(self.policy),
                 )  # fmt: skip
-        return [_SAME if np.array_equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
+        return [_SAME if _equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
 
     def _apply(self, weights: Weights, late: np.ndarray | None = None) -> None:
         """Sets the weights: of the loss from the coming step on, of the draws from the first that is still open."""
@@ -190,7 +190,7 @@ class EmpathyCallback(TrainerCallback):
                 f"policy {name_of(self.policy)!r} gives loss weights, which a callback alone cannot apply; use "
                 f"{checks.ATTACH}, or a policy of sampling weights"
             )
-        if late is not None or not np.array_equal(weights.sampling, self.current.sampling):
+        if late is not None or not _equal(weights.sampling, self.current.sampling):
             checks.check_strategy(self._args, redraws=True)
             start = max(ranks.every(self.plan.cursor))
             draws = None if weights.sampling is None else self.units.mean(weights.sampling)
@@ -203,11 +203,12 @@ class EmpathyCallback(TrainerCallback):
         """Puts the plan into the data loader; asks the policy, or goes on from a checkpoint."""
         self._args = args
         if self.loss is None:
-            rows = train_dataloader.dataset
+            rows, given = train_dataloader.dataset, self.dataset
+            assert given is not None  # a callback alone has it
             checks.check_alone(args, self.policy, rows)
-            alignment.same_order(len(rows), len(self.dataset), shuffled=False)
+            alignment.same_order(len(rows), len(given), shuffled=False)
             tokenizer = alignment.text_tokenizer(kwargs.get("processing_class"))
-            alignment.same_dialogues(rows, self.dataset, tokenizer, args.max_length)
+            alignment.same_dialogues(rows, given, tokenizer, args.max_length)
         else:
             checks.check_trainer(self.trainer)
             now, then = len(self.trainer.train_dataset), len(self.scores)
@@ -300,3 +301,7 @@ class EmpathyCallback(TrainerCallback):
             return resume(self, [self.trainer.empathy_checkpoint], state.global_step)
         own = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         return resume(self, [own, args.resume_from_checkpoint], state.global_step)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return np.array_equal(a, b)  # also where one is None
