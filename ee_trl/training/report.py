@@ -15,7 +15,7 @@ from ..display import Heading, Markup, Table, as_markdown, markdown_text, number
 from ..evaluation.candidates import Replies, load_candidate
 from ..evaluation.eval_set import EvalSet
 from ..evaluation.generation import generate_replies
-from ..evaluation.measures import NOTES, Tools, measure, numbers_of
+from ..evaluation.measures import NOTES, Evaluator, Tools, numbers_of
 from ..files import write_json, write_text
 from ..reports.plane import picture_line
 
@@ -52,7 +52,7 @@ def measure_model(
         `metrics` of the replies (each x100) and `replies`.
     """
     loaded = load_candidate(folder, device=device)
-    measured = measure(eval_set, Replies([]), loaded, Tools(batch_size=8), ("completion_perplexity",))
+    measured = Evaluator(eval_set, Tools(batch_size=8)).measure(Replies([]), loaded, ("completion_perplexity",))
     inside = {ALL: np.full(len(eval_set), True)} | {
         name: np.equal(quadrants, name) for name in dict.fromkeys(quadrants)
     }
@@ -61,7 +61,7 @@ def measure_model(
     texts = generate_replies(
         loaded.model, loaded.tokenizer, answered.prompts, max_new_tokens=max_new_tokens, label=label
     )
-    numbers = numbers_of(measure(answered, Replies(texts), metrics=METRICS)) if texts else {}
+    numbers = numbers_of(Evaluator(answered).measure(Replies(texts), metrics=METRICS)) if texts else {}
     return {
         "loss": {name: point["nll"] for name, point in points.items()},
         "perplexity": {name: point["perplexity"] for name, point in points.items()},
