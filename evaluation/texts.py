@@ -86,7 +86,7 @@ CHECKS: Mapping[str, Check] = {"predictions": check_texts, "references": check_t
 
 
 def check_columns(columns: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, start: int = 0) -> list[list[Any]]:
-    """The columns of a metric, each checked, in order."""
+    """The columns of a metric, each checked, in order; `start` samples came before, so messages count from there."""
     found = [checks[name](name, values, start) for name, values in columns.items()]
     if len(set(map(len, found))) > 1:
         counts = " and ".join(f"{len(values)} {name}" for name, values in zip(columns, found, strict=True))
