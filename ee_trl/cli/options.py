@@ -58,13 +58,13 @@ SHARED: dict[str, dict[str, Any]] = {
     "json": {"action": "store_true", "help": "print one JSON object instead of text"},
     "quiet": {"action": "store_true", "help": "no progress bars"},
 }
-SHORT = {"threshold": ("-t",), "quiet": ("-q",)}
+FLAGS = {"threshold": ("--threshold", "-t"), "quiet": ("-q", "--quiet")}
 
 
 def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
     """Adds options that several commands have, by their names in [`SHARED`]."""
     for name in names:
-        parser.add_argument(*SHORT.get(name, ()), f"--{name}", **SHARED[name])
+        parser.add_argument(*FLAGS.get(name, (f"--{name}",)), **SHARED[name])
 
 
 def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
@@ -235,11 +235,11 @@ def open_written(path: Any) -> Any:
     return open_dataset(path, split="train", streaming=True)
 
 
-def report_folder(args: argparse.Namespace, *files: str) -> Path:
-    """The folder `--output`, checked: it is not a file, and has none of the `files` unless they may be replaced."""
-    folder = Path(args.output)
+def report_folder(args: argparse.Namespace, *files: str, given: str | None = None) -> Path:
+    """The folder `given`, or `--output`, checked: not a file, and without the `files` unless they may be replaced."""
+    folder = Path(given or args.output)
     if folder.exists() and not folder.is_dir():
-        raise FormatError(f"{args.output!r} is a file; name a folder")
+        raise FormatError(f"{str(folder)!r} is a file; name a folder")
     there = [str(folder / file) for file in files if (folder / file).exists()]
     if there and not args.overwrite:
         raise FormatError(f"{', '.join(map(repr, there))} already there; give another folder, or --overwrite")

@@ -17,7 +17,7 @@ def add_recipes(commands: Any) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     options.new_command(actions, "list", run_list)
     copy = options.new_command(actions, "copy", run_copy)
-    copy.add_argument("output", metavar="folder", help="where to copy to; existing files are kept, unless --overwrite")
+    copy.add_argument("folder", help="where to copy to; existing files are kept, unless --overwrite")
     copy.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -38,7 +38,7 @@ def run_list(args: argparse.Namespace) -> int:
 def run_copy(args: argparse.Namespace) -> int:
     """Copy recipes and configs to a folder."""
     names = recipe_files()
-    target = options.report_folder(args, *map(str, names))
+    target = options.report_folder(args, *map(str, names), given=args.folder)
     with as_file(files("ee_trl.recipes")) as root:
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
