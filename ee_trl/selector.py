@@ -91,8 +91,6 @@ class EmpathyDataSelector(DatasetScorer):
         ```
     """
 
-    # ---- select ----------------------------------------------------------------------------------------------------
-
     def select(
         self,
         scored: AnyDataset | str | os.PathLike[str],
@@ -111,8 +109,7 @@ class EmpathyDataSelector(DatasetScorer):
             scored (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
                 What [`~EmpathyDataSelector.score`] returned, or any data set with columns `sensibility` and
                 `rationality`. A stream takes only the threshold rule.
-            keep, rule, n, fraction, axis, seed:
-                See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
+            keep, rule, n, fraction, axis, seed: See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
 
         Returns:
             The same kind of data set. Dialogue columns become `prompt` and `completion`; the others survive, and so
@@ -218,8 +215,6 @@ class EmpathyDataSelector(DatasetScorer):
             tables = (self.with_quadrant(table) for table in tables)
         return training_tables(tables, features, kept)
 
-    # ---- look ------------------------------------------------------------------------------------------------------
-
     def summary(self, scored: AnyDataset | str | os.PathLike[str]) -> Any:
         """
         Counts, shares of the quadrants, reasons of the unscored, and shares per emotion if there is that column.
@@ -279,8 +274,6 @@ class EmpathyDataSelector(DatasetScorer):
         dataset = opened(scored)
         scorer = vars(self).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
         return card_of(dataset, self.choose(dataset, **rule), source=source, scorer=scorer, **options)
-
-    # ---- train -----------------------------------------------------------------------------------------------------
 
     def attach(self, trainer: Any, policy: Any = "sensibility", **options: Any) -> Any:
         """

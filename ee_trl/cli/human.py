@@ -70,8 +70,7 @@ def _add_import(actions: Any) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """Runs `ee-trl human export`."""
-    from ..human.export import export_study
-    from ..human.sheets import check_folder
+    from ..human.sheets import check_folder, export_study
 
     folder = check_folder(args.output, overwrite=args.overwrite)
     names = ("references", "kind", "n", "raters", "limit", "turns", "split", "config", "seed")
