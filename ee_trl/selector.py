@@ -109,7 +109,8 @@ class EmpathyDataSelector(DatasetScorer):
             scored (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
                 What [`~EmpathyDataSelector.score`] returned, or any data set with columns `sensibility` and
                 `rationality`. A stream takes only the threshold rule.
-            keep, rule, n, fraction, axis, seed: See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
+            keep, rule, n, fraction, axis, seed:
+                See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
 
         Returns:
             The same kind of data set. Dialogue columns become `prompt` and `completion`; the others survive, and so
