@@ -23,7 +23,7 @@ DRAWS, HISTORY = "empathy_draws.parquet", "empathy_history.json"
 PAGE, PICTURE = "empathy_report.md", "empathy_draws.png"
 NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
 COLUMNS = ("row", *NUMBERS, "quadrant")
-NAMES = (*QUADRANTS, TIE, UNSCORED)
+GROUPS = (*QUADRANTS, TIE, UNSCORED)  # what each sample is of: a quadrant, a tie, or unscored
 ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
 
 
@@ -62,9 +62,9 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
     found = {name: np.array(table.column(name).to_numpy(), dtype=np.float64) for name in NUMBERS}
     found["draws"] = np.nan_to_num(found["draws"])
     found["quadrant"] = np.array([name or UNSCORED for name in table.column("quadrant").to_pylist()], dtype=object)
-    unknown = set(found["quadrant"].tolist()) - set(NAMES)
+    unknown = set(found["quadrant"].tolist()) - set(GROUPS)
     if unknown:
-        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(NAMES)}")
+        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(GROUPS)}")
     return found
 
 
@@ -92,7 +92,7 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     are means over the samples `drawn` at least once; NaN where nothing was drawn.
     """
     rows = {}
-    for name in NAMES:
+    for name in GROUPS:
         inside = draws["quadrant"] == name
         if not inside.any():
             continue
@@ -175,7 +175,7 @@ def _history_parts(history: Sequence[Mapping[str, Any]], most: int = 9) -> list[
 
 
 def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return [name for name in NAMES if any(name in (entry.get(key) or {}) for entry in history)]
+    return [name for name in GROUPS if any(name in (entry.get(key) or {}) for entry in history)]
 
 
 def draw_draws(
@@ -202,9 +202,9 @@ def draw_draws(
         _draw_loss(loss, history)
     else:
         _draw_first_and_last(loss, rows)
-    seen = {name for name in NAMES if name in rows} | set(_names_in(history, "shares"))
-    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in NAMES if name in seen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(NAMES), frameon=False)
+    seen = {name for name in GROUPS if name in rows} | set(_names_in(history, "shares"))
+    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in GROUPS if name in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(GROUPS), frameon=False)
     return save_figure(figure, path)
 
 
@@ -251,7 +251,7 @@ def _draw_line(
 
 
 def _draw_first_and_last(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
-    drawn = [name for name in reversed(NAMES) if name in rows and not np.isnan(rows[name]["first_loss"])]
+    drawn = [name for name in reversed(GROUPS) if name in rows and not np.isnan(rows[name]["first_loss"])]
     for place, name in enumerate(drawn):
         first, last = rows[name]["first_loss"], rows[name]["last_loss"]
         axes.plot([first, last], [place, place], color=ALL_COLOURS[name], linewidth=2)
