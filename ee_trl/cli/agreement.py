@@ -53,12 +53,12 @@ def run_agreement(args: argparse.Namespace) -> int:
     from ..data.samples import read_samples
     from ..data.tables import spread
     from ..reports.agreement import agree
-    from ..reports.agreement_page import NAMES, check_picture_library, report_dict, report_text, write_agreement
+    from ..reports.agreement_page import NAMES, agreement_figure, report_dict, report_text, write_agreement
 
     threshold = thresholds(options.threshold_of(args))
     folder = None
     if args.output:
-        check_picture_library()
+        agreement_figure()  # fails now, not after the scoring, where matplotlib is missing
         folder = options.report_folder(args, *NAMES)
     specs = ((args.a, _scorer_options(args, "a")), (args.b, _scorer_options(args, "b")))
     for spec, _ in specs:

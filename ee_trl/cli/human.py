@@ -59,8 +59,7 @@ def _add_import(actions: Any) -> None:
 
 def run_export(args: argparse.Namespace) -> int:
     """Write sheets for raters."""
-    from ..human.export import export_study
-    from ..human.sheets import check_folder
+    from ..human.sheets import check_folder, export_study
 
     folder = check_folder(args.output, overwrite=args.overwrite)
     names = ("references", "kind", "n", "raters", "limit", "turns", "split", "config", "seed")
