@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from ee_trl.display import Table
 from ee_trl.errors import TrainingError, check_count
-from ee_trl.files import write_text
+from ee_trl.files import json_ready, write_text
 from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
 from ee_trl.online.trl_internals import running_figures
@@ -161,12 +161,10 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def _rows(self, step: int, replies: Replies, axes: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
-        for i in range(min(self.samples, len(self.eval_set))):
-            dialogue = self.eval_set.dialogues[i]
-            scores = {axis: None if math.isnan(values[i]) else float(values[i]) for axis, values in axes.items()}
+        for i, dialogue in enumerate(self.eval_set.dialogues[: self.samples]):
             said = {"speaker": dialogue.last_speaker_turn, "reply": replies.texts[i], "reference": dialogue.response}
-            rows.append({"step": step, **said, **scores})
-        return rows
+            rows.append({"step": step, **said, **{axis: values[i] for axis, values in axes.items()}})
+        return json_ready(rows)
 
 
 def report_samples(trainer: Any, args: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import pyarrow as pa
 
 from ee_trl.data.dialogue import Dialogue, Turns, check_turns
 from ee_trl.data.formats import recognise
 from ee_trl.data.reading import check_dataset, open_rows
 from ee_trl.data.sample import load_sample
 from ee_trl.data.samples import iter_samples
-from ee_trl.data.tables import features_of, is_stream, spread, tables_of
+from ee_trl.data.tables import features_of, is_stream, spread, tables_of, to_dataset
 from ee_trl.errors import FormatError, unknown
 from ee_trl.files import digest
 
@@ -119,21 +116,24 @@ def read_eval_set(
         return source
     check_turns(turns)
     dataset, called = _opened(source, split, config)
-    kept: list[tuple[Dialogue, str]] = []
-    left_out: Counter[str] = Counter()
-    emotion_known = False
-    for dialogue, reason, emotion in _samples(dataset, turns):
-        emotion_known |= bool(emotion)
-        if reason is not None:
-            left_out[reason] += 1
-        if dialogue is not None:
-            kept.append((dialogue, emotion))
-    if not kept:
+    features = features_of(dataset)
+    emotion = "context" if recognise(list(features)).utterance_rows and "emotion" not in features else "emotion"
+    found: list[tuple[Dialogue, str]] = []
+    left_out: Counter[str | None] = Counter()
+    for batch in iter_samples(dataset, turns, columns=[emotion]):
+        for sample in batch.samples:
+            if sample.dialogue is None:
+                left_out[sample.reason] += 1
+                continue
+            named = batch.rows[sample.row].get(emotion)
+            found.append((sample.dialogue, named if isinstance(named, str) else ""))
+    if not found:
         raise FormatError(f"{name or called} holds no dialogue with a reply: {dict(left_out)}")
-    rows = tuple(spread(len(kept), limit))
-    emotions = tuple(kept[i][1] for i in rows) if emotion_known else None
-    dialogues = tuple(kept[i][0] for i in rows)
-    return EvalSet(name or called, dialogues, emotions, dict(left_out.most_common()), len(kept), rows)
+    rows = tuple(spread(len(found), limit))
+    dialogues, emotions = zip(*(found[i] for i in rows), strict=True)
+    known = emotions if any(named for _, named in found) else None
+    reasons = {str(reason): n for reason, n in left_out.most_common()}
+    return EvalSet(name or called, dialogues, known, reasons, len(found), rows)
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
@@ -145,12 +145,9 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
         dataset, called = _split_of(source, split), "the data set"
     if hasattr(dataset, "keys"):
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
-    if is_stream(dataset) and recognise(list(features_of(dataset))).utterance_rows:
-        from datasets import Dataset
-
-        # the turns of a conversation may lie anywhere in a stream
-        empty = features_of(dataset).arrow_schema.empty_table()
-        dataset = Dataset(pa.concat_tables([empty, *tables_of(dataset)]))
+    features = features_of(dataset)
+    if recognise(list(features)).utterance_rows and is_stream(dataset):  # a conversation's turns may lie anywhere
+        dataset = to_dataset(tables_of(dataset), features)
     return dataset, called
 
 
@@ -166,14 +163,3 @@ def _split_of(source: Any, split: str | None) -> Any:
     if split is None and len(source) != 1:
         return source
     return source[split or next(iter(source))]
-
-
-def _samples(dataset: Any, turns: Turns) -> Iterator[tuple[Dialogue | None, str | None, str]]:
-    """The dialogue of each sample, or the reason why there is none, and its emotion, `""` where unknown."""
-    features = features_of(dataset)
-    fmt = recognise(list(features))
-    emotion = "context" if fmt.utterance_rows and "emotion" not in features else "emotion"
-    for batch in iter_samples(dataset, turns, columns=[emotion]):
-        for sample in batch.samples:
-            named = batch.rows[sample.row].get(emotion)
-            yield sample.dialogue, sample.reason, named if isinstance(named, str) else ""
