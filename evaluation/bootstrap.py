@@ -91,7 +91,7 @@ class Resampler(ABC):
     Attributes:
         n (`int`): The number of samples.
         halves (`bool`): Whether halves are drawn without replacement. This is for metrics that a sample drawn twice
-            would bias; the spread of halves is that of the whole (Politis and Romano 1994, with m = n/2), and the
+            would bias. Halves spread as widely as the whole (Politis and Romano 1994, with m = n/2), and the
             interval is laid around the number itself.
         limits (`tuple[float, float]`): The lowest and the highest value that the numbers can have.
     """
@@ -113,7 +113,7 @@ class Resampler(ABC):
         """The samples with these numbers, in this order."""
 
     def point(self, inside: np.ndarray | None = None) -> dict[str, float]:
-        """The numbers with each sample counted once, or with those alone that are `inside`, of shape `(n,)`."""
+        """The numbers with each sample counted once, or only with those that are `inside`, shape `(n,)`."""
         counts = np.ones(self.n) if inside is None else np.asarray(inside, float)
         return {name: float(values[0]) for name, values in self.values(counts[None]).items()}
 

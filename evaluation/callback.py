@@ -17,14 +17,15 @@ from transformers import TrainerCallback
 
 from ee_trl.display import Table
 from ee_trl.errors import TrainingError, check_count
-from ee_trl.files import write_text
+from ee_trl.files import json_ready, write_text
+from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
 from ee_trl.online.trl_internals import running_figures
 from ee_trl.selector import EmpathyDataSelector
 
 from .candidates import Replies
 from .eval_set import read_eval_set
-from .generation import Decoding, generate_replies, own_randomness
+from .generation import Decoding, generate_replies
 from .measures import Evaluator, Tools, numbers_of
 from .metrics.completion_perplexity import evaluating
 
@@ -112,7 +113,7 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
         """Generates and measures now; returns what it logs."""
-        with own_randomness():
+        with random_state_kept():
             replies = self._replies(args, tokenizer)
             numbers, axes = self._numbers(replies)
         self.history.append({"step": step, **numbers})
@@ -169,16 +170,10 @@ class EmpathyEvalCallback(TrainerCallback):
 
     def _rows(self, step: int, replies: Replies, axes: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
-        for i in range(min(self.samples, len(self.eval_set))):
-            dialogue = self.eval_set.dialogues[i]
-            scores = {axis: _number(values[i]) for axis, values in axes.items()}
+        for i, dialogue in enumerate(self.eval_set.dialogues[: self.samples]):
             said = {"speaker": dialogue.last_speaker_turn, "reply": replies.texts[i], "reference": dialogue.response}
-            rows.append({"step": step, **said, **scores})
-        return rows
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else float(value)
+            rows.append({"step": step, **said, **{axis: values[i] for axis, values in axes.items()}})
+        return json_ready(rows)
 
 
 # ---- the table of samples ------------------------------------------------------------------------------------------

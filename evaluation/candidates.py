@@ -22,7 +22,7 @@ REPLY_COLUMNS = ("prediction", "reply")
 REFERENCE_COLUMNS = ("reference", "response")
 EMOTION_COLUMN = "predicted_emotion"
 INDEX_COLUMN = "index"
-"""The number of the dialogue in a report's replies, beside a column for each candidate."""
+"""The column of a report's replies with the number of the dialogue; each candidate has another column."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

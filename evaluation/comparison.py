@@ -115,7 +115,8 @@ def evaluate_models(
     """
     Generates, or reads, the replies of one or more models to one set of dialogues, and compares them.
 
-    The processes of a launch share the generation. The first one measures and writes, and all get the result.
+    All processes of a launch must call this: they share the generation, the first one measures and writes, and all get
+    the result.
 
     Args:
         models, predictions (`Mapping` or `Sequence`, *optional*):

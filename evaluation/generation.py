@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ee_trl.errors import EmpathyError, check_count
 from ee_trl.files import json_digest
@@ -32,8 +28,8 @@ PLAIN: dict[str, Any] = {
     "exponential_decay_length_penalty": None, "watermarking_config": None, "min_p": None, "top_h": None,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "return_dict_in_generate": False,
 }  # fmt: skip
-"""What a model's own generation config may say, and what it is set to: replies follow from the model, the prompt, the
-end tokens and [`Decoding`] alone."""
+"""What a model's own generation config may set, and what it is set to here, so that replies depend only on the model,
+the prompt, the end tokens and [`Decoding`]."""
 
 WAY = 2
 """The version of generation; it rises when the same model, prompt and decoding give other replies than before."""
@@ -139,7 +135,7 @@ def generate_replies(
 
 
 def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int) -> list[int]:
-    """A conversation's ids, with the generation prompt; without its oldest turns where it is too long."""
+    """A conversation's ids, with the generation prompt; without its oldest turns if it is too long."""
     if not getattr(tokenizer, "chat_template", None):
         raise EmpathyError(
             "the tokenizer has no chat template, so this model cannot be given a conversation; put the template that "
@@ -169,6 +165,8 @@ def generate_batch(
     import torch
     from transformers import GenerationConfig
 
+    from ee_trl.online.alignment import random_state_kept
+
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
@@ -178,7 +176,7 @@ def generate_batch(
         how = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     known = vars(GenerationConfig())  # which of them this version of the library has
     how |= {name: value for name, value in PLAIN.items() if name in known}
-    with torch.inference_mode(), own_randomness(seed):
+    with torch.inference_mode(), random_state_kept(seed):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask.to(model.device),
@@ -189,31 +187,15 @@ def generate_batch(
     return [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
 
 
-@contextmanager
-def own_randomness(seed: int | None = None) -> Iterator[None]:
-    """Whatever Python, NumPy or torch draws inside, on any device, their generators are as before afterwards."""
-    import torch
-
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        if seed is not None:
-            torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-
-
 # ---- replies in files ----------------------------------------------------------------------------------------------
 
 
 class StoredReplies:
     """
-    The replies of one model under one way of decoding, in a JSON-lines file whose name and first line say which.
+    The replies of one model under one way of decoding, in a JSON-lines file; its name and first line say which.
 
-    Several processes, or two starts of one command, may add to the file at the same time: whoever creates it writes
-    the first line, each batch is appended by one write, and what is no whole line is passed over.
+    Several processes, or two starts of one command, may add to the file at the same time: the one that creates it
+    writes the first line, each batch is appended by one write, and broken lines are skipped.
 
     Args:
         folder (`Path`): The folder of such files.

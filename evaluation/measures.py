@@ -374,7 +374,7 @@ class Metric:
     Args:
         make (`Callable`): Measures replies.
         primary (`str`): The one number that a comparison claims a difference of.
-        needs (`str`, *optional*): What it needs beside the replies.
+        needs (`str`, *optional*): What it needs apart from the replies.
     """
 
     make: Callable[[Evaluator, Replies, LoadedModel | None], Measure]

@@ -37,7 +37,7 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def label(name: str, limit: int = 28) -> str:
-    """A name that fits beside an axis; `$` would start a formula."""
+    """A name that fits at an axis; `$` would start a formula."""
     return shortened(name, limit).replace("$", r"\$")
 
 

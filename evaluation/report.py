@@ -1,4 +1,4 @@
-"""A comparison as files: JSON for machines, Markdown, and one HTML page that needs nothing beside itself.
+"""A comparison as files: JSON for machines, Markdown, and one HTML page that needs no other file.
 
 Everything here takes the comparison as [`~ee_trl.evaluation.Comparison.to_dict`] gives it.
 """

@@ -1,4 +1,4 @@
-"""[`TextMetric`], the base of this package's `evaluate` modules. Each is described by its card alone."""
+"""[`TextMetric`], the base of this package's `evaluate` modules."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class TextMetric(evaluate.Metric, ABC):
     """
     A plain function of texts as an `evaluate` module.
 
-    The function's parameters are the metric's columns, by the names in `checks`, and its options, beside those of
-    [`~ee_trl.evaluation.bootstrap.Bootstrap`]. The library would store a number or None as its string; this class
-    refuses whatever is not text, an empty corpus and unknown options, each with a message. The description, citation
-    and inputs are those of the card, `README.md` in the metric's folder.
+    Parameters of the function that are named in `checks` are columns, the others options; those of
+    [`~ee_trl.evaluation.bootstrap.Bootstrap`] join them. The library would store a number or None as its string; this
+    class refuses values that are not text, an empty corpus and unknown options. The metric's card, `README.md` in its
+    folder, gives the description, the citation and the inputs.
     """
 
     checks: ClassVar[Mapping[str, Check]] = CHECKS

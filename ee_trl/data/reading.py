@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
 from .formats import recognise
-from .tables import BATCH_ROWS, features_of, is_stream
+from .tables import BATCH_ROWS, features_of, is_stream, stream_of_tables
 from .text_files import COMPRESSED, read_csv, read_json
 
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
+    from datasets import Features
 
     from .tables import AnyDataset
 
@@ -36,21 +36,7 @@ _BUILDERS = {
 def open_dataset(
     source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None, streaming: bool = False
 ) -> AnyDataset:
-    """
-    Opens a file, a folder or a data set of the hub.
-
-    Args:
-        source (`str` or `os.PathLike`):
-            A file (parquet, jsonl, json, csv, tsv, arrow; `*` allowed), a folder (of `save_to_disk`, or of such
-            files), or the name of a data set on the hub.
-        config (`str`, *optional*): Configuration of a hub data set.
-        split (`str`, *optional*): The split; by default all of them. A file has one.
-        streaming (`bool`, *optional*, defaults to `False`):
-            Read parquet files as a stream and not through the cache. All other files go through the cache.
-
-    Raises:
-        [`FormatError`]: There is no such file, or its content is not what its name says.
-    """
+    """Opens a file, a folder or a data set of the hub."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -192,7 +178,8 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
     if kind in ("csv", "tsv"):
         return read_csv(paths, "\t" if kind == "tsv" else ",")
     if kind == "parquet" and streaming:
-        return _parquet_stream(paths)
+        files = [str(path) for path in paths]
+        return stream_of_tables(_parquet_tables, files, _parquet_tables(files)[0])
     if kind == "parquet" and not any(map(row_count, paths)):  # the library refuses to load no rows
         return Dataset(pq.read_table(paths[0]))
     try:
@@ -210,19 +197,15 @@ def _check_names(path: Path) -> None:
         raise FormatError(f"{str(path)!r} has several columns of the name {twice[0]!r}; rename all but one of them")
 
 
-def _parquet_stream(paths: list[Path]) -> IterableDataset:
-    """The rows of parquet files, as a stream of small tables."""
-    from datasets import DatasetInfo, Features, IterableDataset
-    from datasets.iterable_dataset import ArrowExamplesIterable
+def _parquet_tables(files: list[str]) -> tuple[Features, Iterator[pa.Table]]:
+    """The rows of parquet files, as features and small tables."""
+    from datasets import Features
 
-    features = Features.from_arrow_schema(pq.read_schema(paths[0]))
-    tables = ArrowExamplesIterable(_parquet_tables, {"files": [str(path) for path in paths]})
-    return IterableDataset(tables, info=DatasetInfo(features=features))
+    def tables() -> Iterator[pa.Table]:
+        for file in files:
+            # The library's own stream decodes whole row groups ahead; other programs write groups of a million rows.
+            with pq.ParquetFile(file, pre_buffer=False) as parquet:
+                for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
+                    yield pa.Table.from_batches([batch])
 
-
-def _parquet_tables(files: list[str]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    for number, file in enumerate(files):
-        # The library's own stream decodes whole row groups ahead; other programs write groups of a million rows.
-        with pq.ParquetFile(file, pre_buffer=False) as parquet:
-            for i, batch in enumerate(parquet.iter_batches(BATCH_ROWS, use_threads=False)):
-                yield (number, i), pa.Table.from_batches([batch])
+    return Features.from_arrow_schema(pq.read_schema(files[0])), tables()

@@ -15,13 +15,12 @@ import pyarrow as pa
 from ..axes import AXES, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
-from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of
+from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
 from .formats import DialogueFormat, recognise
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
     columns_of,
-    conversation_order,
     features_of,
     is_stream,
     label_names,
@@ -79,20 +78,13 @@ def iter_samples(
     """
     All samples of a data set, batch by batch: the one way from rows to samples.
 
-    Args:
-        dataset (`Dataset` or `IterableDataset`): One split, in any format. Of utterance rows, those of a conversation
-            are put together and in order; in a stream they must be neighbours.
-        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.data.dialogue.samples_of`].
-        columns (`Iterable[str]`, *optional*): Other columns for `rows`, if the data set has them.
-        batch_rows (`int`, *optional*, defaults to `1000`): About how many rows a batch has.
-
-    Raises:
-        [`FormatError`]: No dialogue format fits the columns.
+    Utterance rows are gathered by conversation; in a stream a conversation's rows must be neighbours. `columns` are
+    further columns that the batches' `rows` have.
     """
     features = features_of(dataset)
     order = None
     if recognise(list(features)).utterance_rows and not is_stream(dataset):
-        order = conversation_order(dataset)
+        order = _conversation_order(dataset)
         dataset = dataset.select(order)
     return batches_of(tables_of(dataset, batch_rows), features, turns, columns=columns, numbers=order)
 
@@ -109,7 +101,7 @@ def batches_of(
     fmt = recognise(list(features))
     wanted = [*_sample_columns(fmt, features), *(name for name in columns if name in features)]
     start = 0
-    for table in whole_conversations(tables) if fmt.utterance_rows else tables:
+    for table in _whole_conversations(tables) if fmt.utterance_rows else tables:
         end = start + table.num_rows
         rows = rows_of(table, features, [*dict.fromkeys(wanted)])
         here = range(start, end) if numbers is None else numbers[start:end]
@@ -145,7 +137,20 @@ def read_samples(dataset: Dataset | IterableDataset, turns: Turns = "each") -> I
             yield sample._replace(row=batch.numbers[sample.row])
 
 
-def whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _conversation_order(dataset: Dataset) -> list[int]:
+    """Row numbers of utterance rows by conversation, in order of first appearance, and then by `utterance_idx`."""
+    first: dict[str, int] = {}
+    start, numbers = array("q"), array("d")
+    wanted = ["conv_id", "utterance_idx"]
+    for table in tables_of(dataset.select_columns(wanted), 10_000):
+        for row in rows_of(table, dataset.features, wanted):
+            i = len(start)
+            start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
+            numbers.append(utterance_number(row["utterance_idx"]))
+    return np.lexsort((numbers, start)).tolist()
+
+
+def _whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same utterance rows in tables that end where a conversation ends."""
     held: pa.Table | None = None
     for table in tables:
@@ -346,8 +351,6 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
     The rows of scored tables where `kept` is true, as TRL trains on them.
 
     Args:
-        tables (`Iterable[pa.Table]`): The scored rows.
-        features (`Features`): Their features.
         kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
     """
     others = kept_names(list(features))
@@ -395,13 +398,8 @@ def dialogue_tables(
     """
     Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
 
-    Args:
-        dataset, turns: See [`iter_samples`].
-        left_out (`Counter`, *optional*): Counts the samples left out, by reason.
-
-    Returns:
-        `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
-        both scores), and the tables as they are made.
+    Returns `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
+    both scores), and the tables as they are made.
     """
     from datasets import Features
 

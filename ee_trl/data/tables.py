@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,14 +17,14 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_count, root_cause
 from ..files import atomic, named_when_full, read_json, temporary_folder, write_json
-from .dialogue import SOURCE_ERROR, has_lone_surrogates, utterance_number
+from .dialogue import SOURCE_ERROR, has_lone_surrogates
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
     from tqdm import tqdm
 
-    AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatasetDict"
 
 BATCH_ROWS = 1_000
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
@@ -104,19 +103,6 @@ def chosen_rows(tables: Iterable[pa.Table], kept: np.ndarray) -> Iterator[pa.Tab
         start += table.num_rows
         if len(chosen):
             yield table.take(pa.array(chosen))
-
-
-def conversation_order(dataset: Dataset) -> list[int]:
-    """Row numbers of utterance rows by conversation, in order of first appearance, and then by `utterance_idx`."""
-    first: dict[str, int] = {}
-    start, numbers = array("q"), array("d")
-    wanted = ["conv_id", "utterance_idx"]
-    for table in tables_of(dataset.select_columns(wanted), 10_000):
-        for row in rows_of(table, dataset.features, wanted):
-            i = len(start)
-            start.append(i if row["conv_id"] is None else first.setdefault(str(row["conv_id"]), i))
-            numbers.append(utterance_number(row["utterance_idx"]))
-    return np.lexsort((numbers, start)).tolist()
 
 
 def spread(n: int, limit: int | None) -> list[int]:
@@ -211,18 +197,18 @@ def _from_json(text: str) -> Any:
 
 
 def stream_of_tables(
-    make: Callable[[IterableDataset], tuple[Features, Iterator[pa.Table]]], stream: IterableDataset, features: Features
+    make: Callable[[Any], tuple[Features, Iterator[pa.Table]]], source: Any, features: Features
 ) -> IterableDataset:
-    """The tables that `make` gives of a stream, as a stream with these features; nothing is read before it is."""
+    """The tables that `make` gives of a source, as a stream with these features; nothing is read yet."""
     from datasets import DatasetInfo, IterableDataset
     from datasets.iterable_dataset import ArrowExamplesIterable
 
-    tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "stream": stream})
+    tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "source": source})
     return IterableDataset(tables, info=DatasetInfo(features=features))
 
 
-def _numbered_tables(make: Any, stream: IterableDataset) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    features, tables = make(stream)
+def _numbered_tables(make: Any, source: Any) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    features, tables = make(source)
     for number, table in enumerate(tables):
         yield (0, number), conform(table, features.arrow_schema)
 
@@ -254,16 +240,7 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
 def write_file(
     tables: Iterable[pa.Table], features: Features, path: str | os.PathLike[str], *, metadata: dict[str, Any]
 ) -> int:
-    """
-    Writes the tables to a parquet or jsonl file atomically, and returns the number of rows.
-
-    Args:
-        tables (`Iterable[pa.Table]`): The rows.
-        features (`Features`): Their features.
-        path (`str` or `os.PathLike`): Ends in `.parquet` or `.jsonl`; missing folders are made.
-        metadata (`dict`): What made the file. It goes into the parquet schema under `ee_trl`, or into
-            `<path>.meta.json` beside a jsonl file.
-    """
+    """Writes the tables to a parquet or jsonl file atomically, and returns the number of rows."""
     path = Path(path)
     if path.suffix.lower() == ".parquet":
         with atomic(path) as partial:

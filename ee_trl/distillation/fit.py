@@ -131,14 +131,8 @@ class Fitted:
         """The encoder's outputs, before any calibration, shape `(n, 2)`, computed as the scorer will."""
         texts = self.options.inputs.encode(self.tokenizer, dialogues)
         precision = torch.bfloat16 if self.options.precision else torch.float32
-        model: Any = with_head_in_float32(copy.deepcopy(self.model).eval(), precision)
-        device = model.device
-
-        @torch.inference_mode()
-        def forward(batch: dict[str, torch.Tensor]) -> np.ndarray:
-            return model(**{k: v.to(device) for k, v in batch.items()}).logits.double().cpu().numpy()
-
-        return raw_outputs(forward, self.tokenizer, texts, token_budget, self.options.inputs.max_length)
+        model = with_head_in_float32(copy.deepcopy(self.model).eval(), precision)
+        return raw_outputs(model, self.tokenizer, texts, token_budget, self.options.inputs.max_length)
 
 
 def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: bool = False) -> tuple[Any, Any]:

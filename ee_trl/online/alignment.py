@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..data.formats import DialogueFormat
-    from ..scoring.spec import ScoringSelector
+    from ..scoring.base import ScoringSelector
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +133,12 @@ def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restores the global random states afterwards."""
+def random_state_kept(seed: int | None = None) -> Iterator[None]:
+    """The random states of Python, NumPy and torch are afterwards as they were; inside, torch starts from `seed`."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if seed is not None:
+            torch.manual_seed(seed)
         try:
             yield
         finally:

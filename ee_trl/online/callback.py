@@ -26,7 +26,7 @@ from .trl_internals import hold, running_figures
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..scoring.spec import ScoringSelector
+    from ..scoring.base import ScoringSelector
 
 logger = logging.getLogger(__name__)
 

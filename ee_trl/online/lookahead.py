@@ -34,7 +34,7 @@ from .worker import Answer, send
 
 if TYPE_CHECKING:
     from ..data.dialogue import Dialogue
-    from ..scoring.spec import ScoringSpec
+    from ..scoring.base import ScoringSpec
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, UNSCORED, quadrants
+from ..axes import RATIONALITY, SENSIBILITY, UNSCORED, quadrants
 from ..files import write_json
-from ..reports.draws import DRAWS, HISTORY, write_draws_report
+from ..reports.draws import DRAWS, GROUPS, HISTORY, write_draws_report
 
 
 if TYPE_CHECKING:
-    from ..scoring.spec import ScoringSpec
-
-GROUPS = (*QUADRANTS, TIE, UNSCORED)
+    from ..scoring.base import ScoringSpec
 
 STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
 """Columns of an observation: a sample in a batch."""

@@ -13,7 +13,7 @@ from .trl_internals import OnlineMixin
 
 
 if TYPE_CHECKING:
-    from ..scoring.spec import ScoringSelector
+    from ..scoring.base import ScoringSelector
 
 
 class EmpathySFTTrainer(OnlineMixin, SFTTrainer):

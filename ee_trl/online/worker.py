@@ -18,8 +18,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ..data.dialogue import Dialogue
+    from ..scoring.base import ScoringSpec
     from ..scoring.run import ScoringRun
-    from ..scoring.spec import ScoringSpec
 
 Answer = tuple[int, float, float]
 """Row, sensibility, rationality; NaN where the row could not be scored."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, TIE
+from ..axes import QUADRANTS, TIE, UNSCORED
 from ..display import Heading, Markup, Table, Title, as_markdown, number, percent
 from ..errors import EmpathyError, MissingExtraError
 from ..files import read_json, write_text
@@ -23,28 +23,14 @@ DRAWS, HISTORY = "empathy_draws.parquet", "empathy_history.json"
 PAGE, PICTURE = "empathy_report.md", "empathy_draws.png"
 NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
 COLUMNS = ("row", *NUMBERS, "quadrant")
-"""Of [`DRAWS`], one row a sample."""
-
-UNSCORED = "unscored"
-NAMES = (*QUADRANTS, TIE, UNSCORED)
+GROUPS = (*QUADRANTS, TIE, UNSCORED)  # what each sample is of: a quadrant, a tie, or unscored
 ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
 
 
 def write_draws_report(folder: str | os.PathLike[str]) -> Path:
     """
-    Writes `empathy_report.md` and `empathy_draws.png` from what a training with a policy left in its folder.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            Holds `empathy_draws.parquet` (a row a sample: scores, quadrant, how often it was drawn, its mean loss
-            weight, and its first, last and mean loss in nats per token) and `empathy_history.json` (a list by step:
-            shares of the quadrants drawn, effective sample size, mean weight, loss by quadrant).
-
-    Returns:
-        `Path` of `empathy_report.md`. Without matplotlib the page has no picture and says what it needs.
-
-    Raises:
-        [`EmpathyError`]: A file is missing, or not in the form that a training writes.
+    Writes `empathy_report.md` and `empathy_draws.png` from the draws and the history that a training with a policy
+    left in its folder. Without matplotlib the page has no picture and says what it needs.
     """
     folder = Path(folder)
     draws, history = read_draws(folder / DRAWS), read_history(folder / HISTORY)
@@ -65,9 +51,6 @@ def write_draws_report(folder: str | os.PathLike[str]) -> Path:
     return folder / PAGE
 
 
-# ---- what is in the files ------------------------------------------------------------------------------------------
-
-
 def read_draws(path: Path) -> dict[str, np.ndarray]:
     """The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null."""
     import pyarrow.parquet as pq
@@ -79,9 +62,9 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
     found = {name: np.array(table.column(name).to_numpy(), dtype=np.float64) for name in NUMBERS}
     found["draws"] = np.nan_to_num(found["draws"])
     found["quadrant"] = np.array([name or UNSCORED for name in table.column("quadrant").to_pylist()], dtype=object)
-    unknown = set(found["quadrant"].tolist()) - set(NAMES)
+    unknown = set(found["quadrant"].tolist()) - set(GROUPS)
     if unknown:
-        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(NAMES)}")
+        raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(GROUPS)}")
     return found
 
 
@@ -105,14 +88,11 @@ def _there(path: Path) -> Path:
 
 def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """
-    What was drawn of each quadrant that has samples.
-
-    Returns:
-        `dict`: quadrant -> `samples`, `drawn` (at least once), `draws`, `weight` (mean over the draws), `first_loss`,
-        `last_loss`, `mean_loss` (means over the drawn samples, nats per token); NaN where nothing was drawn.
+    What was drawn of each quadrant that has samples: `weight` is the mean over the draws, the losses (nats per token)
+    are means over the samples `drawn` at least once; NaN where nothing was drawn.
     """
     rows = {}
-    for name in NAMES:
+    for name in GROUPS:
         inside = draws["quadrant"] == name
         if not inside.any():
             continue
@@ -134,9 +114,6 @@ def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     if not known.any():
         return np.nan
     return float(np.average(values[known], weights=None if weights is None else weights[known]))
-
-
-# ---- page ----------------------------------------------------------------------------------------------------------
 
 
 def _summary(times: np.ndarray) -> Markup:
@@ -198,10 +175,7 @@ def _history_parts(history: Sequence[Mapping[str, Any]], most: int = 9) -> list[
 
 
 def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    return [name for name in NAMES if any(name in (entry.get(key) or {}) for entry in history)]
-
-
-# ---- picture -------------------------------------------------------------------------------------------------------
+    return [name for name in GROUPS if any(name in (entry.get(key) or {}) for entry in history)]
 
 
 def draw_draws(
@@ -210,12 +184,7 @@ def draw_draws(
     history: Sequence[Mapping[str, Any]],
     path: Path,
 ) -> Path:
-    """
-    Draws the four panels of the report.
-
-    Raises:
-        [`MissingExtraError`]: matplotlib is not installed.
-    """
+    """Draws the four panels of the report."""
     figure = new_figure((11.5, 8.6), purpose="the picture of what was drawn")
     from matplotlib.patches import Patch  # it is there now
 
@@ -233,9 +202,9 @@ def draw_draws(
         _draw_loss(loss, history)
     else:
         _draw_first_and_last(loss, rows)
-    seen = {name for name in NAMES if name in rows} | set(_names_in(history, "shares"))
-    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in NAMES if name in seen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(NAMES), frameon=False)
+    seen = {name for name in GROUPS if name in rows} | set(_names_in(history, "shares"))
+    handles = [Patch(color=ALL_COLOURS[name], label=name) for name in GROUPS if name in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(GROUPS), frameon=False)
     return save_figure(figure, path)
 
 
@@ -282,7 +251,7 @@ def _draw_line(
 
 
 def _draw_first_and_last(axes: Axes, rows: Mapping[str, Mapping[str, float]]) -> None:
-    drawn = [name for name in reversed(NAMES) if name in rows and not np.isnan(rows[name]["first_loss"])]
+    drawn = [name for name in reversed(GROUPS) if name in rows and not np.isnan(rows[name]["first_loss"])]
     for place, name in enumerate(drawn):
         first, last = rows[name]["first_loss"], rows[name]["last_loss"]
         axes.plot([first, last], [place, place], color=ALL_COLOURS[name], linewidth=2)

@@ -1,4 +1,4 @@
-"""What a scorer is: a batch of dialogues in, an `(n, 2)` array out, and a fingerprint."""
+"""What a scorer is (dialogues in, an `(n, 2)` array out, and a fingerprint), and what names one to other processes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..axes import AXES
-from ..data.dialogue import Dialogue
+from ..data.dialogue import Dialogue, Turns
 from ..errors import ScorerError
 
 
@@ -34,45 +34,28 @@ class Scorer(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names everything that determines the numbers."""
-        ...
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """
-        Scores a batch.
-
-        Args:
-            dialogues (`Sequence[Dialogue]`):
-                `n` dialogues, each ending in the listener's reply to be judged.
+        Scores `n` dialogues, each ending in the listener's reply to be judged.
 
         Returns:
             `np.ndarray` of shape `(n, 2)`, floats in [0, 10]: sensibility, rationality. NaN marks a dialogue that this
             scorer could not score; it is reported as unscored. A row's numbers do not depend on its batch mates.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """
-    `b` of the dialogues that a scorer was given, with what it found.
+    """`b` of the dialogues that a scorer was given, with what it found."""
 
-    Args:
-        indices (`Sequence[int]`): Which of the dialogues these are, by position.
-        scores (`np.ndarray` of shape `(b, 2)`): Sensibility, rationality; NaN where unscored.
-        reasons (`Sequence[str | None]`, *optional*): Why a dialogue has no score, one of
-            [`~ee_trl.data.dialogue.REASONS`]; `None` where it has one. By default `"scorer_gave_none"`.
-        details (`Mapping[str, np.ndarray]`, *optional*): Further columns, name -> array of shape `(b,)`, NaN for null.
-        tokens (`int`, *optional*, defaults to `0`): Tokens of the dialogues' own text.
-        forward_tokens (`int`, *optional*, defaults to `0`): Tokens that went through the model for them, with rubric,
-            questions and padding.
-    """
-
-    indices: Sequence[int]
-    scores: np.ndarray
+    indices: Sequence[int]  # which of the dialogues these are, by position
+    scores: np.ndarray  # (b, 2): sensibility, rationality; NaN where unscored
+    # for each dialogue one of REASONS, or `None` where it has a score; by default "scorer_gave_none"
     reasons: Sequence[str | None] | None = None
-    details: Mapping[str, np.ndarray] = field(default_factory=dict)
-    tokens: int = 0
-    forward_tokens: int = 0
+    details: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns of shape (b,), NaN for null
+    tokens: int = 0  # of the dialogues' own text
+    forward_tokens: int = 0  # that went through the model for them, with rubric, questions and padding
 
 
 class BatchedScorer:
@@ -88,6 +71,34 @@ class BatchedScorer:
         for batch in self.score_batches(dialogues):
             scores[list(batch.indices)] = batch.scores
         return scores
+
+
+@dataclass(frozen=True)
+class ScoringSpec:
+    """
+    A scorer by name, its options, the path of its score store, and how scores are judged.
+
+    The fields mean what the arguments of [`~ee_trl.EmpathyDataSelector`] mean; `options` are the `scorer_options`.
+    """
+
+    scorer: str | os.PathLike[str] | Scorer
+    options: Mapping[str, Any] = field(default_factory=dict)
+    store: str | None = None
+    retry_failures: bool = False
+    threshold: tuple[float, float] = (5.0, 5.0)
+    ties: str = "drop"
+    turns: Turns = "each"
+
+
+class ScoringSelector(Protocol):
+    """What online training needs of a selector; [`EmpathyDataSelector`] is one."""
+
+    @property
+    def spec(self) -> ScoringSpec:
+        """What it takes to score in another process."""
+
+    def score(self, dataset: Any) -> Any:
+        """Adds score columns to a data set, see [`EmpathyDataSelector.score`]."""
 
 
 def local_device() -> str:

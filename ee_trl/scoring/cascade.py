@@ -19,16 +19,9 @@ from ..axes import AXES, DEFAULT_THRESHOLD, TIES, Threshold, thresholds
 from ..data.dialogue import SCORED, Dialogue
 from ..display import Displayed
 from ..errors import ScorerError, check_choice, check_share
+from . import conformal
 from .base import BatchedScorer, ScoredBatch, Scorer
-from .conformal import (
-    LearntDoubt,
-    Plan,
-    agreement_interval,
-    classes_of,
-    distance_doubt,
-    limit_for_budget,
-    limit_for_promise,
-)
+from .conformal import LearntDoubt, Plan, classes_of
 from .kinds import load_single
 from .run import Scored, ScoringRun
 from .store import ScoreStore, dialogue_key
@@ -43,28 +36,19 @@ FEWEST = 60  # calibration samples
 _LAYOUT = "cascade-1"
 
 Calibration = tuple[Sequence[Dialogue], np.ndarray]
+_Drawn = tuple[int, int, Dialogue]
 
 
 @dataclass
 class CascadeReport(Displayed):
-    """
-    Counts of a cascade; grows while it scores.
-
-    Args:
-        samples (`int`): Dialogues scored.
-        judged (`int`): Samples whose scores are the judge's.
-        audited (`int`): Other samples that the judge was shown as well.
-        agreed (`int`): Audited samples on which both have the same class.
-        calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
-        calls (`int`): How often the judge was asked in this process; scores in the store need no call.
-    """
+    """Counts of a cascade; grows while it scores."""
 
     samples: int = 0
-    judged: int = 0
-    audited: int = 0
-    agreed: int = 0
-    calibration_calls: int = 0
-    calls: int = 0
+    judged: int = 0  # samples whose scores are the judge's
+    audited: int = 0  # other samples that the judge was shown as well
+    agreed: int = 0  # audited samples on which both have the same class
+    calibration_calls: int = 0  # samples that the judge was asked for to set the limit, and for nothing else
+    calls: int = 0  # how often the judge was asked in this process; scores in the store need no call
 
     def count(self, details: Mapping[str, np.ndarray]) -> None:
         """Counts scored samples, by the details `cascade_judged` and `cascade_audit`."""
@@ -99,7 +83,7 @@ class CascadeReport(Displayed):
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the agreement, from the audit alone."""
-        low, high = agreement_interval(self.agreed, self.audited)
+        low, high = conformal.agreement_interval(self.agreed, self.audited)
         return self._overall(low), self._overall(high)
 
     def _overall(self, share: float) -> float:
@@ -108,12 +92,8 @@ class CascadeReport(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain types."""
-        return asdict(self) | {
-            "judge_share": round(self.share, 6),
-            "calls_saved": self.saved,
-            "agreement": self.agreement,
-            "agreement_interval": list(self.interval),
-        }
+        derived = {"judge_share": round(self.share, 6), "calls_saved": self.saved}
+        return asdict(self) | derived | {"agreement": self.agreement, "agreement_interval": list(self.interval)}
 
     def parts(self) -> Iterable[str]:
         """Two paragraphs: what the judge was needed for, and the agreement."""
@@ -149,23 +129,20 @@ class CascadeScorer(BatchedScorer):
             The cascade's class is to be the judge's on at least this share of the samples, e.g. `0.95`. Needs
             `calibration`. What exactly is guaranteed, and under which assumptions:
             [`~ee_trl.scoring.conformal.limit_for_promise`]. In short: in expectation, over calibration samples and new
-            ones that are exchangeable. Half of the calibration samples (drawn by a hash) teach the doubt, the other
-            half sets the limit.
+            ones that are exchangeable. One half of the calibration samples, drawn by a hash, teaches the doubt; the
+            other sets the limit.
         confidence (`float`, *optional*):
             Makes the promise hold with this probability over the calibration samples, rather than in expectation.
         calibration (`int` or pair, *optional*):
             Judged samples that the cheap scorer has not learnt from: `(dialogues, scores)`, with scores of shape
             `(n, 2)` by this very judge. Or a number: so many samples are drawn at random from the data set to be
             scored, and the judge is asked for them first.
-        threshold, ties (*optional*, default to `5.0` and `"drop"`):
-            Of the selection that the two are to agree on.
+        threshold, ties (*optional*, default to `5.0` and `"drop"`): Of the selection that the two are to agree on.
         audit (`float`, *optional*, defaults to `0.05`):
             Share of the trusted samples, drawn by a hash of their content, that the judge is shown as well, to measure
             the agreement. They keep the cheap scorer's scores.
-        seed (`int`, *optional*, defaults to `0`):
-            Of what is drawn.
-        cheap_options, judge_options (`dict`, *optional*):
-            Passed to the classes of the two, where they are given by name.
+        seed (`int`, *optional*, defaults to `0`): Of what is drawn.
+        cheap_options, judge_options (`dict`, *optional*): Of the classes of the two, where they are given by name.
 
     Raises:
         [`ScorerError`]: Not exactly one of `budget` and `promise`, or a value is out of range.
@@ -207,24 +184,26 @@ class CascadeScorer(BatchedScorer):
         _check_calibration(calibration)
         self.budget, self.promise, self.confidence, self.audit, self.seed = budget, promise, confidence, audit, seed
         self.threshold, self.ties = thresholds(threshold), ties
-        self._specs = (cheap, cheap_options or {}), (judge, judge_options or {})
+        self._specs = {"cheap": (cheap, cheap_options or {}), "judge": (judge, judge_options or {})}
         self._calibration = calibration
         self._store: ScoreStore | None = None
         self._retry_failures = False
         self._plan: Plan | None = None
         self._counts = CascadeReport()
-        self._tokens = (0, 0)  # of the judge, and those through its model, that no batch has reported yet
+        self._tokens = np.zeros(2, int)  # of the judge, and those through its model, that no batch has reported yet
         self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # what the judge gave the samples drawn to calibrate on
 
     @cached_property
     def cheap(self) -> Scorer:
         """The cheap scorer, loaded when it is first needed."""
-        return load_single(self._specs[0][0], **self._specs[0][1])
+        spec, options = self._specs["cheap"]
+        return load_single(spec, **options)
 
     @cached_property
     def judge(self) -> Scorer:
         """The judge, loaded when it is first needed."""
-        return load_single(self._specs[1][0], **self._specs[1][1])
+        spec, options = self._specs["judge"]
+        return load_single(spec, **options)
 
     @property
     def rubric(self) -> Any:
@@ -242,8 +221,6 @@ class CascadeScorer(BatchedScorer):
             f"/T:{t_s:g},{t_r:g},{self.ties}/audit:{self.audit:g}/seed:{self.seed}"
         )
 
-    # ---- the plan
-
     @property
     def needs_plan(self) -> bool:
         """Whether the data set to be scored sets the limit, and has not yet."""
@@ -260,15 +237,10 @@ class CascadeScorer(BatchedScorer):
 
     def plan(self, dialogues: Iterable[Dialogue]) -> Plan | None:
         """
-        Sets the limit from the dialogues that are to be scored.
+        Sets the limit from all the dialogues that are to be scored, which it reads once, a thousand at a time.
 
-        The cheap scorer scores all of them, and the judge as many as `calibration` says.
-
-        Args:
-            dialogues (`Iterable[Dialogue]`): All of them; read once, held a thousand at a time.
-
-        Returns:
-            [`Plan`], or `None` without any dialogue: then the first that are scored set the limit.
+        The cheap scorer scores all of them, and the judge as many as `calibration` says. Without any dialogue there is
+        no plan: the first that are scored set the limit.
         """
         scores, audited, drawn = self._surveyed(dialogues)
         if not len(scores):
@@ -283,7 +255,7 @@ class CascadeScorer(BatchedScorer):
             plan = self._promised(*calibration)
         else:
             doubt = LearntDoubt.fit(*self._known(*calibration)[1:], self.threshold, self.ties) if calibration else None
-            limit = limit_for_budget(self._doubts(scores, doubt), shown, self.budget or 0.0)
+            limit = conformal.limit_for_budget(self._doubts(scores, doubt), shown, self.budget or 0.0)
             plan = Plan(limit, doubt, len(calibration[0]) if calibration else 0)
         trusted = self._doubts(scores, plan.doubt) < plan.limit
         plan = replace(plan, calibration_calls=int((trusted & shown & ~audited).sum()))
@@ -292,19 +264,17 @@ class CascadeScorer(BatchedScorer):
         return plan
 
     def use_plan(self, plan: Plan) -> None:
-        """Scores by a plan that was made here, or by the same cascade in another process."""
+        """Scores by a plan of the same cascade, made in any process."""
         self._plan = plan
         self._counts.calibration_calls += plan.calibration_calls
 
-    def _surveyed(
-        self, dialogues: Iterable[Dialogue]
-    ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, Dialogue]]]:
+    def _surveyed(self, dialogues: Iterable[Dialogue]) -> tuple[np.ndarray, np.ndarray, list[_Drawn]]:
         """Cheap scores of the distinct dialogues, which of them an audit would draw, and a draw to calibrate on."""
         wanted = self._calibration if isinstance(self._calibration, int) else 0
         seen: set[bytes] = set()
         scores: list[Any] = []
         audited: list[bool] = []
-        drawn: list[tuple[int, int, Dialogue]] = []
+        drawn: list[_Drawn] = []
         rest = iter(dialogues)
         while part := list(islice(rest, 1_000)):
             new = {key: d for d in part if (key := dialogue_key(d)) not in seen}
@@ -325,7 +295,7 @@ class CascadeScorer(BatchedScorer):
         learns, sets = np.split(np.argsort(np.array(numbers, np.uint64), kind="stable"), [len(numbers) // 2])
         doubt = LearntDoubt.fit(cheap[learns], judged[learns], self.threshold, self.ties)
         wrong = self._classes(cheap[sets]) != self._classes(judged[sets])
-        limit = limit_for_promise(doubt(cheap[sets]), wrong, self.promise, self.confidence)
+        limit = conformal.limit_for_promise(doubt(cheap[sets]), wrong, self.promise, self.confidence)
         return Plan(limit, doubt, len(numbers))
 
     def _known(
@@ -342,12 +312,10 @@ class CascadeScorer(BatchedScorer):
         return classes_of(scores, self.threshold, self.ties)
 
     def _doubts(self, scores: np.ndarray, doubt: LearntDoubt | None) -> np.ndarray:
-        return doubt(scores) if doubt else distance_doubt(scores, self.threshold)
+        return doubt(scores) if doubt else conformal.distance_doubt(scores, self.threshold)
 
     def _audits(self, key: bytes) -> bool:
         return _number(key, self.seed, "audit") < self.audit * 2**64
-
-    # ---- scoring
 
     def use_store(self, store: ScoreStore | None, retry_failures: bool = False) -> None:
         """Keeps the scores of both scorers there as well, and finds those that are there already."""
@@ -360,8 +328,7 @@ class CascadeScorer(BatchedScorer):
         found = run.score(dialogues)
         if scorer is self.judge:
             self._counts.calls += run.coverage.asked
-            tokens, forward_tokens = self._tokens
-            self._tokens = (tokens + run.coverage.tokens, forward_tokens + run.coverage.forward_tokens)
+            self._tokens += (run.coverage.tokens, run.coverage.forward_tokens)
         return found
 
     def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> Scored:
@@ -405,19 +372,15 @@ class CascadeScorer(BatchedScorer):
         finite = np.where(np.isfinite(doubt[where]), doubt[where], np.nan)
         details = {DOUBT: finite, JUDGED: np.full(len(where), judged, float), AUDIT: np.full(len(where), audit)}
         self._counts.count(details)
-        (tokens, forward_tokens), self._tokens = self._tokens, (0, 0)
-        return ScoredBatch(where.tolist(), scores, reasons, details, tokens, forward_tokens)
-
-    # ---- the report
+        tokens, self._tokens = self._tokens.tolist(), np.zeros(2, int)
+        return ScoredBatch(where.tolist(), scores, reasons, details, *tokens)
 
     def report(self, store: ScoreStore | None = None) -> CascadeReport:
         """
         Judge calls made and saved, and the agreement that the audit found.
 
-        Args:
-            store ([`ScoreStore`], *optional*):
-                Counts all dialogues that this cascade scored into the store, also in other processes and while
-                training; by default those that this object scored.
+        Counts the dialogues that this object scored, or with a `store` all that this cascade scored into it, also in
+        other processes and while training.
         """
         if store is None:
             return self._counts
@@ -428,9 +391,8 @@ class CascadeScorer(BatchedScorer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process loads the scorers that were given by name."""
-        named = [isinstance(spec, (str, os.PathLike)) for spec, _ in self._specs]
-        dropped = [name for name, drop in zip(("cheap", "judge"), named, strict=True) if drop]
-        return {k: v for k, v in self.__dict__.items() if k not in dropped}
+        named = [name for name, (spec, _) in self._specs.items() if isinstance(spec, (str, os.PathLike))]
+        return {k: v for k, v in self.__dict__.items() if k not in named}
 
 
 def _check_calibration(calibration: Any) -> None:

@@ -1,4 +1,4 @@
-"""How sure a cheap scorer must be to be trusted: pure rules on arrays, with what they promise.
+"""How sure a cheap scorer must be to be trusted: rules on arrays, with what they promise.
 
 A *doubt* is a number for each sample; it grows as the scores come nearer to where the decision changes. The cheap
 scorer decides a sample whose doubt is below a *limit*; the judge decides the others.
@@ -16,8 +16,7 @@ from ..axes import MAX_SCORE, RATIONALITY, SENSIBILITY, Threshold, quadrants, th
 from ..errors import ScorerError
 
 
-CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
-"""The classes of the released rule, on which cheap scorer and judge should agree."""
+CLASSES = (SENSIBILITY, RATIONALITY, "discarded")  # of the released rule
 
 
 def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> np.ndarray:
@@ -27,24 +26,16 @@ def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> 
 
 
 def distance_doubt(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
-    """
-    Doubt from the scores alone, of shape `(n,)`: how near the nearer of both axes is to its T.
-
-    It is in [0, 1], 1 at T, and infinite where there are no scores.
-    """
+    """How near the nearer of both axes is to its T, shape `(n,)`: in [0, 1], 1 at T; infinite where unscored."""
     apart = np.abs(scores - np.array(thresholds(threshold))).min(axis=1)
     return np.where(np.isnan(apart), np.inf, 1 - apart / MAX_SCORE)
 
 
 @dataclass(frozen=True)
 class LearntDoubt:
-    """
-    Doubt as the chance that the judge's class is another, by a softmax regression on the cheap scorer's two numbers.
+    """The chance that the judge's class is another, by a softmax regression on the cheap scorer's two numbers."""
 
-    Its `weights` are of shape `(features, 3)`; T and ties are those of the classes.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # (features, 3)
     threshold: Threshold
     ties: str
 
@@ -88,20 +79,12 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plan:
-    """
-    Which samples a cascade trusts the cheap scorer with.
+    """Which samples a cascade trusts the cheap scorer with."""
 
-    Args:
-        limit (`float`): It is trusted with samples of smaller doubt.
-        doubt ([`LearntDoubt`], *optional*): What tells the doubt; `None` for the distance of the scores from T.
-        calibrated_on (`int`): Judged samples behind it.
-        calibration_calls (`int`): Samples that the judge was asked for to set the limit, and for nothing else.
-    """
-
-    limit: float
-    doubt: LearntDoubt | None
-    calibrated_on: int
-    calibration_calls: int = 0
+    limit: float  # it is trusted with samples of smaller doubt
+    doubt: LearntDoubt | None  # `None` for the distance of the scores from T
+    calibrated_on: int  # judged samples behind it
+    calibration_calls: int = 0  # samples that the judge was asked for to set the limit, and for nothing else
 
     @property
     def name(self) -> str:
@@ -110,9 +93,6 @@ class Plan:
             return f"doubt:distance<{self.limit:.9g}"
         weights = np.round(self.doubt.weights, 6).tobytes()
         return f"doubt:learnt-{blake2b(weights, digest_size=4).hexdigest()}<{self.limit:.9g}"
-
-
-# ---- limits --------------------------------------------------------------------------------------------------------
 
 
 def limit_for_promise(
@@ -132,15 +112,8 @@ def limit_for_promise(
     that the cheap scorer and its doubt were fixed without these samples, and that the judge gives a dialogue the same
     scores again. They hold on average over samples: not for each emotion, and not after the data changes.
 
-    Args:
-        doubt (`np.ndarray` of shape `(n,)`): Of the calibration samples.
-        wrong (`np.ndarray` of shape `(n,)`, of `bool`): Whether the cheap scorer's class is not the judge's.
-        agreement (`float`): What is promised, in (0, 1).
-        confidence (`float`, *optional*): In (0, 1).
-
-    Returns:
-        `float`: samples of smaller doubt are trusted; `inf` for all, `-inf` for none, where `n` is too small to
-        promise anything.
+    `doubt` and `wrong` (the cheap scorer's class is not the judge's) are of shape `(n,)`. Samples of smaller doubt
+    than the limit are trusted: all with `inf`, none with `-inf`, where `n` is too small to promise anything.
     """
     n, risk = len(doubt), 1 - agreement
     if confidence is None:
@@ -167,20 +140,10 @@ def most_wrong(n: int, risk: float, chance: float) -> int:
 
 def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float) -> float:
     """
-    The smallest limit for which the judge is asked for at most a share of these very samples.
+    The smallest limit for which the judge is asked for at most a share `budget` of these very samples.
 
-    Args:
-        doubt (`np.ndarray` of shape `(n,)`): Of the samples to be scored; of samples like them, the share holds on
-            average.
-        audited (`np.ndarray` of shape `(n,)`, of `bool`): Which of them the judge is shown even if the cheap scorer is
-            trusted, to audit or to calibrate.
-        budget (`float`): In [0, 1].
-
-    Returns:
-        `float`: samples of smaller doubt are trusted. Equal doubts are trusted or asked for together.
-
-    Raises:
-        [`ScorerError`]: These alone are more than the budget.
+    The judge is shown the `audited` samples in any case, to audit or to calibrate; raises [`ScorerError`] if these
+    alone are more than the budget. Equal doubts are trusted or asked for together.
     """
     order = np.argsort(-doubt, kind="stable")
     ordered, audits = doubt[order], audited[order]

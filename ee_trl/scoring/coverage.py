@@ -18,32 +18,18 @@ DEFAULT_MAX_UNSCORED = 0.01
 
 @dataclass
 class Coverage(Displayed):
-    """
-    Counts of a scoring run; grows while it runs.
+    """Counts of a scoring run; grows while it runs."""
 
-    Args:
-        scorer (`str`): The scorer's fingerprint.
-        store (`str`, *optional*): The score store's file; `None` where none was used.
-        statuses (`Counter[str]`): `"scored"` or a reason -> samples.
-        asked (`int`): Dialogues that the scorer was given in this run.
-        cache_hits (`int`): Samples whose score (or failure) was in the store already.
-        duplicates (`int`): Samples that are word for word like another of the same batch, and share its score.
-        kept (`int`): Samples that came with this scorer's score in the data.
-        tokens (`int`): Of the text of the dialogues that were scored, where the scorer counts them.
-        forward_tokens (`int`): That went through the model, with rubric, questions and padding.
-        seconds (`float`): From the first batch to the last.
-    """
-
-    scorer: str
-    store: str | None = None
-    statuses: Counter[str] = field(default_factory=Counter)
-    asked: int = 0
-    cache_hits: int = 0
-    duplicates: int = 0
-    kept: int = 0
-    tokens: int = 0
-    forward_tokens: int = 0
-    seconds: float = 0.0
+    scorer: str  # its fingerprint
+    store: str | None = None  # the score store's file, if there is one
+    statuses: Counter[str] = field(default_factory=Counter)  # "scored" or a reason -> samples
+    asked: int = 0  # dialogues that the scorer was given in this run
+    cache_hits: int = 0  # samples whose score (or failure) was in the store already
+    duplicates: int = 0  # samples that are word for word like another of the same batch, and share its score
+    kept: int = 0  # samples that came with this scorer's score in the data
+    tokens: int = 0  # of the text of the dialogues that were scored, where the scorer counts them
+    forward_tokens: int = 0  # that went through the model, with rubric, questions and padding
+    seconds: float = 0.0  # from the first batch to the last
     _start: float = field(default_factory=time.perf_counter, repr=False)
 
     def count(self, statuses: Iterable[str]) -> None:
@@ -82,32 +68,22 @@ class Coverage(Displayed):
     @classmethod
     def of_splits(cls, parts: Sequence[Coverage]) -> Coverage:
         """The work on several splits, samples added up; of one split, its own."""
-        first, *others = parts
-        if not others:
-            return first
-        total = first.merged(others)
-        for other in others:
-            total.statuses.update(other.statuses)
-            total.kept += other.kept
-            total.seconds += other.seconds
+        if len(parts) == 1:
+            return parts[0]
+        total = parts[0].merged(parts[1:])
+        total.statuses = sum((part.statuses for part in parts), Counter())
+        total.kept, total.seconds = sum(part.kept for part in parts), sum(part.seconds for part in parts)
         return total
 
     def check(self, max_unscored: float, written: str = "") -> None:
-        """
-        Raises [`CoverageError`] if more than a share `max_unscored` of the samples is unscored.
-
-        Args:
-            max_unscored (`float`): In [0, 1].
-            written (`str`, *optional*): Where everything was saved to, for the message.
-        """
+        """Raises [`CoverageError`] if a larger share is unscored; the message says where all was `written` to."""
         if self.unscored_share > max_unscored:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.unscored.items())
+            saved = f"All samples and scores are in {written}. " if written else ""
             raise CoverageError(
                 f"{self.unscored_share:.2%} of the samples are unscored, more than the {max_unscored:.2%} accepted "
-                f"(max_unscored): {reasons}. "
-                + (f"All samples and scores are in {written}. " if written else "")
-                + "Repair those rows (score_status says why), try failures of the scorer again (--retry-failures), or "
-                "accept more (--max-unscored)."
+                f"(max_unscored): {reasons}. {saved}Repair those rows (score_status says why), try failures of the "
+                "scorer again (--retry-failures), or accept more (--max-unscored)."
             )
 
     def to_dict(self) -> dict[str, Any]:

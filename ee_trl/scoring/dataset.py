@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..axes import DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY, TIES, Threshold, quadrants, thresholds
+import pyarrow as pa
+
+from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY, TIES, Threshold, quadrants, thresholds
 from ..data.dialogue import Turns, check_turns
 from ..data.reading import check_dataset, open_rows
 from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples
-from ..data.tables import columns_of, features_of, is_stream, progress, progress_bar, stream_of_tables, to_dataset
+from ..data.tables import (
+    AnyDataset,
+    columns_of,
+    features_of,
+    is_stream,
+    progress,
+    progress_bar,
+    stream_of_tables,
+    to_dataset,
+)
 from ..errors import ScorerError, SelectionError, check_choice, check_count
 from . import engine
-from .base import Scorer
+from .base import Scorer, ScoringSpec
 from .coverage import Coverage
 from .kinds import check_scorer
 from .load import load_scorer
-from .parallel import Launch, fill_share, fill_with_ray, plan_together, remote_scorer
+from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
 from .run import ScoringRun
-from .spec import ScoringSpec
 from .store import FILE_NAME, ScoreStore, cache_folder
 
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
-
-    from ..data.tables import AnyDataset
-    from .parallel import RayOptions
 
 logger = logging.getLogger(__name__)
 
-Part: TypeAlias = tuple[int, str]
-"""A call of `score`, and one of the splits that it was given."""
+Part: TypeAlias = tuple[int, str] | None
+"""A call of `score`, and one of the splits that it was given, if it was given several."""
 
 
 class DatasetScorer:
@@ -73,7 +79,7 @@ class DatasetScorer:
             self._options = {"threshold": self.threshold, "ties": ties, **scorer_options}
         self._store = store
         self._ray = ray
-        self._runs: dict[Part | None, ScoringRun] = {}
+        self._runs: dict[Part, ScoringRun] = {}
         self._calls = 0
 
     @cached_property
@@ -92,14 +98,8 @@ class DatasetScorer:
             return self._store
         return ScoreStore(None if self._store is True else self._store)
 
-    def new_run(self, filled: Coverage | None = None, part: Part | None = None) -> ScoringRun:
-        """
-        A new run of the scorer with its store; [`~EmpathyDataSelector.coverage`] covers this run from now on.
-
-        Args:
-            filled ([`Coverage`], *optional*): What [`~EmpathyDataSelector.fill_store`] returned, if it ran before.
-            part (`tuple[int, str]`, *optional*): Call and split; coverage adds up the runs of one call.
-        """
+    def new_run(self, filled: Coverage | None = None, part: Part = None) -> ScoringRun:
+        """A new run of the scorer with its store; `coverage` covers the runs of this call of `score` from now on."""
         run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
         self._runs = {key: r for key, r in self._runs.items() if part and key and key[0] == part[0]}
         self._runs[part] = run
@@ -107,10 +107,7 @@ class DatasetScorer:
 
     @property
     def coverage(self) -> Coverage | None:
-        """
-        What the last scoring did, over all splits: scored, unscored by reason, from the store, tokens, time; `None`
-        before the first. A stream counts as far as it has been read.
-        """
+        """What the last scoring did, over all splits; `None` before it. A stream counts as far as it has been read."""
         return Coverage.of_splits([run.coverage for run in self._runs.values()]) if self._runs else None
 
     @property
@@ -122,8 +119,6 @@ class DatasetScorer:
         if not names:
             raise ScorerError(f"scorer {self.scorer.fingerprint!r} has no further columns; leave out details")
         return tuple(names)
-
-    # ---- score -----------------------------------------------------------------------------------------------------
 
     def score(self, dataset: AnyDataset | str | os.PathLike[str], *, shared: bool = False) -> Any:
         """
@@ -148,34 +143,29 @@ class DatasetScorer:
             [`FormatError`]: No dialogue format fits the columns, or there are images.
             [`ScoresError`]: The data set has scores of another scorer.
         """
-        if isinstance(dataset, (str, os.PathLike)):
-            opened = open_rows(dataset)
-            return self._score_splits(opened, lambda rows, part: self._score_rows(rows, shared, part))
-        check_dataset(dataset)
-        return self._score_splits(
-            dataset,
-            lambda rows, part: (
-                self._score_stream(rows, part) if is_stream(rows) else self._score_rows(rows, shared, part)
-            ),
-        )
+        found: Any = open_rows(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
 
-    def _score_splits(self, dataset: Any, score: Callable[[Any, Part | None], Any]) -> Any:
-        """Scores a data set, or each of its splits."""
-        if not hasattr(dataset, "keys"):
-            return score(dataset, None)
-        for rows in dataset.values():
+        def score(rows: Any, part: Part = None) -> Any:
+            if is_stream(rows) and found is dataset:  # what a path names becomes a data set, however it is read
+                return self._score_stream(rows, part)
+            return self._score_rows(rows, shared, part)
+
+        check_dataset(found)
+        if not hasattr(found, "keys"):
+            return score(found)
+        for rows in found.values():
             check_dataset(rows)
         self._calls += 1
-        return type(dataset)({name: score(rows, (self._calls, str(name))) for name, rows in dataset.items()})
+        return type(found)({name: score(rows, (self._calls, str(name))) for name, rows in found.items()})
 
-    def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool, part: Part | None) -> Dataset:
+    def _score_rows(self, dataset: Dataset | IterableDataset, shared: bool, part: Part) -> Dataset:
         filled = self.fill_store(dataset, part=part) if shared or self._ray else None
         features, tables = self.score_tables(dataset, filled=filled, part=part)
         scored = to_dataset(tables, features)
         logger.info("%s", self.coverage)
         return scored
 
-    def _score_stream(self, stream: IterableDataset, part: Part | None) -> IterableDataset:
+    def _score_stream(self, stream: IterableDataset, part: Part) -> IterableDataset:
         """The stream's tables with scores, or its rows where it does not know its columns; nothing is read yet."""
         from datasets import IterableDataset
 
@@ -194,14 +184,9 @@ class DatasetScorer:
         return IterableDataset.from_generator(rows)
 
     def fill_store(
-        self, dataset: Dataset | IterableDataset, total: int | None = None, part: Part | None = None
+        self, dataset: Dataset | IterableDataset, total: int | None = None, part: Part = None
     ) -> Coverage | None:
-        """
-        Scores what the store lacks, on a Ray cluster or in the processes of a launch, each its share.
-
-        Returns:
-            [`Coverage`]: the work of all processes; `None` for a scorer that needs no store.
-        """
+        """Scores what the store lacks, by Ray or by this launch; the work of all processes, `None` without a store."""
         if self.store is None:
             if self._ray is not None:
                 raise ScorerError("a Ray cluster returns scores through the store; leave out --no-store")
@@ -209,83 +194,65 @@ class DatasetScorer:
         layout = engine.layout_of(list(features_of(dataset)), self.detail_columns)
         launch = Launch() if self._ray else Launch.from_environment()
         self._plan(dataset, launch)
-        bar = self._bar("score", dataset, total, show=False if launch.rank else self.show_progress)
         run = self.new_run(part=part)
-        run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
-        dialogues = engine.unscored_dialogues(progress(self._batches(dataset, layout), bar), layout, run)
+        show = False if launch.rank else self.show_progress
+        dialogues = engine.unscored_dialogues(self._batches(dataset, layout, run, "score", total, show), layout, run)
         if self._ray is None:
             return fill_share(run, dialogues, launch)
         return fill_with_ray(run, dialogues, self._ray)
 
-    def _plan(self, dataset: Any, launch: Launch | None = None) -> None:
+    def _plan(self, dataset: Any, launch: Launch) -> None:
         """Shows all dialogues to a scorer that plans before it scores (a cascade with a budget)."""
         scorer: Any = self.scorer
         if getattr(scorer, "needs_plan", False):
             scorer.use_store(self.store, self.retry_failures)
             dialogues = (s.dialogue for s in read_samples(dataset, self.turns) if s.dialogue is not None)
-            plan_together(scorer, dialogues, launch or Launch())
+            plan_together(scorer, dialogues, launch)
 
-    def _batches(self, dataset: Any, layout: engine.Layout) -> Iterator[Batch]:
-        return iter_samples(dataset, self.turns, columns=layout.read, batch_rows=self.batch_rows)
-
-    def _bar(self, label: str, dataset: Any, total: int | None, show: bool | None) -> Any:
-        return progress_bar(total=total if is_stream(dataset) else len(dataset), label=label, show=show)
+    def _batches(
+        self, dataset: Any, layout: engine.Layout, run: ScoringRun, label: str, total: int | None, show: bool | None
+    ) -> Iterator[Batch]:
+        """The samples to be scored, behind a progress bar; `total` is the rows of a stream."""
+        bar = progress_bar(total=total if is_stream(dataset) else len(dataset), label=label, show=show)
+        run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
+        return progress(iter_samples(dataset, self.turns, columns=layout.read, batch_rows=self.batch_rows), bar)
 
     def score_tables(
         self,
         dataset: Dataset | IterableDataset,
         total: int | None = None,
         filled: Coverage | None = None,
-        part: Part | None = None,
+        part: Part = None,
     ) -> tuple[Features, Iterator[pa.Table]]:
-        """
-        The scored data set as features and a stream of Arrow tables, for writing it in flat memory.
-
-        Args:
-            dataset (`Dataset` or `IterableDataset`): One split.
-            total (`int`, *optional*): The rows of a stream, for the progress bar.
-            filled, part: See [`~EmpathyDataSelector.new_run`].
-        """
+        """The scored split as features and a stream of tables, for flat memory; `filled` is what `fill_store` gave."""
         from datasets import Features, Value
 
         features = features_of(dataset)
         layout = engine.layout_of(list(features), self.detail_columns)
-        if layout.given_scores:
-            kept = " and ".join(layout.renames[name] for name in layout.given_scores)
+        if kept := " and ".join(layout.renames[name] for name in AXES if name in layout.renames):
             logger.warning("the data set's own scores are kept as %s; to use those, select without scoring", kept)
-        self._plan(dataset)
-        bar = self._bar("write" if filled else "score", dataset, total, self.show_progress)
+        self._plan(dataset, Launch())
         run = self.new_run(filled, part)
-        run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
-        scored = engine.score_tables(progress(self._batches(dataset, layout), bar), layout, run)
+        batches = self._batches(dataset, layout, run, "write" if filled else "score", total, self.show_progress)
+        scored = engine.score_tables(batches, layout, run)
         out = engine.scored_features(features, layout)
         return Features({**out, QUADRANT: Value("string")}), (self.with_quadrant(table) for table in scored)
 
     def with_quadrant(self, table: pa.Table) -> pa.Table:
         """The scored table with each row's quadrant at the thresholds of this scorer."""
-        import pyarrow as pa
-
         s, r = (table.column(a).to_numpy(zero_copy_only=False) for a in (SENSIBILITY, RATIONALITY))
         names = quadrants(s, r, self.threshold, self.ties)
         column = pa.array([name or None for name in names.tolist()], pa.string())
-        if QUADRANT in table.column_names:
-            return table.set_column(table.schema.get_field_index(QUADRANT), QUADRANT, column)
-        return table.append_column(QUADRANT, column)
+        place = table.schema.get_field_index(QUADRANT)
+        return table.append_column(QUADRANT, column) if place < 0 else table.set_column(place, QUADRANT, column)
 
     @property
     def spec(self) -> ScoringSpec:
         """What it takes to score in another process as this selector does."""
         store = self._store.path if isinstance(self._store, ScoreStore) else self._store
-        place = cache_folder() / FILE_NAME if store is True else store or None
-        return ScoringSpec(
-            self._spec,
-            self._options,
-            None if place is None else os.fspath(place),
-            self.retry_failures,
-            self.threshold,
-            self.ties,
-            self.turns,
-        )
+        place = os.fspath(cache_folder() / FILE_NAME if store is True else store) if store else None
+        rule = self.threshold, self.ties, self.turns
+        return ScoringSpec(self._spec, self._options, place, self.retry_failures, *rule)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}  # a run belongs to its process

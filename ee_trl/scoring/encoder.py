@@ -1,15 +1,10 @@
-"""The distilled scorer: an encoder with a head of two outputs, fitted to a judge's scores by [`ee_trl.distill`].
-
-Every batch of one width has the same shape, whatever texts are in it. So a dialogue's score is the same to the last
-bit, whatever its batch mates are; see [`fixed_batches`].
-"""
+"""The distilled scorer: an encoder with a head of two outputs, fitted to a judge's scores by [`ee_trl.distill`]."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +28,11 @@ WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
 """Beside the model: how dialogues are read and raw outputs become scores. Every distilled scorer has this file."""
 
-QUANTIZATIONS = ("none", "int8")
-TEXTS = ("canonical", "as_is")
-"""How text is read: in the one form of [`~ee_trl.scoring.features.tokenise`], or as it stands."""
-
 _LAYOUT = "encoder-1"  # changes when scores do
-_MARKS = {"user": ">", "assistant": "<"}  # before a turn of the speaker, and of the listener
 STEP = 16  # widths of batches are multiples of it
 
 Encoded = dict[str, list[int]]
 """The ids of one dialogue, as the tokenizer names them (`input_ids`, `token_type_ids`, ...), without padding."""
-
-
-# ---- how a dialogue is read ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -53,21 +40,17 @@ class EncoderInputs:
     """
     How a dialogue becomes a pair of segments: the turns so far, and the reply.
 
-    Args:
-        max_length (`int`, *optional*, defaults to `128`):
-            Tokens of both together. Of longer dialogues the oldest words are cut; a reply has at most half of the
-            tokens, and keeps its beginning.
-        text (`str`, *optional*, defaults to `"canonical"`):
-            `"canonical"`: lower case, English contractions written out, punctuation as tokens of its own, so that
-            natural and tokenised text of one dialogue have one score. `"as_is"` for other languages and for encoders
-            that know upper case.
+    Of dialogues of more than `max_length` tokens the oldest words are cut; a reply has at most half of the tokens, and
+    keeps its beginning. The `text` is `"canonical"` (lower case, English contractions written out, punctuation as
+    tokens of its own, so that natural and tokenised text have one score), or `"as_is"`, for other languages and for
+    encoders that know upper case.
     """
 
     max_length: int = 128
     text: str = "canonical"
 
     def __post_init__(self) -> None:
-        check_choice("text", self.text, TEXTS, ScorerError)
+        check_choice("text", self.text, ("canonical", "as_is"), ScorerError)
         check_count("max_length", self.max_length, STEP, ScorerError)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> list[Encoded]:
@@ -77,11 +60,11 @@ class EncoderInputs:
         contexts = _ids(tokenizer, [self._context(d) for d in dialogues])
         replies = _ids(tokenizer, [self._read(d.response) for d in dialogues])
         pair = _Pair.of(tokenizer)
-        return [pair.joined(*both, self.max_length) for both in zip(contexts, replies, strict=True)]
+        return [pair.joined(context, reply, self.max_length) for context, reply in zip(contexts, replies, strict=True)]
 
     def _context(self, dialogue: Dialogue) -> str:
         turns = zip(dialogue.roles, dialogue.context, strict=True)
-        return " ".join(f"{_MARKS.get(role, _MARKS['user'])} {self._read(text)}" for role, text in turns)
+        return " ".join(f"{'<' if role == 'assistant' else '>'} {self._read(text)}" for role, text in turns)
 
     def _read(self, text: str) -> str:
         return " ".join(tokenise(text) if self.text == "canonical" else text.split())
@@ -126,23 +109,12 @@ class _Pair:
         return found
 
 
-# ---- batches of fixed shape ----------------------------------------------------------------------------------------
-
-
 def fixed_batches(lengths: Sequence[int], token_budget: int, max_length: int) -> Iterator[tuple[int, int, list[int]]]:
     """
-    Batches whose shape depends on nothing but the width of their texts.
+    Batches of texts of these lengths: rows, width, and the numbers of at most as many texts, the longest first.
 
     All batches of one width have the same number of rows, so that the same kernels add the same numbers in the same
-    order. Copies of a text fill the rows that are left over.
-
-    Args:
-        lengths (`Sequence[int]`): Tokens of each text.
-        token_budget (`int`): Tokens in one batch, padding included; a single text may have more.
-        max_length (`int`): The widest.
-
-    Yields:
-        `tuple`: rows, width, and the numbers of the texts, at most as many as there are rows; the longest first.
+    order; copies of a text fill the rows that are left over. A single text may exceed the `token_budget`.
     """
     by_width: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
@@ -163,32 +135,32 @@ def padded(
     return dict(tokenizer.pad(full, **fixed, return_attention_mask=True, return_tensors="pt"))
 
 
-def raw_outputs(forward: Any, tokenizer: Any, texts: Sequence[Encoded], token_budget: int, max_length: int) -> Any:
-    """What `forward` gives of encoded texts, shape `(n, 2)`, in batches of fixed shape."""
+def output_batches(
+    model: Any, tokenizer: Any, texts: Sequence[Encoded], token_budget: int, max_length: int
+) -> Iterator[tuple[list[int], np.ndarray, int]]:
+    """Batch by batch the numbers of the texts, the model's outputs for them, `(b, 2)`, and its tokens with padding."""
+    for rows, width, members in fixed_batches([len(t["input_ids"]) for t in texts], token_budget, max_length):
+        batch = padded(tokenizer, [texts[i] for i in members], rows, width)
+        with torch.inference_mode():
+            logits = model(**{name: ids.to(model.device) for name, ids in batch.items()}).logits
+        yield members, logits.double().cpu().numpy()[: len(members)], rows * width
+
+
+def raw_outputs(model: Any, tokenizer: Any, texts: Sequence[Encoded], token_budget: int, max_length: int) -> Any:
+    """The model's outputs for encoded texts, shape `(n, 2)`, in batches of fixed shape."""
     found = np.empty((len(texts), len(AXES)))
-    lengths = [len(text["input_ids"]) for text in texts]
-    for rows, width, members in fixed_batches(lengths, token_budget, max_length):
-        found[members] = forward(padded(tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
+    for members, outputs, _ in output_batches(model, tokenizer, texts, token_budget, max_length):
+        found[members] = outputs
     return found
-
-
-# ---- the scorer ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """
-    What belongs to a distilled scorer beside its weights.
-
-    Args:
-        inputs ([`EncoderInputs`]): How a dialogue is read.
-        knots (`np.ndarray` of shape `(2, 11)`): See [`~ee_trl.scoring.linear.calibrate`].
-        words (`float`, *optional*, defaults to `0.0`): Share of a linear model over words in the raw prediction.
-    """
+    """What belongs to a distilled scorer beside its weights."""
 
     inputs: EncoderInputs
-    knots: np.ndarray
-    words: float = 0.0
+    knots: np.ndarray  # (2, 11), see `linear.calibrate`
+    words: float = 0.0  # share of a linear model over words in the raw prediction
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
@@ -204,17 +176,15 @@ class EncoderSettings:
             knots = np.array(found["knots"], np.float64)
             inputs, layout, words = EncoderInputs(**found["inputs"]), found["layout"], float(found["words"])
         except FileNotFoundError:
-            raise ScorerError(
-                f"no {SETTINGS_FILE} in {str(folder)!r}; give a folder that `ee-trl distill` wrote"
-            ) from None
+            remedy = "give a folder that `ee-trl distill` wrote"
+            raise ScorerError(f"no {SETTINGS_FILE} in {str(folder)!r}; {remedy}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScorerError(f"{str(path)!r} is damaged ({error}); run `ee-trl distill` again") from error
         if layout != _LAYOUT:
             raise ScorerError(f"{str(path)!r} is of layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
         if knots.shape != (len(AXES), 11) or not (np.diff(knots, axis=1) > 0).all():
             raise ScorerError(
-                f"{str(path)!r}: the knots do not increase, or have another shape than (2, 11); run `ee-trl distill` "
-                "again"
+                f"{str(path)!r}: the knots do not increase or are not (2, 11); run `ee-trl distill` again"
             )
         return cls(inputs, knots, words)
 
@@ -227,19 +197,14 @@ class EncoderScorer(BatchedScorer):
     shape. A single dialogue thus costs a whole batch.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A folder that [`ee_trl.distill`] wrote, or the hub id of one.
+        path (`str` or `os.PathLike`): A folder that [`ee_trl.distill`] wrote, or the hub id of one.
         dtype (`str`, *optional*, defaults to `"auto"`):
             `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 on a GPU and on CPUs that compute in it
             (AVX512-BF16, AMX), else float32. The head is computed in float32 always.
-        quantization (`str`, *optional*, defaults to `"none"`):
-            `"none"`, or `"int8"` (bitsandbytes) of everything but the head.
-        device (`str`, *optional*):
-            See [`~ee_trl.scoring.base.local_device`] for the default.
-        revision (`str`, *optional*):
-            Of a hub id.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code that comes with a hub model may run.
+        quantization (`str`, *optional*, defaults to `"none"`): Or `"int8"` (bitsandbytes) of all but the head.
+        device (`str`, *optional*): By default the process' own GPU, else the CPU.
+        revision (`str`, *optional*): Of a hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether a hub model's code may run.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
             is another shape, which moves scores by their last digits; it is part of the fingerprint.
@@ -260,61 +225,48 @@ class EncoderScorer(BatchedScorer):
         token_budget: int | None = None,
     ) -> None:
         check_choice("dtype", dtype, DTYPES, ScorerError)
-        check_choice("quantization", quantization, QUANTIZATIONS, ScorerError)
+        check_choice("quantization", quantization, ("none", "int8"), ScorerError)
         if token_budget is not None:
             check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
-        self.quantization = quantization
         where = torch.device(device or local_device())
         precision = _precision(dtype, where)
         self.model, self.tokenizer = _loaded(folder, precision, quantization, where, trust_remote_code)
         self.token_budget = token_budget or (16_384 if where.type == "cuda" else 1_024)
-        self._content = content_of(os.fspath(folder), self.model)
+        content = content_of(os.fspath(folder), self.model)
         self._words: RawModel | None = None
         if self.settings.words:
             weights = load_weights(folder, WORDS_FILE)
             self._words = RawModel(weights)
-            self._content += f"+{fingerprint_of(weights)}"
-        self._precision = quantization if quantization != "none" else str(precision).removeprefix("torch.")
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Names the content of the folder, the precision and the shape of batches."""
-        return f"{_LAYOUT}/{self._content}/{self._precision}/budget:{self.token_budget}"
+            content += f"+{fingerprint_of(weights)}"
+        computed = quantization if quantization != "none" else str(precision).removeprefix("torch.")
+        self.fingerprint = f"{_LAYOUT}/{content}/{computed}/budget:{self.token_budget}"
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
         inputs = self.settings.inputs
         texts = inputs.encode(self.tokenizer, dialogues)
-        lengths = [len(text["input_ids"]) for text in texts]
-        for rows, width, members in fixed_batches(lengths, self.token_budget, inputs.max_length):
-            raw = self._forward(padded(self.tokenizer, [texts[i] for i in members], rows, width))[: len(members)]
+        batches = output_batches(self.model, self.tokenizer, texts, self.token_budget, inputs.max_length)
+        for members, raw, forward_tokens in batches:
             scores = calibrate(self._with_words(raw, [dialogues[i] for i in members]), self.settings.knots)
-            yield ScoredBatch(members, scores, None, {}, sum(lengths[i] for i in members), rows * width)
+            tokens = sum(len(texts[i]["input_ids"]) for i in members)
+            yield ScoredBatch(members, scores, tokens=tokens, forward_tokens=forward_tokens)
 
     def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """Predictions before calibration, shape `(n, 2)`."""
-        texts = self.settings.inputs.encode(self.tokenizer, dialogues)
-        limit = self.settings.inputs.max_length
-        raw = raw_outputs(self._forward, self.tokenizer, texts, self.token_budget, limit)
+        inputs = self.settings.inputs
+        texts = inputs.encode(self.tokenizer, dialogues)
+        raw = raw_outputs(self.model, self.tokenizer, texts, self.token_budget, inputs.max_length)
         return self._with_words(raw, dialogues)
 
     def _with_words(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
         return raw if self._words is None else mixed(raw, self._words.predict(extract(dialogues)), self.settings.words)
 
-    @torch.inference_mode()
-    def _forward(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
-        device = self.model.device
-        return self.model(**{k: v.to(device) for k, v in batch.items()}).logits.double().cpu().numpy()
-
 
 def mixed(raw: np.ndarray, by_words: np.ndarray, share: float) -> np.ndarray:
     """The encoder's predictions and those of the words, `share` of the latter."""
     return (1 - share) * raw + share * by_words
-
-
-# ---- the model -----------------------------------------------------------------------------------------------------
 
 
 def computes_in_bfloat16() -> bool:

@@ -1,9 +1,7 @@
 """Data set in, scored data set out: has the samples of each batch of rows scored, and adds the columns.
 
-Source columns and their order survive. Added are `sensibility`, `rationality` (floats in [0, 10], null when unscored),
-`score_status` (`"scored"` or one of [`~ee_trl.data.dialogue.REASONS`]) and `scorer` (the fingerprint of what made the
-numbers); for formats of several turns also `row_index` (of the source row) and `turn` (which message is the reply).
-Where a row is one utterance, the conversation is written out as `prompt` and `completion`.
+Source columns and their order survive. For what is added, see [`~ee_trl.scoring.dataset.DatasetScorer.score`]; where a
+row is one utterance, the conversation is written out as `prompt` and `completion` too.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from ..data.dialogue import NOT_ASKED, SCORED, Dialogue, Sample, whole_number
 from ..data.formats import DialogueFormat, recognise
 from ..data.samples import SIDES, Batch, Row
 from ..errors import ScoresError
-from .base import Scorer
 from .run import ScoringRun
 
 
@@ -31,37 +28,20 @@ STATUS, SCORER = "score_status", "scorer"
 SCORE_COLUMNS = (*AXES, STATUS, SCORER)
 
 
-# ---- columns -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Layout:
-    """
-    How the columns of a source become those of the scored data set; worked out once, before anything is scored.
-
-    Args:
-        fmt (`DialogueFormat`): The source's format.
-        renames (`dict[str, str]`): Source columns whose names are taken by added columns -> what they are kept as.
-        added (`tuple[str, ...]`): Names of the added columns, in order.
-        rescored (`bool`): Whether the source has the columns of an earlier run.
-        details (`tuple[str, ...]`): The added columns that the scorer gives beside the scores, on request.
-    """
+    """How the columns of a source become those of the scored data set; worked out before anything is scored."""
 
     fmt: DialogueFormat
-    renames: dict[str, str]
-    added: tuple[str, ...]
-    rescored: bool
-    details: tuple[str, ...] = ()
+    renames: dict[str, str]  # source columns whose names are taken by added columns -> what they are kept as
+    added: tuple[str, ...]  # names of the added columns, in order
+    rescored: bool  # whether the source has the columns of an earlier run
+    details: tuple[str, ...] = ()  # the added columns that the scorer gives beside the scores, on request
 
     @property
     def read(self) -> tuple[str, ...]:
         """The columns that scoring reads beside those of the samples."""
         return ("context", *SCORE_COLUMNS, *self.details) if self.rescored else ("context",)
-
-    @property
-    def given_scores(self) -> list[str]:
-        """The source's own score columns, which are kept under other names."""
-        return [name for name in AXES if name in self.renames]
 
     def kept_name(self, name: str) -> str:
         """What a source column is called in the scored data set; later rows of a stream may bring new columns."""
@@ -73,20 +53,19 @@ class Layout:
 def layout_of(columns: Sequence[str], details: tuple[str, ...] = ()) -> Layout:
     """The [`Layout`] for a source with these columns; raises [`FormatError`] where no dialogue format fits them."""
     fmt = recognise(columns)
+    rescored = all(name in columns for name in (*AXES, SCORER))
     added: tuple[str, ...] = ("row_index", "turn") if fmt.multi_turn else ()
-    if all(name in columns for name in (*AXES, SCORER)):
-        return Layout(fmt, {}, (*added, *SCORE_COLUMNS, *details), rescored=True, details=details)
-    if fmt.utterance_rows:
+    if fmt.utterance_rows and not rescored:
         emotion = ("emotion",) if "context" in columns and "emotion" not in columns else ()
         added += (*SIDES, *emotion)
     added += (*SCORE_COLUMNS, *details)
     taken = {*columns, *added, QUADRANT}
     renames: dict[str, str] = {}
     for name in columns:
-        if name in (*added, QUADRANT):
+        if name in (*added, QUADRANT) and not rescored:
             renames[name] = _other_name(name, fmt, taken)
             taken.add(renames[name])
-    return Layout(fmt, renames, added, rescored=False, details=details)
+    return Layout(fmt, renames, added, rescored, details)
 
 
 def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
@@ -99,11 +78,9 @@ def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
 
 
 def scored_features(features: Features, layout: Layout) -> Features:
-    """The features of the scored data set."""
-    from datasets import Features
-
+    """The features of the scored data set, but for the quadrant."""
     renamed = {layout.renames.get(name, name): feature for name, feature in features.items()}
-    return Features({**renamed, **_added_features(layout)})
+    return type(features)({**renamed, **_added_features(layout)})
 
 
 def _added_features(layout: Layout) -> Features:
@@ -113,9 +90,6 @@ def _added_features(layout: Layout) -> Features:
     types = {"row_index": Value("int64"), "turn": Value("int64"), **dict.fromkeys(SIDES, messages)}
     types |= dict.fromkeys(("emotion", STATUS, SCORER), Value("string"))
     return Features({name: types.get(name, Value("float64")) for name in layout.added})
-
-
-# ---- scoring -------------------------------------------------------------------------------------------------------
 
 
 def score_tables(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> Iterator[pa.Table]:
@@ -148,22 +122,11 @@ def unscored_dialogues(batches: Iterable[Batch], layout: Layout, run: ScoringRun
 
 
 def annotate(batch: Batch, layout: Layout, run: ScoringRun) -> tuple[list[int], dict[str, list[Any]]]:
-    """
-    Scores the samples of a batch of rows.
-
-    Args:
-        batch ([`~ee_trl.data.samples.Batch`]): The rows, with the columns that the layout reads.
-        layout (`Layout`): Of the source.
-        run (`ScoringRun`): The scorer at work.
-
-    Returns:
-        `tuple`: for each sample the row of the batch that it comes from, and the added columns.
-    """
+    """Scores the samples of a batch: for each the row of the batch that it comes from, and the added columns."""
     done = _done(batch.rows, layout, run)
     samples = _samples(batch, done)
     asked = [(i, sample.dialogue) for i, sample in enumerate(samples) if sample.dialogue is not None]
     scored = run.score([dialogue for _, dialogue in asked])
-
     columns: dict[str, list[Any]] = {}
     for name in layout.added:
         columns[name] = [
@@ -183,28 +146,19 @@ def annotate(batch: Batch, layout: Layout, run: ScoringRun) -> tuple[list[int], 
 
 
 def _done(rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun) -> set[int]:
-    """
-    The rows that came with this scorer's answer, failures included unless those are to be tried again.
-
-    A row that lacks a detail which is wanted now is not done: the store may know the detail.
-    """
+    """The rows that came with this scorer's answer, except failures to be retried and rows that lack a detail."""
     if not layout.rescored:
         return set()
     answered = {i for i, row in enumerate(rows) if row.get(SCORER) is not None}
-    _check_fingerprints({str(rows[i][SCORER]) for i in answered}, run.scorer)
+    if others := sorted({str(rows[i][SCORER]) for i in answered} - {run.scorer.fingerprint}):
+        raise ScoresError(
+            "the data set has scores of another scorer, which are not mixed with new ones:\n"
+            f"  in the data: {', '.join(others)}\n  this scorer: {run.scorer.fingerprint}\n"
+            f"Select from it as it is, or drop the columns {', '.join((*SCORE_COLUMNS, QUADRANT))} to score it again."
+        )
     scored = {i for i in answered if rows[i].get(STATUS) == SCORED}
     failed = {i for i in answered - scored if not run.retry_failures and rows[i].get(STATUS) != NOT_ASKED}
     return failed | {i for i in scored if all(name in rows[i] for name in layout.details)}
-
-
-def _check_fingerprints(found: set[str], scorer: Scorer) -> None:
-    others = sorted(found - {scorer.fingerprint})
-    if others:
-        raise ScoresError(
-            "the data set has scores of another scorer, which are not mixed with new ones:\n"
-            f"  in the data: {', '.join(others)}\n  this scorer: {scorer.fingerprint}\n"
-            f"Select from it as it is, or drop the columns {', '.join((*SCORE_COLUMNS, QUADRANT))} to score it again."
-        )
 
 
 def _samples(batch: Batch, done: set[int]) -> list[Sample]:
@@ -230,8 +184,7 @@ def _value(name: str, sample: Sample, batch: Batch, layout: Layout) -> Any:
             return None if emotion is None else str(emotion)
         case "score_status":
             return sample.reason
-        case _:
-            return None
+    return None
 
 
 def _earlier(name: str, row: Mapping[str, Any]) -> Any:

@@ -23,21 +23,17 @@ from ..data.dialogue import Dialogue
 FEATURE_VERSION = 1
 """Part of every fingerprint: must grow with any change in this file that changes a feature."""
 
-MAX_CHARACTERS = 4000
-"""Of one utterance; what follows is not read. The longest of EmpatheticDialogues has under 600."""
-EARLIER_UTTERANCES = 2
-"""How many utterances before the last turn are read."""
+MAX_CHARACTERS = 4000  # of one utterance; what follows is not read
+EARLIER_UTTERANCES = 2  # before the last turn
 
 WORD_BITS, CHAR_BITS = 18, 16
 """Log2 of the number of buckets of each block of words, and of the block of characters."""
 REPLY, TURN, EARLIER = "reply", "turn", "earlier"
 WORD_BLOCKS = {REPLY: 3, TURN: 2, EARLIER: 1}
 """Each block of words and its longest n-gram: the reply, the utterance before it, and those before that."""
-CHAR_LENGTHS = (2, 3, 4, 5)
-"""Character n-grams are taken inside the words of the reply, borders included."""
 CHARS = "chars"
-SURFACE = 19
-"""How many features [`surface`] gives."""
+CHAR_LENGTHS = (2, 3, 4, 5)  # n-grams inside the words of the reply, borders included
+SURFACE = 19  # features that `surface` gives
 
 LONGEST = 1000
 # Looked up rather than computed, since a vectorised logarithm may differ in its last bit with the size of the batch.
@@ -96,9 +92,7 @@ def _canonical(token: str) -> tuple[str, ...]:
 
 def tokenise(text: str) -> list[str]:
     """
-    Splits text, natural or already tokenised, into the tokens that the features are made of.
-
-    Lone surrogates, which cannot be hashed, are read as U+FFFD.
+    Splits text, natural or tokenised, into the tokens of the features; lone surrogates are read as U+FFFD.
 
     ```python
     >>> tokenise("I'm sorry, that's awful!!")
@@ -158,9 +152,9 @@ def to_words(texts: Sequence[Sequence[str]]) -> Words:
 
 def to_grams(words: Words, longest: int) -> Grams:
     """
-    Buckets of all word n-grams of 1 to `longest` words that do not cross from one text into the next.
+    Buckets of all n-grams of 1 to `longest` words within one text, by length, then position.
 
-    Within a text their order is fixed (by length, then position), so sums over them do not depend on other texts.
+    So sums over them do not depend on other texts.
     """
     row = np.repeat(np.arange(len(words.lengths)), words.lengths)
     gram, rows, buckets = words.hashes, [row], [_mix(words.hashes)]
@@ -178,10 +172,7 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
     """
     The features that are not words, `(n, SURFACE)`: lengths, punctuation, who is spoken of, place in the dialogue.
 
-    Args:
-        reply (`Words`): Of `n` replies.
-        turn (`Words`): Of the `n` utterances before them.
-        utterances (`np.ndarray`): `(n,)`, how many utterances each context has.
+    `reply` and `turn` are the words of `n` replies and of the turns before them; `utterances` counts each context's.
     """
 
     def count(words: Words, *tokens: str) -> np.ndarray:

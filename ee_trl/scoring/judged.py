@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,37 +14,24 @@ from ..data.dialogue import Dialogue
 from ..data.formats import recognise
 from ..data.reading import open_rows
 from ..data.samples import check_scored, read_samples, read_scores, refuse_utterances
-from ..data.tables import features_of
+from ..data.tables import AnyDataset, features_of
 from ..errors import FormatError, ScoresError, require
 from .store import dialogue_key
 
-
-if TYPE_CHECKING:
-    from ..data.tables import AnyDataset
 
 FEWEST = 50  # judged samples; below that nothing that is measured means anything
 
 
 @dataclass(frozen=True)
 class Judged:
-    """
-    Dialogues and what a judge gave them.
-
-    Args:
-        dialogues (`list[Dialogue]`): `n` of them.
-        scores (`np.ndarray` of shape `(n, 2)`): Sensibility, rationality in [0, 10]; none is missing.
-        conversations (`np.ndarray` of shape `(n,)`): Numbers; samples with one first utterance have one number.
-        judges (`tuple[str, ...]`): Fingerprints of what made the scores; `"given"` where nobody knows.
-        left_out (`int`): Rows without a dialogue, or without scores.
-        rows (`np.ndarray` of shape `(n,)`): Which rows of the data set they are.
-    """
+    """`n` dialogues and what a judge gave them."""
 
     dialogues: list[Dialogue]
-    scores: np.ndarray
-    conversations: np.ndarray
-    judges: tuple[str, ...]
-    left_out: int
-    rows: np.ndarray
+    scores: np.ndarray  # (n, 2), none is missing
+    conversations: np.ndarray  # (n,), see `conversation_numbers`
+    judges: tuple[str, ...]  # fingerprints of what made the scores; "given" where nobody knows
+    left_out: int  # rows without a dialogue, or without scores
+    rows: np.ndarray  # (n,), which rows of the data set they are
 
     def __len__(self) -> int:
         return len(self.dialogues)
@@ -59,24 +46,17 @@ class Judged:
 def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
     """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
     dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
-    if hasattr(dataset, "keys") and len(dataset) == 1:
-        [dataset] = dataset.values()
-    if hasattr(dataset, "keys"):
+    parts = list(dataset.values()) if hasattr(dataset, "keys") else [dataset]
+    if len(parts) != 1:
         raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
-    return read_judged(dataset, at_least)
+    return read_judged(parts[0], at_least)
 
 
 def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     """
-    Reads judged samples from a data set with the columns `sensibility` and `rationality`.
+    Judged samples of one split with the columns `sensibility` and `rationality`.
 
-    Args:
-        dataset (`Dataset` or `IterableDataset`): One split. Of a conversation of several turns the last is taken for
-            the one judged, unless the row names a `turn`.
-        at_least (`int`, *optional*, defaults to `50`): How many there must be.
-
-    Raises:
-        [`ScoresError`]: There are no scores, or too few.
+    Of a conversation of several turns the last is taken for the one judged, unless the row names a `turn`.
     """
     columns = list(features_of(dataset))
     check_scored(columns)
@@ -96,14 +76,11 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     return Judged(dialogues, scores[rows], conversation_numbers(dialogues), tuple(found.scorers), left_out, rows)
 
 
-def calibration_of(
-    scored: AnyDataset | str | os.PathLike[str],
-) -> tuple[list[Dialogue], np.ndarray, tuple[str, ...]]:
-    """Judged samples as a [`CascadeScorer`] takes them, each content once; and who scored them."""
+def calibration_of(scored: AnyDataset | str | os.PathLike[str]) -> Judged:
+    """Judged samples for a cascade to calibrate on, each content once."""
     judged = open_judged(scored)
     first = {dialogue_key(d): i for i, d in reversed(list(enumerate(judged.dialogues)))}
-    kept = judged.part(np.array(sorted(first.values())))
-    return kept.dialogues, kept.scores, kept.judges
+    return judged.part(np.array(sorted(first.values())))
 
 
 def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The bundled scorer: one linear model per axis over hashed words of the reply and its context.
 
-It needs no GPU, no network and no model download, and scores tens of thousands of samples per second on one core. It
-was fitted to an LLM judge's scores and agrees with them moderately; `ee_trl/assets/linear/README.md` says how well.
+It was fitted to an LLM judge's scores and agrees with them moderately; `ee_trl/assets/linear/README.md` says how well.
 """
 
 from __future__ import annotations
@@ -32,13 +31,9 @@ LICENCE_NOTICE = (
     "non-commercial use only."
 )
 
-Weights = Mapping[str, np.ndarray]
-"""The arrays of the weights file; see [`shapes`]."""
+Weights = Mapping[str, np.ndarray]  # the arrays of the weights file; see `shapes`
+THRESHOLDS = (3, 4, 5, 6, 7)  # the scores at which `knots_of` matches the share of the sensibility set
 
-THRESHOLDS = (3, 4, 5, 6, 7)
-"""The whole scores at which [`knots_of`] matches the share of the sensibility set."""
-
-_DECIMALS = 4  # of scores; hides differences in the last bits between platforms
 _CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
 _KNOWN_TOKENS = 1 << 16
 
@@ -46,10 +41,7 @@ logger = logging.getLogger("ee_trl")
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """
-    Name and shape of every array of a weights file. The last dimension of each weight array is the axis: sensibility,
-    rationality. `knots` holds, for each axis, the raw predictions that become the scores 0, 1, ..., 10.
-    """
+    """Name and shape of every array of a weights file; `knots` are the raw predictions that become 0, 1, ..., 10."""
     words = dict.fromkeys(ft.WORD_BLOCKS, (1 << ft.WORD_BITS, len(AXES)))
     return words | {
         ft.CHARS: (1 << ft.CHAR_BITS, len(AXES)),
@@ -61,12 +53,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def load_weights(folder: str | os.PathLike, name: str = WEIGHTS_FILE) -> dict[str, np.ndarray]:
-    """
-    Reads a weights file: arrays as [`shapes`] describes them.
-
-    Raises:
-        [`ScorerError`]: The file is missing, damaged, or was made for other features than this version computes.
-    """
+    """Reads a weights file; raises [`ScorerError`] if it is missing, damaged or made for other features."""
     path = Path(folder) / name
     remedy = "Give a folder written by scripts/train_linear_scorer.py, or no path for the bundled weights."
     try:
@@ -137,7 +124,7 @@ class LinearScorer:
     ```
     """
 
-    licence_notice: str = LICENCE_NOTICE
+    licence_notice = LICENCE_NOTICE
     stored = False  # it is cheaper than looking a score up
 
     def __init__(self, path: str | os.PathLike | None = None):
@@ -164,9 +151,6 @@ class RawModel:
 
     The prediction of an axis is `bias + surface . w + sum over blocks of (sum of the weights of the block's n-grams) /
     sqrt(number of n-grams)`. In the block of characters, each word is such a sum itself.
-
-    Args:
-        weights (`Weights`): See [`shapes`]; `knots` is not used.
     """
 
     def __init__(self, weights: Weights):
@@ -175,10 +159,9 @@ class RawModel:
             block: [np.ascontiguousarray(weights[block][:, axis], np.float32) for axis in range(len(AXES))]
             for block in ft.WORD_BLOCKS
         }
-        self._chars = weights[ft.CHARS].astype(np.float64)
         self._surface = weights["surface"].astype(np.float64)
         self._bias = weights["bias"].astype(np.float64)
-        self._words = _WordSums(self._chars)
+        self._words = _WordSums(weights[ft.CHARS].astype(np.float64))
 
     def predict(self, features: ft.Features) -> np.ndarray:
         """Raw predictions, `(n, 2)`. Every sum runs in an order that is fixed within a row: no matrix product."""
@@ -223,38 +206,25 @@ class _WordSums(dict[str, int]):
         return place
 
 
-# ---- from raw predictions to the judge's scale ---------------------------------------------------------------------
-
-
 def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """
-    Brings raw predictions, `(n, 2)`, to the judge's scale: piecewise linear and increasing on each axis, in [0, 10].
-
-    The `knots`, `(2, 11)`, are the raw predictions that become the scores 0 to 10.
-    """
+    """Raw predictions `(n, 2)` as scores in [0, 10]: linear between the `knots`, `(2, 11)`, which become 0 to 10."""
     scores = np.empty_like(raw)
     for axis, knot in enumerate(knots):
         x = np.clip(raw[:, axis], knot[0], knot[-1])
         low = np.clip(np.searchsorted(knot, x, side="right") - 1, 0, len(knot) - 2)
         scores[:, axis] = MIN_SCORE + low + (x - knot[low]) / (knot[low + 1] - knot[low])
-    return np.round(scores, _DECIMALS)
+    return np.round(scores, 4)  # hides differences in the last bits between platforms
 
 
 def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
-    The calibration: which raw predictions become the scores 0 to 10, from predictions of samples not trained on.
+    Which raw predictions `(n, 2)` become the scores 0 to 10; they are of samples not trained on, `scores` the judge's.
 
     A regression draws its predictions to the middle, so that a threshold on them would keep far too little or too
     much. So each axis is cut at a quantile, where the judge's own share of samples lies below. The judge gives whole
     numbers, so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same
-    relative place on both axes, where the share of the sensibility set is nearest to the judge's.
-
-    Args:
-        raw (`np.ndarray` of shape `(n, 2)`): Raw predictions.
-        scores (`np.ndarray` of shape `(n, 2)`): The judge's scores of the same samples.
-
-    Returns:
-        `np.ndarray` of shape `(2, 11)`, increasing on each axis.
+    relative place on both axes, where the share of the sensibility set is nearest to the judge's. The knots increase
+    on each axis.
     """
 
     def cuts(t: int, place: float) -> list[float]:

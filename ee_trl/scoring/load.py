@@ -34,10 +34,8 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
     Raises:
         [`ScorerError`]: There is no such scorer, or it does not know an option.
     """
-    return _load_cascade(options) if spec == "cascade" else load_single(spec, **options)
-
-
-def _load_cascade(options: dict[str, Any]) -> CascadeScorer:
+    if spec != "cascade":
+        return load_single(spec, **options)
     check_options(options, CascadeScorer, "of the scorer 'cascade'")
     for name, flag in (("cheap", "--cheap"), ("judge", "--judge")):
         if name not in options:
@@ -45,15 +43,15 @@ def _load_cascade(options: dict[str, Any]) -> CascadeScorer:
     source = options.get("calibration")
     if not isinstance(source, (str, os.PathLike)):
         return CascadeScorer(**options)
-    *calibration, judges = calibration_of(source)
-    cascade = CascadeScorer(**{**options, "calibration": tuple(calibration)})
+    judged = calibration_of(source)
+    cascade = CascadeScorer(**{**options, "calibration": (judged.dialogues, judged.scores)})
     judge = cascade.judge.fingerprint
-    if others := [name for name in judges if name not in (GIVEN, judge)]:
+    if others := [name for name in judged.judges if name not in (GIVEN, judge)]:
         raise ScorerError(
             f"the calibration samples of {os.fspath(source)!r} were scored by {', '.join(others)}, and the judge is "
             f"{judge}: a promise made from them would not hold. Have this judge score them: ee-trl score DIALOGUES "
             "--scorer JUDGE -o judged.parquet"
         )
-    if GIVEN in judges:
+    if GIVEN in judged.judges:
         logger.warning("%s does not say who scored it; the promise holds if it was %s", os.fspath(source), judge)
     return cascade

@@ -33,30 +33,16 @@ _exchanges = count()
 _Value = TypeVar("_Value")
 
 
-# ---- processes of one launch ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Launch:
-    """
-    The place of this process among those that were launched together.
-
-    Args:
-        rank (`int`): Its number, from 0.
-        count (`int`): How many there are; 1 without a launcher.
-    """
+    """The place of this process, `rank`, among the `count` that were launched together (1 without a launcher)."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def from_environment(cls) -> Launch:
-        """
-        What the launcher says (`RANK`, `WORLD_SIZE`).
-
-        Raises:
-            [`ScorerError`]: The processes are on several machines, which cannot share one store.
-        """
+        """What the launcher says; several machines cannot share one store."""
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
             raise ScorerError(
@@ -71,11 +57,7 @@ class Launch:
         return crc32(first.encode("utf-8", "surrogatepass")) % self.count == self.rank
 
     def gather(self, value: _Value) -> list[_Value]:
-        """
-        The values of all processes, by rank; waits until each process has called this.
-
-        It leaves no process group behind: a trainer that is made later makes the group with its own timeout.
-        """
+        """The values of all processes, by rank; leaves no process group behind, so that a trainer makes its own."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -86,18 +68,18 @@ class Launch:
             dist.all_gather_object(found, value, group=group)
             dist.destroy_process_group(group)
             return found
-        store, number, ranks = _launch_store(), next(_exchanges), range(self.count)
-        store.set(f"{number}/{self.rank}", pickle.dumps(value))
-        found = [pickle.loads(store.get(f"{number}/{rank}")) for rank in ranks]
-        store.set(f"{number}/{self.rank}/read", "")
+        store, number = _launch_store(), next(_exchanges)
+        keys = [f"{number}/{rank}" for rank in range(self.count)]
+        store.set(keys[self.rank], pickle.dumps(value))
+        found = [pickle.loads(store.get(key)) for key in keys]
+        store.set(f"{keys[self.rank]}/read", "")
         if self.rank == 0:  # this process may hold the values, so it stays until all have read them
-            store.wait([f"{number}/{rank}/read" for rank in ranks])
+            store.wait([f"{key}/read" for key in keys])
         return found
 
 
 @cache
 def _launch_store() -> Any:
-    """The key-value store through which the processes of a launch find each other."""
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
@@ -106,7 +88,7 @@ def _launch_store() -> Any:
 
 
 def plan_together(cascade: CascadeScorer, dialogues: Iterable[Dialogue], launch: Launch) -> None:
-    """Plans a cascade on the first process alone, so that it asks the judge once; all processes score by its plan."""
+    """Plans a cascade on the first process, so that the judge is asked once; all processes score by its plan."""
     plan = launch.gather(cascade.plan(dialogues) if launch.rank == 0 else None)[0]
     if launch.rank > 0 and plan is not None:
         cascade.use_plan(plan)
@@ -118,9 +100,6 @@ def fill_share(run: ScoringRun, batches: Iterable[list[Dialogue]], launch: Launc
         run.fill([dialogue for dialogue in dialogues if launch.owns(dialogue)])
     shares = launch.gather(run.coverage)
     return run.coverage.merged(shares[: launch.rank] + shares[launch.rank + 1 :])
-
-
-# ---- actors of a Ray cluster ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,14 +123,12 @@ class RayOptions:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "gpus"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ScorerError(
-                    f"an actor cannot reserve {getattr(self, name)!r} {name}; valid: 0 or more, e.g. 0.5"
-                )
+        for name, number in {"cpus": self.cpus, "gpus": self.gpus}.items():
+            if not 0 <= number < math.inf:
+                raise ScorerError(f"an actor cannot reserve {number!r} {name}; valid: 0 or more, e.g. 0.5")
         check_count("batch_size", self.batch_size, error=ScorerError)
-        for number in self.pool:
-            check_count("actors", number, error=ScorerError)
+        for most in self.pool:
+            check_count("actors", most, error=ScorerError)
         if self.pool[0] > self.pool[1]:
             raise ScorerError(f"actors {self.actors!r} has the larger number first; valid: (fewest, most)")
 
@@ -163,7 +140,7 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class RemoteScorer:
-    """Stands for a scorer that each actor loads (`load_scorer(spec, **options)`); its scores are in the store."""
+    """Stands for a scorer that each actor loads; its scores are in the store."""
 
     fingerprint: str
     details: tuple[str, ...]
@@ -177,7 +154,7 @@ class RemoteScorer:
 
 
 def start_ray(options: RayOptions) -> None:
-    """Connects to the cluster, or starts Ray on this machine; does nothing where that is done."""
+    """Connects to the cluster, or starts Ray on this machine, once."""
     require("ray", extra="ray", purpose="scoring on a Ray cluster")
     import ray
     import ray.data
@@ -189,7 +166,7 @@ def start_ray(options: RayOptions) -> None:
 
 
 def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> RemoteScorer:
-    """Loads a scorer in the cluster once to learn its fingerprint; raises what loading it raises."""
+    """Loads a scorer in the cluster once, to learn its fingerprint."""
     start_ray(resources)
     import ray
 
@@ -238,10 +215,9 @@ class _Actor:
 
 def fill_with_ray(run: ScoringRun, batches: Iterable[list[Dialogue]], options: RayOptions) -> Coverage:
     """
-    Has actors score what the store lacks, and saves their scores as they come.
+    Has actors score what the store lacks, and saves their scores as they come; the `run` is of a [`RemoteScorer`].
 
-    Ray replaces an actor that dies, and gives its dialogues to another. If this process dies, the store holds all
-    scores that came back before. The `run` is of a [`RemoteScorer`], with a store.
+    Ray replaces an actor that dies, and gives its dialogues to another.
     """
     scorer = run.scorer
     assert isinstance(scorer, RemoteScorer)

@@ -24,35 +24,20 @@ _CHUNK = 64  # dialogues that a scorer without `score_batches` is given at once,
 
 @dataclass(frozen=True)
 class Scored:
-    """
-    The outcome for `n` dialogues, in their order.
+    """The outcome for `n` dialogues, in their order."""
 
-    Args:
-        scores (`np.ndarray` of shape `(n, 2)`): Sensibility, rationality in [0, 10]; NaN where unscored.
-        statuses (`list[str]`): `"scored"`, or one of [`~ee_trl.data.dialogue.REASONS`].
-        details (`dict[str, np.ndarray]`): What the scorer told beside, each of shape `(n,)`, NaN for null.
-    """
-
-    scores: np.ndarray
-    statuses: list[str]
-    details: dict[str, np.ndarray]
+    scores: np.ndarray  # (n, 2): sensibility, rationality in [0, 10]; NaN where unscored
+    statuses: list[str]  # "scored", or one of REASONS
+    details: dict[str, np.ndarray]  # further columns of the scorer, of shape (n,), NaN for null
 
 
 class ScoringRun:
     """
-    A scorer at work.
+    A scorer at work; it is asked for what the store lacks, without a store for every dialogue.
 
-    Args:
-        scorer ([`Scorer`]): It scores what the store lacks.
-        store ([`ScoreStore`], *optional*): Where scores are kept; `None` asks the scorer for every dialogue.
-        retry_failures (`bool`, *optional*, defaults to `False`): Whether dialogues that failed in an earlier run are
-            tried again.
-        filled ([`Coverage`], *optional*): What [`~ScoringRun.fill`] did in an earlier run, which counted already what
-            this run finds in the store.
-
-    Attributes:
-        coverage ([`Coverage`]): What was done so far.
-        after_batch (`Callable`, *optional*): Called after each batch that the scorer gave, for a progress bar.
+    With `retry_failures`, dialogues that failed in an earlier run are tried again. `filled` is what
+    [`~ScoringRun.fill`] did in an earlier run, which counted already what this run finds in the store. `coverage`
+    tells what was done so far; `after_batch` is called after each batch that the scorer gave, for a progress bar.
     """
 
     def __init__(
@@ -75,15 +60,8 @@ class ScoringRun:
         self._tried: set[bytes] = set()  # failures that were tried again already
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
-        """
-        Scores dialogues, each content once.
-
-        Raises:
-            [`ScorerError`]: The scorer broke its contract or cannot go on; what it gave before is in the store.
-            [`StoreError`]: The store cannot be written to.
-        """
-        keys = self._keys(dialogues)
-        known, missing = self._sorted_out(keys, dialogues)
+        """Scores dialogues, each content once; after an error, the store has what the scorer gave before."""
+        keys, known, missing = self._sorted_out(dialogues)
         known |= self._fill(missing)
         found = [known[key] for key in keys]
         scores = np.array([(one.sensibility, one.rationality) for one in found], float).reshape(-1, len(AXES))
@@ -96,24 +74,21 @@ class ScoringRun:
 
     def missing(self, dialogues: Sequence[Dialogue]) -> dict[bytes, Dialogue]:
         """The dialogues that the store lacks, by key, each content once."""
-        return self._sorted_out(self._keys(dialogues), dialogues)[1]
-
-    def _keys(self, dialogues: Sequence[Dialogue]) -> list[Any]:
-        """What names each dialogue: in the store its content, without one its position."""
-        return list(range(len(dialogues))) if self.store is None else [dialogue_key(d) for d in dialogues]
+        return self._sorted_out(dialogues)[2]
 
     def _sorted_out(
-        self, keys: Sequence[Any], dialogues: Sequence[Dialogue]
-    ) -> tuple[dict[Any, StoredScore], dict[Any, Dialogue]]:
-        """What the store knows, and what it lacks."""
-        known = {} if self.store is None else self.store.find(self.scorer.fingerprint, keys)
+        self, dialogues: Sequence[Dialogue]
+    ) -> tuple[list[Any], dict[Any, StoredScore], dict[Any, Dialogue]]:
+        """The keys of dialogues (their content; without a store their position), what is known, and what is not."""
+        keys: list[Any] = [dialogue_key(d) for d in dialogues] if self.store else list(range(len(dialogues)))
+        known = self.store.find(self.scorer.fingerprint, keys) if self.store else {}
         known = {key: s for key, s in known.items() if key in self._tried or not self._again(s.status)}
         missing = {key: d for key, d in zip(keys, dialogues, strict=True) if key not in known}
         if not self._filled:
             hits = sum(key in known for key in keys)
             self.coverage.cache_hits += hits
             self.coverage.duplicates += len(keys) - hits - len(missing)
-        return known, missing
+        return keys, known, missing
 
     def _again(self, status: str) -> bool:
         """Whether a dialogue that an earlier run left with this status is asked for now."""
@@ -155,18 +130,10 @@ def checked_batches(
     scorer: Scorer, dialogues: Sequence[Dialogue], at_once: int | None = None
 ) -> Iterator[tuple[ScoredBatch, list[str]]]:
     """
-    What a scorer makes of dialogues, checked.
+    What a scorer makes of dialogues, and the statuses; scores are NaN wherever one is missing or outside [0, 10].
 
-    Args:
-        scorer ([`Scorer`]): Its `score_batches` is called if it has that.
-        dialogues (`Sequence[Dialogue]`): What it is given.
-        at_once (`int`, *optional*): How many dialogues a scorer without `score_batches` is given at once.
-
-    Yields:
-        `tuple`: a batch, its scores NaN wherever one is missing or outside [0, 10], and the statuses.
-
-    Raises:
-        [`ScorerError`]: The scorer failed, gave another shape than [`Scorer`] promises, or left dialogues out.
+    A scorer without `score_batches` is given `at_once` dialogues at a time. Raises [`ScorerError`] where a scorer
+    failed, gave another shape than [`Scorer`] promises, or left dialogues out.
     """
     name, left = f"scorer {scorer.fingerprint!r}", np.ones(len(dialogues), bool)
     try:

@@ -41,7 +41,6 @@ CREATE TABLE scores (
     rationality REAL, details BLOB, made REAL NOT NULL, PRIMARY KEY (scorer, dialogue)
 ) WITHOUT ROWID;
 """
-_MAGIC = b"SQLite format 3\0"  # the first bytes of every database
 _AT_ONCE = 500  # keys in one query
 _PATIENCE = 60.0  # seconds to wait for another process that is writing
 _TOUCH_EVERY = 3_600.0  # seconds after which a scorer's use is noted again
@@ -49,9 +48,8 @@ _TOUCH_EVERY = 3_600.0  # seconds after which a scorer's use is noted again
 
 def cache_folder() -> Path:
     """Where the store is by default: `$EE_TRL_CACHE`, or `ee_trl` in `$XDG_CACHE_HOME` (by default `~/.cache`)."""
-    if found := os.environ.get(CACHE_VARIABLE):
-        return Path(found).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ee_trl"
+    beside = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ee_trl"
+    return Path(os.environ.get(CACHE_VARIABLE) or beside).expanduser()
 
 
 def dialogue_key(dialogue: Dialogue) -> bytes:
@@ -61,19 +59,12 @@ def dialogue_key(dialogue: Dialogue) -> bytes:
 
 
 class StoredScore(NamedTuple):
-    """
-    What is known of one dialogue.
+    """What is known of one dialogue; the scores are `None` where it is unscored."""
 
-    Args:
-        status (`str`): `"scored"`, or the reason why there is no score.
-        sensibility, rationality (`float`, *optional*): In [0, 10]; `None` where unscored.
-        details (`dict[str, float]`): What the scorer told beside; NaN for null.
-    """
-
-    status: str
+    status: str  # "scored", or the reason why there is no score
     sensibility: float | None = None
     rationality: float | None = None
-    details: Mapping[str, float] = {}
+    details: Mapping[str, float] = {}  # further columns of the scorer, NaN for null
 
 
 @dataclass(frozen=True)
@@ -118,8 +109,6 @@ class ScoreStore:
                 f"give another with --store (or ${CACHE_VARIABLE}), or move it away"
             )
 
-    # ---- scores
-
     def find(self, fingerprint: str, keys: Iterable[bytes]) -> dict[bytes, StoredScore]:
         """What the store knows of dialogues under a scorer's fingerprint, by key."""
         keys = list(dict.fromkeys(keys))
@@ -128,8 +117,7 @@ class ScoreStore:
             self._touch(fingerprint)
             for start in range(0, len(keys), _AT_ONCE):
                 part = keys[start : start + _AT_ONCE]
-                for key, *row in self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part):
-                    found[bytes(key)] = _stored(*row)
+                found |= self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part)
         return found
 
     def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
@@ -138,8 +126,8 @@ class ScoreStore:
         with self._errors():
             self._touch(fingerprint)
             while rows := self._rows(fingerprint, " AND dialogue > ? ORDER BY dialogue LIMIT ?", (last, _AT_ONCE)):
-                last = bytes(rows[-1][0])
-                yield from (_stored(*row) for _, *row in rows)
+                last = max(rows)
+                yield from rows.values()
 
     def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
         """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
@@ -159,28 +147,26 @@ class ScoreStore:
                 ],
             )
 
-    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """
-        Rows under a fingerprint.
-
-        The query looks up the scorer's number each time: after another process pruned the store, the number may be
-        another scorer's.
-        """
+    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> dict[bytes, StoredScore]:
+        # looks up the scorer's number each time: after another process pruned the store, it may be another scorer's
         with self._locked():
-            return self._db.execute(
-                "SELECT dialogue, status, sensibility, rationality, scores.details, scorers.details "
+            rows = self._db.execute(
+                "SELECT dialogue, status, sensibility, rationality, scorers.details, scores.details "
                 f"FROM scorers JOIN scores ON scorer = id WHERE fingerprint = ?{condition}",
                 (fingerprint, *arguments),
             ).fetchall()
+        return {
+            bytes(key): StoredScore(status, s, r, _unpacked(names, details))
+            for key, status, s, r, names, details in rows
+        }
 
     def _touch(self, fingerprint: str) -> None:
         """Notes that a scorer is in use."""
         now = time.time()
-        if now - self._touched.get(fingerprint, 0.0) < _TOUCH_EVERY:
-            return
-        self._touched[fingerprint] = now
-        with suppress(sqlite3.OperationalError), self._writing() as db:  # a run does not fail for this
-            db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
+        if now - self._touched.get(fingerprint, 0.0) >= _TOUCH_EVERY:
+            self._touched[fingerprint] = now
+            with suppress(sqlite3.OperationalError), self._writing() as db:  # a run does not fail for this
+                db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
 
     def _added_scorer(
         self, db: sqlite3.Connection, fingerprint: str, names: Sequence[str], now: float
@@ -198,23 +184,20 @@ class ScoreStore:
             db.execute("UPDATE scorers SET details = ? WHERE id = ?", (json.dumps(grown), number))
         return int(number or 0), grown
 
-    # ---- maintenance
-
     def scorers(self) -> list[StoredScorer]:
         """Every scorer that has scores here, the one used last first."""
         with self._errors(), self._locked():
             rows = self._db.execute(
                 "SELECT fingerprint, created, used, status, COUNT(status) AS n, "
-                "SUM(48 + LENGTH(status) + COALESCE(LENGTH(scores.details), 0)) "
+                "COALESCE(SUM(48 + LENGTH(status) + COALESCE(LENGTH(scores.details), 0)), 0) "
                 "FROM scorers LEFT JOIN scores ON scorer = id GROUP BY id, status ORDER BY used DESC, id, n DESC"
             )
             found = []
             for (fingerprint, created, used), group in groupby(rows, key=itemgetter(0, 1, 2)):
-                counts, sizes = {}, 0
-                for *_, status, n, size in group:
-                    counts[status], sizes = n, sizes + (size or 0)
-                failed = {status: n for status, n in counts.items() if n and status != SCORED}
-                found.append(StoredScorer(fingerprint, counts.get(SCORED, 0), failed, sizes, created, used))
+                counts = {status: (n, size) for *_, status, n, size in group}
+                failed = {status: n for status, (n, _) in counts.items() if n and status != SCORED}
+                scored, total = counts.get(SCORED, (0, 0))[0], sum(size for _, size in counts.values())
+                found.append(StoredScorer(fingerprint, scored, failed, total, created, used))
             return found
 
     def size(self) -> int:
@@ -230,7 +213,7 @@ class ScoreStore:
         Args:
             fingerprint (`str`, *optional*): Only scores of this scorer.
             unused_days (`float`, *optional*): Only scores of scorers that were not used for so many days, 0 or more.
-            failures (`bool`, *optional*, defaults to `False`): Only failures, so that the next run tries them again.
+            failures (`bool`, *optional*): Only failures, so that the next run tries them again.
         """
         if unused_days is not None and not 0 <= unused_days < math.inf:
             raise StoreError(f"unused days {unused_days!r} is not a finite number of at least 0, e.g. 90")
@@ -247,8 +230,6 @@ class ScoreStore:
                 self._db.execute("VACUUM")
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
-
-    # ---- the connection
 
     def _locked(self) -> threading.RLock:
         """The lock by which threads take turns with the connection; a forked process has both of its own."""
@@ -327,20 +308,15 @@ def store_size(path: Path) -> int:
 
 
 def delete_store(path: Path, error: StoreError) -> None:
-    """
-    Unlinks a store's files, since SQLite needs room on the disk even to delete.
-
-    Raises `error`, what the store said, again unless the disk is full and the file is a database.
-    """
+    """Unlinks a store's files, since SQLite cannot delete on a full disk; raises `error` again if it is not full."""
     with path.open("rb") as file:
-        if not (_is_full(error.__cause__) and file.read(len(_MAGIC)) == _MAGIC):
+        if not (_is_full(error.__cause__) and file.read(16) == b"SQLite format 3\0"):  # how every database begins
             raise error
     for part in _files(path):
         part.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> list[Path]:
-    """The database and SQLite's side files."""
     return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
 
 
@@ -356,12 +332,9 @@ def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
     return struct.pack(f"<{len(names)}d", *(details.get(name, float("nan")) for name in names))
 
 
-def _stored(status: str, s: float | None, r: float | None, details: bytes | None, names: str) -> StoredScore:
+def _unpacked(names: str, details: bytes | None) -> dict[str, float]:
     values = struct.unpack(f"<{len(details) // 8}d", details) if details else ()
-    known = dict(zip(_names(names), values, strict=False))  # names may have been added since
-    return StoredScore(status, s, r, known)
+    return dict(zip(_names(names), values, strict=False))  # names may have been added since
 
 
-@lru_cache(maxsize=64)
-def _names(text: str) -> list[str]:
-    return json.loads(text)
+_names = lru_cache(maxsize=64)(json.loads)

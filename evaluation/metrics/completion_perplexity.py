@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ee_trl.errors import check_count
+
 from ..bootstrap import Sums, Values, divided, with_intervals
 from ..texts import check_columns, check_list
 
@@ -39,9 +41,8 @@ def perplexity_scores(
     See the card for its inputs, numbers and limits: `evaluation/completion_perplexity/README.md`.
     """
     prompts, completions = check_columns({"prompts": prompts, "completions": completions}, PERPLEXITY_CHECKS)
-    for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    check_count("batch_size", batch_size)
+    check_count("max_length", 1 if max_length is None else max_length)
     tokenizer = _load_tokenizer(model, tokenizer)
     options: dict[str, Any] = {"max_length": max_length, "add_eos": add_eos}
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):

@@ -13,8 +13,6 @@ import numpy as np
 from ee_trl.errors import require
 from ee_trl.files import read_json, write_json
 
-from ..generation import own_randomness
-
 
 MECHANISMS = ("emotional_reactions", "interpretations", "explorations")
 """The columns of every array of levels, in this order."""
@@ -182,12 +180,14 @@ class EncoderClassifier:
         import torch
         from transformers import AutoTokenizer, TrainingArguments
 
+        from ee_trl.online.alignment import random_state_kept
+
         tokenizer = AutoTokenizer.from_pretrained(encoder)
         rows = [
             {**encoded, "labels": row}
             for encoded, row in zip(_encoded(tokenizer, seekers, responses), levels.tolist(), strict=True)
         ]
-        with tempfile.TemporaryDirectory() as folder, own_randomness():
+        with tempfile.TemporaryDirectory() as folder, random_state_kept():
             args = TrainingArguments(
                 folder,
                 num_train_epochs=epochs,

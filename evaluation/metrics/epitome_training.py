@@ -28,9 +28,9 @@ class Posts:
 
     Args:
         seekers, responses (`list[str]`): The posts.
-        levels (`np.ndarray` of shape `(n, 3)`): 0 to 2: emotional reactions, interpretations, explorations.
-        groups (`list[str]`): Which seeker each replies to.
-        content (`str`): Names all of it.
+        levels (`np.ndarray` of shape `(n, 3)`): Levels 0 to 2 of each of [`MECHANISMS`].
+        groups (`list[str]`): The seeker that each replies to.
+        content (`str`): A name for the content of all posts.
     """
 
     seekers: list[str]
@@ -42,7 +42,7 @@ class Posts:
 
 def read_posts(dataset: Any) -> Posts:
     """
-    Reads EPITOME-format data; `sp_id`, where it is there, says which posts are of one seeker.
+    Reads EPITOME-format data; a column `sp_id` says which posts are of one seeker.
 
     Raises:
         [`FormatError`]: A column is missing, or holds something else than texts or levels.
@@ -89,11 +89,11 @@ def train_epitome(
 
     Args:
         posts ([`Posts`]): What it learns from.
-        folder (`str` or `os.PathLike`, *optional*): Where it goes; without, only the cross-validation is done.
-        encoder (`str`, *optional*): A pretrained encoder to fine-tune; without, the classifier is linear.
-        folds (`int`, *optional*, defaults to `5`): Of the cross-validation; 0 for none.
-        seed (`int`, *optional*, defaults to `0`): Of folds and training.
-        options: Of the encoder's training.
+        folder (`str` or `os.PathLike`, *optional*): Where it is saved; without one, only the cross-validation is done.
+        encoder (`str`, *optional*): A pretrained encoder to fine-tune; without one, the classifier is linear.
+        folds (`int`, *optional*, defaults to `5`): The folds of the cross-validation; 0 for none.
+        seed (`int`, *optional*, defaults to `0`): The seed of folds and training.
+        options: `epochs`, `learning_rate` and `batch_size` of the encoder's training.
 
     Returns:
         `dict`: the record that is saved: `kind`, `samples`, `data`, `settings`, `cross_validation`.
@@ -115,9 +115,7 @@ def train_epitome(
     }
     try:
         if folds:
-            mechanisms = cross_validate(
-                fit, posts.seekers, posts.responses, posts.levels, posts.groups, folds=folds, seed=seed
-            )
+            mechanisms = cross_validate(fit, posts, folds=folds, seed=seed)
             record["cross_validation"] = {"folds": folds, "seed": seed, "mechanisms": mechanisms}
         if folder is not None:
             fit(posts.seekers, posts.responses, posts.levels).save(folder, record)
@@ -128,25 +126,9 @@ def train_epitome(
     return record
 
 
-def cross_validate(
-    fit: Fit,
-    seekers: Sequence[str],
-    responses: Sequence[str],
-    levels: np.ndarray,
-    groups: Sequence[Any] | None = None,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-) -> dict[str, Any]:
+def cross_validate(fit: Fit, posts: Posts, *, folds: int = 5, seed: int = 0) -> dict[str, Any]:
     """
     Trains on all folds but one and predicts that one, in turn; replies to one seeker are all in one fold.
-
-    Args:
-        fit (`Callable`): `fit(seekers, responses, levels)` gives a classifier.
-        seekers, responses, levels: See [`Posts`].
-        groups (`Sequence`, *optional*): What must stay together; by default the seeker's post.
-        folds (`int`, *optional*, defaults to `5`): The number of folds.
-        seed (`int`, *optional*, defaults to `0`): The seed of the folds.
 
     Returns:
         `dict`: mechanism -> [`level_report`] of the predictions of all folds together, with that of the majority class
@@ -157,11 +139,11 @@ def cross_validate(
     """
     from sklearn.model_selection import GroupKFold
 
-    together = list(seekers) if groups is None else list(groups)
-    if len(set(together)) < folds:
-        raise ValueError(f"{folds} folds need at least {folds} different seekers, got {len(set(together))}.")
+    seekers, responses, levels = posts.seekers, posts.responses, posts.levels
+    if (different := len(set(posts.groups))) < folds:
+        raise ValueError(f"{folds} folds need at least {folds} different seekers, got {different}.")
     found, majority = np.zeros_like(levels), np.zeros_like(levels)
-    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(levels, groups=together):
+    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(levels, groups=posts.groups):
         model = fit([seekers[i] for i in train], [responses[i] for i in train], levels[train])
         found[test] = model.predict([seekers[i] for i in test], [responses[i] for i in test])
         majority[test] = [np.bincount(column).argmax() for column in levels[train].T]

@@ -245,7 +245,8 @@ def test_targets_keep_order_and_distance() -> None:
 def test_calibration_samples_are_distinct(judged: Path, tmp_path: Path) -> None:
     twice = Dataset.from_parquet(str(judged)).select(range(100))
     concatenate_datasets([twice, twice]).to_parquet(tmp_path / "twice.parquet")
-    dialogues, scores, judges = calibration_of(tmp_path / "twice.parquet")
+    found = calibration_of(tmp_path / "twice.parquet")
+    dialogues, scores, judges = found.dialogues, found.scores, found.judges
     assert len(dialogues) == len(scores) == len(set(dialogues)) <= 100
     np.testing.assert_array_equal(scores, LengthJudge().score(dialogues))
     assert judges == (LengthJudge.fingerprint,)

@@ -136,21 +136,14 @@ def test_what_it_is_measured_on_it_did_not_see() -> None:
             seen.append((self.trained, set(seekers)))
             return np.zeros((len(responses), 3), int)
 
-    found = cross_validate(
-        lambda seekers, responses, levels: Spy(set(seekers)),
-        data.seekers,
-        data.responses,
-        data.levels,
-        data.groups,
-        folds=3,
-    )
+    found = cross_validate(lambda seekers, responses, levels: Spy(set(seekers)), data, folds=3)
     assert len(seen) == 3
     assert all(not trained & tested for trained, tested in seen)  # both replies to one seeker are on one side
     for i, name in enumerate(MECHANISMS):
         assert found[name]["recall"]["0"] == 1.0
         assert found[name]["accuracy"] == pytest.approx((data.levels[:, i] == 0).mean())
     with pytest.raises(ValueError, match="31 folds need at least 31 different seekers, got 30"):
-        cross_validate(lambda *args: Spy(set()), data.seekers, data.responses, data.levels, folds=31)
+        cross_validate(lambda *args: Spy(set()), data, folds=31)
 
 
 def test_report_by_hand() -> None:

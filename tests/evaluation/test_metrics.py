@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import warnings
@@ -20,8 +21,7 @@ import pytest
 import torch
 
 from ee_trl.errors import EmpathyError
-from ee_trl.evaluation.bootstrap import Bootstrap, intervals, means, with_intervals
-from ee_trl.evaluation.metrics.distinct import DistinctResampler
+from ee_trl.evaluation.bootstrap import means
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,20 +215,18 @@ def test_a_folder_is_a_shim(name) -> None:
     assert [path.name for path in (ROOT / "evaluation" / name).glob("*.py")] == [f"{name}.py"]
 
 
-def test_loads_without_network(tmp_path) -> None:
-    script = (
-        "import socket, sys\n"
-        "def refuse(*args, **kwargs): raise AssertionError('network')\n"
-        "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "import evaluate\n"
-        "for path in sys.argv[1:]: print(evaluate.load(path).name)\n"
-    )
-    folders = [str(ROOT / "evaluation" / name) for name in METRICS]
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script, *folders], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_loads_without_network(load, monkeypatch) -> None:
+    asked: list[tuple] = []
+
+    def refuse(*args, **kwargs) -> None:
+        asked.append(args)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     # evaluate takes the name from that of the class
-    assert [name.replace("_", "") for name in done.stdout.split()] == [name.replace("_", "") for name in METRICS]
+    assert [load(name).name.replace("_", "") for name in METRICS] == [name.replace("_", "") for name in METRICS]
+    assert not asked
 
 
 def test_arithmetic_imports_without_evaluate() -> None:
@@ -357,51 +355,6 @@ def test_a_resample_is_the_metric_of_the_samples_drawn(name, counts, tiny) -> No
     assert found
     for key, values in found.items():
         assert values[0] == pytest.approx(direct[key], rel=1e-4, abs=1e-9)
-
-
-def test_the_interval_of_a_mean_is_the_textbooks() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 400)
-    mean = means({"mean": values})
-    low, high = intervals(mean, Bootstrap(4000))["mean"]
-    half = 1.96 * values.std() / 20
-    assert intervals(mean, Bootstrap(4000, seed=1))["mean"] != [low, high]
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
-
-
-def test_clusters_of_one_sample_change_no_interval() -> None:
-    draw = np.random.default_rng(0)
-    mean = means({"mean": draw.normal(size=50)})
-    corpus = DistinctResampler([draw.choice(list("abcdefg"), 4).tolist() for _ in range(50)])
-    for resampler in (mean, corpus):
-        for options in ({}, {"clusters": list(range(50))}, {"clusters": [f"c{i}" for i in draw.permutation(50)]}):
-            found = intervals(resampler, Bootstrap(300, **options))
-            assert found == intervals(resampler, Bootstrap(300))
-            assert with_intervals({}, lambda r=resampler: r, resamples=300, **options) == with_intervals(
-                {}, lambda r=resampler: r, resamples=300
-            )
-
-
-def test_samples_of_one_cluster_are_drawn_together() -> None:
-    clusters = np.repeat(np.arange(100), 4)
-    for counts in Bootstrap(250, clusters=clusters.tolist()).draws(400):
-        assert (counts.reshape(len(counts), 100, 4).std(axis=2) == 0).all()
-        assert (counts.sum(axis=1) == 400).all()
-    for counts in Bootstrap(50, clusters=clusters.tolist()).draws(400, halves=True):
-        assert set(np.unique(counts)) == {0.0, 1.0}
-        assert (counts.sum(axis=1) == 200).all()
-    # four copies of each value say no more than one of them: only the bootstrap of clusters knows
-    values = np.random.default_rng(0).normal(size=100)
-    once, copies = means({"x": values}), means({"x": np.repeat(values, 4)})
-    width = {
-        name: np.ptp(intervals(resampler, Bootstrap(2000, clusters=which))["x"])
-        for name, resampler, which in (
-            ("once", once, None), ("clusters", copies, clusters.tolist()), ("turns", copies, None)
-        )
-    }  # fmt: skip
-    assert width["clusters"] == pytest.approx(width["once"], rel=1e-9)
-    assert width["turns"] == pytest.approx(width["once"] / 2, rel=0.1)
-    with pytest.raises(EmpathyError, match="clusters must name one cluster for each of 100 samples, got 3"):
-        intervals(once, Bootstrap(10, clusters=[1, 2, 3]))
 
 
 @pytest.mark.parametrize("name", ["word_f1", "distinct"])
@@ -655,7 +608,7 @@ def test_perplexity_refusals(load, tiny) -> None:
     with pytest.raises(TypeError, match="tokenizer is needed"):
         metric.compute(**PLAIN, model=tiny["model"])
     for bad in ({"batch_size": 0}, {"max_length": 0}, {"batch_size": 1.5}):
-        with pytest.raises(ValueError, match="must be an integer of at least 1"):
+        with pytest.raises(ValueError, match="is not a whole number of at least 1"):
             metric.compute(**PLAIN, **tiny, **bad)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,30 +136,45 @@ def test_a_state_is_read_back_as_it_was_and_nothing_else_is_written(tmp_path: Pa
     assert read_state(tmp_path / "nowhere") is None
 
 
+def run_of(model: str, folder: Path, processes: int, workers: int, **more: Any) -> Any:
+    """An epoch is 10 steps of one process, 5 of two."""
+    settings = {
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 8 * (3 - processes) + 2,
+        "save_strategy": "steps", "save_steps": 6 - 2 * processes, "dataloader_num_workers": workers,
+        "output_dir": str(folder),
+    }  # fmt: skip
+    case = {"model": model, "policy": "losses_decide", "settings": settings, "out": f"{folder}.pt", **more}
+    return runs.torchrun(case, processes)
+
+
+@pytest.fixture(scope="module")
+def unbroken(model: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], tuple[Any, Path]]:
+    """What a training gives that is never stopped, and its folder; each is made once."""
+
+    @cache
+    def made(processes: int, workers: int) -> tuple[Any, Path]:
+        folder = tmp_path_factory.mktemp("unbroken") / "run"
+        return run_of(model, folder, processes, workers), folder
+
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "workers", "killed", "resumed"),
     [(1, 0, 6, 4), (1, 0, 14, 12), (1, 2, 14, 12), (2, 0, 3, 2), (2, 0, 9, 8), (2, 2, 3, 2), (2, 2, 9, 8)],
 )
 def test_killed_and_resumed_is_as_never_stopped(
-    processes: int, workers: int, killed: int, resumed: int, model: str, tmp_path: Path
+    processes: int, workers: int, killed: int, resumed: int, model: str, unbroken: Any, tmp_path: Path
 ) -> None:
-    """An epoch is 10 steps of one process, 5 of two: killed in the middle of the first epoch, and of the second."""
-    settings = {
-        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 8 * (3 - processes) + 2,
-        "save_strategy": "steps", "save_steps": 6 - 2 * processes, "dataloader_num_workers": workers,
-    }  # fmt: skip
-    case = {"model": model, "policy": "losses_decide", "settings": settings}
-    whole, broken = (
-        {**settings, "output_dir": str(tmp_path / "whole")},
-        {**settings, "output_dir": str(tmp_path / "b")},
-    )
-    expected = runs.torchrun({**case, "settings": whole, "out": str(tmp_path / "whole.pt")}, processes)
-    runs.torchrun({**case, "settings": broken, "kill_at": killed, "out": str(tmp_path / "none.pt")}, processes)
-    checkpoints = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "b").glob("checkpoint-*"))
+    """Killed in the middle of the first epoch, and of the second."""
+    expected, whole = unbroken(processes, workers)
+    broken = tmp_path / "run"
+    run_of(model, broken, processes, workers, kill_at=killed)
+    checkpoints = sorted(int(path.name.split("-")[1]) for path in broken.glob("checkpoint-*"))
     assert checkpoints[-1] == resumed
-    found = runs.torchrun({**case, "settings": broken, "resume": True, "out": str(tmp_path / "b.pt")}, processes)
+    found = run_of(model, broken, processes, workers, resume=True)
     assert torch.equal(found["parameters"], expected["parameters"])
     assert (found["order"], found["draws"]) == (expected["order"], expected["draws"])
-    plain = json.loads((tmp_path / "whole" / "empathy_history.json").read_text())
-    assert json.loads((tmp_path / "b" / "empathy_history.json").read_text()) == plain
+    plain = json.loads((whole / "empathy_history.json").read_text())
+    assert json.loads((broken / "empathy_history.json").read_text()) == plain

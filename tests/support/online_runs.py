@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ee_trl import EmpathyDataSelector, EmpathySFTTrainer, build_tiny_causal_lm, load_sample
 from ee_trl.online import ranks
+from ee_trl.reports import draws as pictures
 
 
 ROWS = 20
@@ -161,6 +162,7 @@ def main() -> None:
         # gloo's threads take a lock of the interpreter's, and a child forked meanwhile never gets it (CPython 3.11)
         multiprocessing.set_start_method("forkserver")
         multiprocessing.set_forkserver_preload(["__main__", "die_with_parent"])
+    pictures.draw_draws = lambda *args: None  # a picture takes longer than these trainings
     case = json.loads(sys.argv[1])
     settings = case.get("settings", {})
     data = rows(case.get("rows", ROWS))

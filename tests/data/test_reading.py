@@ -1,4 +1,4 @@
-"""Files, folders and streams in; tables, data sets and files out."""
+"""Files and folders in: the same rows from every kind of file, and damaged files cost their damaged lines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import bz2
 import gzip
 import json
 import lzma
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,23 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Json, List, Value
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from same_dialogues import messages
 
 from ee_trl.data.dialogue import SOURCE_ERROR
-from ee_trl.data.reading import open_dataset, row_count
+from ee_trl.data.reading import open_dataset
 from ee_trl.data.tables import (
-    columns_of,
-    conform,
     features_of,
-    read_metadata,
-    rows_of,
     tables_of,
-    to_dataset,
     write_file,
 )
 from ee_trl.errors import FormatError
-from ee_trl.files import WRITABLE, atomic, check_output, write_text
 
 
 ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]
@@ -45,7 +35,7 @@ def reasons(dataset: Any) -> list[str | None]:
     return dataset[SOURCE_ERROR][:] if SOURCE_ERROR in dataset.column_names else [None] * len(dataset)
 
 
-# ---- in ------------------------------------------------------------------------------------------------------------
+# ---- files and folders ---------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> None:
@@ -377,177 +367,3 @@ def test_file_has_no_splits(tmp_path: Path) -> None:
 def test_folder_without_files(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=tmp_path.name):
         open_dataset(tmp_path)
-
-
-# ---- through -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 2, 1000])
-def test_tables_hold_all_rows_in_order(size: int) -> None:
-    data = Dataset.from_list(ROWS)
-    for source in (data, data.to_iterable_dataset(), data.with_format("torch"), data.with_format("numpy")):
-        tables = list(tables_of(source, size))
-        assert max(table.num_rows for table in tables) <= size
-        assert [row for table in tables for row in table.to_pylist()] == ROWS
-
-
-def test_tables_follow_an_indices_mapping() -> None:
-    data = Dataset.from_list(ROWS).select([4, 0, 0, 2])
-    assert [row["id"] for table in tables_of(data, 3) for row in table.to_pylist()] == [4, 0, 0, 2]
-
-
-def test_keys_that_are_null_in_every_message_survive(tmp_path: Path) -> None:
-    rows = [{"messages": [{**m, "name": None} for m in row["messages"]]} for row in ROWS]
-    data = Dataset.from_list(rows)
-    assert to_dataset(tables_of(data, 2), data.features).to_list() == rows
-    path = tmp_path / "a.parquet"
-    write_file(tables_of(data, 2), data.features, path, metadata={})
-    assert open_dataset(path).to_list() == rows
-
-
-def test_conform_casts_and_orders() -> None:
-    table = pa.table({"b": ["x"], "a": [1]})
-    schema = pa.schema({"a": pa.float64(), "b": pa.large_string()})
-    assert conform(table, schema).schema.equals(schema)
-    assert conform(table, schema).to_pylist() == [{"a": 1.0, "b": "x"}]
-
-
-def test_rows_are_decoded() -> None:
-    features = Features({"label": ClassLabel(names=["joy", "sad"]), "any": Json(), "list": List(Value("string"))})
-    rows = [
-        {"label": 1, "any": [1, "a"], "list": ["a"]},
-        {"label": 0, "any": {"a": None}, "list": []},
-        {"label": None, "any": None, "list": None},
-    ]
-    [table] = tables_of(Dataset.from_list(rows, features=features))
-    assert [row["label"] for row in rows_of(table, features, ["label", "nothing"])] == ["sad", "joy", None]
-    assert [row["any"] for row in rows_of(table, features, ["any"])] == [[1, "a"], {"a": None}, None]
-
-
-def test_bytes_that_are_no_text_are_a_bad_row() -> None:
-    bad = pa.array([b"fine", b"\xed\xa0\xbd", b"fine too"]).view(pa.string())
-    features = Features({"response": Value("string")})
-    rows = rows_of(pa.table({"response": bad}), features, ["response"])
-    assert [row["response"] for row in rows] == ["fine", None, "fine too"]
-    assert [row.get(SOURCE_ERROR) for row in rows] == [None, "invalid_text", None]
-
-
-def test_columns_of_streams_that_declare_none() -> None:
-    assert columns_of(IterableDataset.from_generator(lambda: iter(ROWS))) == ["messages", "id"]
-    with pytest.raises(FormatError, match="no rows"):
-        columns_of(IterableDataset.from_generator(lambda: iter([])))
-
-
-# ---- out -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", WRITABLE)
-def test_written_file_is_read_back(ending: str, tmp_path: Path) -> None:
-    data = Dataset.from_list(ROWS)
-    path = tmp_path / "new" / "folders" / f"a{ending}"
-    assert write_file(tables_of(data, 2), data.features, path, metadata={"scorer": "words-1"}) == 5
-    assert open_dataset(path).to_list() == ROWS
-    assert read_metadata(path) == {"scorer": "words-1"}
-    assert row_count(path) == (5 if ending == ".parquet" else None)
-    assert [name for name in os.listdir(path.parent) if "partial" in name] == []
-
-
-def test_jsonl_is_text_that_people_can_read(tmp_path: Path) -> None:
-    data = Dataset.from_list([{"text": "ça va 😀", "emotion": 1}]).cast_column(
-        "emotion", ClassLabel(names=["joy", "sad"])
-    )
-    write_file(tables_of(data), data.features, tmp_path / "a.jsonl", metadata={})
-    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"text": "ça va 😀", "emotion": "sad"}\n'
-
-
-def test_metadata_of_files_of_another_origin(tmp_path: Path) -> None:
-    _parquet(tmp_path / "a.parquet")
-    _lines(open)(tmp_path / "a.jsonl")
-    assert read_metadata(tmp_path / "a.parquet") is read_metadata(tmp_path / "a.jsonl") is None
-
-
-@pytest.mark.parametrize("ending", WRITABLE)
-def test_nothing_is_left_of_a_file_that_failed(ending: str, tmp_path: Path) -> None:
-    data = Dataset.from_list(ROWS)
-    path = tmp_path / f"a{ending}"
-    path.write_text("what was there before", encoding="utf-8")
-
-    def tables() -> Any:
-        yield from tables_of(data, 2)
-        raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        write_file(tables(), data.features, path, metadata={})
-    assert path.read_text(encoding="utf-8") == "what was there before"
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic(tmp_path / "a") as partial:
-            partial.write_text("half", encoding="utf-8")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert os.listdir(tmp_path) == []
-
-
-def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
-    left = f".a.partial-{platform.node()}-"
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    others = {f"{left}{os.getppid()}", f".a.partial-elsewhere-{gone.pid}", f".b.partial-{platform.node()}-{gone.pid}"}
-    for name in (f"{left}{gone.pid}", *others):
-        (tmp_path / name).touch()
-    write_text(tmp_path / "a", "text")
-    assert set(os.listdir(tmp_path)) == {"a", *others}
-
-
-FULL_DISK = """
-import resource, sys
-from datasets import Dataset
-from ee_trl.cli.main import main
-
-Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
-resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "-q"]))
-"""
-
-
-@pytest.mark.parametrize("ending", WRITABLE)
-def test_a_full_disk_is_said_with_the_file_and_the_fix(ending: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / f"out{ending}")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 5, done.stderr
-    assert f"{tmp_path / f'out{ending}'}. Free some space" in done.stderr
-    assert os.listdir(tmp_path) == ["a.parquet"]
-
-
-def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:
-    (tmp_path / "there.parquet").touch()
-    (tmp_path / "folder.parquet").mkdir()
-    for name, message in [
-        ("a.csv", "csv"),
-        ("a", "missing"),
-        ("there.parquet", "overwrite"),
-        ("folder.parquet", "is a folder"),
-    ]:
-        with pytest.raises(FormatError, match=message):
-            check_output(tmp_path / name, overwrite=False)
-    assert check_output(tmp_path / "there.parquet", overwrite=True) == tmp_path / "there.parquet"
-    assert check_output(tmp_path / "new.JSONL", overwrite=False).name == "new.JSONL"
-
-
-def test_data_set_of_tables_without_rows() -> None:
-    features = Features({"a": Value("string"), "b": List(Value("int64"))})
-    data = to_dataset(iter([]), features)
-    assert (len(data), data.features) == (0, features)
-
-
-def test_features_of_a_file_survive(tmp_path: Path) -> None:
-    features = Features({"emotion": ClassLabel(names=["joy", "sad"]), "text": Value("large_string")})
-    data = Dataset.from_list([{"emotion": 0, "text": "a"}], features=features)
-    write_file(tables_of(data), features, tmp_path / "a.parquet", metadata={})
-    assert open_dataset(tmp_path / "a.parquet").features == features
-    assert pq.read_schema(tmp_path / "a.parquet").metadata[b"ee_trl"] == b"{}"

@@ -1,29 +1,28 @@
-"""`ee-trl evaluate`: replies generated, stored and resumed; all metrics, paired differences; the three reports."""
+"""`ee-trl evaluate`: all metrics, paired differences, the three reports, and what is refused."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import WordScorer
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import Dataset
+from tiny_candidates import base_and_adapter
 from tiny_encoder import tiny_encoder
 
-from ee_trl import build_tiny_causal_lm, load_metric, load_sample
+from ee_trl import load_metric, load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.evaluation import evaluate_models, read_eval_set
-from ee_trl.evaluation.bootstrap import Bootstrap, compare, holm, intervals, means
-from ee_trl.evaluation.candidates import candidates_of, load_candidate, read_replies
+from ee_trl.evaluation.bootstrap import Bootstrap, holm, intervals, means
+from ee_trl.evaluation.candidates import load_candidate, read_replies
 from ee_trl.evaluation.comparison import pairs_of
-from ee_trl.evaluation.generation import Decoding, StoredReplies, generate_replies
+from ee_trl.evaluation.generation import Decoding
 
 
 HOSTILE = [
@@ -39,23 +38,7 @@ SHORT = Decoding(max_new_tokens=8)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base model, and a LoRA adapter that changes what it says."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("models")
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    base = build_tiny_causal_lm(folder / "base", **size)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "up_proj", "down_proj"])
-    )
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_(std=1.0)
-    model.save_pretrained(folder / "adapter")
-    return {"base": base, "adapter": folder / "adapter"}
+    return base_and_adapter(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -174,34 +157,7 @@ def test_golden_numbers_of_mime_and_of_the_references(real_data, tmp_path) -> No
 # ---------------------------------------------------------------------------------------------- paired differences
 
 
-def test_paired_bootstrap_sees_a_constant_difference_that_intervals_do_not() -> None:
-    draw = np.random.default_rng(0)
-    values = draw.normal(0, 10, 200)
-    a, b = means({"x": values}), means({"x": values + 0.5 + draw.normal(0, 0.5, 200)})
-    found = compare(a, b, Bootstrap(500))["x"]
-    assert found["p"] < 0.01
-    assert found["interval"][0] > 0.3
-    ends = [intervals(one, Bootstrap(500))["x"] for one in (a, b)]
-    assert ends[0][1] > ends[1][0]  # taken one by one they overlap
-    same = compare(a, a, Bootstrap(200))["x"]
-    assert (same["difference"], same["p"], same["interval"]) == (0.0, 1.0, [0.0, 0.0])
-    with pytest.raises(ValueError, match="paired samples are needed: A has 200, B 3"):
-        compare(a, means({"x": values[:3]}), Bootstrap(10))
-
-
-def test_p_is_rarely_small_where_nothing_differs() -> None:
-    draw = np.random.default_rng(1)
-    ps = [
-        compare(means({"x": draw.normal(size=60)}), means({"x": draw.normal(size=60)}), Bootstrap(200, seed=i))["x"][
-            "p"
-        ]
-        for i in range(200)
-    ]
-    assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.11
-
-
-def test_holm_and_pairs() -> None:
-    assert holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": None}) == {"a": 0.06, "b": 0.03, "c": 0.06, "d": None}
+def test_pairs() -> None:
     assert pairs_of(["a", "b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert pairs_of(["a", "b", "c"], "b") == [("b", "a"), ("b", "c")]
 
@@ -237,23 +193,6 @@ def test_conversations_are_drawn_whole(tmp_path) -> None:
     assert ratio == pytest.approx(np.sqrt(3), rel=0.15)
 
 
-def test_a_conversation_is_told_by_its_turns_in_any_order() -> None:
-    def rows(*talks: list[str]) -> Dataset:
-        return Dataset.from_list(
-            [{"context": talk[:end], "response": talk[end]} for talk in talks for end in range(1, len(talk), 2)]
-        )
-
-    two = rows(["hi", "hello", "i won", "great"], ["hi", "hello", "it broke", "oh", "yes", "no"])
-    assert read_eval_set(two).conversations == [0, 0, 2, 2, 2]  # openings that two share do not join them
-    some = rows(["a", "b", "c", "d", "e", "f"], ["g", "h", "i", "j"])
-    assert read_eval_set(some.select([0, 2, 3, 4])).conversations == [0, 0, 2, 2]  # a turn between is not in the set
-    mixed = read_eval_set(some.select([4, 2, 0, 3, 1])).conversations
-    assert len(set(mixed)) == 2
-    assert mixed[0] == mixed[3]
-    assert mixed[1] == mixed[2] == mixed[4]
-    assert read_eval_set(rows(["a", "b"], ["a", "c"])).conversations == [0, 1]
-
-
 def test_references_are_scored_once_for_all_candidates(tmp_path) -> None:
     eval_set = read_eval_set(limit=4)
     for name in ("a", "b", "c"):
@@ -271,226 +210,6 @@ def test_references_are_scored_once_for_all_candidates(tmp_path) -> None:
     )
     assert scorer.asked == 4 * len(files) + 4
     assert sorted(levels) == sorted([*"aaaabbbbcccc", *eval_set.references])
-
-
-# ---------------------------------------------------------------------------------------------- generation
-
-
-def test_batches_change_no_reply(models) -> None:
-    loaded = load_candidate(models["adapter"])
-    prompts = read_eval_set(limit=7).prompts
-    one_by_one = generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=SHORT)
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=4, decoding=SHORT) == one_by_one
-    assert len(set(one_by_one)) > 1
-    hot = Decoding(8, temperature=1.5, seed=4)
-    first = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot)
-    assert first == generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot)
-    assert first != one_by_one
-
-
-def test_greedy_is_greedy_whatever_the_generation_config_says(models) -> None:
-    loaded = load_candidate(models["adapter"])
-    prompts = read_eval_set(limit=4).prompts
-    greedy = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
-    sampled = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=Decoding(8, temperature=1.5))
-    for name, value in (
-        ("num_beams", 4),
-        ("repetition_penalty", 1.5),
-        ("no_repeat_ngram_size", 1),
-        ("suppress_tokens", list(range(0, len(loaded.tokenizer), 2))),
-        ("num_return_sequences", 2),
-        ("return_dict_in_generate", True),
-        ("min_p", 0.9),
-    ):
-        setattr(loaded.model.generation_config, name, value)
-    plain = torch.tensor([loaded.tokenizer.apply_chat_template(prompts[0], add_generation_prompt=True)["input_ids"]])
-    with torch.inference_mode():
-        found = loaded.model.generate(plain, max_new_tokens=8, do_sample=False, pad_token_id=0).sequences[0]
-    reply = loaded.tokenizer.decode(found[plain.shape[1] :], skip_special_tokens=True).strip()
-    assert reply != greedy[0]  # so the config does count where it is asked
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT) == greedy
-    hot = Decoding(8, temperature=1.5)
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=hot) == sampled
-
-
-def test_a_loaded_pair_is_told_apart_by_its_tokenizer_too(models, tmp_path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(models["base"]),
-        AutoTokenizer.from_pretrained(models["base"]),
-    )
-
-    def named() -> str:
-        return load_candidate((model, tokenizer)).fingerprint
-
-    names = [named()]
-    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=1)
-    assert named() == names[0]  # what a call leaves behind is no part of it
-    template = tokenizer.chat_template
-    tokenizer.chat_template = "hm " + template
-    names.append(named())
-    tokenizer.chat_template = template
-    assert named() == names[0]
-    model.generation_config.eos_token_id = [5, 6]
-    names.append(named())
-    tokenizer.add_tokens(["<other>"])
-    names.append(named())
-    assert len(set(names)) == 4
-    options = {"limit": 2, "decoding": SHORT, "resamples": 0, "store": False, "metrics": ["distinct"], "show": False}
-    for changed in (template, "hm " + template):
-        tokenizer.chat_template = changed
-        evaluate_models({"m": (model, tokenizer)}, **options, output=tmp_path)
-    assert len(list((tmp_path / "replies").iterdir())) == 2
-
-
-def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
-    from ee_trl.evaluation.generation import encode_prompt
-
-    loaded = load_candidate(models["base"])
-    turns = [{"role": ("user", "assistant")[i % 2], "content": f"word {i} " * 60} for i in range(9)]
-    system = {"role": "system", "content": "be kind"}
-    ids = encode_prompt(loaded.model, loaded.tokenizer, [system, *turns], 64)
-    text = loaded.tokenizer.decode(ids)
-    assert len(ids) <= loaded.model.config.max_position_embeddings - 64
-    assert "be kind" in text
-    assert "word 8" in text
-    assert "word 0" not in text
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_path, monkeypatch) -> None:
-    from ee_trl.evaluation import generation
-
-    loaded = load_candidate(models["adapter"])
-    prompts = read_eval_set(limit=10).prompts
-    prompts = [*prompts, prompts[0]]  # the same one twice
-    decoding = Decoding(8, temperature)
-    options = {"batch_size": 3, "decoding": decoding}
-    whole = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
-    real, calls = generation.generate_batch, []
-
-    def counted(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(generation, "generate_batch", counted)
-    stored = StoredReplies(tmp_path, "adapter", {"model": "x"})
-    with pytest.raises(KeyboardInterrupt):
-        generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=stored)
-    with stored.path.open("a", encoding="utf-8") as file:
-        file.write('{"key": "half a li')  # as a kill leaves it
-    again = StoredReplies(tmp_path, "adapter", {"model": "x"})
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again) == whole
-    assert len(calls) == 3 + 2  # two batches were there
-    third = StoredReplies(tmp_path, "adapter", {"model": "x"})
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=third) == whole
-    assert len(calls) == 5
-    other = StoredReplies(tmp_path, "adapter", {"model": "y"})  # nothing stale is taken for this model's
-    assert other.path != stored.path
-    assert other.find(["a"]) == [None]
-
-
-def test_two_starts_may_keep_replies_in_one_file(tmp_path) -> None:
-    first, second = (StoredReplies(tmp_path, "m", {"model": "x"}) for _ in range(2))  # neither sees a file
-    first.add(["a"], ["one"])
-    second.add(["b"], ["two"])
-    second.add(["a"], ["one"])
-    again = StoredReplies(tmp_path, "m", {"model": "x"})
-    assert again.find(["a", "b", "c"]) == ["one", "two", None]
-    lines = [json.loads(line) for line in again.path.read_text(encoding="utf-8").splitlines()]
-    assert [line for line in lines if "made_by" in line] == lines[:1]
-    with again.path.open("a", encoding="utf-8") as file:  # as version 0.1.0 left it
-        file.write(json.dumps({"made_by": {}}) + "\n" + json.dumps({"key": "c", "reply": "three"}) + "\n")
-    assert StoredReplies(tmp_path, "m", {"model": "x"}).find(["a", "c"]) == ["one", "three"]
-
-
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_every_process_calls_the_model_as_often_and_gets_all_replies(processes, models, monkeypatch) -> None:
-    from ee_trl.evaluation import generation
-    from ee_trl.online import ranks
-
-    loaded = load_candidate(models["adapter"])
-    prompts = read_eval_set(limit=7).prompts
-    hot = Decoding(6, temperature=1.0)
-    options = {"batch_size": 2, "decoding": hot}  # four batches
-    alone = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
-    real, calls, made = generation.generate_batch, [], []
-
-    def counted(*args, **kwargs):
-        calls.append(args)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(generation, "generate_batch", counted)
-    for rank in range(processes):  # what the others made is known when the last one asks
-        monkeypatch.setattr(ranks, "place", lambda rank=rank: (rank, processes))
-        monkeypatch.setattr(ranks, "every", lambda value: [*made, made.append(value) or value])
-        calls.clear()
-        found = generate_replies(loaded.model, loaded.tokenizer, prompts, **options, shared=True)
-        assert len(calls) == -(-4 // processes)
-    assert found == alone
-
-
-LAUNCHED = """
-import json, sys
-from pathlib import Path
-
-import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-
-from ee_trl.evaluation import Decoding, evaluate_models, read_eval_set
-from ee_trl.evaluation.candidates import load_candidate
-from ee_trl.evaluation.generation import generate_replies
-from ee_trl.online.ranks import place
-
-model, folder = sys.argv[1:]
-options = {"limit": 5, "decoding": Decoding(8), "batch_size": 2, "resamples": 20, "store": False, "show": False}
-found = evaluate_models({"m": model}, output=folder, **options)
-rank, processes = place()
-loaded = load_candidate(model)
-fully_shard(loaded.model, mesh=init_device_mesh("cpu", (processes,)))  # which hangs unless all call it as often
-prompts = read_eval_set(limit=3).prompts
-sharded = generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=Decoding(8), shared=True)
-result = {"processes": processes, "replies": found.replies, "sharded": sharded, **found.to_dict()}
-Path(folder, f"rank-{rank}.json").write_text(json.dumps(result))
-"""
-
-
-@pytest.mark.slow
-def test_launched_processes_share_the_generation(models, tmp_path) -> None:
-    script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    done = subprocess.run(
-        [*command, str(script), str(models["adapter"]), str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / "out" / f"rank-{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    assert first["processes"] == 2
-    alone = evaluate_models(
-        {"m": str(models["adapter"])}, limit=5, decoding=SHORT, batch_size=2, resamples=20, store=False, show=False
-    )
-    assert first["replies"] == alone.replies
-    assert first["models"]["m"]["numbers"] == pytest.approx(alone.to_dict()["models"]["m"]["numbers"])
-    [stored] = (tmp_path / "out" / "replies").iterdir()
-    keys = [json.loads(line).get("key") for line in stored.read_text(encoding="utf-8").splitlines()]
-    assert keys[0] is None
-    assert len(set(keys[1:])) == 5
-    loaded = load_candidate(models["adapter"])
-    prompts = read_eval_set(limit=3).prompts
-    assert first["sharded"] == generate_replies(loaded.model, loaded.tokenizer, prompts, batch_size=1, decoding=SHORT)
-
-
-def test_a_launched_process_loads_onto_its_own_device(models, monkeypatch) -> None:
-    from ee_trl.scoring import base
-
-    monkeypatch.setattr(base, "local_device", lambda: "meta")
-    assert load_candidate(models["base"]).model.device == torch.device("meta")
 
 
 # ---------------------------------------------------------------------------------------------- the report
@@ -634,6 +353,15 @@ def test_the_command(models, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["models"]["base"]["numbers"]["words"] >= 0
 
 
+def test_the_first_process_of_a_launch_speaks_for_all(tmp_path, capsys, monkeypatch) -> None:
+    (tmp_path / "r.txt").write_text("one\ntwo\n", encoding="utf-8")
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--predictions", str(tmp_path / "r.txt"), "--limit", "2"]
+    monkeypatch.setenv("RANK", "1")
+    assert main([*command, "--metrics", "distinct", "-o", str(tmp_path / "out"), "-q", "--no-store", "--json"]) == 0
+    assert not capsys.readouterr().out
+
+
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models, tmp_path, monkeypatch) -> None:
     from ee_trl.evaluation import comparison
 
@@ -685,22 +413,6 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models
             evaluate_models(**{"limit": 3, "store": False, **options})
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_new_tokens": 0}, "max_new_tokens 0 is not a whole number of at least 1"),
-        ({"temperature": -1.0}, "temperature -1.0 is not valid; valid: 0 (greedy)"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"top_p": 2.0}, "top_p 2.0 is not valid; valid: a share above 0, up to 1"),
-        ({"top_p": 0.0}, "top_p 0.0"),
-        ({"seed": -1}, "seed -1 is not a whole number of at least 0"),
-    ],
-)
-def test_decoding_that_generates_nothing_is_refused(options, message) -> None:
-    with pytest.raises(EmpathyError, match=re.escape(message)):
-        Decoding(**options)
-
-
 def test_wrong_numbers_on_the_command_line_are_refused_with_a_message(models, tmp_path, capsys) -> None:
     load_sample("test").to_parquet(tmp_path / "test.parquet")
     command = ["evaluate", str(tmp_path / "test.parquet"), "--model", str(models["base"]), "-o", str(tmp_path / "o")]
@@ -723,77 +435,12 @@ def test_emotions_that_are_not_those_of_the_data_set_are_not_measured(tmp_path) 
     assert "emotion_accuracy needs an emotion of EmpatheticDialogues for each dialogue" in str(found)
 
 
-def test_a_file_may_hold_replies_to_all_dialogues_of_which_some_are_chosen(tmp_path) -> None:
-    everything, some = read_eval_set(), read_eval_set(limit=4)
-    (tmp_path / "all.txt").write_text("\n".join(f"reply {i}" for i in range(len(everything))), encoding="utf-8")
-    replies = read_replies(tmp_path / "all.txt", some)
-    assert replies.texts == [f"reply {i}" for i in some.rows]
-    assert [everything.references[i] for i in some.rows] == some.references
-
-
-def test_a_line_of_a_text_file_is_a_reply_whatever_it_holds(tmp_path) -> None:
-    eval_set, path = read_eval_set(limit=4), tmp_path / "r.txt"
-    replies = ["one\u2028still one", "two\x0b\x85\rstill two", "", "four"]
-    for text in ("\n".join(replies), "\n".join(replies) + "\n", "\ufeff" + "\r\n".join(replies) + "\r\n"):
-        path.write_bytes(text.encode())
-        assert read_replies(path, eval_set).texts == replies
-    path.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(FormatError, match="r.txt' is not UTF-8"):
-        read_replies(path, eval_set)
-
-
-def test_eval_sets_come_from_any_format(tmp_path) -> None:
-    rows = [{"context": ["hi", "hello", "i won"], "response": "great !", "emotion": "proud"},
-            {"context": ["it broke"], "response": "", "emotion": "sad"}]  # fmt: skip
-    Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
-    found = read_eval_set(str(tmp_path / "set.parquet"))
-    assert (len(found), found.emotions, found.left_out) == (1, ("proud",), {"empty_response": 1})
-    assert found.prompts[0][-1] == {"role": "user", "content": "i won"}
-    raw = [
-        {"conv_id": "c", "utterance_idx": i + 1, "speaker_idx": i % 2, "utterance": text, "context": "joyful"}
-        for i, text in enumerate(["i won", "oh", "yes", "great"])
-    ]
-    spoken = read_eval_set(Dataset.from_list(raw))
-    assert (spoken.references, spoken.emotions) == (["oh", "great"], ("joyful", "joyful"))
-    shuffled = Dataset.from_list([raw[i] for i in (3, 0, 2, 1)]).to_iterable_dataset()
-    assert read_eval_set(shuffled).dialogues == spoken.dialogues
-    with pytest.raises(FormatError, match="no dialogue with a reply"):
-        read_eval_set(Dataset.from_list(rows[1:]))
-
-
-def test_a_split_is_chosen_whether_in_memory_or_on_the_disk(tmp_path) -> None:
-    train, test = load_sample("train").select(range(3)), load_sample("test").select(range(2))
-    both = DatasetDict(train=train, test=test)
-    both.save_to_disk(tmp_path / "both")
-    streams = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in both.items()})
-    for source in (both, tmp_path / "both", streams):
-        for split in both:
-            assert read_eval_set(source, split=split).dialogues == read_eval_set(both[split]).dialogues
-        with pytest.raises(FormatError, match=r"several splits: train, test; name one \(--split\)"):
-            read_eval_set(source)
-    assert read_eval_set(DatasetDict(test=test)).dialogues == read_eval_set(test).dialogues
-    with pytest.raises(FormatError, match="unknown split 'tets'; valid: train, test. Did you mean 'test'?"):
-        read_eval_set(both, split="tets")
-    with pytest.raises(FormatError, match="has no split 'other'; leave the split out"):
-        read_eval_set(Dataset.from_dict({"context": [["a"]], "response": ["b"]}), split="other")
-    with pytest.raises(FormatError, match="list is not a data set"):
-        read_eval_set([{"context": ["a"], "response": "b"}])
-
-
 def test_replies_of_a_report_are_read_again(compared) -> None:
     found, folder, eval_set = compared
     for name in ("base", "adapter"):
         assert read_replies(folder / "replies.jsonl", eval_set, name).texts == found.replies[name]
     with pytest.raises(FormatError, match="no column 'prediction' or 'reply' or 'other'; it has index, base, adapter"):
         read_replies(folder / "replies.jsonl", eval_set, "other")
-
-
-def test_names_of_candidates(tmp_path) -> None:
-    (tmp_path / "index.txt").write_text("a\n", encoding="utf-8")
-    for given in ({"models": {"index": "org/model"}}, {"predictions": [tmp_path / "index.txt"]}):
-        with pytest.raises(EmpathyError, match="a candidate cannot be called 'index'"):
-            candidates_of(**given)
-    assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
 
 
 def test_the_judge_compares_candidates_on_request(tmp_path) -> None:

@@ -1,0 +1,148 @@
+"""Tables: streams of rows, data sets and files out, and what is read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Json, List, Value
+from same_dialogues import messages
+
+from ee_trl.data.dialogue import SOURCE_ERROR
+from ee_trl.data.reading import open_dataset, row_count
+from ee_trl.data.tables import (
+    columns_of,
+    conform,
+    read_metadata,
+    rows_of,
+    tables_of,
+    to_dataset,
+    write_file,
+)
+from ee_trl.errors import FormatError
+from ee_trl.files import WRITABLE
+
+
+ROWS = [{"messages": messages("I lost my job.", "Oh no."), "id": i} for i in range(5)]
+
+
+# ---- tables and rows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_tables_hold_all_rows_in_order(size: int) -> None:
+    data = Dataset.from_list(ROWS)
+    for source in (data, data.to_iterable_dataset(), data.with_format("torch"), data.with_format("numpy")):
+        tables = list(tables_of(source, size))
+        assert max(table.num_rows for table in tables) <= size
+        assert [row for table in tables for row in table.to_pylist()] == ROWS
+
+
+def test_tables_follow_an_indices_mapping() -> None:
+    data = Dataset.from_list(ROWS).select([4, 0, 0, 2])
+    assert [row["id"] for table in tables_of(data, 3) for row in table.to_pylist()] == [4, 0, 0, 2]
+
+
+def test_keys_that_are_null_in_every_message_survive(tmp_path: Path) -> None:
+    rows = [{"messages": [{**m, "name": None} for m in row["messages"]]} for row in ROWS]
+    data = Dataset.from_list(rows)
+    assert to_dataset(tables_of(data, 2), data.features).to_list() == rows
+    path = tmp_path / "a.parquet"
+    write_file(tables_of(data, 2), data.features, path, metadata={})
+    assert open_dataset(path).to_list() == rows
+
+
+def test_conform_casts_and_orders() -> None:
+    table = pa.table({"b": ["x"], "a": [1]})
+    schema = pa.schema({"a": pa.float64(), "b": pa.large_string()})
+    assert conform(table, schema).schema.equals(schema)
+    assert conform(table, schema).to_pylist() == [{"a": 1.0, "b": "x"}]
+
+
+def test_rows_are_decoded() -> None:
+    features = Features({"label": ClassLabel(names=["joy", "sad"]), "any": Json(), "list": List(Value("string"))})
+    rows = [
+        {"label": 1, "any": [1, "a"], "list": ["a"]},
+        {"label": 0, "any": {"a": None}, "list": []},
+        {"label": None, "any": None, "list": None},
+    ]
+    [table] = tables_of(Dataset.from_list(rows, features=features))
+    assert [row["label"] for row in rows_of(table, features, ["label", "nothing"])] == ["sad", "joy", None]
+    assert [row["any"] for row in rows_of(table, features, ["any"])] == [[1, "a"], {"a": None}, None]
+
+
+def test_bytes_that_are_no_text_are_a_bad_row() -> None:
+    bad = pa.array([b"fine", b"\xed\xa0\xbd", b"fine too"]).view(pa.string())
+    features = Features({"response": Value("string")})
+    rows = rows_of(pa.table({"response": bad}), features, ["response"])
+    assert [row["response"] for row in rows] == ["fine", None, "fine too"]
+    assert [row.get(SOURCE_ERROR) for row in rows] == [None, "invalid_text", None]
+
+
+def test_columns_of_streams_that_declare_none() -> None:
+    assert columns_of(IterableDataset.from_generator(lambda: iter(ROWS))) == ["messages", "id"]
+    with pytest.raises(FormatError, match="no rows"):
+        columns_of(IterableDataset.from_generator(lambda: iter([])))
+
+
+# ---- data sets and files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_written_file_is_read_back(ending: str, tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    path = tmp_path / "new" / "folders" / f"a{ending}"
+    assert write_file(tables_of(data, 2), data.features, path, metadata={"scorer": "words-1"}) == 5
+    assert open_dataset(path).to_list() == ROWS
+    assert read_metadata(path) == {"scorer": "words-1"}
+    assert row_count(path) == (5 if ending == ".parquet" else None)
+    assert [name for name in os.listdir(path.parent) if "partial" in name] == []
+
+
+def test_jsonl_is_text_that_people_can_read(tmp_path: Path) -> None:
+    data = Dataset.from_list([{"text": "ça va 😀", "emotion": 1}]).cast_column(
+        "emotion", ClassLabel(names=["joy", "sad"])
+    )
+    write_file(tables_of(data), data.features, tmp_path / "a.jsonl", metadata={})
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"text": "ça va 😀", "emotion": "sad"}\n'
+
+
+def test_metadata_of_files_of_another_origin(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    assert read_metadata(tmp_path / "a.parquet") is read_metadata(tmp_path / "a.jsonl") is None
+
+
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_nothing_is_left_of_a_file_that_failed(ending: str, tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    path = tmp_path / f"a{ending}"
+    path.write_text("what was there before", encoding="utf-8")
+
+    def tables() -> Any:
+        yield from tables_of(data, 2)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_file(tables(), data.features, path, metadata={})
+    assert path.read_text(encoding="utf-8") == "what was there before"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_data_set_of_tables_without_rows() -> None:
+    features = Features({"a": Value("string"), "b": List(Value("int64"))})
+    data = to_dataset(iter([]), features)
+    assert (len(data), data.features) == (0, features)
+
+
+def test_features_of_a_file_survive(tmp_path: Path) -> None:
+    features = Features({"emotion": ClassLabel(names=["joy", "sad"]), "text": Value("large_string")})
+    data = Dataset.from_list([{"emotion": 0, "text": "a"}], features=features)
+    write_file(tables_of(data), features, tmp_path / "a.parquet", metadata={})
+    assert open_dataset(tmp_path / "a.parquet").features == features
+    assert pq.read_schema(tmp_path / "a.parquet").metadata[b"ee_trl"] == b"{}"
