@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..human.sheets import ASPECTS, KINDS
 from . import options
+
+
+ASPECTS = "empathy,coherence,informativeness,continuity"  # the keys of `human.sheets.ASPECTS`, which imports more
 
 
 def add_human(commands: Any) -> None:
@@ -36,11 +38,11 @@ def _add_export(actions: Any) -> None:
     add("--predictions", **options.REPEATED, metavar="[NAME=]FILE", help=note)
     add("--references", action="store_true", help="the reference replies are a candidate too")
     options.add_output(export, "folder for the sheets")
-    add("--kind", choices=KINDS, default="ab", help="two side by side, or one at a time (default: ab)")
+    add("--kind", choices=("ab", "rating"), default="ab", help="two side by side, or one at a time (default: ab)")
     add("--n", type=int, default=50, help="how many dialogues, drawn at random (default: 50)")
     add("--limit", type=int, metavar="N", help="N dialogues only, evenly spaced, as `evaluate` takes them")
     add("--raters", type=int, default=3, help="how many sheets (default: 3)")
-    add("--aspects", default=",".join(ASPECTS), metavar="NAMES", help="joined by commas (default: %(default)s)")
+    add("--aspects", default=ASPECTS, metavar="NAMES", help="joined by commas (default: %(default)s)")
     options.add_shared(export, "turns")
     add("--seed", type=int, default=0, help="of dialogues, sides and orders (default: 0)")
     options.add_shared(export, "json")
