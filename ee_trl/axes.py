@@ -7,15 +7,13 @@ second, each a float in [0, 10], or NaN in both columns where the sample is unsc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .errors import SelectionError, check_choice
 
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 SENSIBILITY = "sensibility"
 """Emotional grounding (affective empathy): the reply shares, names or soothes the feeling."""
@@ -30,30 +28,17 @@ BALANCED, LOW, TIE = "balanced", "low", "tie"
 QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 """High sensibility only, high rationality only, both high, both low; see [`quadrants`]."""
 
-UNSCORED = "unscored"
-"""In place of a quadrant, for a sample without scores."""
-
-QUADRANT = "quadrant"
-"""The column that names a sample's quadrant."""
-
-QUADRANT_NAMES = ("", *QUADRANTS, TIE)
-"""The names behind the codes of [`quadrant_codes`]; `""` is unscored."""
-
-DEFAULT_THRESHOLD = 5.0
-"""T of the released rule (Efficient-Empathy)."""
-
+UNSCORED = "unscored"  # in place of a quadrant, for a sample without scores
+QUADRANT = "quadrant"  # the column that names a sample's quadrant
+QUADRANT_NAMES = ("", *QUADRANTS, TIE)  # the names behind the codes of `quadrant_codes`; "" is unscored
+DEFAULT_THRESHOLD = 5.0  # T of the released rule (Efficient-Empathy)
 Threshold = float | Sequence[float] | Mapping[str, float]
 
 TIES = ("drop", "high", "low")
 
 
 def thresholds(threshold: Threshold = DEFAULT_THRESHOLD) -> tuple[float, float]:
-    """
-    T per axis, `(sensibility, rationality)`, from one number, a pair, or a mapping of axis to number.
-
-    Raises:
-        [`SelectionError`]: A value is not a number in [0, 10], or there is no axis of that name.
-    """
+    """T per axis, `(sensibility, rationality)`, from one number, a pair, or a mapping of axis to number."""
     pair: Any = threshold if isinstance(threshold, (list, tuple)) else [threshold, threshold]
     if isinstance(threshold, Mapping):
         for name in threshold:

@@ -32,15 +32,7 @@ class Title(Heading):
 
 @dataclass(frozen=True)
 class Table:
-    """
-    A table of texts.
-
-    Args:
-        head (`Sequence[str]`): The columns' names.
-        rows (`Sequence[Sequence[str]]`): As many cells each.
-        title (`str`, *optional*, defaults to `""`): Stands above the table.
-        texts (`int`, *optional*, defaults to `1`): How many columns hold texts, to the left; the others hold numbers.
-    """
+    """A table with a title above it; its first `texts` columns hold texts, the others numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -88,11 +80,7 @@ def as_html(parts: Iterable[str | Table]) -> str:
 
 
 class Displayed:
-    """
-    A result that shows itself by [`~Displayed.parts`]: `print` gives text, a notebook HTML, `markdown()` Markdown.
-
-    No text of the data becomes markup.
-    """
+    """A result that shows its [`~Displayed.parts`] as text, as Markdown, or in a notebook as HTML."""
 
     def parts(self) -> Iterable[str | Table]:
         """Paragraphs, [`Heading`]s and tables, in order."""
@@ -121,12 +109,6 @@ class BySplit(dict[str, Any], Displayed):
             yield f"{name}:"
             yield from value.parts()
 
-    def __str__(self) -> str:
-        return "\n\n".join(f"{name}:\n{value}" for name, value in self.items())
-
-
-# ---- numbers -------------------------------------------------------------------------------------------------------
-
 
 def number(value: float | None, form: str = ",.2f") -> str:
     """A number; `n/a` for `None` and NaN."""
@@ -143,9 +125,6 @@ def with_interval(value: float | None, ends: Sequence[float] | None, form: str =
     if not ends or any(end is None or end != end for end in (value, *ends)):
         return number(value, form)
     return f"{number(value, form)} ({number(ends[0], form)} to {number(ends[1], form)})"
-
-
-# ---- one escape for each kind of output ----------------------------------------------------------------------------
 
 
 def plain(text: str, lines: bool = False) -> str:

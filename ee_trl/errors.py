@@ -68,9 +68,6 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-# ---- checks of options ---------------------------------------------------------------------------------------------
-
-
 def check_choice(kind: str, value: object, valid: Iterable[str], error: type[EmpathyError] = EmpathyError) -> None:
     """Raises `error` unless the value is one of the valid ones; the message lists them and suggests the nearest."""
     valid = list(valid)

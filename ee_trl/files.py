@@ -23,22 +23,13 @@ import psutil
 from .errors import FormatError
 
 
-WRITABLE = (".parquet", ".jsonl")
-"""Endings of the data files that this package writes."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a file system that has no room for a file."""
-
-
-# ---- writing -------------------------------------------------------------------------------------------------------
+WRITABLE = (".parquet", ".jsonl")  # endings of the data files that this package writes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a file system that has no room for a file
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """
-    Gives a partial file to write to, which becomes `path` when the block ends well and vanishes when it does not.
-
-    Partial files of killed processes of this machine are removed first.
-    """
+    """Gives a partial file, which becomes `path` when the block ends well and vanishes when it does not."""
     path = Path(path)
     with _partial_of(path) as partial:
         try:
@@ -50,11 +41,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """
-    Gives a partial folder to write to, which takes the place of `path` when the block ends well.
-
-    A folder that was at `path` stays until the new one is whole.
-    """
+    """Gives a partial folder, which replaces `path` when the block ends well; what was there stays until then."""
     path = Path(path)
     with _partial_of(path) as partial:
         partial.mkdir()
@@ -73,6 +60,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _partial_of(path: Path) -> Iterator[Path]:
+    """Removes the partial files of killed processes of this machine, and names a new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = f".{path.name}.partial-{platform.node()}-"
     for partial in path.parent.glob(f"{glob.escape(kind)}*"):
@@ -128,9 +116,6 @@ def temporary_folder() -> Path:
     return Path(folder)
 
 
-# ---- checks before work --------------------------------------------------------------------------------------------
-
-
 def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
     """Raises [`FormatError`] unless a file of that name, with one of the `endings`, can be written."""
     path = Path(path)
@@ -150,9 +135,6 @@ def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise FormatError(f"{str(path)!r} is there already; give another name, or --overwrite to replace it")
     return path
-
-
-# ---- names for content ---------------------------------------------------------------------------------------------
 
 
 def digest(content: str | bytes | Iterable[bytes], digits: int = 12) -> str:

@@ -32,8 +32,7 @@ class EmpathyReward:
     TRL's logs name it by its axes and weights, e.g. `sensibility_reward` or `sensibility_0.7_rationality_0.3_reward`.
 
     Args:
-        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            What [`load_scorer`] takes.
+        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`): What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
             The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
             they are divided by the sum of their absolute values. An axis with a negative weight is subtracted, and
@@ -41,8 +40,7 @@ class EmpathyReward:
         failed (`float`, *optional*):
             The reward of an empty completion; by default the lowest that the weights allow, so that silence never
             pays. A completion that the scorer gives no score gets no reward (`None`), and TRL leaves it out.
-        options:
-            Options of a scorer that is loaded here, e.g. `quantization="nf4"`.
+        options: Options of a scorer that is loaded here, e.g. `quantization="nf4"`.
 
     Raises:
         [`ScorerError`]: There is no such scorer.
@@ -112,12 +110,7 @@ def _name(weights: Sequence[float]) -> str:
 
 
 def reply_text(completion: Any) -> str:
-    """
-    The text of a completion: of a text, or of a list of messages whose contents are texts or lists of text parts.
-
-    Raises:
-        [`FormatError`]: It is something else, or holds a part that is not text.
-    """
+    """The text of a completion: a text, or a list of messages whose contents are texts or lists of text parts."""
     if isinstance(completion, str):
         return completion
     try:

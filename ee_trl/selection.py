@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .axes import (
     AXES,
@@ -33,9 +34,6 @@ from .data.columns import Coded
 from .display import Displayed, Table, percent
 from .errors import SelectionError, check_choice, check_count
 
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 RULES = ("threshold", "top", "random", "longest")
 KEEPABLE = (*QUADRANTS, TIE)
@@ -101,10 +99,7 @@ class Sweep(list[dict[str, Any]], Displayed):
 
 
 def sweep(
-    sensibility: ArrayLike,
-    rationality: ArrayLike,
-    grid: Iterable[float] = range(1, 10),
-    ties: str = "drop",
+    sensibility: ArrayLike, rationality: ArrayLike, grid: Iterable[float] = range(1, 10), ties: str = "drop"
 ) -> Sweep:
     """
     The share of each quadrant at each threshold of a `grid`; for the other arguments see [`~ee_trl.axes.quadrants`].
@@ -136,9 +131,6 @@ def coded_quadrants(
 ) -> Coded:
     """[`~ee_trl.axes.quadrants`] in one byte a sample."""
     return Coded(quadrant_codes(sensibility, rationality, threshold, ties), QUADRANT_NAMES)
-
-
-# ---- rules ---------------------------------------------------------------------------------------------------------
 
 
 def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:

@@ -91,8 +91,6 @@ class EmpathyDataSelector(DatasetScorer):
         ```
     """
 
-    # ---- select ----------------------------------------------------------------------------------------------------
-
     def select(
         self,
         scored: AnyDataset | str | os.PathLike[str],
@@ -218,8 +216,6 @@ class EmpathyDataSelector(DatasetScorer):
             tables = (self.with_quadrant(table) for table in tables)
         return training_tables(tables, features, kept)
 
-    # ---- look ------------------------------------------------------------------------------------------------------
-
     def summary(self, scored: AnyDataset | str | os.PathLike[str]) -> Any:
         """
         Counts, shares of the quadrants, reasons of the unscored, and shares per emotion if there is that column.
@@ -279,8 +275,6 @@ class EmpathyDataSelector(DatasetScorer):
         dataset = opened(scored)
         scorer = vars(self).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
         return card_of(dataset, self.choose(dataset, **rule), source=source, scorer=scorer, **options)
-
-    # ---- train -----------------------------------------------------------------------------------------------------
 
     def attach(self, trainer: Any, policy: Any = "sensibility", **options: Any) -> Any:
         """

@@ -13,7 +13,7 @@ from ee_trl.data.formats import recognise
 from ee_trl.data.reading import check_dataset, open_rows
 from ee_trl.data.sample import load_sample
 from ee_trl.data.samples import iter_samples
-from ee_trl.data.tables import features_of, is_stream, spread, tables_of
+from ee_trl.data.tables import features_of, is_stream, spread, tables_of, to_dataset
 from ee_trl.errors import FormatError, unknown
 from ee_trl.files import digest
 
@@ -26,7 +26,7 @@ class EvalSet:
     Dialogues, each ending in the reference reply.
 
     Args:
-        name (`str`): The name of the set in reports.
+        name (`str`): The set's name in reports.
         dialogues (`tuple[Dialogue, ...]`): The samples, in order.
         emotions (`tuple[str, ...]`, *optional*): The emotion of each, `""` where unknown; `None` where none is known.
         left_out (`dict[str, int]`, *optional*): How many samples have no dialogue with a reply, by reason.
@@ -59,8 +59,7 @@ class EvalSet:
         """
         The number of each dialogue's conversation.
 
-        A dialogue continues another if its context begins with the other's context and reference. If several fit,
-        because conversations share their opening, the nearest one before it counts.
+        A dialogue continues the nearest one before it whose context and reference begin its own context.
         """
         found = list(range(len(self)))
         places: dict[tuple[str, ...], list[int]] = {}
@@ -104,14 +103,11 @@ def read_eval_set(
         source (`str`, `os.PathLike`, `Dataset`, `IterableDataset` or `DatasetDict`, *optional*):
             A file, folder, hub name or data set, in any format; by default the held-out part of the embedded sample.
             An [`EvalSet`] is returned as it is.
-        split, config (`str`, *optional*):
-            Names of a split and a configuration, if the data set has several.
-        limit (`int`, *optional*):
-            How many dialogues are taken, evenly spaced; by default all.
+        split, config (`str`, *optional*): Names of a split and a configuration, if the data set has several.
+        limit (`int`, *optional*): How many dialogues are taken, evenly spaced; by default all.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
             Which listener turns of a conversation are samples.
-        name (`str`, *optional*):
-            The name of the set; by default the source's name.
+        name (`str`, *optional*): The name of the set; by default the source's name.
 
     Raises:
         [`FormatError`]: The source cannot be read, or holds no dialogue with a reply.
@@ -120,21 +116,24 @@ def read_eval_set(
         return source
     check_turns(turns)
     dataset, called = _opened(source, split, config)
-    samples, emotions = _samples(dataset, turns)
-    left_out = Counter(reason for _, reason in samples if reason is not None)
-    kept = [i for i, (dialogue, _) in enumerate(samples) if dialogue is not None]
-    if not kept:
+    features = features_of(dataset)
+    emotion = "context" if recognise(list(features)).utterance_rows and "emotion" not in features else "emotion"
+    found: list[tuple[Dialogue, str]] = []
+    left_out: Counter[str | None] = Counter()
+    for batch in iter_samples(dataset, turns, columns=[emotion]):
+        for sample in batch.samples:
+            if sample.dialogue is None:
+                left_out[sample.reason] += 1
+                continue
+            named = batch.rows[sample.row].get(emotion)
+            found.append((sample.dialogue, named if isinstance(named, str) else ""))
+    if not found:
         raise FormatError(f"{name or called} holds no dialogue with a reply: {dict(left_out)}")
-    rows = tuple(spread(len(kept), limit))
-    chosen = [kept[i] for i in rows]
-    return EvalSet(
-        name or called,
-        tuple(dialogue for i in chosen if (dialogue := samples[i][0]) is not None),
-        tuple(emotions[i] for i in chosen) if any(emotions) else None,
-        dict(left_out.most_common()),
-        len(kept),
-        rows,
-    )
+    rows = tuple(spread(len(found), limit))
+    dialogues, emotions = zip(*(found[i] for i in rows), strict=True)
+    known = emotions if any(named for _, named in found) else None
+    reasons = {str(reason): n for reason, n in left_out.most_common()}
+    return EvalSet(name or called, dialogues, known, reasons, len(found), rows)
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
@@ -146,8 +145,9 @@ def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, st
         dataset, called = _split_of(source, split), "the data set"
     if hasattr(dataset, "keys"):
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
-    if recognise(list(features_of(dataset))).utterance_rows:
-        dataset = _gathered(dataset)
+    features = features_of(dataset)
+    if recognise(list(features)).utterance_rows and is_stream(dataset):  # a conversation's turns may lie anywhere
+        dataset = to_dataset(tables_of(dataset), features)
     return dataset, called
 
 
@@ -163,27 +163,3 @@ def _split_of(source: Any, split: str | None) -> Any:
     if split is None and len(source) != 1:
         return source
     return source[split or next(iter(source))]
-
-
-def _gathered(dataset: Any) -> Any:
-    """A stream as a data set in memory, because the turns of a conversation may lie anywhere in it."""
-    import pyarrow as pa
-    from datasets import Dataset
-
-    if not is_stream(dataset):
-        return dataset
-    return Dataset(pa.concat_tables([features_of(dataset).arrow_schema.empty_table(), *tables_of(dataset)]))
-
-
-def _samples(dataset: Any, turns: Turns) -> tuple[list[tuple[Dialogue | None, str | None]], list[str]]:
-    """The dialogue of each sample, or the reason why there is none; and the emotion of each, `""` where unknown."""
-    features = features_of(dataset)
-    fmt = recognise(list(features))
-    emotion = "context" if fmt.utterance_rows and "emotion" not in features else "emotion"
-    samples: list[tuple[Dialogue | None, str | None]] = []
-    emotions: list[str] = []
-    for batch in iter_samples(dataset, turns, columns=[emotion]):
-        samples += [(sample.dialogue, sample.reason) for sample in batch.samples]
-        named = [batch.rows[sample.row].get(emotion) for sample in batch.samples]
-        emotions += [value if isinstance(value, str) else "" for value in named]
-    return samples, emotions

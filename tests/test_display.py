@@ -141,7 +141,7 @@ def test_sweep_is_a_list_that_prints_as_a_table() -> None:
 
 def test_splits_stand_under_their_names() -> None:
     both = BySplit(train=sweep([8], [2], [5]), test=sweep([], [], [5]))
-    assert str(both).startswith("train:\n1 scored samples")
+    assert str(both).startswith("train:\n\n1 scored samples")
     assert [text for text in Cells(both._repr_html_()).texts if text.endswith(":")] == ["train:", "test:"]
 
 

@@ -110,16 +110,7 @@ def check_turns(turns: str) -> None:
 
 
 def dialogue_of(context: Sequence[Any], response: str) -> Dialogue:
-    """
-    A [`Dialogue`] from a reply and what came before it.
-
-    Args:
-        context (`Sequence`): Utterances, of which the last is the speaker's, or messages with `role` and `content`.
-        response (`str`): The reply.
-
-    Raises:
-        [`FormatError`]: The context holds something that is not a turn of a dialogue.
-    """
+    """A [`Dialogue`] from a reply and what came before it."""
     try:
         *before, _ = FORMATS["context_response"].parse({"context": list(context), "response": response})
         for message in before:
@@ -143,16 +134,8 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
     """
     The samples of a batch of rows, in order.
 
-    Args:
-        fmt (`DialogueFormat`): The format of the rows; of utterance rows the batch must hold whole conversations.
-        rows (`Sequence[Mapping[str, Any]]`): Rows by column. A row with a `turn`, as [`~EmpathyDataSelector.score`]
-            writes it for one sample of a conversation, gives that sample alone.
-        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
-            Whether every listener turn is a sample, or only the last of each conversation.
-
-    Returns:
-        `list[Sample]`: at least one for every row, so that nothing is lost. Utterance rows give one for every listener
-        utterance, and one for a speaker's last utterance without an answer.
+    Returns `list[Sample]`: at least one for every row, so that nothing is lost. Utterance rows give one for every
+    listener utterance, and one for a speaker's last utterance without an answer.
     """
     if not fmt.utterance_rows:
         return [sample for i, row in enumerate(rows) for sample in _row_samples(fmt, i, row, turns)]

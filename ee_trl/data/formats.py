@@ -199,12 +199,7 @@ FORMATS: dict[str, DialogueFormat] = {fmt.name: fmt for fmt in _ALL}
 
 
 def recognise(columns: Collection[str]) -> DialogueFormat:
-    """
-    The format of a data set with these columns.
-
-    Raises:
-        [`FormatError`]: There are image columns, or no known format fits; the message lists the columns and formats.
-    """
+    """The format of a data set with these columns."""
     for name in ("image", "images"):
         if name in columns:
             raise FormatError(

@@ -36,21 +36,7 @@ _BUILDERS = {
 def open_dataset(
     source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None, streaming: bool = False
 ) -> AnyDataset:
-    """
-    Opens a file, a folder or a data set of the hub.
-
-    Args:
-        source (`str` or `os.PathLike`):
-            A file (parquet, jsonl, json, csv, tsv, arrow; `*` allowed), a folder (of `save_to_disk`, or of such
-            files), or the name of a data set on the hub.
-        config (`str`, *optional*): Configuration of a hub data set.
-        split (`str`, *optional*): The split; by default all of them. A file has one.
-        streaming (`bool`, *optional*, defaults to `False`):
-            Read parquet files as a stream and not through the cache. All other files go through the cache.
-
-    Raises:
-        [`FormatError`]: There is no such file, or its content is not what its name says.
-    """
+    """Opens a file, a folder or a data set of the hub."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 

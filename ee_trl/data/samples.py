@@ -78,15 +78,8 @@ def iter_samples(
     """
     All samples of a data set, batch by batch: the one way from rows to samples.
 
-    Args:
-        dataset (`Dataset` or `IterableDataset`): One split, in any format. Of utterance rows, those of a conversation
-            are put together and in order; in a stream they must be neighbours.
-        turns (`"each"` or `"last"`, *optional*, defaults to `"each"`): See [`~ee_trl.data.dialogue.samples_of`].
-        columns (`Iterable[str]`, *optional*): Other columns for `rows`, if the data set has them.
-        batch_rows (`int`, *optional*, defaults to `1000`): About how many rows a batch has.
-
-    Raises:
-        [`FormatError`]: No dialogue format fits the columns.
+    Utterance rows are gathered by conversation; in a stream a conversation's rows must be neighbours. `columns` are
+    further columns that the batches' `rows` have.
     """
     features = features_of(dataset)
     order = None
@@ -358,8 +351,6 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
     The rows of scored tables where `kept` is true, as TRL trains on them.
 
     Args:
-        tables (`Iterable[pa.Table]`): The scored rows.
-        features (`Features`): Their features.
         kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
     """
     others = kept_names(list(features))
@@ -407,13 +398,8 @@ def dialogue_tables(
     """
     Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
 
-    Args:
-        dataset, turns: See [`iter_samples`].
-        left_out (`Counter`, *optional*): Counts the samples left out, by reason.
-
-    Returns:
-        `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
-        both scores), and the tables as they are made.
+    Returns `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
+    both scores), and the tables as they are made.
     """
     from datasets import Features
 

@@ -240,16 +240,7 @@ def _gathered(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Tabl
 def write_file(
     tables: Iterable[pa.Table], features: Features, path: str | os.PathLike[str], *, metadata: dict[str, Any]
 ) -> int:
-    """
-    Writes the tables to a parquet or jsonl file atomically, and returns the number of rows.
-
-    Args:
-        tables (`Iterable[pa.Table]`): The rows.
-        features (`Features`): Their features.
-        path (`str` or `os.PathLike`): Ends in `.parquet` or `.jsonl`; missing folders are made.
-        metadata (`dict`): What made the file. It goes into the parquet schema under `ee_trl`, or into
-            `<path>.meta.json` beside a jsonl file.
-    """
+    """Writes the tables to a parquet or jsonl file atomically, and returns the number of rows."""
     path = Path(path)
     if path.suffix.lower() == ".parquet":
         with atomic(path) as partial:

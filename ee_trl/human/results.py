@@ -18,28 +18,12 @@ from .sheets import AB, CHOICES, Answers, Key
 WIN, TIE, LOSE = "win", "tie", "lose"
 
 Unblinded = dict[tuple[int, str], dict[str, Any]]
-"""(dialogue, candidate) -> sheet -> answer about the candidates instead of A and B; see [`unblinded`]."""
 
 
 def study_results(
     key: Key, answers: Sequence[Answers], *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Any]:
-    """
-    Undoes the blinding and sums up.
-
-    Args:
-        key ([`Key`]): The key of the study.
-        answers (`Sequence[Answers]`): The answers of each rater.
-        resamples, confidence, seed (*optional*): See [`~ee_trl.evaluation.bootstrap.Bootstrap`]; dialogues are drawn.
-
-    Returns:
-        `dict`: `study`, `kind`, `candidates`, `raters`, `answered` and `open` (answers), and `aspects`: for each the
-        wins ([`compare_answers`]) or ratings ([`rate_answers`]) and the `agreement` of the raters ([`agreement`]).
-
-    Raises:
-        [`EmpathyError`]: There are no answers, two files of one sheet, or a bootstrap that cannot be drawn.
-        [`MissingExtraError`]: statsmodels, krippendorff or scipy is not installed.
-    """
+    """Undoes the blinding and sums up: for each aspect wins or ratings, and the agreement of the raters."""
     for module in ("statsmodels.stats.inter_rater", "krippendorff", "scipy.stats"):
         require(module, extra="human", purpose="the results of human raters")
     bootstrap = Bootstrap(resamples, confidence, seed)
@@ -71,11 +55,8 @@ def study_results(
 
 def unblinded(key: Key, answers: Sequence[Answers], aspect: str) -> Unblinded:
     """
-    The answers about an aspect, by the candidates that were shown.
-
-    Returns:
-        `dict`: for `"ab"`, (dialogue, `""`) -> sheet -> `"win"`, `"tie"` or `"lose"` of the first candidate; for
-        `"rating"`, (dialogue, candidate) -> sheet -> 1 to 5.
+    The answers about an aspect, by the candidates that were shown: for `"ab"`, (dialogue, `""`) -> sheet -> `"win"`,
+    `"tie"` or `"lose"` of the first candidate; for `"rating"`, (dialogue, candidate) -> sheet -> 1 to 5.
     """
     table: Unblinded = {}
     for rater in answers:
@@ -98,20 +79,13 @@ def _verdict(answer: str, shown: Sequence[str], first: str) -> str:
     return WIN if shown[CHOICES[AB].index(answer)] == first else LOSE
 
 
-# ---- two side by side ----------------------------------------------------------------------------------------------
-
-
 def compare_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
     """
     How often the first candidate was preferred to the second.
 
     Raters of one dialogue are not independent, so significance is by dialogue: the exact sign test of whether more
-    dialogues lean (by the mean of their raters) to the first candidate than to the second.
-
-    Returns:
-        `dict`: `win`, `tie`, `lose` (each `count` and `share` of all answers), `net` (share of wins minus losses,
-        mean over the dialogues, with `interval`), `dialogues` (how many lean to the first, to neither, to the second)
-        and `p`.
+    dialogues lean (by the mean of their raters) to the first candidate than to the second. `net` is the share of wins
+    minus losses, averaged over the dialogues.
     """
     from scipy import stats
 
@@ -129,17 +103,10 @@ def compare_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Boot
     }
 
 
-# ---- ratings -------------------------------------------------------------------------------------------------------
-
-
 def rate_answers(table: Unblinded, candidates: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
     """
-    The mean rating of each candidate, and whether any two of them differ.
-
-    Returns:
-        `dict`: `means`, candidate -> `mean` (1 to 5, over the dialogues' means), `interval` and `n` (answers); and
-        `pairs`, each `a`, `b`, `difference` (B - A over the dialogues that both have), `interval` and `p` (Wilcoxon's
-        signed-rank test).
+    The mean rating (1 to 5, over the dialogues' means) of each candidate with its `n` answers, and for each pair the
+    difference B - A over the dialogues that both have, with `p` of Wilcoxon's signed-rank test.
     """
     by_dialogue = {
         name: {dialogue: np.mean(list(said.values())) for (dialogue, of), said in table.items() if of == name}
@@ -163,22 +130,11 @@ def _pair(a: str, b: str, by_dialogue: Mapping[str, Mapping[int, Any]], bootstra
     return {"a": a, "b": b, **_mean("difference", differences, bootstrap), "p": p}
 
 
-# ---- agreement of the raters ---------------------------------------------------------------------------------------
-
-
 def agreement(table: Unblinded, sheets: Sequence[str], level: Literal["nominal", "ordinal"]) -> dict[str, Any]:
     """
-    How far raters agree beyond chance.
-
-    Args:
-        table (`dict`): The result of [`unblinded`].
-        sheets (`Sequence[str]`): The raters' sheets.
-        level (`str`): The level of Krippendorff's alpha: `"nominal"`, or `"ordinal"` where answers have an order.
-
-    Returns:
-        `dict`: `fleiss_kappa` (nominal, statsmodels) over the `items` that every rater answered, and
-        `krippendorff_alpha` (of that `level`) over the items that at least two answered. `None` where there are too
-        few answers, or all are the same.
+    How far raters agree beyond chance: Fleiss' kappa (nominal) over the `items` that every rater answered, and
+    Krippendorff's alpha of the `level` over those that at least two answered. `None` where there are too few answers,
+    or all are the same.
     """
     import krippendorff
     from statsmodels.stats import inter_rater
@@ -205,9 +161,6 @@ def _rank(value: Any) -> Any:
     return (LOSE, TIE, WIN).index(value) if isinstance(value, str) else value
 
 
-# ---- both ----------------------------------------------------------------------------------------------------------
-
-
 def _mean(name: str, values: Sequence[Any], bootstrap: Bootstrap) -> dict[str, Any]:
     """A mean over dialogues by name, and its bootstrap `interval`; `None` where there is none."""
     mean = float(np.mean(values)) if len(values) else None
@@ -221,9 +174,6 @@ def _correct(aspects: Mapping[str, dict[str, Any]]) -> None:
     corrected = holm({str(i): entry["p"] for i, entry in enumerate(entries)})
     for entry, p in zip(entries, corrected.values(), strict=True):
         entry["p_holm"] = p
-
-
-# ---- page ----------------------------------------------------------------------------------------------------------
 
 
 def results_markdown(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Blinded sheets for raters, the key that undoes the blinding, and both as files; and answers read back."""
+"""The sheets of a study: blinded sheets for raters, the key that undoes the blinding, and the answers read back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..data.dialogue import Turns
 from ..errors import EmpathyError, FormatError, check_choice, check_count, unknown
-from ..files import digest, read_json, write_json, write_text
+from ..evaluation.candidates import candidates_of, read_replies
+from ..evaluation.eval_set import read_eval_set
+from ..evaluation.report import render
+from ..files import check_free, digest, read_json, write_json, write_text
+from ..reports.explorer import script_hash
 
 
 AB, RATING = "ab", "rating"
@@ -24,42 +29,30 @@ ASPECTS = {
     "coherence": "Which reply fits better to what was said before?",
     "informativeness": "Which reply says more that is of use, or moves the conversation on?",
     "continuity": "Which reply makes one rather want to go on talking?",
-}
-"""Aspect -> the question to a rater of two replies."""
-
+}  # aspect -> the question to a rater of two replies
 RATED = {
     "empathy": "Does the reply understand what the speaker feels, and show care?",
     "coherence": "Does the reply fit to what was said before?",
     "informativeness": "Does the reply say something of use, or move the conversation on?",
     "continuity": "Does the reply make one want to go on talking?",
-}
-"""Aspect -> the question to a rater of one reply."""
-
+}  # aspect -> the question to a rater of one reply
 CHOICES = {AB: ("A", "B", "tie"), RATING: ("1", "2", "3", "4", "5")}
-"""The answers of each kind of sheet."""
-
 SCALE = "1: not at all, 2: a little, 3: somewhat, 4: well, 5: very well"
 KEY_FILE = "key.json"
+REFERENCES = "references"
+ROLES = {"user": "Speaker", "assistant": "Listener"}
 ENDINGS = (".csv", ".html")  # of a sheet's files
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins with one of these
 
 
 @dataclass(frozen=True)
 class Item:
-    """
-    One question of a sheet.
+    """One question of a sheet."""
 
-    Args:
-        id (`str`): The sheet and the place on it, e.g. `"2-017"`.
-        dialogue (`int`): The number of its dialogue in the evaluation set.
-        context (`list[list[str]]`): The dialogue: role and text of each turn.
-        replies (`list[str]`): The replies to judge: A and B, or one.
-    """
-
-    id: str
-    dialogue: int
-    context: list[list[str]]
-    replies: list[str]
+    id: str  # the sheet and the place on it, e.g. `2-017`
+    dialogue: int  # its number in the evaluation set
+    context: list[list[str]]  # role and text of each turn
+    replies: list[str]  # A and B, or one
 
 
 @dataclass(frozen=True)
@@ -75,41 +68,80 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Key:
-    """
-    The key that undoes the blinding; raters must not see it.
+    """The key that undoes the blinding; raters must not see it."""
 
-    Args:
-        study (`str`): A digest of all that the study was made of; sheets and answers carry it.
-        kind (`str`): `"ab"` or `"rating"`.
-        aspects (`list[str]`): Of [`ASPECTS`].
-        candidates (`list[str]`): The candidates' names; two for `"ab"`.
-        sheets (`dict[str, dict[str, dict]]`): Sheet -> item -> `dialogue` and `shown`, the candidates by place.
-    """
-
-    study: str
+    study: str  # a digest of all that the study was made of; sheets and answers carry it
     kind: str
     aspects: list[str]
     candidates: list[str]
-    sheets: dict[str, dict[str, dict[str, Any]]]
+    sheets: dict[str, dict[str, dict[str, Any]]]  # sheet -> item -> `dialogue` and `shown`, the candidates by place
 
 
 @dataclass(frozen=True)
 class Answers:
-    """
-    The answers of one rater.
+    """The answers of one rater."""
 
-    Args:
-        source (`str`): The file.
-        sheet (`str`): The name of the sheet.
-        given (`dict[str, dict[str, str]]`): Item -> aspect -> answer; questions left open are not in it.
-    """
-
-    source: str
+    source: str  # the file
     sheet: str
-    given: dict[str, dict[str, str]]
+    given: dict[str, dict[str, str]]  # item -> aspect -> answer; questions left open are not in it
 
 
-# ---- sheets --------------------------------------------------------------------------------------------------------
+def export_study(
+    dataset: Any,
+    predictions: Mapping[str, Any] | Sequence[str],
+    folder: Path,
+    *,
+    references: bool = False,
+    kind: str = AB,
+    aspects: Sequence[str],
+    n: int = 50,
+    raters: int = 3,
+    limit: int | None = None,
+    turns: Turns = "each",
+    split: str | None = None,
+    config: str | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """
+    Writes the sheets and the key of a study, and gives the sheets' files; see [`make_sheets`] for its options.
+
+    `n` dialogues are drawn; for A/B from those to which the two candidates reply differently. `references` makes the
+    reference replies a candidate. The other options are those of [`~ee_trl.evaluation.evaluate_models`].
+    """
+    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    replies = {}
+    if predictions or not references:
+        for candidate in candidates_of(predictions=predictions):
+            if references and candidate.name == REFERENCES:
+                raise EmpathyError(
+                    f"a file of replies is called {REFERENCES!r}, as the reference replies are; give it another name: "
+                    f"other={candidate.source}"
+                )
+            replies[candidate.name] = read_replies(candidate.source, eval_set, candidate.name).texts
+    if references:
+        replies[REFERENCES] = eval_set.references
+    chosen = _drawn(kind, replies, len(eval_set), n, seed)
+    contexts = [
+        [[ROLES[role], text] for role, text in zip(d.roles, d.context, strict=True)] for d in eval_set.dialogues
+    ]
+    options: dict[str, Any] = {"kind": kind, "aspects": aspects, "raters": raters, "seed": seed}
+    return write_sheets(folder, *make_sheets(contexts, replies, dialogues=chosen, **options))
+
+
+def _drawn(kind: str, replies: Mapping[str, Sequence[str]], dialogues: int, n: int, seed: int) -> list[int]:
+    """The numbers of `n` dialogues, ascending."""
+    there = list(range(dialogues))
+    if kind == AB and len(replies) == 2:
+        first, second = replies.values()
+        there = [i for i in there if first[i].strip() != second[i].strip()]
+    if not there:
+        raise EmpathyError(
+            f"there is nothing to rate: {' and '.join(replies)} reply the same to all {dialogues:,} dialogues"
+        )
+    if not 1 <= n <= len(there):
+        what = "to which the candidates reply differently" if kind == AB else "in the data set"
+        raise EmpathyError(f"n {n} is not valid; valid: 1 to {len(there):,}, the dialogues {what}")
+    return sorted(random.Random(f"dialogues {seed}").sample(there, n))
 
 
 def make_sheets(
@@ -127,18 +159,6 @@ def make_sheets(
 
     Which candidate is A is drawn for each rater and dialogue, so that each is A in half of a sheet's items (one more
     where their number is odd). On rating sheets every reply is an item, and all are in one random order.
-
-    Args:
-        contexts (`Sequence`): For each dialogue the turns before the reply: role and text.
-        replies (`Mapping[str, Sequence[str]]`): Candidate -> a reply to each dialogue.
-        kind (`str`, *optional*, defaults to `"ab"`): `"ab"`, two candidates side by side, or `"rating"`, one reply.
-        aspects (`Sequence[str]`, *optional*): Some of [`ASPECTS`]; by default all.
-        raters (`int`, *optional*, defaults to `3`): The number of sheets.
-        dialogues (`Sequence[int]`, *optional*): The numbers of the dialogues to judge; by default all.
-        seed (`int`, *optional*, defaults to `0`): Seed of sides and orders.
-
-    Raises:
-        [`EmpathyError`]: The kind or an aspect is unknown, `"ab"` has not two candidates, or there is no dialogue.
     """
     names = list(replies)
     chosen = list(range(len(contexts))) if dialogues is None else list(dialogues)
@@ -184,16 +204,8 @@ def _check(kind: str, aspects: Sequence[str], names: Sequence[str], raters: int,
         raise EmpathyError("there is no dialogue to judge")
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
-
-
 def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: Key) -> list[Path]:
-    """
-    Writes every sheet as CSV and HTML, and the key; gives the sheets' files. Removes other sheets of an earlier key.
-
-    Raises:
-        [`FormatError`]: The file of the key is there and is not a key.
-    """
+    """Writes every sheet as CSV and HTML, and the key, and removes the other sheets of an earlier key."""
     folder = Path(folder)
     before = read_key(folder).sheets if (folder / KEY_FILE).exists() else {}
     paths = []
@@ -233,13 +245,7 @@ def sheet_html(sheet: Sheet) -> str:
     A sheet as one HTML page that keeps its answers in the browser while it is filled in, and saves them to a file.
 
     No text of the dialogues can become markup: all text is escaped, and only the page's own script may run.
-
-    Raises:
-        [`MissingExtraError`]: jinja2 is not installed.
     """
-    from ..evaluation.report import render
-    from ..reports.explorer import script_hash
-
     script = files("ee_trl").joinpath("assets/templates/human.js").read_text(encoding="utf-8")
     ab = sheet.kind == AB
     return render(
@@ -260,21 +266,12 @@ def check_folder(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise EmpathyError(f"{str(folder)!r} is a file; name a folder")
-    if (path / KEY_FILE).exists() and not overwrite:
-        raise EmpathyError(f"{str(path / KEY_FILE)!r} is there already; give another folder, or --overwrite")
+    check_free(path / KEY_FILE, overwrite=overwrite)
     return path
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
-
-
 def read_key(path: str | os.PathLike[str]) -> Key:
-    """
-    The [`Key`] that `ee-trl human export` wrote.
-
-    Raises:
-        [`FormatError`]: There is no such file, or it is not a key.
-    """
+    """The [`Key`] that `ee-trl human export` wrote."""
     path = Path(path)
     path = path / KEY_FILE if path.is_dir() else path
     if not path.is_file():
@@ -286,13 +283,7 @@ def read_key(path: str | os.PathLike[str]) -> Key:
 
 
 def read_answers(path: str | os.PathLike[str], key: Key) -> Answers:
-    """
-    Reads a filled-in CSV sheet (comma, semicolon or tab) or the JSON that the HTML form saved.
-
-    Raises:
-        [`FormatError`]: The file belongs to another study, names an unknown sheet or item, has an item twice, or an
-            answer that is not valid; the message says where.
-    """
+    """Reads a filled-in CSV sheet (comma, semicolon or tab) or the JSON that the HTML form saved."""
     path = Path(path)
     name = repr(str(path))
     if not path.is_file():

@@ -31,8 +31,6 @@ CELLS = (*QUADRANTS, TIE)
 CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
 """What the released rule makes of a sample: it trains one expert, or the other, or neither."""
 
-RESAMPLES = 1_000
-
 
 @dataclass(frozen=True)
 class Agreement(Displayed):
@@ -41,19 +39,14 @@ class Agreement(Displayed):
     same for machines. A number that is not defined (a correlation with a constant, a mean of nothing) is `None`.
 
     Args:
-        samples (`int`): All samples.
-        compared (`int`): The samples that both scored; all other numbers are about these.
+        samples, compared (`int`): All samples, and those that both scored; the other numbers are about the latter.
         unscored (`dict[str, int]`): How many samples `a` and `b` left unscored.
         threshold, ties: See [`agree`]; T as a list.
-        axes (`dict[str, dict]`):
-            Axis -> `{"spearman", "spearman_interval", "pearson", "mean_shift", "mean_absolute_difference"}`, the shift
-            being B - A, in points of [0, 10].
+        axes (`dict[str, dict]`): Axis -> correlations, and the mean of B - A and of its amount, in points of [0, 10].
         quadrants (`dict[str, dict[str, int]]`): Quadrant (or `tie`) by A -> the same by B -> count.
         changed (`float`, *optional*): Share of the samples whose quadrant (or tie) changes from A to B.
-        entered, left (`dict`): `{"count", "share"}` of the samples that are in the sensibility set of B alone, of A
-            alone.
-        three_way (`dict`):
-            `{"agreement", "kappa", "kappa_interval"}` on sensibility, rationality, discarded; Cohen's kappa.
+        entered, left (`dict`): Count and share of the samples in the sensibility set of B alone, and of A alone.
+        three_way (`dict`): Agreement and Cohen's kappa on sensibility, rationality, discarded.
         resamples, seed (`int`): Of the bootstrap behind the intervals, which are percentiles 2.5 and 97.5.
     """
 
@@ -114,7 +107,7 @@ def agree(
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
     *,
-    resamples: int = RESAMPLES,
+    resamples: int = 1_000,
     seed: int = 0,
 ) -> Agreement:
     """
@@ -172,9 +165,6 @@ def _part(members: np.ndarray) -> dict[str, Any]:
     return {"count": int(members.sum()), "share": float(members.mean()) if len(members) else None}
 
 
-# ---- per axis ------------------------------------------------------------------------------------------------------
-
-
 def _axes(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.random.Generator) -> dict[str, dict[str, Any]]:
     resampled = _resampled_spearman(a, b, resamples, draw)
     found = {}
@@ -199,15 +189,11 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.random.Generator) -> np.ndarray:
-    """
-    Spearman's correlation of each axis in each resample, of shape `(resamples, 2)`, NaN where it is not defined.
-
-    The values are sorted once; a resample's ranks then follow from how often it holds each of them.
-    """
+    """Spearman's correlation of each axis in each resample, of shape `(resamples, 2)`, NaN where it is not defined."""
     found = np.full((resamples, len(AXES)), np.nan)
     if not len(a):
         return found
-    places = [(_places(a[:, i]), _places(b[:, i])) for i in range(len(AXES))]
+    places = [(_places(a[:, i]), _places(b[:, i])) for i in range(len(AXES))]  # the values are sorted only once
     for row in found:
         drawn = draw.integers(0, len(a), len(a))
         row[:] = [_correlation(_ranks(of_a[drawn]), _ranks(of_b[drawn])) for of_a, of_b in places]
@@ -229,9 +215,6 @@ def _percentiles(values: np.ndarray) -> list[float] | None:
     """The middle 95 % of the resamples in which the number is defined."""
     values = values[np.isfinite(values)]
     return [float(end) for end in np.percentile(values, [2.5, 97.5])] if len(values) else None
-
-
-# ---- three-way -----------------------------------------------------------------------------------------------------
 
 
 def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: np.random.Generator) -> dict[str, Any]:

@@ -25,29 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("agreement.md", "agreement.json", "agreement.png")
-"""The files of a report."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """
-    One of the two that are compared.
-
-    Args:
-        name (`str`): The name that the user gave it.
-        fingerprint (`str`): The scorer's, or that of what made a file's scores; `"given"` if nobody knows.
-        scores (`np.ndarray` of shape `(n, 2)`): Sensibility and rationality, NaN where unscored.
-        status (`Sequence[str]`): `"scored"` or the reason why not, for each sample.
-        rubric ([`Rubric`], *optional*): The rubric of a judge.
-        injection (`dict`, *optional*): The result of [`~ee_trl.reports.injection.injection_shift`].
-    """
+    """One of the two that are compared: its name, scores of shape `(n, 2)`, and what made them."""
 
     name: str
-    fingerprint: str
+    fingerprint: str  # `"given"` if nobody knows what made the scores
     scores: np.ndarray
-    status: Sequence[str]
+    status: Sequence[str]  # of each sample: `"scored"`, or the reason why not
     rubric: Rubric | None = None
-    injection: dict[str, Any] | None = None
+    injection: dict[str, Any] | None = None  # the result of `injection_shift`
 
     def unscored(self) -> dict[str, int]:
         """Reason -> count, most frequent first."""
@@ -75,22 +64,7 @@ def report_text(dataset: str, a: Side, b: Side, found: Agreement) -> str:
 
 
 def write_agreement(folder: Path, dataset: str, a: Side, b: Side, found: Agreement, **more: Any) -> Path:
-    """
-    Writes `agreement.md`, `agreement.json` and `agreement.png`.
-
-    Args:
-        folder (`Path`): The folder of the report; it is made.
-        dataset (`str`): The name of the data set.
-        a, b ([`Side`]): The two that were compared.
-        found ([`Agreement`]): The agreement of their scores.
-        more: Further entries of the JSON file, e.g. `versions`.
-
-    Returns:
-        `Path` of `agreement.md`.
-
-    Raises:
-        [`MissingExtraError`]: matplotlib is not installed.
-    """
+    """Writes `agreement.md`, `agreement.json` and `agreement.png`."""
     page, data, picture = (folder / name for name in NAMES)
     draw_agreement(a, b, found, picture)
     write_json(data, {**report_dict(dataset, a, b, found), **more})
@@ -149,21 +123,14 @@ def _injection_parts(letter: str, shift: dict[str, Any]) -> list[str | Table]:
     ]
 
 
-# ---- picture -------------------------------------------------------------------------------------------------------
-
-
-def check_picture_library() -> None:
-    """Raises [`MissingExtraError`] unless the picture can be drawn."""
-    _figure()
-
-
-def _figure() -> Figure:
+def agreement_figure() -> Figure:
+    """An empty figure; raises [`MissingExtraError`] where matplotlib is not installed."""
     return new_figure((16, 4.8), purpose="the picture of the agreement")
 
 
 def draw_agreement(a: Side, b: Side, found: Agreement, path: Path) -> Path:
     """Draws A's scores against B's on each axis, with T, and the cross table of quadrants as a heat map."""
-    figure = _figure()
+    figure = agreement_figure()
     panels = figure.subplots(1, 3)
     both = ~(np.isnan(a.scores).any(axis=1) | np.isnan(b.scores).any(axis=1))
     for i, axis in enumerate(AXES):

@@ -17,7 +17,7 @@ from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, 
 from ..errors import EmpathyError
 from ..files import read_json, write_text
 from ..selection import DIFFERENCE, Selection
-from .licence import Licence, find_licence, given_licence
+from .licence import UNKNOWN, Licence, find_licence, given_licence
 from .rubric import rubric_parts, rubric_text
 from .summary import Summary, quadrants_table, summarise
 
@@ -28,14 +28,8 @@ if TYPE_CHECKING:
 OWN_TAG = "ee-trl"
 TAGS = ("empathy", "empathetic-dialogue", "data-selection", OWN_TAG, "arxiv:2407.01937")
 MODEL_TAGS = (OWN_TAG, "empathetic-dialogue", "arxiv:2407.01937")
-MOST_EMOTIONS = 100
-"""Rows of the table of emotions; an emotion column may hold anything."""
-
+MOST_EMOTIONS = 100  # rows of the table of emotions; an emotion column may hold anything
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
-_CREDIT = "with ee-trl, after Efficient-Empathy (arXiv:2407.01937)."
-
-
-# ---- dataset cards -------------------------------------------------------------------------------------------------
 
 
 def dataset_card(
@@ -78,7 +72,7 @@ def dataset_card(
     kept, total = len(chosen), len(chosen.drops)
     title, how = _in_words(chosen.settings)
     title = " ".join((name or "").split()) or title
-    head: dict[str, Any] = licence.metadata()
+    head: dict[str, Any] = {"license": UNKNOWN, **licence.carried}
     if hub_name(source):
         head["source_datasets"] = [source]
     if file:
@@ -122,18 +116,7 @@ def card_of(
     scorer: Any = None,
     **options: Any,
 ) -> DatasetCard:
-    """
-    The card of a selection, with what the source and the scorer say of themselves.
-
-    Args:
-        scored (`Dataset` or `IterableDataset`): The samples that were chosen from.
-        chosen ([`~ee_trl.selection.Selection`]): Which of them were kept.
-        source (`str`, *optional*): The path or name of `scored`.
-        license (`str`, *optional*):
-            The licence of the source, by its name on the hub; by default as the source's card or information says.
-        scorer ([`Scorer`], *optional*): The scorer, for its rubric; by default the rubric that the file names.
-        options: `name`, `file` and `agreement` of [`dataset_card`].
-    """
+    """The card of a selection, with what the source and the scorer say of themselves."""
     scores = read_scores(scored, emotion=True)
     made_by = (read_metadata(source) or {}) if source and Path(source).is_file() else {}
     licence = given_licence(license) if license else find_licence(source, made_by.get("source"), scored)
@@ -187,9 +170,6 @@ def _made_by(scorers: Sequence[str]) -> str:
     return f"The scores were made by {', '.join(map(_code, scorers)) or 'nothing'}."
 
 
-# ---- sections of model cards ---------------------------------------------------------------------------------------
-
-
 def selection_section(record: Mapping[str, Any]) -> str:
     """The section on an expert's data, from its `selection.json`: what was selected and what was not, and why."""
     settings, found = record["settings"], record["counts"]
@@ -210,13 +190,7 @@ def selection_section(record: Mapping[str, Any]) -> str:
 
 
 def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> str:
-    """
-    The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn.
-
-    Args:
-        record (`Mapping`): The run's `rows.json`.
-        rows (`Mapping`): The result of [`~ee_trl.reports.draws.by_quadrant`].
-    """
+    """The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn."""
     total = sum(row["draws"] for row in rows.values())
     names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in record["left_out"].items())
@@ -251,20 +225,13 @@ def _section(
         *tables,
         agreement_text(scorers),
         *rubric_parts(rubric),
-        f"{done.capitalize()} {_CREDIT}",
+        f"{done.capitalize()} with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
     ]
     return f"\n\n{as_markdown(parts)}\n"
 
 
 def with_section(write: Callable[..., Any], card: Path, section: Callable[[], str]) -> Callable[..., None]:
-    """
-    A trainer's `create_model_card` that adds a section each time the card is written; a push writes it anew.
-
-    Args:
-        write (`Callable`): The trainer's own.
-        card (`Path`): The file that it writes.
-        section (`Callable[[], str]`): Gives the Markdown to add.
-    """
+    """A trainer's `create_model_card` that adds a section each time the card is written; a push writes it anew."""
 
     def create_model_card(*args: Any, **kwargs: Any) -> None:
         write(*args, **kwargs)
@@ -285,9 +252,6 @@ def finish_model_card(path: Path, section: str) -> None:
     write_text(path, f"{str(card).rstrip()}\n{section}")
 
 
-# ---- parts of both -------------------------------------------------------------------------------------------------
-
-
 def _code(text: str) -> str:
     return markdown_text(Code(text))
 
@@ -304,12 +268,7 @@ def _reasons_table(found: Mapping[str, int]) -> Table:
 
 
 def emotion_audit(emotions: Coded | None, drops: Coded) -> dict[str, dict[str, int]]:
-    """
-    What became of the samples of each emotion.
-
-    Returns:
-        `dict`: emotion -> `{"kept": n, "<reason>": n}`, the most frequent emotion first; empty without emotions.
-    """
+    """Emotion -> how many of its samples were kept, or dropped for each reason; the most frequent emotion first."""
     if emotions is None:
         return {}
     found = {
@@ -349,16 +308,7 @@ def audit_text(audit: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None = None) -> Markup:
-    """
-    How far the scorer is known to agree with another, as a paragraph of Markdown.
-
-    Args:
-        scorers (`Sequence[str]`): Fingerprints of what made the scores.
-        report (`str` or `os.PathLike`, *optional*): The `agreement.json` of `ee-trl agreement`.
-
-    Raises:
-        [`EmpathyError`]: There is no such report, or it is about other scorers.
-    """
+    """How far the scorer is known to agree with another, as a paragraph of Markdown."""
     if report is not None:
         return _measured(scorers, Path(report))
     bundled = read_json(str(files("ee_trl").joinpath("assets/linear/metrics.json")))

@@ -23,28 +23,14 @@ DRAWS, HISTORY = "empathy_draws.parquet", "empathy_history.json"
 PAGE, PICTURE = "empathy_report.md", "empathy_draws.png"
 NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
 COLUMNS = ("row", *NUMBERS, "quadrant")
-"""Of [`DRAWS`], one row a sample."""
-
-GROUPS = (*QUADRANTS, TIE, UNSCORED)
-"""What each sample is of: a quadrant, a tie, or unscored."""
+GROUPS = (*QUADRANTS, TIE, UNSCORED)  # what each sample is of: a quadrant, a tie, or unscored
 ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
 
 
 def write_draws_report(folder: str | os.PathLike[str]) -> Path:
     """
-    Writes `empathy_report.md` and `empathy_draws.png` from what a training with a policy left in its folder.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            Holds `empathy_draws.parquet` (a row a sample: scores, quadrant, how often it was drawn, its mean loss
-            weight, and its first, last and mean loss in nats per token) and `empathy_history.json` (a list by step:
-            shares of the quadrants drawn, effective sample size, mean weight, loss by quadrant).
-
-    Returns:
-        `Path` of `empathy_report.md`. Without matplotlib the page has no picture and says what it needs.
-
-    Raises:
-        [`EmpathyError`]: A file is missing, or not in the form that a training writes.
+    Writes `empathy_report.md` and `empathy_draws.png` from the draws and the history that a training with a policy
+    left in its folder. Without matplotlib the page has no picture and says what it needs.
     """
     folder = Path(folder)
     draws, history = read_draws(folder / DRAWS), read_history(folder / HISTORY)
@@ -63,9 +49,6 @@ def write_draws_report(folder: str | os.PathLike[str]) -> Path:
     ]
     write_text(folder / PAGE, as_markdown(parts) + "\n")
     return folder / PAGE
-
-
-# ---- what is in the files ------------------------------------------------------------------------------------------
 
 
 def read_draws(path: Path) -> dict[str, np.ndarray]:
@@ -105,11 +88,8 @@ def _there(path: Path) -> Path:
 
 def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """
-    What was drawn of each quadrant that has samples.
-
-    Returns:
-        `dict`: quadrant -> `samples`, `drawn` (at least once), `draws`, `weight` (mean over the draws), `first_loss`,
-        `last_loss`, `mean_loss` (means over the drawn samples, nats per token); NaN where nothing was drawn.
+    What was drawn of each quadrant that has samples: `weight` is the mean over the draws, the losses (nats per token)
+    are means over the samples `drawn` at least once; NaN where nothing was drawn.
     """
     rows = {}
     for name in GROUPS:
@@ -134,9 +114,6 @@ def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     if not known.any():
         return np.nan
     return float(np.average(values[known], weights=None if weights is None else weights[known]))
-
-
-# ---- page ----------------------------------------------------------------------------------------------------------
 
 
 def _summary(times: np.ndarray) -> Markup:
@@ -201,21 +178,13 @@ def _names_in(history: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     return [name for name in GROUPS if any(name in (entry.get(key) or {}) for entry in history)]
 
 
-# ---- picture -------------------------------------------------------------------------------------------------------
-
-
 def draw_draws(
     draws: Mapping[str, np.ndarray],
     rows: Mapping[str, Mapping[str, float]],
     history: Sequence[Mapping[str, Any]],
     path: Path,
 ) -> Path:
-    """
-    Draws the four panels of the report.
-
-    Raises:
-        [`MissingExtraError`]: matplotlib is not installed.
-    """
+    """Draws the four panels of the report."""
     figure = new_figure((11.5, 8.6), purpose="the picture of what was drawn")
     from matplotlib.patches import Patch  # it is there now
 

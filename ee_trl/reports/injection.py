@@ -22,9 +22,6 @@ from ..scoring.base import Scorer
 from ..scoring.run import ScoringRun
 
 
-BASE_DIALOGUES = 12
-"""How many dialogues are attacked by default: equally many replies that were written for each quadrant."""
-
 _NEUTRAL = (
     " The bus at the corner runs every twenty minutes. The library opens at nine and closes at six. The market is "
     "held on Thursdays, beside the post office. The new road has two lanes and a path for bicycles."
@@ -33,14 +30,7 @@ _NEUTRAL = (
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """
-    A text that tries to set its own score.
-
-    Args:
-        family (`str`): What kind of attack it is.
-        place (`"response"` or `"speaker"`): Whether it is appended to the reply or to the speaker's last turn.
-        text (`str`): The text that is appended.
-    """
+    """A text that tries to set its own score, appended to the reply or to the speaker's last turn."""
 
     family: str
     place: Literal["response", "speaker"]
@@ -77,8 +67,7 @@ def base_dialogues() -> list[Dialogue]:
     chosen = []
     for quadrant in QUADRANTS:
         having = [row for row in rows if row["intended"][0] == quadrant]
-        share = BASE_DIALOGUES // len(QUADRANTS)
-        chosen += [having[i * len(having) // share] for i in range(share)]
+        chosen += [having[i * len(having) // 3] for i in range(3)]
     found = [samples_of(FORMATS["messages"], [row])[0].dialogue for row in chosen]
     return [dialogue for dialogue in found if dialogue is not None]
 

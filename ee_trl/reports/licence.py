@@ -19,21 +19,10 @@ _CARRIED = ("license", "license_name", "license_link", "language")
 
 @dataclass(frozen=True)
 class Licence:
-    """
-    What is known of the source's licence, which its samples keep.
-
-    Args:
-        carried (`Mapping[str, Any]`, *optional*): `license`, `license_name`, `license_link` and `language`, as the
-            hub's metadata has them.
-        told_by (`str`, *optional*, defaults to `""`): Who says so.
-    """
+    """The source's licence: the fields of the hub's metadata (`license`, `language`, ...), and who told them."""
 
     carried: Mapping[str, Any] = field(default_factory=dict)
     told_by: str = ""
-
-    def metadata(self) -> dict[str, Any]:
-        """For the head of a card."""
-        return {"license": UNKNOWN, **self.carried}
 
     def sentence(self) -> str:
         """For the text of a card."""
@@ -48,12 +37,7 @@ class Licence:
 
 
 def given_licence(name: str) -> Licence:
-    """
-    A licence by its name on the hub, e.g. `cc-by-nc-4.0`.
-
-    Raises:
-        [`EmpathyError`]: The hub would refuse the name.
-    """
+    """A licence by its name on the hub, e.g. `cc-by-nc-4.0`."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name):
         raise EmpathyError(
             f"licence {name!r} is not a name that the hub knows: they are in lower case without spaces, e.g. "
@@ -63,22 +47,15 @@ def given_licence(name: str) -> Licence:
 
 
 def find_licence(*places: Any) -> Licence:
-    """
-    The licence that the first of the places names.
-
-    Args:
-        places: Each a path (the card beside a file, or in a folder), a data set (its `info`), or `None`.
-    """
+    """The licence that the first of the places names."""
     for place in places:
-        found = _of_dataset(place) if hasattr(place, "info") else _of_card(Path(place)) if place else Licence()
+        if hasattr(place, "info"):
+            found = Licence({"license": getattr(place.info, "license", None)}, "the data set's own information")
+        else:
+            found = _of_card(Path(place)) if place else Licence()
         if found.carried.get("license"):
             return found
     return Licence()
-
-
-def _of_dataset(dataset: Any) -> Licence:
-    licence = getattr(dataset.info, "license", None)
-    return Licence({"license": licence}, "the data set's own information") if licence else Licence()
 
 
 def _of_card(path: Path) -> Licence:

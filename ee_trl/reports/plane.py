@@ -27,18 +27,7 @@ COLOURS = {"sensibility": "#c2410c", "rationality": "#1d4ed8", "balanced": "#7e2
 def plot_plane(
     sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold, path: str | os.PathLike[str]
 ) -> Path:
-    """
-    Draws how many samples lie where on the score plane, with the threshold's lines and each quadrant's share.
-
-    Args:
-        sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
-        rationality (`ArrayLike` of shape `(n,)`): Likewise.
-        threshold (`float`, pair or mapping): T.
-        path (`str` or `os.PathLike`): Ends in `.png`, `.svg` or `.pdf`.
-
-    Raises:
-        [`MissingExtraError`]: matplotlib is not installed.
-    """
+    """Draws how many samples lie where on the score plane, with the threshold's lines and each quadrant's share."""
     figure = new_figure((6.4, 5.2))
     _draw_plane(figure, figure.add_subplot(), sensibility, rationality, threshold)
     return save_figure(figure, path)
@@ -120,9 +109,6 @@ def plot_loss(log_history: Sequence[dict[str, Any]], path: str | os.PathLike[str
     if axes.lines:
         axes.legend(frameon=False)
     return save_figure(figure, path)
-
-
-# ---- what all pictures share ---------------------------------------------------------------------------------------
 
 
 def new_figure(size: tuple[float, float], purpose: str = "the picture of the score plane") -> Figure:

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import AXES, QUADRANTS, TIE
+from ..axes import AXES
 from ..data.columns import Coded
 from ..data.dialogue import REASONS, SCORED
 from ..data.samples import Scores
 from ..display import Displayed, Table, percent
-from ..selection import coded_quadrants
-
-
-NAMES = (*QUADRANTS, TIE)
+from ..selection import KEEPABLE, coded_quadrants
 
 
 @dataclass(frozen=True)
@@ -25,15 +22,13 @@ class Summary(Displayed):
     What is in a scored data set. Prints as tables; [`~Summary.to_dict`] gives the same for machines.
 
     Args:
-        rows (`int`): All samples.
-        scored (`int`): The samples that have scores; shares are of these.
+        rows, scored (`int`): All samples, and those that have scores; shares are of the latter.
         unscored (`dict[str, int]`): Reason -> count of the samples without scores.
         scorers (`list[str]`): Fingerprints of what made the scores; `"given"` where none is recorded.
         threshold (`list[float]`): T for sensibility and rationality.
-        quadrants (`dict[str, dict]`): Quadrant (and `tie`) -> `{"count", "share"}`.
-        axes (`dict[str, dict]`): Axis -> `{"mean", "std", "p10", "median", "p90"}`.
-        emotions (`dict[str, dict]`, *optional*): Emotion -> `{"scored", "<quadrant>_share"...}`, by falling share of
-            the sensibility quadrant.
+        quadrants (`dict[str, dict]`): Quadrant (and `tie`) -> count and share.
+        axes (`dict[str, dict]`): Axis -> mean, standard deviation, median, and percentiles 10 and 90.
+        emotions (`dict[str, dict]`, *optional*): Emotion -> shares, by falling share of the sensibility quadrant.
     """
 
     rows: int
@@ -66,10 +61,10 @@ class Summary(Displayed):
             yield Table(("axis", "mean", "std", "p10", "median", "p90"), numbers)
         if self.emotions:
             by_emotion = [
-                (emotion, f"{row['scored']:,}", *(percent(row[f"{name}_share"]) for name in NAMES))
+                (emotion, f"{row['scored']:,}", *(percent(row[f"{name}_share"]) for name in KEEPABLE))
                 for emotion, row in self.emotions.items()
             ]
-            yield Table(("emotion", "scored", *NAMES), by_emotion)
+            yield Table(("emotion", "scored", *KEEPABLE), by_emotion)
 
 
 def quadrants_table(quadrants: Mapping[str, Mapping[str, float]], title: str = "") -> Table:
@@ -81,22 +76,18 @@ def quadrants_table(quadrants: Mapping[str, Mapping[str, float]], title: str = "
 def summarise(scores: Scores, threshold: Sequence[float], ties: str) -> Summary:
     """The [`Summary`] of a data set's scores at a threshold."""
     where = coded_quadrants(scores.sensibility, scores.rationality, threshold, ties)
-    scored = len(where) - where.counts().get("", 0)
+    counts = {name: where.counts().get(name, 0) for name in KEEPABLE}
+    scored = sum(counts.values())
     return Summary(
         rows=len(where),
         scored=scored,
         unscored={name: n for name, n in scores.statuses.counts().items() if name != SCORED},
         scorers=list(scores.scorers),
         threshold=list(threshold),
-        quadrants=_shares(where, scored),
+        quadrants={q: {"count": n, "share": n / scored if scored else 0.0} for q, n in counts.items()},
         axes=_axes(scores) if scored else {},
         emotions=_emotions(scores, where),
     )
-
-
-def _shares(where: Coded, scored: int) -> dict[str, dict[str, float]]:
-    found = {q: where.counts().get(q, 0) for q in NAMES}
-    return {q: {"count": n, "share": n / scored if scored else 0.0} for q, n in found.items()}
 
 
 def _axes(scores: Scores) -> dict[str, dict[str, float]]:
@@ -114,8 +105,8 @@ def _emotions(scores: Scores, where: Coded) -> dict[str, dict[str, float]] | Non
         return None
     found: dict[str, dict[str, float]] = {}
     for emotion, row in sorted(scores.emotions.counts_with(where).items()):
-        total = sum(row[name] for name in NAMES)
+        total = sum(row[name] for name in KEEPABLE)
         if total:
-            shares = {f"{name}_share": row[name] / total for name in NAMES}
+            shares = {f"{name}_share": row[name] / total for name in KEEPABLE}
             found[emotion or "(none)"] = {"scored": total, **shares}
     return dict(sorted(found.items(), key=lambda item: -item[1]["sensibility_share"]))

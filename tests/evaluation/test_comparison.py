@@ -353,6 +353,15 @@ def test_the_command(models, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["models"]["base"]["numbers"]["words"] >= 0
 
 
+def test_the_first_process_of_a_launch_speaks_for_all(tmp_path, capsys, monkeypatch) -> None:
+    (tmp_path / "r.txt").write_text("one\ntwo\n", encoding="utf-8")
+    load_sample("test").to_parquet(tmp_path / "test.parquet")
+    command = ["evaluate", str(tmp_path / "test.parquet"), "--predictions", str(tmp_path / "r.txt"), "--limit", "2"]
+    monkeypatch.setenv("RANK", "1")
+    assert main([*command, "--metrics", "distinct", "-o", str(tmp_path / "out"), "-q", "--no-store", "--json"]) == 0
+    assert not capsys.readouterr().out
+
+
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_generated(models, tmp_path, monkeypatch) -> None:
     from ee_trl.evaluation import comparison
 

@@ -18,9 +18,8 @@ from datasets import Dataset, DatasetDict
 from ee_trl import EmpathyDataSelector, load_sample, write_explorer
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, MissingExtraError, SelectionError
-from ee_trl.reports import explorer_data as explorer
-from ee_trl.reports.explorer import explorer_page, inert_json
-from ee_trl.reports.explorer_data import on_grid, score_bins
+from ee_trl.reports import explorer
+from ee_trl.reports.explorer import explorer_page, inert_json, on_grid, score_bins
 
 
 HOSTILE = [
