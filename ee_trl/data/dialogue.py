@@ -127,9 +127,6 @@ def _dialogue(before: Sequence[Message], response: str) -> Dialogue:
     return Dialogue(tuple(m.text for m in spoken), response, tuple(m.role for m in spoken), system or None)
 
 
-# ---- samples -------------------------------------------------------------------------------------------------------
-
-
 def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Turns = "each") -> list[Sample]:
     """
     The samples of a batch of rows, in order.
@@ -217,9 +214,6 @@ def has_lone_surrogates(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-# ---- utterance rows ------------------------------------------------------------------------------------------------
 
 
 def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:

@@ -41,9 +41,6 @@ class BadRow(Exception):
     """A row cannot be parsed; the argument is one of [`~ee_trl.data.dialogue.REASONS`]."""
 
 
-# ---- parsers: one row -> the whole conversation --------------------------------------------------------------------
-
-
 def parse_messages(value: Any) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; the same as a JSON string or as columns."""
     if value is None:
@@ -125,9 +122,6 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
     """One utterance of raw EmpatheticDialogues; its role is its speaker's number until the conversation is known."""
     return [Message(str(row.get("speaker_idx")), content_text(row.get("utterance")).replace("_comma_", ","))]
-
-
-# ---- formats -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

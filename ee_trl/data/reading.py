@@ -96,9 +96,6 @@ def row_count(source: str | os.PathLike[str]) -> int | None:
     return pq.read_metadata(path).num_rows if path.suffix.lower() == ".parquet" and path.is_file() else None
 
 
-# ---- folders and files ---------------------------------------------------------------------------------------------
-
-
 def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
     """A folder of `save_to_disk`, or of files whose names tell their splits."""
     from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# ---- from rows to samples ------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -170,8 +168,6 @@ def _sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
     return [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in columns]
 
 
-# ---- score columns -------------------------------------------------------------------------------------------------
-
 GIVEN = "given"
 """Stands for the fingerprint of scores that a data set brought along."""
 
@@ -304,8 +300,6 @@ def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
         )
     return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
-
-# ---- rows as SFTTrainer takes them ---------------------------------------------------------------------------------
 
 SIDES = ("prompt", "completion")
 

@@ -127,9 +127,6 @@ def progress(parts: Iterable[Any], bar: tqdm[Any]) -> Iterator[Any]:
             bar.update(part.num_rows)
 
 
-# ---- rows of Python values -----------------------------------------------------------------------------------------
-
-
 def rows_of(table: pa.Table, features: Features, columns: Sequence[str]) -> list[dict[str, Any]]:
     """
     The rows of some columns as Python values, decoded: JSON as its value, class labels as their names.
@@ -191,9 +188,6 @@ def _from_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-# ---- data sets and files -------------------------------------------------------------------------------------------
 
 
 def stream_of_tables(

@@ -123,8 +123,6 @@ def _opened(path: Path, **options: Any) -> Any:
     return openers.get(suffix, open)(path, "rt", **options)
 
 
-# ---- CSV -----------------------------------------------------------------------------------------------------------
-
 _LONGEST_FIELD = 1 << 30
 
 
@@ -238,8 +236,6 @@ def _csv_records(path: Path, lines: Iterable[str], separator: str) -> Iterator[t
         if text.strip(blank):
             yield fields, text.rstrip("\r\n")
 
-
-# ---- JSON ----------------------------------------------------------------------------------------------------------
 
 _DEEPEST_TYPE = 32
 """Values nested deeper than this are kept as JSON: Arrow's files hold no types of more than 63 levels."""

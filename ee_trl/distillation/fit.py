@@ -264,8 +264,6 @@ def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
     )
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------
-
 RIDGE = 3.0
 # The prior variance of each block's part of the prediction, relative to the others. The optimum is flat: halving or
 # doubling one of them moves Spearman by less than 0.01.
