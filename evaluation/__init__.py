@@ -2,8 +2,7 @@
 Metrics of empathetic dialogue, and the comparison of models by them.
 
 `metrics/` holds the arithmetic as plain functions, which import without `evaluate`. Each metric is also an `evaluate`
-module in a folder of its own, for [`ee_trl.load_metric`] or `evaluate.load("evaluation/distinct")`. `ee-trl evaluate`
-runs [`evaluate_models`].
+module in a folder of its own, for [`ee_trl.load_metric`] or `evaluate.load("evaluation/distinct")`.
 """
 
 from __future__ import annotations

@@ -25,18 +25,11 @@ class Bootstrap:
     How samples are drawn for intervals.
 
     Args:
-        resamples (`int`, *optional*, defaults to `0`):
-            How many times the samples are drawn; 0 gives no intervals.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            The share of the resamples inside an interval, between 0 and 1.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the draws.
+        resamples (`int`, *optional*, defaults to `0`): How many times the samples are drawn; 0 gives no intervals.
+        confidence (`float`, *optional*, defaults to `0.95`): The share of the resamples inside an interval.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draws.
         clusters (`Sequence`, *optional*):
-            The cluster of each sample, e.g. its conversation. Samples of one cluster are drawn together, because they
-            are not independent. By default each sample is a cluster of its own.
-
-    Raises:
-        [`~ee_trl.errors.EmpathyError`]: A value is out of its range.
+            The cluster of each sample, e.g. its conversation, which is drawn as a whole; by default the sample itself.
     """
 
     resamples: int = 0
@@ -81,19 +74,12 @@ class Bootstrap:
         return np.percentile(values, [50 * (1 - self.confidence), 50 * (1 + self.confidence)])
 
 
-# ---- what is resampled ---------------------------------------------------------------------------------------------
-
-
 class Resampler(ABC):
     """
-    A metric as a function of how often each of its samples counts.
+    A metric as a function of how often each of its `n` samples counts; its numbers stay within `limits`.
 
-    Attributes:
-        n (`int`): The number of samples.
-        halves (`bool`): Whether halves are drawn without replacement. This is for metrics that a sample drawn twice
-            would bias. Halves spread as widely as the whole (Politis and Romano 1994, with m = n/2), and the
-            interval is laid around the number itself.
-        limits (`tuple[float, float]`): The lowest and the highest value that the numbers can have.
+    With `halves`, halves are drawn without replacement, for metrics that a sample drawn twice would bias. Halves
+    spread as widely as the whole (Politis and Romano 1994, with m = n/2), and intervals lie around the number itself.
     """
 
     n: int
@@ -121,13 +107,7 @@ class Resampler(ABC):
 @dataclass(frozen=True)
 class Sums(Resampler):
     """
-    A metric that is made of sums over its samples.
-
-    Args:
-        statistics (`np.ndarray` of shape `(n, k)`): What each sample adds to each of `k` sums.
-        finish (`Callable`): From the sums, of shape `(r, k)`, to the metric's numbers.
-
-    Example:
+    A metric of sums: what each sample adds, shape `(n, k)`, and from sums, `(r, k)`, to the metric's numbers.
 
     >>> mean = Sums(np.array([[1.0], [3.0]]), lambda sums: {"mean": sums[:, 0] / 2})
     >>> mean.point(), mean.values(np.array([[2, 0]]))["mean"].tolist()
@@ -157,12 +137,7 @@ class Sums(Resampler):
 
 def means(columns: Mapping[str, np.ndarray]) -> Sums:
     """
-    The mean of each column over the samples that have it.
-
-    Args:
-        columns (`Mapping[str, np.ndarray]`): Name -> values of shape `(n,)`, NaN where a sample has none.
-
-    Example:
+    The mean of each column, shape `(n,)`, over the samples that have a value; NaN is none.
 
     >>> means({"score": np.array([1.0, np.nan, 2.0])}).point()
     {'score': 1.5}
@@ -181,9 +156,6 @@ def divided(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> n
     """`part / whole`, and `otherwise` where `whole` is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole != 0)
-
-
-# ---- intervals -----------------------------------------------------------------------------------------------------
 
 
 def intervals(resampler: Resampler, bootstrap: Bootstrap) -> dict[str, list[float]]:
@@ -207,11 +179,6 @@ def with_intervals(found: dict[str, Any], make: Callable[[], Resampler], **optio
     A metric's result, with the interval of each number as `<name>_interval`, `[low, high]`.
 
     The samples are put in an order of their content first, so that intervals do not depend on the order of the data.
-
-    Args:
-        found (`dict`): The result.
-        make (`Callable`): Makes the metric's [`Resampler`], where there are resamples.
-        options (*optional*): Those of [`Bootstrap`].
     """
     bootstrap = Bootstrap(**options)
     if not bootstrap.resamples:
@@ -230,23 +197,12 @@ def _in_content_order(resampler: Resampler, bootstrap: Bootstrap) -> tuple[Resam
     return resampler.take(order), replace(bootstrap, clusters=members[order].tolist())
 
 
-# ---- differences ---------------------------------------------------------------------------------------------------
-
-
 def compare(a: Resampler, b: Resampler, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
     """
-    How B's numbers differ from A's, by the paired bootstrap: both are measured on the same draws.
+    How B's numbers differ from A's, by the paired bootstrap: both are measured on the same draws of the same samples.
 
-    Args:
-        a, b ([`Resampler`]): The same metric of two candidates, over the same samples in the same order.
-        bootstrap ([`Bootstrap`]): How samples are drawn.
-
-    Returns:
-        `dict`: name -> `difference` (B - A), `interval` (`[low, high]`) and `p`, two-sided: twice the smaller share of
-        resamples on either side of 0, counting one more on each. `None` where a number is not defined.
-
-    Raises:
-        ValueError: The two have different numbers of samples.
+    Returns name -> `difference` (B - A), `interval` (`[low, high]`) and two-sided `p` (see [`two_sided`]); `None`
+    where a number is not defined.
     """
     if a.n != b.n:
         raise ValueError(f"paired samples are needed: A has {a.n}, B {b.n}.")
@@ -272,9 +228,7 @@ def compare(a: Resampler, b: Resampler, bootstrap: Bootstrap) -> dict[str, dict[
 
 def two_sided(values: np.ndarray) -> float:
     """
-    Twice the smaller share of resampled differences on either side of 0, at most 1.
-
-    Example:
+    Twice the smaller share of resampled differences on either side of 0, with one more on each; at most 1.
 
     >>> two_sided(np.array([0.5] * 99)), two_sided(np.array([-1.0, 1.0] * 50))
     (0.02, 1.0)
@@ -286,8 +240,6 @@ def two_sided(values: np.ndarray) -> float:
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """
     P values corrected for their number (Holm 1979): they bound the chance of one false difference among all.
-
-    Example:
 
     >>> holm({"a": 0.01, "b": 0.04, "c": None})
     {'a': 0.02, 'b': 0.04, 'c': None}

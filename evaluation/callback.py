@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +59,14 @@ class EmpathyEvalCallback(TrainerCallback):
             Dialogues with reference replies; see [`~ee_trl.evaluation.read_eval_set`].
         every_n_steps (`int`, *optional*, defaults to `100`):
             Steps between two evaluations; the last step is always followed by one.
-        limit (`int`, *optional*, defaults to `32`):
-            The number of dialogues, evenly spaced.
-        samples (`int`, *optional*, defaults to `8`):
-            The number of dialogues in the table, always the same.
+        limit (`int`, *optional*, defaults to `32`): The number of dialogues, evenly spaced.
+        samples (`int`, *optional*, defaults to `8`): The number of dialogues in the table, always the same.
         scorer (*optional*, defaults to `"linear"`):
             The scorer of sensibility and rationality; see [`EmpathyDataSelector`]. `None` leaves them out.
-        decoding (`Decoding`, *optional*):
-            How replies are generated; by default greedily, 64 tokens at most.
-        batch_size (`int`, *optional*):
-            The batch size of generation; by default the trainer's for evaluation.
+        decoding (`Decoding`, *optional*): How replies are generated; by default greedily, 64 tokens at most.
+        batch_size (`int`, *optional*): The batch size of generation; by default the trainer's for evaluation.
 
-    Raises:
-        [`TrainingError`]: A number is not a whole number, or is too small.
-        [`FormatError`]: The dialogues cannot be read.
+    Raises [`TrainingError`] for a number that is too small, [`FormatError`] where the dialogues cannot be read.
     """
 
     def __init__(
@@ -102,8 +96,6 @@ class EmpathyEvalCallback(TrainerCallback):
         self.history: list[dict[str, Any]] = []
         self._last_step = -1
 
-    # ---- events
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluates when it is due."""
         due = state.global_step % self.every_n_steps == 0 or state.global_step == state.max_steps
@@ -120,11 +112,10 @@ class EmpathyEvalCallback(TrainerCallback):
         self._log(numbers)
         if self.trainer.is_world_process_zero():
             rows = self._rows(step, replies, axes)
-            write_samples(Path(args.output_dir) / FOLDER / f"step-{step:06d}.jsonl", rows)
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(Path(args.output_dir) / FOLDER / f"step-{step:06d}.jsonl", lines)
             report_samples(self.trainer, args, step, rows)
         return numbers
-
-    # ---- what it does
 
     def _replies(self, args: Any, tokenizer: Any) -> Replies:
         from trl.models.utils import unwrap_model_for_generation
@@ -156,7 +147,7 @@ class EmpathyEvalCallback(TrainerCallback):
         numbers = numbers_of(found)
         axes = found["empathy_axes"].samples if "empathy_axes" in found else {}
         # a number that is not defined (nothing scored) is left out of the log
-        return {name: numbers[name] for name in LOGGED if numbers.get(name, math.nan) == numbers.get(name)}, axes
+        return {name: numbers[name] for name in LOGGED if not math.isnan(numbers.get(name, math.nan))}, axes
 
     def _log(self, numbers: dict[str, float]) -> None:
         named = {f"{PREFIX}{name}": value for name, value in numbers.items()}
@@ -176,67 +167,36 @@ class EmpathyEvalCallback(TrainerCallback):
         return json_ready(rows)
 
 
-# ---- the table of samples ------------------------------------------------------------------------------------------
-
-
-def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes the table as JSON lines."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
 def report_samples(trainer: Any, args: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    """
-    Sends the table to those of the trainer's reporters (`args.report_to`) that take tables.
-
-    A reporter that fails loses its table; the training goes on.
-    """
-    wanted = args.report_to if isinstance(args.report_to, (list, tuple)) else [args.report_to]
-    for name in wanted:
-        send = SENDERS.get(name)
+    """Sends the table to each of `args.report_to` that takes tables; one that fails does not stop the training."""
+    for name in args.report_to if isinstance(args.report_to, (list, tuple)) else [args.report_to]:
         try:
-            if send is not None:
-                send(trainer, step, rows)
+            _send(name, trainer, step, rows)
         except Exception as error:  # of a library or a service
             logger.warning("%s did not take the table of samples: %s", name, error)
 
 
-def _to_wandb(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    import wandb
-
-    if wandb.run is not None:
-        wandb.log({FOLDER: wandb.Table(dataframe=_frame(rows))})
-
-
-def _to_trackio(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    import trackio
-
-    trackio.log({FOLDER: trackio.Table(dataframe=_frame(rows))})
-
-
-def _to_comet(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    from trl.trainer.utils import log_table_to_comet_experiment
-
-    log_table_to_comet_experiment(name=f"{FOLDER}-{step}.csv", table=_frame(rows))
-
-
-def _to_tensorboard(trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(list(rows[0]), [[str(value) for value in row.values()] for row in rows]).markdown() if rows else ""
-    for callback in trainer.callback_handler.callbacks:
-        writer = getattr(callback, "tb_writer", None)
-        if writer is not None:
-            writer.add_text(FOLDER, table, step)
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> Any:
+def _send(reporter: str, trainer: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Sends the table to one reporter, by its name in `report_to`; other reporters take no tables."""
     import pandas
 
-    return pandas.DataFrame(list(rows))
+    frame = pandas.DataFrame(list(rows))
+    if reporter == "wandb":
+        import wandb
 
+        if wandb.run is not None:
+            wandb.log({FOLDER: wandb.Table(dataframe=frame)})
+    elif reporter == "trackio":
+        import trackio
 
-SENDERS: dict[str, Callable[[Any, int, Sequence[dict[str, Any]]], None]] = {
-    "wandb": _to_wandb,
-    "trackio": _to_trackio,
-    "comet_ml": _to_comet,
-    "tensorboard": _to_tensorboard,
-}
-"""Reporter, by its name in `report_to` -> what sends it a table."""
+        trackio.log({FOLDER: trackio.Table(dataframe=frame)})
+    elif reporter == "comet_ml":
+        from trl.trainer.utils import log_table_to_comet_experiment
+
+        log_table_to_comet_experiment(name=f"{FOLDER}-{step}.csv", table=frame)
+    elif reporter == "tensorboard":
+        cells = [[str(value) for value in row.values()] for row in rows]
+        text = Table(list(rows[0]), cells).markdown() if rows else ""
+        for callback in trainer.callback_handler.callbacks:
+            if (writer := getattr(callback, "tb_writer", None)) is not None:
+                writer.add_text(FOLDER, text, step)

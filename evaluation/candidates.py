@@ -29,14 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Candidate:
-    """
-    A model or a file of replies that is compared with others.
-
-    Args:
-        name (`str`): Its name in reports.
-        source (`str`, `os.PathLike` or `(model, tokenizer)`): Where it lies, or a model that is loaded already.
-        kind (`"model"` or `"predictions"`): What it is.
-    """
+    """A model (its path, hub id, or `(model, tokenizer)`) or a file of replies, under its name in reports."""
 
     name: str
     source: Any
@@ -64,31 +57,16 @@ class Replies:
 
 
 def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate]:
-    """
-    The [`Candidate`]s that a user names, models first.
-
-    Args:
-        models (`Mapping` or `Sequence`, *optional*): Name -> folder, hub id or `(model, tokenizer)`; of a sequence,
-            each entry `"name=folder"` or a folder, which is called by its last part.
-        predictions (`Mapping` or `Sequence`, *optional*): Files of replies, in the same forms.
-
-    Raises:
-        [`EmpathyError`]: There is none, a file does not exist, two have one name, or one is called `index`.
-    """
+    """The [`Candidate`]s that a user names, models first."""
     found = [*_named(models, MODEL), *_named(predictions, PREDICTIONS)]
     if not found:
         raise EmpathyError("nothing to evaluate: name a model or a file of replies (--model, --predictions)")
     names = [candidate.name for candidate in found]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
-        raise EmpathyError(
-            f"two candidates are called {twice[0]!r}; give them different names: first={twice[0]}, second=..."
-        )
+        raise EmpathyError(f"two candidates are called {twice[0]!r}; rename them: first={twice[0]}, second=...")
     if INDEX_COLUMN in names:
-        raise EmpathyError(
-            f"a candidate cannot be called {INDEX_COLUMN!r}, the column of a report's replies with the number of the "
-            "dialogue; give it another name: other=path"
-        )
+        raise EmpathyError(f"a candidate cannot be called {INDEX_COLUMN!r}; give it another one: other=path")
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
             raise FormatError(f"no such file: {str(candidate.source)!r} (in {os.getcwd()!r})")
@@ -121,31 +99,15 @@ def _check_model_source(source: str) -> None:
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-            raise EmpathyError(
-                f"{source!r} holds neither a model (config.json) nor a LoRA adapter (adapter_config.json)"
-            )
+            raise EmpathyError(f"{source!r} has neither a model (config.json) nor an adapter (adapter_config.json)")
     elif folder.exists():
         raise EmpathyError(f"{source!r} is a file; a model is a folder or a hub id. Replies go to --predictions")
     elif source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise EmpathyError(f"no such folder: {source!r} (in {os.getcwd()!r})")
 
 
-# ---- models --------------------------------------------------------------------------------------------------------
-
-
 def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
-    """
-    Loads a base model, a LoRA adapter on its base, or a composed model (a mixture of experts), in evaluation mode.
-
-    Args:
-        source (`str`, `os.PathLike` or `(model, tokenizer)`): Folder, hub id, or a model that is loaded already.
-        dtype (`str`, *optional*, defaults to `"auto"`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16
-            on a GPU, float32 on a CPU.
-        device (`str`, *optional*): See [`~ee_trl.scoring.base.local_device`] for the default.
-
-    Raises:
-        [`EmpathyError`]: It cannot be loaded.
-    """
+    """Loads a base model, a LoRA adapter on its base, or a mixture of experts, in evaluation mode."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -199,27 +161,8 @@ def _kind_of(config: Any) -> str:
     return f"mixture of {experts} experts" if experts else "model"
 
 
-# ---- files of replies ----------------------------------------------------------------------------------------------
-
-
 def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = "") -> Replies:
-    """
-    Reads a file of replies, one for each dialogue of the evaluation set, in its order.
-
-    If a limit chose some of the dialogues, the file may hold replies to all of them.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            Parquet, jsonl, json, csv or tsv with a column `prediction` (or `reply`), or a `.txt` file (UTF-8) with a
-            reply a line. A column `reference` (or `response`) must agree with the set's references;
-            `predicted_emotion` gives the emotion that the model recognised.
-        eval_set ([`EvalSet`]): The dialogues.
-        name (`str`, *optional*): The candidate's name, which the column may have: `replies.jsonl` of a report has a
-            column for each candidate.
-
-    Raises:
-        [`FormatError`]: The file has other columns, another number of replies, or other references.
-    """
+    """Reads a reply for each dialogue of the evaluation set, or of those that a limit chose from, in order."""
     columns = _columns_of(Path(path))
     wanted = (*REPLY_COLUMNS, *([name] if name else []))
     column = next((column for column in wanted if column in columns), None)
@@ -240,12 +183,8 @@ def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = ""
     references = next((columns[column] for column in REFERENCE_COLUMNS if column in columns), None)
     if references is not None:
         _check_references(path, references, eval_set)
-    return Replies(
-        [text or "" for text in texts],
-        f"replies from {Path(path).name}",
-        f"file@{digest(blocks_of(path))}",
-        columns.get(EMOTION_COLUMN),
-    )
+    description, fingerprint = f"replies from {Path(path).name}", f"file@{digest(blocks_of(path))}"
+    return Replies([text or "" for text in texts], description, fingerprint, columns.get(EMOTION_COLUMN))
 
 
 def _columns_of(path: Path) -> dict[str, list[Any]]:

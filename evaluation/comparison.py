@@ -20,16 +20,7 @@ from ee_trl.errors import EmpathyError, check_choice
 from ee_trl.files import json_ready
 
 from .bootstrap import Bootstrap, compare, holm, intervals
-from .candidates import (
-    MODEL,
-    Candidate,
-    LoadedModel,
-    Replies,
-    candidates_of,
-    check_emotions,
-    load_candidate,
-    read_replies,
-)
+from .candidates import MODEL, Candidate, Replies, candidates_of, check_emotions, load_candidate, read_replies
 from .eval_set import EvalSet, read_eval_set
 from .generation import WAY, Decoding, StoredReplies, generate_replies
 from .measures import METRICS, Evaluator, Measure, check_metrics, load_tools, numbers_of
@@ -45,8 +36,7 @@ EXAMPLES = 10
 @dataclass(frozen=True)
 class Comparison(Displayed):
     """
-    What [`evaluate_models`] found. Prints as tables; [`~Comparison.to_dict`] gives it as plain types,
-    [`~Comparison.write`] as files.
+    What [`evaluate_models`] found; prints as tables.
 
     Args:
         dataset (`dict`): Name, size, fingerprint and what was left out of the evaluation set.
@@ -127,29 +117,19 @@ def evaluate_models(
             A folder for the report. Replies are kept there as they are made, so that a run that was stopped goes on.
         metrics (`Sequence[str]`, *optional*):
             Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
-        judge_pairs (`bool`, *optional*, defaults to `False`):
-            Whether the judge also compares the candidates two by two, in both orders.
-        decoding ([`~ee_trl.evaluation.generation.Decoding`], *optional*):
-            How replies are generated; by default greedily, 64 tokens at most.
-        batch_size (`int`, *optional*, defaults to `16`):
-            The batch size of generation, perplexity and BERTScore.
-        dtype, device (*optional*):
-            See [`~ee_trl.evaluation.candidates.load_candidate`].
-        baseline (`str`, *optional*):
-            The candidate that all others are compared with; by default every two are.
+        judge_pairs (`bool`, *optional*, defaults to `False`): Whether the judge also compares each two candidates.
+        decoding ([`Decoding`], *optional*): How replies are generated; by default greedily, 64 tokens at most.
+        batch_size (`int`, *optional*, defaults to `16`): The batch size of generation, perplexity and BERTScore.
+        dtype, device (*optional*): See [`~ee_trl.evaluation.candidates.load_candidate`].
+        baseline (`str`, *optional*): The candidate that all others are compared with; by default every two are.
         resamples (`int`, *optional*, defaults to `2000`), confidence, seed (*optional*):
             See [`~ee_trl.evaluation.bootstrap.Bootstrap`]. Whole conversations are drawn.
-        show (`bool`, *optional*):
-            Whether there are progress bars; by default where standard error is a terminal.
+        show (`bool`, *optional*): Whether there are progress bars; by default where standard error is a terminal.
         tools (*optional*):
             What metrics need: `scorer`, `threshold`, `ties`, `store`, `tokenizer`, `epitome`, `bertscore_model`,
             `bertscore_layers`, `judge`, `judge_options`; see [`~ee_trl.evaluation.measures.load_tools`].
 
-    Returns:
-        [`Comparison`]; with `output` its files are written.
-
-    Raises:
-        [`EmpathyError`]: An argument is not valid, or names something that does not exist; nothing is generated then.
+    Raises [`EmpathyError`], before anything is generated, for an argument that is not valid or names nothing.
 
     Example:
 
@@ -193,15 +173,19 @@ def evaluate_models(
             )
             replies[candidate.name] = Replies(texts, loaded.description, loaded.fingerprint)
 
-        def work(name: str = candidate.name, loaded: LoadedModel | None = loaded) -> None:
+        def work(name: str = candidate.name, loaded: Any = loaded) -> None:
             measures[name] = evaluator.measure(replies[name], loaded, wanted)
 
         _on_the_first(work)
         del loaded, work
-        _make_room()  # before the next is loaded
+        gc.collect()  # gives back the model's memory before the next is loaded
+        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+            sys.modules["torch"].cuda.empty_cache()
+
+    settings = {"metrics": list(wanted), "decoding": decoding.to_dict(), "baseline": baseline}
 
     def compared() -> Comparison:
-        found = _comparison(candidates, evaluator, replies, measures, wanted, decoding, bootstrap, baseline)
+        found = _comparison(candidates, evaluator, replies, measures, settings, bootstrap)
         if judge_pairs:
             _add_verdicts(found, evaluator, bootstrap)
         if folder is not None:
@@ -230,14 +214,6 @@ def _on_the_first(make: Callable[[], Any]) -> Any:
     return from_the_first(make)
 
 
-def _make_room() -> None:
-    """Gives back the memory of a model that nobody holds any more."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _add_verdicts(found: Comparison, evaluator: Evaluator, bootstrap: Bootstrap) -> None:
     """The judge's verdicts on every pair, as `judge` beside its differences; wins are B's."""
     if not found.paired:
@@ -256,18 +232,13 @@ def pairs_of(names: Sequence[str], baseline: str | None = None) -> list[tuple[st
     return list(itertools.combinations(names, 2))
 
 
-# ---- what measures come to -----------------------------------------------------------------------------------------
-
-
 def _comparison(
     candidates: Sequence[Candidate],
     evaluator: Evaluator,
     replies: Mapping[str, Replies],
     measures: Mapping[str, Mapping[str, Measure]],
-    wanted: Sequence[str],
-    decoding: Decoding,
+    settings: Mapping[str, Any],
     bootstrap: Bootstrap,
-    baseline: str | None,
 ) -> Comparison:
     eval_set, tools = evaluator.eval_set, evaluator.tools
     names = [candidate.name for candidate in candidates]
@@ -288,10 +259,10 @@ def _comparison(
             "threshold": list(tools.threshold) if isinstance(tools.threshold, (tuple, list)) else tools.threshold,
             "ties": tools.ties,
             "tokenizer": tools.tokenizer,
-            "metrics": list(wanted),
-            "decoding": decoding.to_dict(),
+            "metrics": settings["metrics"],
+            "decoding": settings["decoding"],
             **{name: getattr(bootstrap, name) for name in ("resamples", "confidence", "seed")},
-            "baseline": baseline,
+            "baseline": settings["baseline"],
         },
         models={
             c.name: {
@@ -302,8 +273,8 @@ def _comparison(
             }
             for c in candidates
         },
-        references=entry_of(evaluator.measure_references(wanted), bootstrap),
-        paired=differences(pairs_of(names, baseline), measures, bootstrap),
+        references=entry_of(evaluator.measure_references(settings["metrics"]), bootstrap),
+        paired=differences(pairs_of(names, settings["baseline"]), measures, bootstrap),
         emotions=by_emotion(eval_set, samples),
         examples=examples_of(eval_set, {name: replies[name].texts for name in names}, samples),
         replies={name: list(replies[name].texts) for name in names},
@@ -324,8 +295,7 @@ def differences(
     """
     The paired differences of each pair of candidates; none without a bootstrap.
 
-    Holm's correction is over the primary number of each metric. Numbers of one metric say nearly the same, so the
-    others have no corrected p.
+    Holm's correction is over the primary number of each metric; the others say nearly the same and have none.
     """
     if not bootstrap.resamples:
         return []

@@ -26,7 +26,7 @@ class EvalSet:
     Dialogues, each ending in the reference reply.
 
     Args:
-        name (`str`): The name of the set in reports.
+        name (`str`): The set's name in reports.
         dialogues (`tuple[Dialogue, ...]`): The samples, in order.
         emotions (`tuple[str, ...]`, *optional*): The emotion of each, `""` where unknown; `None` where none is known.
         left_out (`dict[str, int]`, *optional*): How many samples have no dialogue with a reply, by reason.
@@ -59,8 +59,7 @@ class EvalSet:
         """
         The number of each dialogue's conversation.
 
-        A dialogue continues another if its context begins with the other's context and reference. If several fit,
-        because conversations share their opening, the nearest one before it counts.
+        A dialogue continues the nearest one before it whose context and reference begin its own context.
         """
         found = list(range(len(self)))
         places: dict[tuple[str, ...], list[int]] = {}
@@ -104,14 +103,11 @@ def read_eval_set(
         source (`str`, `os.PathLike`, `Dataset`, `IterableDataset` or `DatasetDict`, *optional*):
             A file, folder, hub name or data set, in any format; by default the held-out part of the embedded sample.
             An [`EvalSet`] is returned as it is.
-        split, config (`str`, *optional*):
-            Names of a split and a configuration, if the data set has several.
-        limit (`int`, *optional*):
-            How many dialogues are taken, evenly spaced; by default all.
+        split, config (`str`, *optional*): Names of a split and a configuration, if the data set has several.
+        limit (`int`, *optional*): How many dialogues are taken, evenly spaced; by default all.
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
             Which listener turns of a conversation are samples.
-        name (`str`, *optional*):
-            The name of the set; by default the source's name.
+        name (`str`, *optional*): The name of the set; by default the source's name.
 
     Raises:
         [`FormatError`]: The source cannot be read, or holds no dialogue with a reply.
@@ -135,14 +131,9 @@ def read_eval_set(
         raise FormatError(f"{name or called} holds no dialogue with a reply: {dict(left_out)}")
     rows = tuple(spread(len(found), limit))
     dialogues, emotions = zip(*(found[i] for i in rows), strict=True)
-    return EvalSet(
-        name or called,
-        dialogues,
-        emotions if any(named for _, named in found) else None,
-        {str(reason): n for reason, n in left_out.most_common()},
-        len(found),
-        rows,
-    )
+    known = emotions if any(named for _, named in found) else None
+    reasons = {str(reason): n for reason, n in left_out.most_common()}
+    return EvalSet(name or called, dialogues, known, reasons, len(found), rows)
 
 
 def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:

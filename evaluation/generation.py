@@ -38,16 +38,13 @@ WAY = 2
 @dataclass(frozen=True)
 class Decoding:
     """
-    How replies are generated. What the model's own generation config says of it, such as beams, does not count.
+    How replies are generated. The model's own generation config, such as its beams, does not count.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
         temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
         top_p (`float`, *optional*, defaults to `1.0`): The share of the probability that sampling draws from.
         seed (`int`, *optional*, defaults to `0`): The seed of sampling.
-
-    Raises:
-        [`~ee_trl.errors.EmpathyError`]: One of them is out of its range.
     """
 
     max_new_tokens: int = 64
@@ -82,27 +79,9 @@ def generate_replies(
     shared: bool = False,
 ) -> list[str]:
     """
-    One reply for each conversation, greedy unless `decoding` says otherwise.
+    One reply for each conversation, in their order and without special tokens.
 
-    Args:
-        model (`PreTrainedModel`): A causal language model; its mode is left as it is.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a chat template.
-        prompts (`Sequence` of message lists): The conversations, each ending in the speaker's turn. One that is too
-            long for the model loses its oldest turns.
-        max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off, without `decoding`.
-        batch_size (`int`, *optional*, defaults to `16`): Changes nothing but speed, up to floating point.
-        label (`str`, *optional*, defaults to `"generate"`): The label of the progress bar.
-        decoding ([`Decoding`], *optional*): How replies are generated.
-        stored ([`StoredReplies`], *optional*): Where replies are kept; those that are there are not generated again.
-        show (`bool`, *optional*): Whether there is a progress bar; by default where standard error is a terminal.
-        shared (`bool`, *optional*, defaults to `False`): Whether the processes of a launch share the batches. All of
-            them must call this; each calls `model.generate` equally often, and each gets all replies.
-
-    Returns:
-        `list[str]`: the replies, in the order of the prompts, without special tokens.
-
-    Raises:
-        [`~ee_trl.errors.EmpathyError`]: The tokenizer has no chat template, or a number is out of its range.
+    `max_new_tokens` counts without `decoding`. `shared` divides the batches among the processes of a launch.
     """
     from tqdm.auto import tqdm
 
@@ -144,12 +123,9 @@ def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: 
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     turns = list(prompt)
     while True:
-        ids = tokenizer.apply_chat_template(
-            turns,
-            add_generation_prompt=True,
-            return_dict=True,
-            enable_thinking=False,  # templates that know no thinking ignore it
-        )["input_ids"]
+        # templates that know no thinking ignore `enable_thinking`
+        how = {"add_generation_prompt": True, "return_dict": True, "enable_thinking": False}
+        ids = tokenizer.apply_chat_template(turns, **how)["input_ids"]
         spoken = [i for i, turn in enumerate(turns) if turn["role"] != "system"]
         if len(ids) + max_new_tokens <= limit or len(spoken) <= 1:
             return ids
@@ -177,30 +153,17 @@ def generate_batch(
     known = vars(GenerationConfig())  # which of them this version of the library has
     how |= {name: value for name, value in PLAIN.items() if name in known}
     with torch.inference_mode(), random_state_kept(seed):
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask.to(model.device),
-            max_new_tokens=decoding.max_new_tokens,
-            pad_token_id=pad,
-            **how,
-        )
+        how |= {"max_new_tokens": decoding.max_new_tokens, "pad_token_id": pad}
+        output = model.generate(input_ids=ids, attention_mask=mask.to(model.device), **how)
     return [text.strip() for text in tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)]
-
-
-# ---- replies in files ----------------------------------------------------------------------------------------------
 
 
 class StoredReplies:
     """
     The replies of one model under one way of decoding, in a JSON-lines file; its name and first line say which.
 
-    Several processes, or two starts of one command, may add to the file at the same time: the one that creates it
-    writes the first line, each batch is appended by one write, and broken lines are skipped.
-
-    Args:
-        folder (`Path`): The folder of such files.
-        name (`str`): The model's name.
-        made_by (`dict`): Everything that determines a reply but its prompt: the model's content, the decoding.
+    Several processes may add to the file at the same time: the one that creates it writes the first line, each batch
+    is appended by one write, and readers skip broken lines. `made_by` is all that determines a reply but its prompt.
     """
 
     def __init__(self, folder: Path, name: str, made_by: dict[str, Any]) -> None:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import EmpathyError, MissingExtraError, require, unknown
 
 
-if TYPE_CHECKING:
-    from evaluate import EvaluationModule
-
-
 LIBRARIES = {
-    "bertscore": ("bert_score",),
-    "dialogue_bleu": ("nltk",),
-    "dialogue_rouge": ("rouge_score",),
-    "distinct": ("nltk",),
-    "word_f1": ("nltk",),
+    "bertscore": "bert_score",
+    "dialogue_bleu": "nltk",
+    "dialogue_rouge": "rouge_score",
+    "distinct": "nltk",
+    "word_f1": "nltk",
 }
-"""The libraries that a metric needs to compute, beyond the core dependencies; checked when it is loaded."""
-
-EXTRAS = {"bertscore": "bertscore"}
-"""The extra that brings a metric's libraries, where it is not `metrics`."""
+"""The library that a metric needs to compute, beyond the core dependencies; checked when the metric is loaded."""
 
 
 def metrics_dir() -> Path:
@@ -31,31 +24,22 @@ def metrics_dir() -> Path:
 
 
 def list_metrics() -> list[str]:
-    """
-    The names of the metrics that [`load_metric`] knows, in alphabetical order.
-
-    A metric is a folder with a script of the same name, the form that `evaluate` asks for.
-    """
+    """The names that [`load_metric`] knows: folders with a script of the same name, the form of `evaluate`."""
     return sorted(folder.name for folder in metrics_dir().iterdir() if (folder / f"{folder.name}.py").is_file())
 
 
-def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
+def load_metric(name: str, **kwargs: Any) -> Any:
     """
     Loads one of this package's metrics from its installed folder, without a network.
 
     Args:
-        name (`str`):
-            One of [`list_metrics`].
+        name (`str`): One of [`list_metrics`].
         **kwargs:
             Passed on to `evaluate.load`, such as `config_name` (of `judge`: `"absolute"` or `"pairwise"`),
             `experiment_id`, `num_process` and `process_id`, or `cache_dir`.
 
-    Returns:
-        [`~evaluate.EvaluationModule`]: with `add`, `add_batch` and `compute`.
-
-    Raises:
-        [`EmpathyError`]: The name is unknown; the message lists the valid ones.
-        [`MissingExtraError`]: The metric needs a library that is not installed; the message gives the pip line.
+    Returns [`~evaluate.EvaluationModule`] with `add`, `add_batch` and `compute`. Raises [`EmpathyError`] for an
+    unknown name, and [`MissingExtraError`] where a library is missing; the message gives the pip line.
 
     Example:
 
@@ -66,8 +50,9 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     names = list_metrics()
     if name not in names:
         raise EmpathyError(unknown("metric", name, names))
-    for library in LIBRARIES.get(name, ()):
-        require(library, extra=EXTRAS.get(name, "metrics"), purpose=f"metric {name!r}")
+    extra = "bertscore" if name == "bertscore" else "metrics"
+    if name in LIBRARIES:
+        require(LIBRARIES[name], extra=extra, purpose=f"metric {name!r}")
     import evaluate  # takes seconds, and nothing else here needs it
 
     try:
@@ -75,5 +60,5 @@ def load_metric(name: str, **kwargs: Any) -> EvaluationModule:
     except ImportError as error:
         raise MissingExtraError(
             f"metric {name!r} needs libraries that are not installed ({error}). "
-            f"Install them with: pip install 'ee-trl[{EXTRAS.get(name, 'metrics')}]'"
+            f"Install them with: pip install 'ee-trl[{extra}]'"
         ) from error

@@ -62,13 +62,10 @@ NOTES = {
 """What a number is. Tables and pictures show the numbers that are named here, in this order."""
 
 
-# ---- what metrics need and give ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Tools:
     """
-    What metrics are computed with, loaded; [`load_tools`] loads it by names. A metric without its tool is left out.
+    What metrics are computed with; see [`load_tools`]. An evaluation leaves out a metric without its tool.
 
     `run` scores the axes. Without a `tokenizer` text metrics have their own: Dist `"nltk"`, the others `"whitespace"`.
     """
@@ -100,28 +97,19 @@ def load_tools(
     show: bool | None = None,
 ) -> Tools:
     """
-    The [`Tools`] by their names, so that a wrong one is found before anything is generated.
+    The [`Tools`] by their names; raises [`EmpathyError`] for a wrong one before anything is generated.
 
     Args:
-        scorer (*optional*, defaults to `"linear"`):
-            The scorer of the two axes; see [`EmpathyDataSelector`]. Its scores go to the score store (`store`).
-        threshold, ties (*optional*):
-            See [`~ee_trl.axes.quadrants`].
+        scorer, store (*optional*): The scorer of the two axes and the score store; see [`EmpathyDataSelector`].
+        threshold, ties (*optional*): See [`~ee_trl.axes.quadrants`].
         tokenizer (`str`, *optional*, defaults to `"nltk"`):
             The tokenizer of BLEU, word F1 and Dist: `"nltk"` (lower-cased word tokens) or `"whitespace"`.
-        batch_size (`int`, *optional*, defaults to `16`):
-            The batch size of perplexity and BERTScore.
+        batch_size (`int`, *optional*, defaults to `16`): The batch size of perplexity and BERTScore.
         epitome (`str`, `os.PathLike` or object, *optional*):
             See [`~ee_trl.evaluation.metrics.epitome_classifier.load_classifier`].
-        bertscore_model, bertscore_layers (*optional*):
-            An encoder and its layer, for BERTScore.
-        judge, judge_options (*optional*):
-            See [`~ee_trl.scoring.judge.chooser.load_chooser`].
-        show (`bool`, *optional*):
-            Whether scoring shows progress; by default where standard error is a terminal.
-
-    Raises:
-        [`EmpathyError`]: A name is not valid.
+        bertscore_model, bertscore_layers (*optional*): An encoder and its layer, for BERTScore.
+        judge, judge_options (*optional*): See [`~ee_trl.scoring.judge.chooser.load_chooser`].
+        show (`bool`, *optional*): Whether scoring shows progress; by default where standard error is a terminal.
     """
     check_choice("tokenizer", tokenizer, TOKENIZERS)
     check_count("batch_size", batch_size)
@@ -158,11 +146,10 @@ class Measure:
     One metric of one candidate.
 
     Args:
-        resampler ([`~ee_trl.evaluation.bootstrap.Resampler`]): Its numbers as a function of how often each sample
-            counts, in the set's order. `resampler.point(inside)` gives the numbers of some samples.
+        resampler (`Resampler`): Its numbers, from how often each sample of the set counts.
         details (`dict`, *optional*): What else belongs to it: counts, fingerprints.
         samples (`dict[str, np.ndarray]`, *optional*): Numbers of each sample, of shape `(n,)`.
-        beside ([`~ee_trl.evaluation.bootstrap.Resampler`], *optional*): More numbers, which are not compared.
+        beside (`Resampler`, *optional*): More numbers, which are not compared.
     """
 
     resampler: Resampler
@@ -180,32 +167,6 @@ class Measure:
         return {name: value for part in self.resamplers for name, value in part.point().items()}
 
 
-# ---- measuring -----------------------------------------------------------------------------------------------------
-
-
-def measure(
-    eval_set: EvalSet,
-    replies: Replies,
-    model: LoadedModel | None = None,
-    tools: Tools | None = None,
-    metrics: Sequence[str] | None = None,
-) -> dict[str, Measure]:
-    """
-    Measures one candidate once. For several candidates, or the same one again, keep one [`Evaluator`].
-
-    Args:
-        eval_set ([`~ee_trl.evaluation.EvalSet`]): The dialogues, with references.
-        replies ([`~ee_trl.evaluation.candidates.Replies`]): A reply to each, e.g. `Replies(generate_replies(...))`.
-        model ([`~ee_trl.evaluation.candidates.LoadedModel`], *optional*): What replied; perplexity needs it.
-        tools ([`Tools`], *optional*): What metrics are computed with; by default the text metrics' own defaults.
-        metrics (`Sequence[str]`, *optional*): Names of [`METRICS`]; by default all that there are the means for.
-
-    Returns:
-        `dict[str, Measure]`: metric -> its numbers. [`numbers_of`] gives them all by name.
-    """
-    return Evaluator(eval_set, tools).measure(replies, model, metrics)
-
-
 def numbers_of(measures: Mapping[str, Measure]) -> dict[str, float]:
     """All numbers of a candidate by name, such as `bleu4`, `dist1`, `words`, `perplexity`."""
     return {name: value for found in measures.values() for name, value in found.numbers().items()}
@@ -219,13 +180,7 @@ def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class Evaluator:
-    """
-    Measures candidates on one set of dialogues. What metrics need of the references is computed once, for all of them.
-
-    Args:
-        eval_set ([`~ee_trl.evaluation.EvalSet`]): The dialogues, with references.
-        tools ([`Tools`], *optional*): What metrics are computed with.
-    """
+    """Measures candidates on one set of dialogues; what metrics need of the references is computed once."""
 
     def __init__(self, eval_set: EvalSet, tools: Tools | None = None) -> None:
         self.eval_set, self.tools = eval_set, tools or Tools()
@@ -233,7 +188,11 @@ class Evaluator:
     def measure(
         self, replies: Replies, model: LoadedModel | None = None, metrics: Sequence[str] | None = None
     ) -> dict[str, Measure]:
-        """Every metric that there are the means for; arguments as in [`measure`]."""
+        """
+        Metric -> its numbers, for all `metrics` (names of [`METRICS`], by default all) that there are the means for.
+
+        Perplexity needs `model`, what replied. [`numbers_of`] gives all numbers by name.
+        """
         tools = self.tools
         missing = {
             "empathy_axes": tools.run is None,
@@ -248,8 +207,7 @@ class Evaluator:
 
     def measure_references(self, metrics: Sequence[str] | None = None) -> dict[str, Measure]:
         """What can be said of the references themselves: how varied they are, and their scores."""
-        found = {}
-        wanted = check_metrics(metrics)
+        found, wanted = {}, check_metrics(metrics)
         if "distinct" in wanted:
             found["distinct"] = _distinct(self, Replies(self.eval_set.references), None)
         if "empathy_axes" in wanted and self.tools.run is not None:
@@ -291,9 +249,6 @@ class Evaluator:
         details = {"scorer": self.tools.run.scorer.fingerprint, "unscored": unscored}
         resampler = empathy_axes.axes_resampler(scores, references, self.tools.threshold, self.tools.ties)
         return Measure(resampler, details, {axis: scores[:, i] for i, axis in enumerate(AXES)})
-
-
-# ---- each metric ---------------------------------------------------------------------------------------------------
 
 
 def _bleu(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
@@ -351,9 +306,8 @@ def _emotion(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Meas
 
 def _bertscore(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measure:
     encoder, layers = by.tools.bertscore_model, by.tools.bertscore_layers
-    scored = bertscore.sample_similarities(
-        replies.texts, by.eval_set.references, encoder, num_layers=layers, batch_size=by.tools.batch_size
-    )
+    references = by.eval_set.references
+    scored = bertscore.sample_similarities(replies.texts, references, encoder, layers, by.tools.batch_size)
     details = {"model": encoder, "num_layers": int(scored["num_layers"])}
     resampler = means({name: scored[name] for name in bertscore.NAMES})
     return Measure(resampler, details, {"bertscore_f1": scored["bertscore_f1"]})
@@ -368,14 +322,7 @@ def _judge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measur
 
 @dataclass(frozen=True)
 class Metric:
-    """
-    A metric that a comparison knows.
-
-    Args:
-        make (`Callable`): Measures replies.
-        primary (`str`): The one number that a comparison claims a difference of.
-        needs (`str`, *optional*): What it needs apart from the replies.
-    """
+    """How to measure replies, the one number that a comparison claims a difference of, and what else this needs."""
 
     make: Callable[[Evaluator, Replies, LoadedModel | None], Measure]
     primary: str
@@ -391,9 +338,7 @@ METRICS: Mapping[str, Metric] = {
     "completion_perplexity": Metric(_perplexity, "perplexity", "a model, not a file of replies"),
     "epitome": Metric(_epitome, "emotional_reactions", "a classifier (--epitome)"),
     "emotion_accuracy": Metric(
-        _emotion,
-        "accuracy",
-        "an emotion of EmpatheticDialogues for each dialogue, and a column predicted_emotion",
+        _emotion, "accuracy", "an emotion of EmpatheticDialogues for each dialogue, and a column predicted_emotion"
     ),
     "bertscore": Metric(_bertscore, "bertscore_f1", "an encoder (--bertscore-model)"),
     "judge": Metric(_judge, "empathy", "a judge (--judge)"),

@@ -6,29 +6,21 @@ An entry maps `numbers` and `intervals` to numbers by name; a number that is not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ee_trl.axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS, TIE
 from ee_trl.display import shortened
-from ee_trl.errors import require
 from ee_trl.reports.plane import COLOURS as QUADRANT_COLOURS
+from ee_trl.reports.plane import new_figure
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+Figure = Any  # of matplotlib, which is optional
 Entry = Mapping[str, Mapping[str, Any]]
 
 COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7e22ce", "#be123c", "#0e7490", "#a16207", "#4d7c0f")
 REFERENCE_COLOUR = "#525252"
 REFERENCES = "references"
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; raises [`MissingExtraError`] where matplotlib is not installed."""
-    module = require("matplotlib.figure", extra="report", purpose="a picture of the comparison")
-    return module.Figure(figsize=(width, height), layout="constrained")
+PURPOSE = "a picture of the comparison"
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
@@ -45,7 +37,7 @@ def numbers_figure(models: Mapping[str, Entry], references: Entry, names: Sequen
     """A panel for each number: every candidate's, with its interval; the references' as a dashed line."""
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure(3.1 * columns, 0.9 * rows + 0.32 * len(models) * rows)
+    figure = new_figure((3.1 * columns, 0.9 * rows + 0.32 * len(models) * rows), PURPOSE)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
         _draw_number(panel, name, models, references["numbers"].get(name))
@@ -54,7 +46,7 @@ def numbers_figure(models: Mapping[str, Entry], references: Entry, names: Sequen
     return figure
 
 
-def _draw_number(panel: Axes, name: str, models: Mapping[str, Entry], reference: float | None) -> None:
+def _draw_number(panel: Any, name: str, models: Mapping[str, Entry], reference: float | None) -> None:
     colours = colours_of(list(models))
     for place, (model, entry) in enumerate(reversed(list(models.items()))):
         value, ends = entry["numbers"].get(name), entry["intervals"].get(name)
@@ -74,7 +66,7 @@ def _draw_number(panel: Axes, name: str, models: Mapping[str, Entry], reference:
 
 def plane_figure(models: Mapping[str, Entry], references: Entry, threshold: Any) -> Figure:
     """The mean of every candidate and of the references on the score plane, with the threshold's lines."""
-    figure = new_figure(6.4, 4.8)
+    figure = new_figure((6.4, 4.8), PURPOSE)
     panel = figure.add_subplot()
     colours = colours_of(list(models))
     for name, entry in {REFERENCES: references, **models}.items():
@@ -101,7 +93,7 @@ def shares_figure(models: Mapping[str, Entry], references: Entry) -> Figure:
     """The share of each quadrant among the replies of every candidate and among the references."""
     entries = {**models, REFERENCES: references}
     names = list(reversed(entries))
-    figure = new_figure(7.2, 0.8 + 0.4 * len(names))
+    figure = new_figure((7.2, 0.8 + 0.4 * len(names)), PURPOSE)
     panel = figure.add_subplot()
     left = [0.0] * len(names)
     for quadrant in (*QUADRANTS, TIE):
@@ -118,7 +110,7 @@ def emotions_figure(emotions: Mapping[str, Any], models: Sequence[str], number: 
     """A number's mean by emotion, a dot for every candidate."""
     colours = colours_of(models)
     names = list(emotions)[::-1]
-    figure = new_figure(7.2, 1.2 + 0.2 * len(names))
+    figure = new_figure((7.2, 1.2 + 0.2 * len(names)), PURPOSE)
     panel = figure.add_subplot()
     for model in models:
         means = [emotions[name]["models"][model].get(number) for name in names]

@@ -13,19 +13,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ee_trl.display import (
-    Code,
-    Heading,
-    Markup,
-    Table,
-    Title,
-    as_html,
-    as_markdown,
-    number,
-    with_interval,
-)
+from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, with_interval
 from ee_trl.errors import MissingExtraError, require
 from ee_trl.files import package_versions, write_json, write_text
 
@@ -33,9 +23,6 @@ from . import plots
 from .candidates import INDEX_COLUMN, MODEL
 from .measures import METRICS, NOTES
 
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger("ee_trl")
 
@@ -51,16 +38,15 @@ Data = Mapping[str, Any]
 
 def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str | os.PathLike[str]) -> Path:
     """
-    Writes `report.json`, `report.md`, `report.html` and `replies.jsonl` (a line a dialogue, every candidate's reply).
+    Writes `report.json`, `report.md`, `report.html` and `replies.jsonl` (a line a dialogue); returns the page's path.
 
-    Without the extra `report` the page is left out, with a warning.
-
-    Returns:
-        `Path` of the page; of the text, where there is no page.
+    Without the extra `report` it writes no page, warns, and returns the text's path.
     """
     folder = Path(folder)
     versions = package_versions("ee-trl", "datasets", "numpy", "pyarrow")
-    texts = {REPLIES: _reply_lines(replies), TEXT: as_markdown([*parts_of(data), *dialogue_parts(data)]) + "\n"}
+    rows = (dict(zip(replies, row, strict=True)) for row in zip(*replies.values(), strict=True))
+    lines = (json.dumps({INDEX_COLUMN: i, **row}) + "\n" for i, row in enumerate(rows))
+    texts = {REPLIES: "".join(lines), TEXT: as_markdown([*parts_of(data), *dialogue_parts(data)]) + "\n"}
     try:
         texts[PAGE] = html_page(data)
     except MissingExtraError as error:
@@ -69,14 +55,6 @@ def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str |
         write_text(folder / name, text)
     write_json(folder / DATA, {**data, "versions": versions})  # the last: where it is, the report is whole
     return folder / (PAGE if PAGE in texts else TEXT)
-
-
-def _reply_lines(replies: Mapping[str, Sequence[str]]) -> str:
-    rows = enumerate(zip(*replies.values(), strict=True))
-    return "".join(json.dumps({INDEX_COLUMN: i, **dict(zip(replies, row, strict=True))}) + "\n" for i, row in rows)
-
-
-# ---- tables --------------------------------------------------------------------------------------------------------
 
 
 def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
@@ -134,19 +112,12 @@ def _remarks(data: Data) -> Iterable[str]:
             f"seed {settings['seed']}). Whole conversations are drawn, since the turns of one are not independent."
         )
     unscored = {name: entry["details"].get("empathy_axes", {}).get("unscored") for name, entry in models.items()}
-    if any(unscored.values()):
-        counts = ", ".join(f"{name} {n:,}" for name, n in unscored.items() if n)
-        yield (
-            f"Unscored replies (blank, or the scorer gave none): {counts}. They are left out of the means of the axes."
-        )
+    if counts := ", ".join(f"{name} {n:,}" for name, n in unscored.items() if n):
+        yield f"Unscored replies (blank, or the scorer gave none): {counts}. The means of the axes leave them out."
     there = {name for entry in models.values() for name in entry["details"]}
-    missing = [
-        f"{name} needs {METRICS[name].needs}"
-        for name in settings["metrics"]
-        if name not in there and METRICS[name].needs
-    ]
+    missing = [name for name in settings["metrics"] if name not in there and METRICS[name].needs]
     if missing:
-        yield f"Not measured: {'; '.join(missing)}."
+        yield f"Not measured: {'; '.join(f'{name} needs {METRICS[name].needs}' for name in missing)}."
 
 
 def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
@@ -198,9 +169,6 @@ def _decoding_in_words(data: Data) -> str:
     return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}."
 
 
-# ---- dialogues -----------------------------------------------------------------------------------------------------
-
-
 def dialogue_parts(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
     """The table by emotion, and the dialogues where the candidates differ most."""
     models, emotions = list(data["models"]), data["emotions"]
@@ -223,7 +191,10 @@ def dialogue_parts(data: Data, pictures: Mapping[str, str] | None = None) -> Ite
         emotion = f" ({example['emotion']})" if example["emotion"] else ""
         rows = [(ROLES.get(turn["role"], turn["role"]), turn["text"]) for turn in example["context"]]
         rows.append(("reference", example["reference"]))
-        rows += [(f"{name}{_scores(r)}", r["text"] or "(nothing)") for name, r in example["replies"].items()]
+        for name, reply in example["replies"].items():
+            if "sensibility" in reply:
+                name += f" (S {number(reply['sensibility'])}, R {number(reply['rationality'])})"
+            rows.append((name, reply["text"] or "(nothing)"))
         yield Table(("who", "says"), rows, f"Dialogue {example['index']}{emotion}", texts=2)
 
 
@@ -234,22 +205,8 @@ def emotion_numbers(data: Data) -> list[str]:
     return [key for key in BY_EMOTION if key in there][:4]
 
 
-def _scores(reply: Data) -> str:
-    if "sensibility" not in reply:
-        return ""
-    return f" (S {number(reply['sensibility'])}, R {number(reply['rationality'])})"
-
-
-# ---- the page ------------------------------------------------------------------------------------------------------
-
-
 def html_page(data: Data) -> str:
-    """
-    The report as one HTML page without scripts, with its pictures inside. All text of dialogues is escaped.
-
-    Raises:
-        [`MissingExtraError`]: jinja2 or matplotlib is not installed.
-    """
+    """The report as one HTML page without scripts, with its pictures inside. All text of dialogues is escaped."""
     models, references, names = data["models"], data["references"], shown_numbers(data)
     pictures = {}
     if names:
@@ -266,7 +223,7 @@ def html_page(data: Data) -> str:
     return render("evaluation.html", title=f"Evaluation of {', '.join(models)}", body=body)
 
 
-def picture(figure: Figure, alt: str) -> Markup:
+def picture(figure: Any, alt: str) -> Markup:
     """A figure as an image of a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

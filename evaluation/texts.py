@@ -13,20 +13,7 @@ TOKENIZERS = ("whitespace", "nltk")
 
 
 def get_tokenizer(tokenizer: Tokenizer) -> Callable[[str], Sequence[str]]:
-    """
-    The function from a text to its tokens.
-
-    Args:
-        tokenizer (`str` or `Callable`):
-            `"whitespace"` is `str.split` and keeps the case. `"nltk"` lowers the case and cuts the text by nltk's
-            `NLTKWordTokenizer`, which needs no data files; unlike `nltk.word_tokenize` it does not split the text into
-            sentences first, so only the last full stop becomes a token of its own, unless the text is tokenised
-            already. A callable is returned as it is.
-
-    Raises:
-        ValueError: The name is unknown.
-        [`~ee_trl.errors.MissingExtraError`]: nltk is needed and not installed.
-    """
+    """The function from a text to its tokens."""
     if callable(tokenizer):
         return tokenizer
     if tokenizer == "whitespace":
@@ -44,9 +31,6 @@ def tokenize_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[str]]:
     return [list(tokenize(text)) for text in texts]
 
 
-# ---- checks: each takes the name of a column, its values, and how many samples came before these -------------------
-
-
 def check_list(name: str, values: Any, what: str = "a list of strings") -> list[Any]:
     """The values as a list; raises where there are none, or where one text stands in place of a list."""
     if values is None:
@@ -62,13 +46,7 @@ def check_list(name: str, values: Any, what: str = "a list of strings") -> list[
 
 
 def check_texts(name: str, texts: Any, start: int = 0) -> list[str]:
-    """
-    The texts as a list.
-
-    Raises:
-        ValueError: There are none.
-        TypeError: They are not a list, or one of them is not a string; the message gives its index.
-    """
+    """The texts as a list."""
     texts = check_list(name, texts)
     for i, text in enumerate(texts, start):
         if not isinstance(text, str):
@@ -108,18 +86,7 @@ CHECKS: Mapping[str, Check] = {"predictions": check_texts, "references": check_t
 
 
 def check_columns(columns: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, start: int = 0) -> list[list[Any]]:
-    """
-    The columns of a metric, each checked, in order.
-
-    Args:
-        columns (`Mapping`): Name -> values, one for each sample.
-        checks (`Mapping`, *optional*, defaults to `CHECKS`): Name -> what checks the column.
-        start (`int`, *optional*, defaults to `0`): How many samples came before these; messages count from there.
-
-    Raises:
-        ValueError: The columns have different lengths, or what the checks refuse.
-        TypeError: What the checks refuse.
-    """
+    """The columns of a metric, each checked, in order; `start` samples came before, so messages count from there."""
     found = [checks[name](name, values, start) for name, values in columns.items()]
     if len(set(map(len, found))) > 1:
         counts = " and ".join(f"{len(values)} {name}" for name, values in zip(columns, found, strict=True))

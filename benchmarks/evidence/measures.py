@@ -19,7 +19,7 @@ from ee_trl.evaluation.candidates import Replies, load_candidate
 from ee_trl.evaluation.comparison import differences, entry_of
 from ee_trl.evaluation.eval_set import EvalSet, read_eval_set
 from ee_trl.evaluation.generation import Decoding, generate_replies
-from ee_trl.evaluation.measures import Evaluator, Measure, Tools, load_tools, measure
+from ee_trl.evaluation.measures import Evaluator, Measure, Tools, load_tools
 from ee_trl.evaluation.metrics.completion_perplexity import perplexity_resampler, sample_nlls, tokenize_sample
 from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 
@@ -92,8 +92,8 @@ def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str
         loaded.model, loaded.tokenizer, part.prompts, batch_size=BATCH, label=run.name, decoding=DECODING
     )
     replies, tools = Replies(texts, loaded.description, loaded.fingerprint), test_tools(work, scorer, epitome)
-    found = measure(part, replies, loaded, tools, metrics_of(epitome))
-    found |= measure(whole, replies, loaded, tools, ["completion_perplexity"])
+    found = Evaluator(part, tools).measure(replies, loaded, metrics_of(epitome))
+    found |= Evaluator(whole, tools).measure(replies, loaded, ["completion_perplexity"])
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(dill.dumps(found))
     (kept.parent / f"{slug(run.name)}.txt").write_text("\n".join(texts), encoding="utf-8")

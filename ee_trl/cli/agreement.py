@@ -22,40 +22,31 @@ _ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
 
 def add_agreement(commands: Any) -> None:
     """Adds `ee-trl agreement`."""
-    parser = options.new_command(
-        commands,
-        "agreement",
-        run_agreement,
-        help="compare two scorers, or a scorer with given scores",
-        description="Compare two scorers, or given scores: correlations, shifts, what changes in the selection, and "
-        "what prompt injection does to them. A and B are each a scorer (name, folder or hub id), a file of scores of "
-        "the same dialogues, or the word `given` for the scores in the data set itself.",
-        example="ee-trl agreement judged.parquet given linear -o agreement",
-    )
+    parser = options.new_command(commands, "agreement", run_agreement, "judged.parquet given linear -o agreement")
     options.add_input(parser, "dataset", f"the dialogues: {options.DATA_HELP}")
-    parser.add_argument("a", metavar="A", help="scorer, file of scores, or `given`")
-    parser.add_argument("b", metavar="B", help="the same, to be compared with A")
+    add = parser.add_argument
+    add("a", metavar="A", help="scorer, file of scores, or `given`")
+    add("b", metavar="B", help="the same, to be compared with A")
     options.add_output(parser, "folder, to also write agreement.md, .json and .png there", required=False)
-    options.add_threshold(parser)
-    options.add_turns(parser, "; with `given` always the last")
-    parser.add_argument("--limit", type=int, metavar="N", help="compare only N samples, evenly spaced")
-    parser.add_argument("--rubric", metavar="FILE", help="the rubric of those sides that are LLM judges")
+    options.add_shared(parser, "threshold", "ties", "turns")
+    add("--limit", type=int, metavar="N", help="compare only N samples, evenly spaced")
+    add("--rubric", metavar="FILE", help="the rubric of those sides that are LLM judges")
     for side in ("a", "b"):
-        parser.add_argument(
-            f"--option-{side}",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help=f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable",
-        )
-    parser.add_argument("--no-injection", action="store_true", help="leave prompt injection out")
+        note = f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable"
+        add(f"--option-{side}", **options.REPEATED, metavar="KEY=VALUE", help=note)
+    add("--no-injection", action="store_true", help="leave prompt injection out")
     options.add_store(parser)
-    options.add_json(parser)
-    options.add_quiet(parser)
+    options.add_shared(parser, "json", "quiet")
 
 
 def run_agreement(args: argparse.Namespace) -> int:
-    """Runs `ee-trl agreement`."""
+    """
+    Compare two scorers, or a scorer with given scores.
+
+    Shows correlations, shifts, what changes in the selection, and what prompt injection does to the scores. A and B
+    are each a scorer (name, folder or hub id), a file of scores of the same dialogues, or the word `given` for the
+    scores in the data set itself, which are those of each last turn.
+    """
     import numpy as np
 
     from ..axes import thresholds
@@ -91,9 +82,6 @@ def run_agreement(args: argparse.Namespace) -> int:
         notes = [f"wrote {write_agreement(folder, args.dataset, a, b, found, versions=options.versions())}"]
     told = {"output": str(folder) if folder else None, **report_dict(args.dataset, a, b, found)}
     return options.show(args, told, report_text(args.dataset, a, b, found), *notes)
-
-
-# ---- what the user asked for ---------------------------------------------------------------------------------------
 
 
 def _check_side(spec: str) -> None:
@@ -133,9 +121,6 @@ def _may_be_judge(spec: str) -> bool:
     from ..scoring.kinds import kind_of_folder
 
     return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
-
-
-# ---- the dialogues and their scores --------------------------------------------------------------------------------
 
 
 def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:

@@ -7,39 +7,26 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import StoreError, unknown
 from . import options
 
 
-if TYPE_CHECKING:
-    from ..scoring.store import ScoreStore
-
-
 def add_cache(commands: Any) -> None:
-    """Adds `ee-trl cache` and its actions."""
-    parser = options.new_command(
-        commands,
-        "cache",
-        run_list,
-        help="list, size or prune the score store",
-        description="Scores are kept in one SQLite file ($EE_TRL_CACHE/scores.sqlite, by default in ~/.cache/ee_trl), "
-        "so that nothing is scored twice. The actions list its scorers, give its size, or delete from it.",
-        example="ee-trl cache prune --unused-days 90",
-    )
+    """
+    List, size or prune the score store.
+
+    Scores are kept in one SQLite file ($EE_TRL_CACHE/scores.sqlite, by default in ~/.cache/ee_trl), so that nothing is
+    scored twice. The actions list its scorers, give its size, or delete from it.
+    """
+    parser = options.new_command(commands, "cache", add_cache, "prune --unused-days 90")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, run, help in (
-        ("list", run_list, "the scorers with stored scores: counts, failures, size, last use"),
-        ("size", run_size, "the file and its size"),
-        ("prune", run_prune, "delete scores: all of a scorer, of scorers long unused, failures, or everything"),
-    ):
-        action = actions.add_parser(name, help=help, description=help)
+    for name, run in (("list", run_list), ("size", run_size), ("prune", run_prune)):
+        action = options.new_command(actions, name, run)
         action.add_argument("--store", metavar="FILE", help="another store than the default one")
-        options.add_json(action)
-        action.set_defaults(run=run)
-        if name == "prune":
-            _add_prune(action)
+        options.add_shared(action, "json")
+    _add_prune(action)
 
 
 def _add_prune(action: argparse.ArgumentParser) -> None:
@@ -51,7 +38,7 @@ def _add_prune(action: argparse.ArgumentParser) -> None:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Runs `ee-trl cache list`."""
+    """The scorers with stored scores: counts, failures, size, last use."""
     store = _open(args.store)
     entries = store.scorers() if store else []
     lines = []
@@ -65,14 +52,14 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_size(args: argparse.Namespace) -> int:
-    """Runs `ee-trl cache size`."""
+    """The file and its size."""
     store, path = _open(args.store), str(_path(args.store))
     size = store.size() if store else 0
     return options.show(args, {"path": path, "bytes": size}, f"{path}: {readable(size) if store else 'not there yet'}")
 
 
 def run_prune(args: argparse.Namespace) -> int:
-    """Runs `ee-trl cache prune`."""
+    """Delete scores: all of a scorer, of scorers long unused, failures, or everything."""
     if not (args.all or args.scorer or args.unused_days is not None or args.failures):
         raise StoreError("prune what? Give --scorer FINGERPRINT, --unused-days N, --failures, or --all")
     if args.all and args.failures:
@@ -118,8 +105,8 @@ def _days(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: a finite number of at least 0, e.g. 90")
 
 
-def _open(path: str | None) -> ScoreStore | None:
-    """The store if there is one; looking makes no file."""
+def _open(path: str | None) -> Any:
+    """The [`ScoreStore`] if there is one, else `None`; looking makes no file."""
     from ..scoring.store import ScoreStore
 
     file = _path(path)

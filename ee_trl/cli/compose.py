@@ -14,39 +14,36 @@ def add_compose(commands: Any) -> None:
         commands,
         "compose",
         run_compose,
-        help="compose a base and its experts into one mixture that from_pretrained loads",
-        description="Writes a native mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE or GraniteMoE, by the base), "
-        "shard by shard, with LoRA folded in. With --gate-data (the training data of each expert) the gates start "
-        "from a probe that tells the sets apart; without it they start at zero.",
-        example="ee-trl compose meta-llama/Meta-Llama-3-8B-Instruct -o runs/moe "
+        "meta-llama/Meta-Llama-3-8B-Instruct -o runs/moe "
         "-e sensibility=runs/sft_sensibility -e rationality=runs/sft_rationality",
     )
-    parser.add_argument("base", help="the dense model that the experts were trained from: a folder or hub name")
-    parser.add_argument(
+    add = parser.add_argument
+    add("base", help="the dense model that the experts were trained from: a folder or hub name")
+    add(
         "-e", "--expert", action="append", required=True, metavar="NAME=PATH", help="a LoRA or a full model; repeat it"
     )
-    parser.add_argument("-o", "--output", required=True, help="folder to write; must not be there")
-    parser.add_argument(
-        "--average", action="store_true", help="write the dense mean of the experts instead: a baseline"
-    )
-    parser.add_argument(
-        "--shared", default="average", help="other weights: average, base or an expert (default: average)"
-    )
-    parser.add_argument("--top-k", type=int, metavar="K", help="experts active for each token (default: all)")
-    parser.add_argument("--gate-init", help="zeros, prototype or probe (default: probe with --gate-data, else zeros)")
-    parser.add_argument(
-        "--gate-data", action="append", metavar="NAME=FILE", help="an expert's dialogues; repeat it for each expert"
-    )
-    parser.add_argument("--gate-samples", type=int, default=256, metavar="N", help="dialogues of each (default: 256)")
-    parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as they are)")
-    parser.add_argument("--max-shard-size", default="1GB", metavar="SIZE", help="bytes in a file (default: 1GB)")
-    parser.add_argument("--trust-base", action="store_true", help="accept experts that name another base")
-    parser.add_argument("--seed", type=int, default=0, help="of the dialogues drawn for the gates (default: 0)")
-    options.add_json(parser)
+    add("-o", "--output", required=True, help="folder to write; must not be there")
+    add("--average", action="store_true", help="write the dense mean of the experts instead: a baseline")
+    add("--shared", default="average", help="other weights: average, base or an expert (default: average)")
+    add("--top-k", type=int, metavar="K", help="experts active for each token (default: all)")
+    add("--gate-init", help="zeros, prototype or probe (default: probe with --gate-data, else zeros)")
+    add("--gate-data", action="append", metavar="NAME=FILE", help="an expert's dialogues; repeat it for each expert")
+    add("--gate-samples", type=int, default=256, metavar="N", help="dialogues of each (default: 256)")
+    add("--dtype", help="of the weights: float32, bfloat16 or float16 (default: as they are)")
+    add("--max-shard-size", default="1GB", metavar="SIZE", help="bytes in a file (default: 1GB)")
+    add("--trust-base", action="store_true", help="accept experts that name another base")
+    add("--seed", type=int, default=0, help="of the dialogues drawn for the gates (default: 0)")
+    options.add_shared(parser, "json")
 
 
 def run_compose(args: argparse.Namespace) -> int:
-    """Runs `ee-trl compose`."""
+    """
+    Compose a base and its experts into one mixture that from_pretrained loads.
+
+    Write a native mixture of experts (Mixtral, Qwen2-MoE, Qwen3-MoE or GraniteMoE, by the base), shard by shard, with
+    LoRA folded in. With --gate-data (the training data of each expert) the gates start from a probe that tells the
+    sets apart; without it they start at zero.
+    """
     from ..moe.compose import average_experts, compose_moe
 
     experts = options.named_paths("--expert", args.expert)

@@ -11,41 +11,32 @@ from . import options
 
 def add_label(commands: Any) -> None:
     """Adds `ee-trl label`."""
-    parser = options.new_command(
-        commands,
-        "label",
-        run_label,
-        help="choose which dialogues a judge should score first",
-        description="Choose the N samples from which a distilled scorer learns most, and write them to a file for "
-        "`ee-trl score --scorer JUDGE`. Rows keep their columns; label_order says which to judge first.",
-        example="ee-trl label dialogues.parquet --budget 1000 -o to_judge.parquet",
-    )
+    parser = options.new_command(commands, "label", run_label, "dialogues.parquet --budget 1000 -o to_judge.parquet")
     options.add_input(parser, "dataset")
     options.add_output(parser)
-    parser.add_argument("--budget", type=int, required=True, metavar="N", help="how many samples")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--budget", type=int, required=True, metavar="N", help="how many samples")
+    add(
         "--strategy",
         choices=STRATEGIES,
         default=STRATEGIES[0],
         help="diverse: labels that tell most about all others; mixed: about those near T by --scorer; uncertain: the "
         "nearest to T; random: the baseline (default: %(default)s)",
     )
-    parser.add_argument(
-        "--scorer",
-        default="linear",
-        help="the scorer that is unsure near T: linear (default), or one distilled in a first round",
-    )
-    parser.add_argument(
-        "--encoder", metavar="ID_OR_PATH", help="its vectors say how alike samples are (default: hashed words)"
-    )
-    parser.add_argument("--labelled", metavar="FILE", help="dialogues that are judged already and not chosen again")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    options.add_threshold(parser)
-    options.add_json(parser)
+    add("--scorer", default="linear", help="which is unsure near T: linear (default), or one distilled before")
+    add("--encoder", metavar="ID_OR_PATH", help="its vectors say how alike samples are (default: hashed words)")
+    add("--labelled", metavar="FILE", help="dialogues that are judged already and not chosen again")
+    add("--seed", type=int, default=0, help="(default: 0)")
+    options.add_shared(parser, "threshold", "ties", "json")
 
 
 def run_label(args: argparse.Namespace) -> int:
-    """Runs `ee-trl label`."""
+    """
+    Choose which dialogues a judge should score first.
+
+    Choose the N samples from which a distilled scorer learns most, and write them to a file for `ee-trl score --scorer
+    JUDGE`. Rows keep their columns; label_order says which to judge first.
+    """
     from ..data.tables import write_file
     from ..distillation.labels import choose_to_label, open_pool, pool_tables
     from ..files import check_output
@@ -72,68 +63,59 @@ def run_label(args: argparse.Namespace) -> int:
 def add_distill(commands: Any) -> None:
     """Adds `ee-trl distill`."""
     parser = options.new_command(
-        commands,
-        "distill",
-        run_distill,
-        help="make a small, fast scorer from a judge's scores",
-        description="Fit an encoder to dialogues that a judge has scored (a few thousand suffice), measure it on a "
-        "held-out slice, and write a folder that every command takes as --scorer, with its report and a model card.",
-        example="ee-trl distill judged.parquet --encoder microsoft/deberta-v3-small -o distilled",
+        commands, "distill", run_distill, "judged.parquet --encoder microsoft/deberta-v3-small -o distilled"
     )
     options.add_input(parser, "scored", options.SCORED_HELP)
     parser.add_argument("--encoder", required=True, metavar="ID_OR_PATH", help="hub id or folder of an encoder")
     options.add_output(parser, "folder to write")
     _add_fit(parser.add_argument_group("the fit"))
     report = parser.add_argument_group("the report")
-    report.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="of the samples, in whole conversations (0.1)"
-    )
-    report.add_argument("--folds", type=int, metavar="K", help="cross-validate instead of holding out a slice")
-    report.add_argument(
-        "--curve", type=numbers, default=(), metavar="N,N,...", help="learning curve: also fit to N samples each"
-    )
-    report.add_argument("--price-per-hour", type=float, metavar="X", help="of this machine, for the cost")
-    options.add_threshold(parser)
-    options.add_json(parser)
-    options.add_quiet(parser)
+    add = report.add_argument
+    add("--held-out", type=float, default=0.1, metavar="SHARE", help="of the samples, in whole conversations (0.1)")
+    add("--folds", type=int, metavar="K", help="cross-validate instead of holding out a slice")
+    add("--curve", type=numbers, default=(), metavar="N,N,...", help="learning curve: also fit to N samples each")
+    add("--price-per-hour", type=float, metavar="X", help="of this machine, for the cost")
+    options.add_shared(parser, "threshold", "ties", "json", "quiet")
 
 
 def _add_fit(group: Any) -> None:
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--method",
         choices=("full", "lora", "frozen"),
         default="full",
         help="what is trained: all weights, low-rank updates, or the head alone (default: full)",
     )
-    group.add_argument("--epochs", type=float, default=3.0, help="passes over the samples (default: 3)")
-    group.add_argument("--learning-rate", type=float, metavar="X", help="(default: by method)")
-    group.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in one step (default: 32)")
-    group.add_argument("--lora-rank", type=int, default=16, metavar="N", help="of --method lora (default: 16)")
-    group.add_argument("--max-length", type=int, default=128, metavar="N", help="tokens of a dialogue (default: 128)")
-    group.add_argument(
+    add("--epochs", type=float, default=3.0, help="passes over the samples (default: 3)")
+    add("--learning-rate", type=float, metavar="X", help="(default: by method)")
+    add("--batch-size", type=int, default=32, metavar="N", help="samples in one step (default: 32)")
+    add("--lora-rank", type=int, default=16, metavar="N", help="of --method lora (default: 16)")
+    add("--max-length", type=int, default=128, metavar="N", help="tokens of a dialogue (default: 128)")
+    add(
         "--text",
         choices=("canonical", "as_is"),
         default="canonical",
         help="canonical: lower case, contractions written out (English); as_is: unchanged (default: canonical)",
     )
-    group.add_argument("--no-bf16", dest="bf16", action="store_const", const=False, help="train in float32")
-    group.add_argument(
+    add("--no-bf16", dest="bf16", action="store_const", const=False, help="train in float32")
+    add(
         "--words",
         type=float,
         default=0.4,
         metavar="SHARE",
         help="share of a linear model over words in the prediction; 0 for the encoder alone (default: 0.4)",
     )
-    group.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    group.add_argument("--trust-remote-code", action="store_true", help="let code of a hub model run")
-
-
-FIT = ("method", "epochs", "learning_rate", "batch_size", "lora_rank", "words", "max_length", "text", "bf16", "seed")
-REPORT = ("held_out", "folds", "curve", "ties", "price_per_hour", "trust_remote_code", "overwrite")
+    add("--seed", type=int, default=0, help="(default: 0)")
+    add("--trust-remote-code", action="store_true", help="let code of a hub model run")
 
 
 def run_distill(args: argparse.Namespace) -> int:
-    """Runs `ee-trl distill`."""
+    """
+    Make a small, fast scorer from a judge's scores.
+
+    Fit an encoder to dialogues that a judge has scored (a few thousand suffice), measure it on a held-out slice, and
+    write a folder that every command takes as --scorer, with its report and a model card.
+    """
     from ..distillation.run import distill
     from ..reports.rubric import rubric_of_file
 
@@ -141,13 +123,26 @@ def run_distill(args: argparse.Namespace) -> int:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
+    fit = (
+        "method",
+        "epochs",
+        "learning_rate",
+        "batch_size",
+        "lora_rank",
+        "words",
+        "max_length",
+        "text",
+        "bf16",
+        "seed",
+    )
+    report = ("held_out", "folds", "curve", "ties", "price_per_hour", "trust_remote_code", "overwrite")
     made = distill(
         options.open_input(args.scored, args),
         args.encoder,
         args.output,
         rubric=rubric_of_file(args.scored),
         threshold=options.threshold_of(args),
-        **options.picked(args, *FIT, *REPORT),
+        **options.picked(args, *fit, *report),
     )
     note = f"wrote {made.folder}; use it: ee-trl score DIALOGUES --scorer {made.folder} -o scored.parquet"
     return options.show(args, {"output": str(made.folder), **made.report}, made, note)

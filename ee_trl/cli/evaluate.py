@@ -16,77 +16,63 @@ def add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         run_evaluate,
-        help="generate replies with one or more models and compare them",
-        description="Generate the replies of models (base, LoRA folder, composed) to a set of dialogues, or read them "
-        "from files, and compare them: overlap with the references, variety, sensibility and rationality, and more "
-        "if you name a classifier, an encoder or a judge; with bootstrap intervals, paired differences, a table by "
-        "emotion and the dialogues where they differ most. Writes report.json, .md and .html, and the replies. "
-        "Replies are saved as they are made: after a stop, the same command goes on.",
-        example="ee-trl evaluate test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
+        "test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
     )
     options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
-    parser.add_argument(
-        "--model", action="append", default=[], metavar="[NAME=]FOLDER", help="folder or hub id; repeatable"
-    )
-    parser.add_argument(
-        "--predictions",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable",
-    )
+    add, repeated = parser.add_argument, options.REPEATED
+    add("--model", **repeated, metavar="[NAME=]FOLDER", help="folder or hub id; repeatable")
+    note = "replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable"
+    add("--predictions", **repeated, metavar="[NAME=]FILE", help=note)
     options.add_output(parser, "folder for the report")
-    parser.add_argument("--limit", type=int, metavar="N", help="only N dialogues, evenly spaced")
-    options.add_turns(parser)
+    add("--limit", type=int, metavar="N", help="only N dialogues, evenly spaced")
+    options.add_shared(parser, "turns", "threshold", "ties", "json", "quiet")
     _add_generation(parser)
     _add_metrics(parser)
-    options.add_threshold(parser)
     options.add_store(parser)
-    options.add_json(parser)
-    options.add_quiet(parser)
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("of models")
-    group.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="(default: 64)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    group.add_argument("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
-    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="(default: 16)")
-    group.add_argument("--dtype", choices=options.DTYPES, default="auto", help="(default: auto)")
+    add = parser.add_argument_group("of models").add_argument
+    add("--max-new-tokens", type=int, default=64, metavar="N", help="(default: 64)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    add("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
+    add("--batch-size", type=int, default=16, metavar="N", help="(default: 16)")
+    add("--dtype", choices=options.DTYPES, default="auto", help="(default: auto)")
 
 
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("of metrics")
-    group.add_argument("--metrics", metavar="NAMES", help="only these, joined by commas (default: all possible)")
-    group.add_argument("--tokenizer", choices=("nltk", "whitespace"), default="nltk", help="(default: nltk)")
-    group.add_argument("--scorer", default="linear", help="of sensibility and rationality (default: linear)")
-    group.add_argument(
-        "--scorer-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. quantization=nf4; repeatable"
-    )
-    group.add_argument("--epitome", metavar="FOLDER", help="what `ee-trl train-epitome` wrote")
-    group.add_argument("--bertscore-model", metavar="FOLDER", help="an encoder, for BERTScore")
-    group.add_argument(
-        "--bertscore-layers", type=int, metavar="N", help="(default: the library's choice, or the last)"
-    )
-    group.add_argument("--judge", metavar="FOLDER", help="an LLM judge's folder or hub id, or `server`")
-    group.add_argument("--judge-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
-    group.add_argument("--judge-pairs", action="store_true", help="the judge also compares the candidates in pairs")
-    group.add_argument("--baseline", metavar="NAME", help="compare all with this one (default: every pair)")
-    group.add_argument(
-        "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000); 0: no intervals"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of the bootstrap and of sampling (default: 0)")
+    add = parser.add_argument_group("of metrics").add_argument
+    add("--metrics", metavar="NAMES", help="only these, joined by commas (default: all possible)")
+    add("--tokenizer", choices=("nltk", "whitespace"), default="nltk", help="(default: nltk)")
+    add("--scorer", default="linear", help="of sensibility and rationality (default: linear)")
+    add("--scorer-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. quantization=nf4; repeatable")
+    add("--epitome", metavar="FOLDER", help="what `ee-trl train-epitome` wrote")
+    add("--bertscore-model", metavar="FOLDER", help="an encoder, for BERTScore")
+    add("--bertscore-layers", type=int, metavar="N", help="(default: the library's choice, or the last)")
+    add("--judge", metavar="FOLDER", help="an LLM judge's folder or hub id, or `server`")
+    add("--judge-option", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    add("--judge-pairs", action="store_true", help="the judge also compares the candidates in pairs")
+    add("--baseline", metavar="NAME", help="compare all with this one (default: every pair)")
+    add("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000); 0: no intervals")
+    add("--seed", type=int, default=0, help="of the bootstrap and of sampling (default: 0)")
 
 
 PASSED_ON = (
     *("predictions", "limit", "split", "config", "turns", "ties", "tokenizer", "epitome", "bertscore_model"),
     *("bertscore_layers", "judge", "judge_pairs", "batch_size", "dtype", "baseline", "resamples", "seed"),
 )
-"""Options that [`evaluate_models`] takes under the same name."""
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Runs `ee-trl evaluate`."""
+    """
+    Generate replies with one or more models and compare them.
+
+    Generate the replies of models (base, LoRA folder, composed) to a set of dialogues, or read them from files, and
+    compare them: overlap with the references, variety, sensibility and rationality, and more if you name a classifier,
+    an encoder or a judge; with bootstrap intervals, paired differences, a table by emotion and the dialogues where
+    they differ most. Writes report.json, .md and .html, and the replies. Replies are saved as they are made: after a
+    stop, the same command goes on.
+    """
     from ..evaluation.comparison import evaluate_models
     from ..evaluation.generation import Decoding
     from ..evaluation.report import DATA
@@ -113,30 +99,28 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def add_train_epitome(commands: Any) -> None:
     """Adds `ee-trl train-epitome`."""
-    parser = options.new_command(
-        commands,
-        "train-epitome",
-        run_train_epitome,
-        help="train a classifier of emotional reactions, interpretations and explorations",
-        description="Train a classifier of EPITOME levels (0, 1, 2) from data with the columns seeker_post, "
-        "response_post, emotional_reactions, interpretations and explorations, and cross-validate it per level, "
-        "beside the majority class. The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Mind the "
-        "licence of the data: EPITOME's own are for academic use.",
-        example="ee-trl train-epitome epitome.parquet -o epitome",
-    )
+    parser = options.new_command(commands, "train-epitome", run_train_epitome, "epitome.parquet -o epitome")
     options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}")
     options.add_output(parser, "folder for the classifier")
-    parser.add_argument("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")
-    parser.add_argument("--epochs", type=float, default=4.0, help="of an encoder (default: 4)")
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="of an encoder (default: 5e-5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="of an encoder (default: 32)")
-    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation; 0 for none (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of folds and training (default: 0)")
-    options.add_json(parser)
+    add = parser.add_argument
+    add("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")
+    add("--epochs", type=float, default=4.0, help="of an encoder (default: 4)")
+    add("--learning-rate", type=float, default=5e-5, help="of an encoder (default: 5e-5)")
+    add("--batch-size", type=int, default=32, help="of an encoder (default: 32)")
+    add("--folds", type=int, default=5, help="of the cross-validation; 0 for none (default: 5)")
+    add("--seed", type=int, default=0, help="of folds and training (default: 0)")
+    options.add_shared(parser, "json")
 
 
 def run_train_epitome(args: argparse.Namespace) -> int:
-    """Runs `ee-trl train-epitome`."""
+    """
+    Train a classifier of emotional reactions, interpretations and explorations.
+
+    Train a classifier of EPITOME levels (0, 1, 2) from data with the columns seeker_post, response_post,
+    emotional_reactions, interpretations and explorations, and cross-validate it per level, beside the majority class.
+    The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Mind the licence of the data: EPITOME's own
+    are for academic use.
+    """
     from ..data.reading import open_dataset
     from ..evaluation.metrics.epitome_classifier import CONFIG
     from ..evaluation.metrics.epitome_training import read_posts, train_epitome

@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..human.sheets import ASPECTS, KINDS
 from . import options
 
 
+ASPECTS = "empathy,coherence,informativeness,continuity"  # the keys of `human.sheets.ASPECTS`, which imports more
+
+
 def add_human(commands: Any) -> None:
-    """Adds `ee-trl human` and its actions."""
+    """
+    Make blinded sheets for human raters, and sum up their answers.
+
+    `export` writes one blinded sheet for each rater, each in its own order, as CSV and as an HTML form that saves its
+    answers to a file, and a key that stays with you. `import` reads the answers: wins, ties and losses (or ratings)
+    per aspect, significance, Fleiss' kappa and Krippendorff's alpha.
+    """
     parser = options.new_command(
         commands,
         "human",
-        run_export,
-        help="make blinded sheets for human raters, and sum up their answers",
-        description="`export` writes one blinded sheet for each rater, each in its own order, as CSV and as an HTML "
-        "form that saves its answers to a file, and a key that stays with you. `import` reads the answers: wins, "
-        "ties and losses (or ratings) per aspect, significance, Fleiss' kappa and Krippendorff's alpha.",
-        example="ee-trl human export test.parquet --predictions base=base.jsonl --predictions expert=expert.jsonl "
-        "--n 50 -o study",
+        add_human,
+        "export test.parquet --predictions base=base.jsonl --predictions expert=expert.jsonl --n 50 -o study",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_export(actions)
@@ -28,48 +31,36 @@ def add_human(commands: Any) -> None:
 
 
 def _add_export(actions: Any) -> None:
-    export = actions.add_parser("export", help="write sheets for raters", description="write sheets for raters")
+    export = options.new_command(actions, "export", run_export)
     options.add_input(export, "dataset", "the dialogues that are replied to: file, folder, or hub name")
-    export.add_argument(
-        "--predictions",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="a candidate's replies, one for each dialogue in order; repeatable, twice for A/B",
-    )
-    export.add_argument("--references", action="store_true", help="the reference replies are a candidate too")
+    add = export.add_argument
+    note = "a candidate's replies, one for each dialogue in order; repeatable, twice for A/B"
+    add("--predictions", **options.REPEATED, metavar="[NAME=]FILE", help=note)
+    add("--references", action="store_true", help="the reference replies are a candidate too")
     options.add_output(export, "folder for the sheets")
-    export.add_argument("--kind", choices=KINDS, default="ab", help="two side by side, or one at a time (default: ab)")
-    export.add_argument("--n", type=int, default=50, help="how many dialogues, drawn at random (default: 50)")
-    export.add_argument(
-        "--limit", type=int, metavar="N", help="N dialogues only, evenly spaced, as `evaluate` takes them"
-    )
-    export.add_argument("--raters", type=int, default=3, help="how many sheets (default: 3)")
-    export.add_argument(
-        "--aspects",
-        default=",".join(ASPECTS),
-        metavar="NAMES",
-        help=f"joined by commas (default: {','.join(ASPECTS)})",
-    )
-    options.add_turns(export)
-    export.add_argument("--seed", type=int, default=0, help="of dialogues, sides and orders (default: 0)")
-    options.add_json(export)
-    export.set_defaults(run=run_export)
+    add("--kind", choices=("ab", "rating"), default="ab", help="two side by side, or one at a time (default: ab)")
+    add("--n", type=int, default=50, help="how many dialogues, drawn at random (default: 50)")
+    add("--limit", type=int, metavar="N", help="N dialogues only, evenly spaced, as `evaluate` takes them")
+    add("--raters", type=int, default=3, help="how many sheets (default: 3)")
+    add("--aspects", default=ASPECTS, metavar="NAMES", help="joined by commas (default: %(default)s)")
+    options.add_shared(export, "turns")
+    add("--seed", type=int, default=0, help="of dialogues, sides and orders (default: 0)")
+    options.add_shared(export, "json")
 
 
 def _add_import(actions: Any) -> None:
-    read = actions.add_parser("import", help="sum up raters' answers", description="sum up raters' answers")
-    read.add_argument("key", help="key.json of the study, or its folder")
-    read.add_argument("answers", nargs="+", help="filled-in CSV sheets, or what the HTML forms saved; one a rater")
+    read = options.new_command(actions, "import", run_import)
+    add = read.add_argument
+    add("key", help="key.json of the study, or its folder")
+    add("answers", nargs="+", help="filled-in CSV sheets, or what the HTML forms saved; one a rater")
     options.add_output(read, "folder, to also write results.json and results.md there", required=False)
-    read.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
-    read.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    options.add_json(read)
-    read.set_defaults(run=run_import)
+    add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
+    add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    options.add_shared(read, "json")
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Runs `ee-trl human export`."""
+    """Write sheets for raters."""
     from ..human.sheets import check_folder, export_study
 
     folder = check_folder(args.output, overwrite=args.overwrite)
@@ -82,7 +73,7 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def run_import(args: argparse.Namespace) -> int:
-    """Runs `ee-trl human import`."""
+    """Sum up raters' answers."""
     from ..files import json_ready, write_json, write_text
     from ..human.results import results_markdown, study_results
     from ..human.sheets import read_answers, read_key

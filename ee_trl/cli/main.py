@@ -51,7 +51,6 @@ COMMANDS = {
     "recipes": add_recipes,
     "quickstart": add_quickstart,
 }
-"""Command -> the function that adds its parser."""
 
 
 def build_parser() -> argparse.ArgumentParser:

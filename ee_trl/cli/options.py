@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ..axes import TIES
 from ..errors import EmpathyError, FormatError
 from ..files import package_versions
-from ..selection import KEEPABLE, RANKINGS, RULES
 
 
 if TYPE_CHECKING:
@@ -24,28 +24,47 @@ DATA_HELP = "parquet, jsonl, json or csv file, folder, or hub name"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-# ---- parsers -------------------------------------------------------------------------------------------------------
-
-
 def new_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    *,
-    help: str,
-    description: str = "",
-    example: str,
+    commands: Any, name: str, run: Callable[..., Any], example: str | None = None
 ) -> argparse.ArgumentParser:
-    """A subcommand that calls `run`, and whose help ends with an example."""
+    """A command that calls `run`, whose docstring is its help; a group of commands gives the function that adds it."""
+    about = inspect.getdoc(run) or name
+    first, _, rest = about.partition("\n")
     parser = commands.add_parser(
         name,
-        help=help,
-        description=description or help,
-        epilog=f"example:\n  {example}",
+        help=first[0].lower() + first[1:].removesuffix("."),
+        description=rest.strip() or about,
+        epilog=f"example:\n  ee-trl {name} {example}" if example is not None else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "threshold": {
+        "type": float,
+        "nargs": "+",
+        "default": [5.0],
+        "metavar": "T",
+        "help": "T in [0, 10]: one number for both axes, or two (sensibility rationality); default: 5",
+    },
+    "ties": {"choices": TIES, "default": "drop", "help": "what a score equal to T is (default: drop, of no quadrant)"},
+    "turns": {
+        "choices": ("each", "last"),
+        "default": "each",
+        "help": "samples of a conversation: each listener turn, or the last (default: each)",
+    },
+    "json": {"action": "store_true", "help": "print one JSON object instead of text"},
+    "quiet": {"action": "store_true", "help": "no progress bars"},
+}
+FLAGS = {"threshold": ("--threshold", "-t"), "quiet": ("-q", "--quiet")}
+
+
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds options that several commands have, by their names in [`SHARED`]."""
+    for name in names:
+        parser.add_argument(*FLAGS.get(name, (f"--{name}",)), **SHARED[name])
 
 
 def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
@@ -63,58 +82,6 @@ def add_output(
     parser.add_argument("--overwrite", action="store_true", help="replace what is already there")
 
 
-def add_threshold(parser: argparse.ArgumentParser) -> None:
-    """T, for both axes or each, and what a tie is."""
-    parser.add_argument(
-        "--threshold",
-        "-t",
-        type=float,
-        nargs="+",
-        default=[5.0],
-        metavar="T",
-        help="T in [0, 10]: one number for both axes, or two (sensibility rationality); default: 5",
-    )
-    add_ties(parser)
-
-
-def add_ties(parser: argparse.ArgumentParser) -> None:
-    """What a score equal to T is."""
-    parser.add_argument(
-        "--ties", choices=TIES, default="drop", help="what a score equal to T is (default: drop, of no quadrant)"
-    )
-
-
-def add_rule(parser: argparse.ArgumentParser) -> None:
-    """The options of a selection rule, by the names that they have in Python; see [`rule_options`]."""
-    parser.add_argument(
-        "--keep",
-        default="sensibility",
-        metavar="QUADRANTS",
-        help=f"quadrants to keep, joined by commas: {', '.join(KEEPABLE)} (default: sensibility)",
-    )
-    parser.add_argument(
-        "--rule",
-        choices=RULES,
-        default="threshold",
-        help="threshold: the released rule; top: highest on --axis; random, longest: baselines. Without --n and "
-        "--fraction the last three keep as many as the threshold rule would (default: threshold)",
-    )
-    parser.add_argument("--n", type=int, help="how many samples to keep")
-    parser.add_argument("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
-    parser.add_argument("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
-    parser.add_argument("--seed", type=int, default=0, help="of rule random (default: 0)")
-
-
-def add_turns(parser: argparse.ArgumentParser, note: str = "") -> None:
-    """Whether each listener turn of a conversation is a sample, or the last."""
-    parser.add_argument(
-        "--turns",
-        choices=("each", "last"),
-        default="each",
-        help=f"samples of a conversation: each listener turn, or the last{note} (default: each)",
-    )
-
-
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Where scores are stored, and whether failures are tried again."""
     group = parser.add_argument_group(
@@ -123,9 +90,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     place = group.add_mutually_exclusive_group()
     place.add_argument("--store", metavar="FILE", help="SQLite file (default: scores.sqlite in the cache folder)")
     place.add_argument("--no-store", action="store_true", help="save scores in the output alone")
-    group.add_argument(
-        "--retry-failures", action="store_true", help="try dialogues again that a scorer failed on before"
-    )
+    group.add_argument("--retry-failures", action="store_true", help="try dialogues again that failed before")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -134,26 +99,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "more than one device",
         "Under torchrun or accelerate launch, the processes share the work. With --engine ray it goes to actors.",
     )
-    group.add_argument("--engine", choices=("local", "ray"), default="local", help="(default: local)")
-    group.add_argument(
-        "--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; a range starts and stops them by need"
-    )
-    group.add_argument("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")
-    group.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs that an actor reserves, e.g. 0.5")
-    group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: Ray starts here)")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Output for machines."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """No progress bars."""
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
-
-
-# ---- types of values -----------------------------------------------------------------------------------------------
+    add = group.add_argument
+    add("--engine", choices=("local", "ray"), default="local", help="(default: local)")
+    add("--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; a range starts and stops them by need")
+    add("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")
+    add("--ray-gpus", type=float, metavar="N", help="GPUs that an actor reserves, e.g. 0.5")
+    add("--ray-address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: Ray starts here)")
 
 
 def share(text: str) -> float:
@@ -165,6 +116,10 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share; valid: a number from 0 to 1, or 0% to 100%")
     return value
+
+
+SHARE: dict[str, Any] = {"type": share, "metavar": "SHARE"}
+REPEATED: dict[str, Any] = {"action": "append", "default": []}
 
 
 def actors(text: str) -> int | tuple[int, int]:
@@ -225,17 +180,9 @@ def scorer_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-# ---- what the arguments mean ---------------------------------------------------------------------------------------
-
-
 def picked(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The arguments of these names."""
     return {name: getattr(args, name) for name in names}
-
-
-def rule_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of [`EmpathyDataSelector.select`]."""
-    return picked(args, "keep", "rule", "n", "fraction", "axis", "seed")
 
 
 def store_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -288,18 +235,15 @@ def open_written(path: Any) -> Any:
     return open_dataset(path, split="train", streaming=True)
 
 
-def report_folder(args: argparse.Namespace, *files: str) -> Path:
-    """The folder `--output`, checked: it is not a file, and has none of the `files` unless they may be replaced."""
-    folder = Path(args.output)
+def report_folder(args: argparse.Namespace, *files: str, given: str | None = None) -> Path:
+    """The folder `given`, or `--output`, checked: not a file, and without the `files` unless they may be replaced."""
+    folder = Path(given or args.output)
     if folder.exists() and not folder.is_dir():
-        raise FormatError(f"{args.output!r} is a file; name a folder")
+        raise FormatError(f"{str(folder)!r} is a file; name a folder")
     there = [str(folder / file) for file in files if (folder / file).exists()]
     if there and not args.overwrite:
         raise FormatError(f"{', '.join(map(repr, there))} already there; give another folder, or --overwrite")
     return folder
-
-
-# ---- printing ------------------------------------------------------------------------------------------------------
 
 
 def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], text: Any, *notes: str) -> int:

@@ -19,17 +19,8 @@ CASCADE_OPTIONS = ("cheap", "judge", "judge_budget", "promise", "confidence", "c
 
 def add_score(commands: Any) -> None:
     """Adds `ee-trl score`."""
-    parser = options.new_command(
-        commands,
-        "score",
-        run_score,
-        help="score dialogues on sensibility and rationality",
-        description="Score every listener turn on sensibility and rationality. The columns tell the format: "
-        + ", ".join(FORMATS)
-        + ". Samples that cannot be scored are kept, with the reason.",
-        example="ee-trl score dialogues.parquet -o scored.parquet",
-    )
-    options.add_input(parser, "dataset")
+    parser = options.new_command(commands, "score", run_score, "dialogues.parquet -o scored.parquet")
+    options.add_input(parser, "dataset", f"{options.DATA_HELP}; its columns tell the format: {', '.join(FORMATS)}")
     options.add_output(parser)
     parser.add_argument(
         "--scorer",
@@ -40,54 +31,40 @@ def add_score(commands: Any) -> None:
     _add_judge(parser)
     _add_server(parser)
     _add_cascade(parser)
-    options.add_turns(parser)
-    options.add_threshold(parser)
+    options.add_shared(parser, "turns", "threshold", "ties")
     options.add_store(parser)
     options.add_engine(parser)
     parser.add_argument(
         "--max-unscored",
-        type=options.share,
+        **options.SHARE,
         default=DEFAULT_MAX_UNSCORED,
-        metavar="SHARE",
         help="fail, after everything is written, if a larger share of the samples has no score; a last speaker turn "
         "without an answer does not count (default: %(default)s)",
     )
-    options.add_json(parser)
-    options.add_quiet(parser)
+    options.add_shared(parser, "json", "quiet")
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
-    judge = parser.add_argument_group("of a judge (a causal language model), or of a distilled scorer")
-    judge.add_argument("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
-    judge.add_argument("--dtype", choices=options.DTYPES, help="(default: auto)")
-    judge.add_argument("--rubric", metavar="FILE", help="a text file that replaces the bundled rubric")
-    judge.add_argument("--revision", help="of a hub id: branch, tag or commit")
-    judge.add_argument("--trust-remote-code", action="store_true", default=None, help="let code of a hub model run")
-    judge.add_argument("--token-budget", type=int, metavar="N", help="tokens in one forward pass; changes no score")
-    judge.add_argument("--details", action="store_true", help="also write mode, spread and answer mass of each axis")
+    add = parser.add_argument_group("of a judge (a causal language model), or of a distilled scorer").add_argument
+    add("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
+    add("--dtype", choices=options.DTYPES, help="(default: auto)")
+    add("--rubric", metavar="FILE", help="a text file that replaces the bundled rubric")
+    add("--revision", help="of a hub id: branch, tag or commit")
+    add("--trust-remote-code", action="store_true", default=None, help="let code of a hub model run")
+    add("--token-budget", type=int, metavar="N", help="tokens in one forward pass; changes no score")
+    add("--details", action="store_true", help="also write mode, spread and answer mass of each axis")
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
-    server = parser.add_argument_group(
-        "of --scorer server (any OpenAI-compatible server; --rubric and --details apply too)"
-    )
-    server.add_argument("--model", metavar="NAME", help="the model's name on the server")
-    server.add_argument(
-        "--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1 (default: $OPENAI_BASE_URL, or OpenAI)"
-    )
-    server.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="environment variable that holds the key (default: OPENAI_API_KEY)"
-    )
-    server.add_argument("--concurrency", type=int, metavar="N", help="requests at the same time (default: 8)")
-    server.add_argument("--timeout", type=float, metavar="S", help="seconds for one attempt (default: 60)")
-    server.add_argument(
-        "--no-logprobs",
-        dest="logprobs",
-        action="store_const",
-        const=False,
-        help="use the integers that the judge writes, even if the server gives log probabilities",
-    )
-    server.add_argument("--extra-body", metavar="JSON", help="further fields of each request, as a JSON object")
+    title = "of --scorer server (any OpenAI-compatible server; --rubric and --details apply too)"
+    add = parser.add_argument_group(title).add_argument
+    add("--model", metavar="NAME", help="the model's name on the server")
+    add("--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1 (default: $OPENAI_BASE_URL, or OpenAI)")
+    add("--api-key-env", metavar="VARIABLE", help="environment variable that holds the key (default: OPENAI_API_KEY)")
+    add("--concurrency", type=int, metavar="N", help="requests at the same time (default: 8)")
+    add("--timeout", type=float, metavar="S", help="seconds for one attempt (default: 60)")
+    add("--no-logprobs", dest="logprobs", action="store_const", const=False, help="use the integers that it writes")
+    add("--extra-body", metavar="JSON", help="further fields of each request, as a JSON object")
 
 
 def _add_cascade(parser: argparse.ArgumentParser) -> None:
@@ -95,35 +72,19 @@ def _add_cascade(parser: argparse.ArgumentParser) -> None:
         "of --scorer cascade (the judge's options go to --judge)",
         "The cheap scorer decides where it is sure, and the judge decides the rest. The store keeps all their scores.",
     )
-    cascade.add_argument("--cheap", metavar="SCORER", help="linear (default), or a distilled folder")
-    cascade.add_argument("--judge", metavar="SCORER", help="folder or hub id of a judge, or server")
-    rule = cascade.add_mutually_exclusive_group()
-    rule.add_argument(
-        "--judge-budget", type=options.share, metavar="SHARE", help="share of samples to ask the judge for, e.g. 30%%"
-    )
-    rule.add_argument(
-        "--promise",
-        type=options.share,
-        metavar="SHARE",
-        help="share of samples on which to agree with the judge's selection, e.g. 95%%",
-    )
-    cascade.add_argument(
-        "--confidence",
-        type=options.share,
-        metavar="SHARE",
-        help="keep the promise with this probability (default: on average)",
-    )
-    cascade.add_argument(
+    add = cascade.add_argument
+    add("--cheap", metavar="SCORER", help="linear (default), or a distilled folder")
+    add("--judge", metavar="SCORER", help="folder or hub id of a judge, or server")
+    rule, share = cascade.add_mutually_exclusive_group(), options.SHARE
+    rule.add_argument("--judge-budget", **share, help="share of samples to ask the judge for, e.g. 30%%")
+    rule.add_argument("--promise", **share, help="share of samples that the judge must select alike, e.g. 95%%")
+    add("--confidence", **share, help="keep the promise with this probability (default: on average)")
+    add(
         "--calibration",
         metavar="FILE or N",
         help="judged samples that --cheap did not learn from, or how many of this data set the judge scores first",
     )
-    cascade.add_argument(
-        "--audit",
-        type=options.share,
-        metavar="SHARE",
-        help="share of the other samples that the judge also scores, as an audit (default: 5%%)",
-    )
+    add("--audit", **share, help="share of the other samples that the judge also scores, as an audit (default: 5%%)")
 
 
 def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +104,11 @@ def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_score(args: argparse.Namespace) -> int:
-    """Runs `ee-trl score`."""
+    """
+    Score dialogues on sensibility and rationality.
+
+    Scores every listener turn. Samples that cannot be scored are kept, with the reason.
+    """
     from ..data.reading import row_count
     from ..data.tables import write_file
     from ..files import check_output
@@ -203,21 +168,18 @@ def _cascade_report(path: Any, cascade: Any) -> Any:
 
 def add_rubric(commands: Any) -> None:
     """Adds `ee-trl rubric`."""
-    parser = options.new_command(
-        commands,
-        "rubric",
-        run_rubric,
-        help="print the rubric that an LLM judge is given, and its fingerprint",
-        description="Print the rubric that an LLM judge is given. The text goes to standard output, the fingerprint "
-        "to standard error; `ee-trl rubric > mine.md` is a start for a rubric of your own.",
-        example="ee-trl rubric",
-    )
+    parser = options.new_command(commands, "rubric", run_rubric, "")
     parser.add_argument("--rubric", metavar="FILE", help="a text file that replaces the bundled rubric")
-    options.add_json(parser)
+    options.add_shared(parser, "json")
 
 
 def run_rubric(args: argparse.Namespace) -> int:
-    """Runs `ee-trl rubric`."""
+    """
+    Print the rubric that an LLM judge is given, and its fingerprint.
+
+    The text goes to standard output, the fingerprint to standard error; `ee-trl rubric > mine.md` is a start for a
+    rubric of your own.
+    """
     from ..scoring.judge.rubric import load_rubric
 
     rubric = load_rubric(args.rubric)

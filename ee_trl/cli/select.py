@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EmpathyError
+from ..selection import KEEPABLE, RANKINGS, RULES
 from . import options
 
 
 def add_select(commands: Any) -> None:
     """Adds `ee-trl select`."""
     parser = options.new_command(
-        commands,
-        "select",
-        run_select,
-        help="select the dialogues to train on, ready for SFTTrainer",
-        example="ee-trl select scored.parquet --keep sensibility -o sensibility.parquet",
+        commands, "select", run_select, "scored.parquet --keep sensibility -o sensibility.parquet"
     )
     options.add_input(parser, "scored", options.SCORED_HELP)
     options.add_output(parser)
-    options.add_rule(parser)
-    options.add_threshold(parser)
+    _add_rule(parser)
+    options.add_shared(parser, "threshold", "ties", "json", "quiet")
     parser.add_argument("--dropped", metavar="FILE", help="also write the dropped samples, each with its drop_reason")
     card = parser.add_argument_group("a dataset card")
     card.add_argument(
@@ -33,12 +30,25 @@ def add_select(commands: Any) -> None:
     )
     card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
     card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
-    options.add_json(parser)
-    options.add_quiet(parser)
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    note = f"quadrants to keep, joined by commas: {', '.join(KEEPABLE)} (default: sensibility)"
+    add("--keep", default="sensibility", metavar="QUADRANTS", help=note)
+    note = (
+        "threshold: the released rule; top: highest on --axis; random, longest: baselines. Without --n and --fraction "
+        "the last three keep as many as the threshold rule would (default: threshold)"
+    )
+    add("--rule", choices=RULES, default="threshold", help=note)
+    add("--n", type=int, help="how many samples to keep")
+    add("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
+    add("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
+    add("--seed", type=int, default=0, help="of rule random (default: 0)")
 
 
 def run_select(args: argparse.Namespace) -> int:
-    """Runs `ee-trl select`."""
+    """Select the dialogues to train on, ready for SFTTrainer."""
     from ..data.samples import dropped_tables
     from ..data.tables import write_file
     from ..files import check_output, write_text
@@ -48,7 +58,7 @@ def run_select(args: argparse.Namespace) -> int:
     dropped_path = check_output(args.dropped, overwrite=args.overwrite) if args.dropped else None
     card_path = _card_path(args, path)
     scored = options.open_input(args.scored, args)
-    chosen = selector.choose(scored, **options.rule_options(args))
+    chosen = selector.choose(scored, **options.picked(args, "keep", "rule", "n", "fraction", "axis", "seed"))
     counts = chosen.counts()
     if not len(chosen):
         options.note(f"ee-trl: nothing selected by {chosen.settings}: {counts}. Look at: ee-trl sweep {args.scored}")
@@ -94,22 +104,16 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
 
 def add_sweep(commands: Any) -> None:
     """Adds `ee-trl sweep`."""
-    parser = options.new_command(
-        commands,
-        "sweep",
-        run_sweep,
-        help="show the share of each quadrant at each threshold",
-        example="ee-trl sweep scored.parquet --grid 3:7:0.5 --plot plane.png",
-    )
+    parser = options.new_command(commands, "sweep", run_sweep, "scored.parquet --grid 3:7:0.5 --plot plane.png")
     options.add_input(parser, "scored", options.SCORED_HELP)
     parser.add_argument("--grid", default="1:9", help="thresholds: first:last[:step], or a list 3,5,7 (default: 1:9)")
-    options.add_ties(parser)
+    options.add_shared(parser, "ties")
     parser.add_argument("--plot", metavar="FILE", help="also draw the score plane and the shares (.png, .svg, .pdf)")
-    options.add_json(parser)
+    options.add_shared(parser, "json")
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    """Runs `ee-trl sweep`."""
+    """Show the share of each quadrant at each threshold."""
     from ..data.samples import read_scores
     from ..selection import sweep
 
@@ -126,21 +130,15 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 def add_summary(commands: Any) -> None:
     """Adds `ee-trl summary`."""
-    parser = options.new_command(
-        commands,
-        "summary",
-        run_summary,
-        help="show counts, shares, reasons and emotions of scored dialogues",
-        example="ee-trl summary scored.parquet",
-    )
+    parser = options.new_command(commands, "summary", run_summary, "scored.parquet")
     options.add_input(parser, "scored", options.SCORED_HELP)
-    options.add_threshold(parser)
+    options.add_shared(parser, "threshold", "ties")
     parser.add_argument("--plot", metavar="FILE", help="also draw the score plane (.png, .svg, .pdf)")
-    options.add_json(parser)
+    options.add_shared(parser, "json")
 
 
 def run_summary(args: argparse.Namespace) -> int:
-    """Runs `ee-trl summary`."""
+    """Show counts, shares, reasons and emotions of scored dialogues."""
     from ..data.tables import read_metadata
     from ..display import as_text
     from ..reports.rubric import rubric_of_file, rubric_parts
@@ -162,34 +160,24 @@ def run_summary(args: argparse.Namespace) -> int:
 
 def add_explore(commands: Any) -> None:
     """Adds `ee-trl explore`."""
-    parser = options.new_command(
-        commands,
-        "explore",
-        run_explore,
-        help="write a page on which to choose thresholds and read the dialogues",
-        description="Write one HTML page that needs no network: the score plane, a slider for each threshold, exact "
-        "counts and shares of each quadrant and emotion, the dialogues, and the command for the chosen selection.",
-        example="ee-trl explore scored.parquet -o explorer.html",
-    )
+    parser = options.new_command(commands, "explore", run_explore, "scored.parquet -o explorer.html")
     options.add_input(parser, "scored", options.SCORED_HELP)
     options.add_output(parser, "file to write: .html")
-    parser.add_argument(
-        "--keep", default="sensibility", metavar="QUADRANTS", help="ticked at the start (default: sensibility)"
-    )
-    options.add_threshold(parser)
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=50_000,
-        metavar="N",
-        help="how many dialogues the page holds, drawn at random from more; counts are always of all (default: 50000)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
-    options.add_json(parser)
+    add = parser.add_argument
+    add("--keep", default="sensibility", metavar="QUADRANTS", help="ticked at the start (default: sensibility)")
+    note = "how many dialogues the page holds, drawn at random from more; counts are always of all (default: 50000)"
+    add("--limit", type=int, default=50_000, metavar="N", help=note)
+    add("--seed", type=int, default=0, help="of that draw (default: 0)")
+    options.add_shared(parser, "threshold", "ties", "json")
 
 
 def run_explore(args: argparse.Namespace) -> int:
-    """Runs `ee-trl explore`."""
+    """
+    Write a page on which to choose thresholds and read the dialogues.
+
+    Write one HTML page that needs no network: the score plane, a slider for each threshold, exact counts and shares of
+    each quadrant and emotion, the dialogues, and the command for the chosen selection.
+    """
     from ..files import check_output
     from ..reports.explorer import ENDINGS, write_explorer
 

@@ -9,10 +9,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue
@@ -32,17 +44,12 @@ from ..scoring.judged import check_spread, targets
 from ..scoring.linear import RawModel
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
-
 logger = logging.getLogger(__name__)
 
 LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
 """What is trained (all weights; low-rank updates; the head alone), and the learning rate that goes with it."""
 
-MOST_WORDS = 8_000
-"""Samples that the words are fitted to; from more, this many are taken, evenly spaced."""
-
+MOST_WORDS = 8_000  # samples that the words are fitted to; from more, this many are taken, evenly spaced
 DECIMALS = 6
 """Digits of the stored numbers that are not float16: the same arrays whatever the number of threads."""
 
@@ -106,15 +113,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """
-    A fitted model.
-
-    Args:
-        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`): The encoder with its head.
-        options ([`FitOptions`]): How it was fitted.
-        words (`dict[str, np.ndarray]`, *optional*): What [`fit_words`] gave.
-        seconds (`float`): How long it took.
-    """
+    """The encoder with its head, how it was fitted, what [`fit_words`] gave, and how long that took."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -124,12 +123,9 @@ class Fitted:
 
     def mixed(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """The encoder's outputs, mixed with what the words alone predict."""
-        return raw if self.words is None else mixed(raw, self.by_words(dialogues), self.options.words)
-
-    def by_words(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """The predictions of the words alone, shape `(n, 2)`."""
-        assert self.words is not None
-        return RawModel(self.words).predict(ft.extract(dialogues))
+        if self.words is None:
+            return raw
+        return mixed(raw, RawModel(self.words).predict(ft.extract(dialogues)), self.options.words)
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
         """The encoder's outputs, before any calibration, shape `(n, 2)`, computed as the scorer will."""
@@ -141,8 +137,6 @@ class Fitted:
 
 def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """An encoder with a fresh head of two outputs, and its tokenizer; raises [`TrainingError`] where that fails."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
-
     set_seed(seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -193,22 +187,7 @@ def fit(
     options: FitOptions,
     trust_remote_code: bool = False,
 ) -> Fitted:
-    """
-    Fits an encoder to a judge's scores.
-
-    Args:
-        dialogues (`Sequence[Dialogue]`): `n` samples.
-        scores (`np.ndarray` of shape `(n, 2)`): The judge's.
-        encoder (`str` or `os.PathLike`): A hub id or folder.
-        options ([`FitOptions`]): How.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with it may run.
-
-    Returns:
-        [`Fitted`], with low-rank updates merged.
-    """
-    from datasets import Dataset
-    from transformers import PrinterCallback, Trainer
-
+    """Fits an encoder (a hub id or folder) to a judge's scores, shape `(n, 2)`; low-rank updates are merged."""
     check_spread(scores)
     start = time.perf_counter()
     model, tokenizer = load_encoder(encoder, options.seed, trust_remote_code)
@@ -219,19 +198,20 @@ def fit(
     texts = options.inputs.encode(tokenizer, dialogues)
     wanted = targets(scores).tolist()
     rows = [{**text, "labels": wanted[i], "length": len(text["input_ids"])} for i, text in enumerate(texts)]
+
+    def padded_to_longest(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        texts: list[Encoded] = [{k: v for k, v in row.items() if k not in ("labels", "length")} for row in rows]
+        batch = padded(tokenizer, texts, len(texts), max(row["length"] for row in rows))
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
+
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            args=_arguments(folder, options),
-            train_dataset=Dataset.from_list(rows),
-            data_collator=_Collator(tokenizer),
-        )
+        arguments, dataset = _arguments(folder, options), Dataset.from_list(rows)
+        trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=padded_to_longest)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     if options.method == "lora":
         model = model.merge_and_unload()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    model.requires_grad_(True)
     words = fit_words(dialogues, scores) if options.words else None
     return Fitted(model.eval(), tokenizer, options, words, time.perf_counter() - start)
 
@@ -255,15 +235,12 @@ def _prepared(model: Any, options: FitOptions) -> Any:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("pooler" in name or name.split(".")[0] in heads)
         return model
-    embeddings = model.get_input_embeddings()  # a third to a half of a small encoder, and no better for being trained
-    for parameter in embeddings.parameters():
-        parameter.requires_grad_(False)
+    # the word embeddings are a third to a half of a small encoder, and no better for being trained
+    model.get_input_embeddings().requires_grad_(False)
     return model
 
 
 def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
-    from transformers import TrainingArguments
-
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=options.epochs,
@@ -285,18 +262,6 @@ def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
         logging_strategy="no",
         disable_tqdm=not logger.isEnabledFor(logging.DEBUG),
     )
-
-
-@dataclass(frozen=True)
-class _Collator:
-    """Pads a batch to its longest text."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        texts: list[Encoded] = [{k: v for k, v in row.items() if k not in ("labels", "length")} for row in rows]
-        batch = padded(self.tokenizer, texts, len(texts), max(row["length"] for row in rows))
-        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
@@ -333,14 +298,10 @@ def fit_words(
     dialogues: Sequence[Dialogue], scores: np.ndarray, most: int | None = MOST_WORDS
 ) -> dict[str, np.ndarray]:
     """
-    The linear model over hashed words: ridge regression in its dual form on [`~ee_trl.scoring.features`].
+    The linear model over hashed words: ridge regression in its dual form, on scores of shape `(n, 2)`.
 
-    The bundled scorer is one, and an encoder's companion is one.
-
-    Args:
-        scores (`np.ndarray` of shape `(n, 2)`): The judge's.
-
-    Returns `dict[str, np.ndarray]`: all arrays of [`~ee_trl.scoring.linear.shapes`] but `knots`.
+    The bundled scorer is one, and an encoder's companion is one. Returns all arrays of
+    [`~ee_trl.scoring.linear.shapes`] but `knots`.
     """
     linalg, sp = (
         require(f"scipy.{part}", extra="report", purpose="fitting a linear model over words")

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from datasets import Features, Value
 
 from ..axes import DEFAULT_THRESHOLD, Threshold
 from ..data.dialogue import Dialogue, Sample
 from ..data.formats import DialogueFormat, recognise
+from ..data.reading import open_rows
 from ..data.samples import read_samples
 from ..data.tables import chosen_rows, features_of, tables_of
 from ..errors import FormatError, SelectionError, check_choice, require
@@ -28,9 +30,6 @@ from ..scoring.load import load_scorer
 from ..scoring.store import dialogue_key
 from . import STRATEGIES
 
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 MOST = 10_000
 """Samples that are compared with each other; from more, this many are drawn at random."""
@@ -58,10 +57,8 @@ def choose_to_label(
     Chooses the samples that a judge should score.
 
     Args:
-        dialogues (`Sequence[Dialogue]`):
-            The ones to choose from.
-        n (`int`):
-            How many.
+        dialogues (`Sequence[Dialogue]`): The ones to choose from.
+        n (`int`): How many.
         strategy (`str`, *optional*, defaults to `"mixed"`):
             `"random"` (the baseline); `"diverse"` (the labels that tell most about all others); `"mixed"` (that tell
             most about those that `scorer` puts near T); `"uncertain"` (the ones that it puts nearest to T).
@@ -69,8 +66,7 @@ def choose_to_label(
             The scorer that is unsure near T; after a first round, the scorer distilled from it.
         encoder (`str` or `os.PathLike`, *optional*):
             Hub id or folder of a frozen encoder; its vectors tell how alike samples are. By default hashed words do.
-        labelled (`Sequence[Dialogue]`, *optional*):
-            Those that have labels already; the choice adds to what they tell.
+        labelled (`Sequence[Dialogue]`, *optional*): Those that have labels already; the choice adds to what they tell.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T.
         seed (`int`, *optional*, defaults to `0`): Of what is drawn.
 
@@ -108,12 +104,8 @@ def informative(vectors: np.ndarray, n: int, weights: np.ndarray, labelled: np.n
     """
     One after the other, the sample whose label lowers most the weighted mean variance of a linear model's predictions.
 
-    Args:
-        vectors (`np.ndarray` of shape `(m, d)`): Of the samples.
-        weights (`np.ndarray` of shape `(m,)`): How much each sample's prediction counts.
-        labelled (`np.ndarray` of shape `(k, d)`, *optional*): Vectors of samples that are labelled already.
-
-    Returns `np.ndarray` of shape `(n,)`: indices, in the order in which they were chosen.
+    Takes the samples' vectors `(m, d)`, how much each prediction counts `(m,)`, and the vectors of samples that are
+    labelled already `(k, d)`. Returns `n` indices, in the order in which they were chosen.
     """
     x = _scaled(np.concatenate([vectors, vectors[:0] if labelled is None else labelled]))
     m = len(vectors)
@@ -145,16 +137,8 @@ def _scaled(vectors: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1).astype(np.float32)
 
 
-# ---- dialogues as vectors ------------------------------------------------------------------------------------------
-
-
 def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: int = 0) -> np.ndarray:
-    """
-    Words of the reply and of the turn before it, reduced by a truncated SVD, and surface features (lengths,
-    punctuation).
-
-    Returns `np.ndarray` of shape `(n, d)`.
-    """
+    """Words of the reply and of the turn before it, reduced by a truncated SVD, and surface features, `(n, d)`."""
     decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
     sparse = require("scipy.sparse", extra="report", purpose=_PURPOSE)
     found = ft.extract(dialogues)
@@ -177,41 +161,30 @@ def hashed_features(dialogues: Sequence[Dialogue], dimensions: int = 64, seed: i
     return np.concatenate([words * np.sqrt(words.shape[1]), surface], axis=1)
 
 
-def encoder_features(
-    dialogues: Sequence[Dialogue],
-    encoder: str | os.PathLike[str],
-    *,
-    max_length: int = 128,
-    token_budget: int = 2_048,
-    trust_remote_code: bool = False,
-) -> np.ndarray:
-    """
-    Mean-pooled embeddings of the context, of the reply, and their product.
-
-    Returns `np.ndarray` of shape `(n, 3 d)`.
-    """
+def encoder_features(dialogues: Sequence[Dialogue], encoder: str | os.PathLike[str]) -> np.ndarray:
+    """Mean-pooled embeddings of the context, of the reply, and their product, shape `(n, 3 d)`."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
-    model = AutoModel.from_pretrained(encoder, trust_remote_code=trust_remote_code).eval()
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = AutoModel.from_pretrained(encoder).eval()
     read = [" ".join(ft.tokenise(" ".join(d.context))) for d in dialogues]
-    contexts = _pooled(model, tokenizer, read, max_length, token_budget, "left")
+    contexts = _pooled(model, tokenizer, read, "left")
     replies = [" ".join(ft.tokenise(d.response)) for d in dialogues]
-    answers = _pooled(model, tokenizer, replies, max_length, token_budget, "right")
+    answers = _pooled(model, tokenizer, replies, "right")
     return np.concatenate([contexts, answers, contexts * answers * np.sqrt(contexts.shape[1])], axis=1)
 
 
-def _pooled(model: Any, tokenizer: Any, texts: list[str], max_length: int, token_budget: int, side: str) -> np.ndarray:
+def _pooled(model: Any, tokenizer: Any, texts: list[str], side: str) -> np.ndarray:
     import torch
 
     tokenizer.truncation_side = side
-    encoded = tokenizer(texts, truncation=True, max_length=max_length, split_special_tokens=True)["input_ids"]
+    encoded = tokenizer(texts, truncation=True, max_length=128, split_special_tokens=True)["input_ids"]
     order = sorted(range(len(texts)), key=lambda i: -len(encoded[i]))
     found: dict[int, np.ndarray] = {}
     start = 0
     while start < len(order):
         width = len(encoded[order[start]])
-        part = order[start : start + max(1, token_budget // max(width, 1))]
+        part = order[start : start + max(1, 2_048 // max(width, 1))]
         start += len(part)
         mask = torch.tensor([[1] * len(encoded[i]) + [0] * (width - len(encoded[i])) for i in part])
         ids = torch.tensor([encoded[i] + [tokenizer.pad_token_id or 0] * (width - len(encoded[i])) for i in part])
@@ -234,27 +207,15 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-# ---- from a data set and back --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pool:
-    """
-    The samples of a data set that a judge could be given.
-
-    Args:
-        dataset (`Dataset` or `IterableDataset`): The source.
-        fmt (`DialogueFormat`): Of its rows.
-        found (`list[Sample]`): Distinct samples with a reply, their `row` counted over the whole source.
-        samples (`int`): All samples, with repetitions and those that cannot be scored.
-        labelled (`list[Dialogue]`): Those left out, because they have labels.
-    """
+    """The samples of a data set that a judge could be given."""
 
     dataset: Any
     fmt: DialogueFormat
-    found: list[Sample]
-    samples: int
-    labelled: list[Dialogue]
+    found: list[Sample]  # distinct samples with a reply, their row counted over the whole source
+    samples: int  # all, with repetitions and those that cannot be scored
+    labelled: list[Dialogue]  # those left out, because they have labels
 
     @property
     def dialogues(self) -> list[Dialogue]:
@@ -264,8 +225,6 @@ class Pool:
 
 def open_pool(dataset: Any, labelled: str | os.PathLike[str] | None = None) -> Pool:
     """Reads the samples of a data set, each content once."""
-    from ..data.reading import open_rows
-
     known: list[Dialogue] = []
     if labelled is not None:
         judged = open_rows(labelled)
@@ -299,8 +258,6 @@ def pool_tables(pool: Pool, chosen: np.ndarray) -> tuple[Features, Iterator[pa.T
     Of a conversation of several turns, `row_index` and `turn` name the reply, as in what `ee-trl score` writes:
     scoring the file scores these replies alone.
     """
-    from datasets import Features, Value
-
     wanted = [pool.found[i] for i in chosen]
     added = {ORDER: list(range(len(wanted)))}
     if pool.fmt.multi_turn:

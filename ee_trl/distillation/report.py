@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from huggingface_hub import ModelCardData
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
 from ..display import Code, Heading, Markup, Table, Title, as_markdown, number, percent, with_interval
@@ -16,9 +17,6 @@ from ..reports.plane import COLOURS, new_figure, save_figure
 from ..reports.rubric import rubric_parts
 from ..selection import sweep
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 REPORT, RECORD, PICTURE, CARD = "report.md", "report.json", "report.png", "README.md"
 NAMES = (REPORT, RECORD, PICTURE, CARD)
@@ -51,8 +49,6 @@ def shares_by_threshold(scores: np.ndarray, predicted: np.ndarray, ties: str) ->
 
 def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarray, predicted: np.ndarray) -> None:
     """Writes [`NAMES`], from the report and the scores `(m, 2)` of held-out samples by the judge and as predicted."""
-    from huggingface_hub import ModelCardData
-
     draw_distillation(report, scores, predicted, folder / PICTURE)
     write_json(folder / RECORD, report)
     picture = Markup(f"![The judge against the distilled scorer, and the shares by T]({PICTURE})")
@@ -158,9 +154,6 @@ def _cost(cost: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"cost at {cost['price_per_hour']:g} an hour, without the judge's labels", f"{cost['cost']:g}"
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------------
-
-
 def draw_distillation(report: Mapping[str, Any], scores: np.ndarray, predicted: np.ndarray, path: Path) -> Path:
     """Draws the judge's scores against the distilled ones on each axis, shares by T, and the learning curve."""
     panels = 3 + bool(report["curve"])
@@ -180,20 +173,19 @@ def draw_distillation(report: Mapping[str, Any], scores: np.ndarray, predicted: 
     return save_figure(figure, path)
 
 
-def _draw_axis(axes: Axes, judge: np.ndarray, ours: np.ndarray, axis: str, report: Mapping[str, Any]) -> None:
+def _draw_axis(axes: Any, judge: np.ndarray, ours: np.ndarray, axis: str, report: Mapping[str, Any]) -> None:
     whole = np.round(judge).astype(int)
     there = np.unique(whole)
     axes.boxplot([ours[whole == v] for v in there], positions=there, widths=0.6, showfliers=False, whis=(5, 95))
     axes.plot([MIN_SCORE, MAX_SCORE], [MIN_SCORE, MAX_SCORE], color="grey", linewidth=0.8)
     axes.axhline(report["agreement"]["threshold"][AXES.index(axis)], color="black", linewidth=1, linestyle="--")
     limits = (MIN_SCORE - 0.5, MAX_SCORE + 0.5)
-    axes.set(
-        xlabel=f"{axis} by the judge", ylabel="distilled (median, quartiles, 5 to 95 %)", xlim=limits, ylim=limits
-    )
+    axes.set(xlabel=f"{axis} by the judge", ylabel="distilled (median, quartiles, 5 to 95 %)")
+    axes.set(xlim=limits, ylim=limits)
     axes.set_title(f"{axis}: Spearman {number(report['agreement']['axes'][axis]['spearman'])}")
 
 
-def _draw_curve(axes: Axes, curve: Iterable[Mapping[str, Any]]) -> None:
+def _draw_curve(axes: Any, curve: Iterable[Mapping[str, Any]]) -> None:
     labels = [point["labels"] for point in curve]
     for axis in AXES:
         axes.plot(labels, [p["spearman"][axis] for p in curve], marker=".", label=f"Spearman, {axis}")

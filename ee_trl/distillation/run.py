@@ -34,16 +34,10 @@ _PARTS = 5  # of the held-out samples: each is calibrated on the others
 
 @dataclass(frozen=True)
 class Distilled(Displayed):
-    """
-    What [`distill`] made.
+    """What [`distill`] made."""
 
-    Args:
-        folder (`Path`): The scorer: `EmpathyDataSelector(folder)`.
-        report (`dict`): What `report.json` holds.
-    """
-
-    folder: Path
-    report: dict[str, Any]
+    folder: Path  # the scorer: `EmpathyDataSelector(folder)`
+    report: dict[str, Any]  # what `report.json` holds
 
     def parts(self) -> Iterable[str | Table]:
         """What was fitted to what, how well it agrees, and what it cost."""
@@ -88,28 +82,21 @@ def distill(
             suffice.
         encoder (`str` or `os.PathLike`):
             Hub id or folder of an encoder that `AutoModelForSequenceClassification` loads.
-        output (`str` or `os.PathLike`):
-            The folder to write.
+        output (`str` or `os.PathLike`): The folder to write.
         method, epochs, learning_rate, batch_size, lora_rank, bf16, words, seed:
             See [`~ee_trl.distillation.fit.FitOptions`].
-        max_length, text:
-            See [`~ee_trl.scoring.encoder.EncoderInputs`].
-        held_out (`float`, *optional*, defaults to `0.1`):
-            Share of the samples held out, in whole conversations.
-        folds (`int`, *optional*):
-            Cross-validate with this many folds, instead of holding out a slice.
+        max_length, text: See [`~ee_trl.scoring.encoder.EncoderInputs`].
+        held_out (`float`, *optional*, defaults to `0.1`): Share of the samples held out, in whole conversations.
+        folds (`int`, *optional*): Cross-validate with this many folds, instead of holding out a slice.
         curve (`Iterable[int]`, *optional*):
             Numbers of judged samples: one more fit for each, measured on the held-out slice.
         threshold, ties (*optional*, default to `5.0` and `"drop"`):
             For the three-way agreement in the report; the scorer can be used at any threshold.
-        price_per_hour (`float`, *optional*):
-            Of this machine, in any currency, for the cost in the report.
+        price_per_hour (`float`, *optional*): Of this machine, in any currency, for the cost in the report.
         rubric (`str`, *optional*):
             The judge's rubric, for the report; by default that of the file, if `ee-trl score` wrote it.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code that comes with the encoder may run.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Whether files in `output` may be replaced.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with the encoder may run.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether files in `output` may be replaced.
 
     Returns:
         [`Distilled`].
@@ -183,26 +170,15 @@ def distill(
 
 @dataclass(frozen=True)
 class Measured:
-    """
-    Samples that a fit did not see, with its predictions.
+    """Samples that a fit did not see, with its predictions; arrays of shape `(m, 2)`."""
 
-    Args:
-        raw (`np.ndarray` of shape `(m, 2)`): Predictions before calibration.
-        predicted (`np.ndarray` of shape `(m, 2)`): The same, each part of them calibrated on the others.
-        scores (`np.ndarray` of shape `(m, 2)`): The judge's.
-        by_fold (`list[dict]`): Each fold's Spearman and kappa, of a cross-validation.
-        alone (`dict`): Agreement of the encoder without the words.
-        seen (`np.ndarray` of shape `(k, 2)`): Raw predictions of the first fit for some of the samples that it saw.
-        seconds (`float`): How long the predictions took.
-    """
-
-    raw: np.ndarray
-    predicted: np.ndarray
-    scores: np.ndarray
-    by_fold: list[dict[str, Any]]
-    alone: dict[str, Any]
-    seen: np.ndarray
-    seconds: float
+    raw: np.ndarray  # predictions before calibration
+    predicted: np.ndarray  # the same, each part of them calibrated on the others
+    scores: np.ndarray  # the judge's
+    by_fold: list[dict[str, Any]]  # each fold's Spearman and kappa, of a cross-validation
+    alone: dict[str, Any]  # agreement of the encoder without the words
+    seen: np.ndarray  # (k, 2) raw predictions of the first fit for some of the samples that it saw
+    seconds: float  # how long the predictions took
 
 
 class _Run:
@@ -251,7 +227,8 @@ class _Run:
             name = "all but the held-out slice" if folds == 1 else f"all but fold {number + 1} of {folds}"
             fitted = self.fit(fold != number, name)
             if number == 0:
-                self.chosen = _some(np.flatnonzero(fold != 0))
+                inside = np.flatnonzero(fold != 0)  # at most a thousand of them, evenly spaced
+                self.chosen = inside[np.linspace(0, len(inside) - 1, min(1_000, len(inside))).astype(np.intp)]
                 seen = self.raw_of(fitted, self.chosen)
             start = time.perf_counter()
             outside = self.judged.part(fold == number).dialogues
@@ -308,20 +285,13 @@ def cross_calibrated(raw: np.ndarray, scores: np.ndarray, part: np.ndarray) -> n
 
 def moved(knots: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """
-    The knots of one fit, moved to another fit with raw predictions that may lie elsewhere and be wider.
+    The knots `(2, 11)` of one fit, moved to another fit with raw predictions that may lie elsewhere and be wider.
 
-    Args:
-        knots (`np.ndarray` of shape `(2, 11)`): Of the first fit.
-        first, last (`np.ndarray` of shape `(k, 2)`): Raw predictions of both fits for the same samples, seen by both.
+    `first` and `last`, shape `(k, 2)`, are the raw predictions of both fits for samples that both saw.
     """
     spread = [np.maximum(found.std(axis=0), 1e-9)[:, None] for found in (first, last)]
     centre = [found.mean(axis=0)[:, None] for found in (first, last)]
     return (knots - centre[0]) / spread[0] * spread[1] + centre[1]
-
-
-def _some(numbers: np.ndarray, most: int = 1_000) -> np.ndarray:
-    """At most this many of them, evenly spaced."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(np.intp)]
 
 
 def summary_of(scores: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
@@ -329,9 +299,6 @@ def summary_of(scores: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
     found = agree(scores, predicted, resamples=0)
     spearman = {axis: row["spearman"] for axis, row in found.axes.items()}
     return {"spearman": spearman, "agreement": found.three_way["agreement"], "kappa": found.three_way["kappa"]}
-
-
-# ---- in and out ----------------------------------------------------------------------------------------------------
 
 
 def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:

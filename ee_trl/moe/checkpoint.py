@@ -6,16 +6,17 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import CompositionError
 from ..files import files_digest, read_json, write_json
 from .families import TARGETS, mirror_rope
 
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedConfig
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -31,32 +32,20 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
         return folder
     if folder.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
         raise CompositionError(f"{str(source)!r} is neither a folder nor a name on the hub (owner/model)")
-    from huggingface_hub import snapshot_download
-
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:
         raise CompositionError(f"{str(source)!r} is not a folder, and the hub does not give it: {error}") from error
 
 
-# ---- reading --------------------------------------------------------------------------------------------------------
-
-
 class Checkpoint:
-    """
-    The tensors of a model's folder, each read when it is asked for.
-
-    Args:
-        folder (`Path`): With `model.safetensors`, or shards and their index.
-    """
+    """The tensors of a folder with `model.safetensors` or shards and their index, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if (folder / INDEX).is_file():
             self.files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
         elif (folder / SINGLE).is_file():
-            from safetensors import safe_open
-
             with safe_open(folder / SINGLE, "pt") as file:
                 self.files = dict.fromkeys(file.keys(), SINGLE)
         else:
@@ -75,15 +64,11 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the head of its file."""
-        from safetensors import safe_open
-
         with safe_open(self.folder / self.files[name], "pt") as file:
             return tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A copy of a tensor, which keeps no file in memory."""
-        from safetensors import safe_open
-
         with safe_open(self.folder / self.files[name], "pt") as file:
             tensor = file.get_tensor(name)
             return tensor.clone() if dtype is None or tensor.dtype == dtype else tensor.to(dtype)
@@ -91,8 +76,6 @@ class Checkpoint:
 
 def read_config(folder: Path) -> PreTrainedConfig:
     """A model's configuration, read without the network."""
-    from transformers import AutoConfig
-
     if not (folder / CONFIG).is_file():
         raise CompositionError(f"{str(folder)!r} has no {CONFIG}, so it is not the folder of a model")
     try:
@@ -106,9 +89,6 @@ def digest(folder: Path, patterns: tuple[str, ...] = ("*.safetensors",)) -> str:
     return f"sha256:{files_digest(sorted({path for pattern in patterns for path in folder.glob(pattern)}))}"
 
 
-# ---- writing --------------------------------------------------------------------------------------------------------
-
-
 def size_of(text: str | int) -> int:
     """Bytes, from a number or a text such as `"500MB"` or `"2GiB"`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", str(text).strip().upper())
@@ -118,13 +98,7 @@ def size_of(text: str | int) -> int:
 
 
 class ShardWriter:
-    """
-    Writes tensors into shards as they come, and keeps one shard in memory.
-
-    Args:
-        folder (`Path`): Where to.
-        limit (`int`): Bytes in a shard at most, unless one tensor is larger.
-    """
+    """Writes tensors into shards of at most `limit` bytes (or one larger tensor), and keeps one shard in memory."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -142,8 +116,6 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Ends the shard."""
-        from safetensors.torch import save_file
-
         if self._shard:
             save_file(self._shard, self.folder / f"{len(self._shards)}.part", metadata={"format": "pt"})
             self._shards.append(list(self._shard))
@@ -162,8 +134,6 @@ class ShardWriter:
 
 def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Replaces the shard that holds exactly these tensors."""
-    from safetensors.torch import save_file
-
     files = Checkpoint(folder).files
     [file] = {files[name] for name in tensors}
     assert {name for name, other in files.items() if other == file} == set(tensors)

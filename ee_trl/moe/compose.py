@@ -7,9 +7,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset, DatasetDict
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedConfig
 
 from ..display import Markup, Table
 from ..errors import CompositionError, check_choice, check_count
@@ -20,14 +23,8 @@ from .gates import RULES, gate_batches, gate_sets, init_gates, load_for_gates, r
 from .sources import Sources, check_experts
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-    from transformers import PreTrainedConfig
-
 logger = logging.getLogger(__name__)
 
-GATE_INITS = ("zeros", *RULES)
-PROVENANCE = "composition.json"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
@@ -62,10 +59,8 @@ def compose_moe(
             The dense model that the experts were trained from: Llama, Mistral, Qwen2 or Qwen3, a folder or hub name.
         experts (`Mapping[str, str | os.PathLike]`):
             Name -> LoRA folder or full model's folder (or hub name); two or more.
-        output (`str` or `os.PathLike`):
-            The folder to write; it must not exist, or be empty.
-        top_k (`int`, *optional*):
-            How many experts are active for each token; by default all.
+        output (`str` or `os.PathLike`): The folder to write; it must not exist, or be empty.
+        top_k (`int`, *optional*): How many experts are active for each token; by default all.
         shared (`str`, *optional*, defaults to `"average"`):
             What the weights outside the MLPs are: the mean of the experts' (`"average"`), the base's (`"base"`: the
             experts then differ in their MLPs alone), or one expert's (its name).
@@ -83,10 +78,8 @@ def compose_moe(
             Bytes in a file at most, which is about half of what memory holds at most.
         trust_base (`bool`, *optional*, defaults to `False`):
             Accept a LoRA that names another base, as after a model was moved.
-        revision (`str`, *optional*):
-            Of a base on the hub: a branch, a tag or a commit.
-        seed (`int`, *optional*, defaults to `0`):
-            Of the rows drawn.
+        revision (`str`, *optional*): Of a base on the hub: a branch, a tag or a commit.
+        seed (`int`, *optional*, defaults to `0`): Of the rows drawn.
 
     Returns:
         `Path` of the folder, with tokenizer, generation config and a model card.
@@ -108,9 +101,8 @@ def compose_moe(
         _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
         if batches:
             rewrite(partial, init_gates(load_for_gates(partial), batches, how))
-        settings: dict[str, Any] = {"shared": shared, "gate_init": how, "top_k": config.num_experts_per_tok}
-        if batches:
-            settings |= {"gate_samples": gate_samples, "seed": seed}
+        drawn = {"gate_samples": gate_samples, "seed": seed} if batches else {}
+        settings = {"shared": shared, "gate_init": how, "top_k": config.num_experts_per_tok, **drawn}
         _write_card(partial, target.name, str(base), experts, sources, settings)
     return target
 
@@ -125,12 +117,7 @@ def average_experts(
     trust_base: bool = False,
     revision: str | None = None,
 ) -> Path:
-    """
-    Writes the dense model whose every weight is the mean of the experts': the baseline that a mixture must beat.
-
-    Args:
-        base, experts, output, dtype, max_shard_size, trust_base, revision: See [`compose_moe`].
-    """
+    """Writes the dense mean of the experts, the baseline that a mixture must beat; arguments as in [`compose_moe`]."""
     check_experts(tuple(experts), "average", None)
     limit, target = size_of(max_shard_size), _free(output)
     sources = Sources.open(str(base), experts, dtype=dtype, trust_base=trust_base, revision=revision)
@@ -144,7 +131,7 @@ def average_experts(
 
 def _gate_init(how: str | None, data: Mapping[str, Any] | None, experts: tuple[str, ...]) -> str:
     if how is not None:
-        check_choice("gate_init", how, GATE_INITS, CompositionError)
+        check_choice("gate_init", how, ("zeros", *RULES), CompositionError)
     if data is None:
         if how not in (None, "zeros"):
             raise CompositionError(f"gate_init={how!r} is made from data; give gate_data, the set of each expert")
@@ -164,9 +151,6 @@ def _free(output: str | os.PathLike[str]) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CompositionError(f"{str(target)!r} exists and is not overwritten; give another output folder")
     return target
-
-
-# ---- the tensors ----------------------------------------------------------------------------------------------------
 
 
 def mixture_tensors(sources: Sources, family: Family, shared: str) -> Iterator[tuple[str, Any]]:
@@ -212,9 +196,6 @@ def _silent_shared_expert(prefix: str, hidden: int, dtype: torch.dtype | None) -
     yield f"{prefix}_gate.weight", torch.zeros(1, hidden, dtype=dtype)
 
 
-# ---- the folder -----------------------------------------------------------------------------------------------------
-
-
 def _write(
     folder: Path, tensors: Iterable[tuple[str, Any]], config: PreTrainedConfig, sources: Sources, limit: int
 ) -> None:
@@ -240,14 +221,13 @@ def _write_card(
     folder: Path, name: str, base: str, given: Mapping[str, Any], sources: Sources, settings: Mapping[str, Any]
 ) -> None:
     """Writes `README.md` and, for machines, `composition.json`."""
-    from huggingface_hub import ModelCardData
-
     experts = {
         expert: {"source": str(given[expert]), "kind": source.kind, "weights": source.fingerprint()}
         for expert, source in sources.experts.items()
     }
     versions = package_versions("ee-trl", "transformers", "torch")
-    write_json(folder / PROVENANCE, {"base": base, "experts": experts, "settings": settings, "versions": versions})
+    record = {"base": base, "experts": experts, "settings": settings, "versions": versions}
+    write_json(folder / "composition.json", record)
     mixture = "gate_init" in settings
     head = ModelCardData(
         library_name="transformers",
@@ -260,17 +240,13 @@ def _write_card(
         (str(i), expert, Markup(f"{made['kind']} `{made['source']}`"), Markup(f"`{made['weights']}`"))
         for i, (expert, made) in enumerate(experts.items())
     ]
+    facts = [f"- {key}: `{value}`" for key, value in {"base": base, **settings}.items()]
+    facts.append(f"- made with: {', '.join(f'{package} {number}' for package, number in versions.items())}")
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {name}",
         f"{what}, composed by ee-trl after Efficient-Empathy (arXiv:2407.01937).",
-        "\n".join(
-            [
-                f"- base: `{base}`",
-                *(f"- {key}: `{value}`" for key, value in settings.items()),
-                f"- made with: {', '.join(f'{package} {number}' for package, number in versions.items())}",
-            ]
-        ),
+        "\n".join(facts),
         Table(("", "expert", "made from", "weights"), rows).markdown(),
         "```python\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```',

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import CompositionError, check_choice
 
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 EXPERT_NAMES = "ee_trl_experts"
@@ -25,38 +24,24 @@ EXPERT_NAMES = "ee_trl_experts"
 SHARED_WIDTH = 64
 """Width of the all-zero shared expert that Qwen2-MoE requires: narrow, but divisible."""
 
-BASES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types of dense models that can become a mixture."""
-
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
     "attention_dropout", "dtype",
 )  # fmt: skip
-_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _MLP = re.compile(r"model\.layers\.(\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
 
 
 @dataclass(frozen=True)
 class Family:
-    """
-    A native mixture architecture, and how its checkpoint names its tensors.
+    """A native mixture architecture, and how its checkpoint names its tensors."""
 
-    Args:
-        target (`str`): Its `model_type`.
-        architecture (`str`): The class in transformers.
-        block (`str`): The name of a layer's mixture, on disk.
-        projections (`Mapping[str, str]`): Dense projection -> its name in an expert, on disk.
-        gate (`str`): The name of the gate in the mixture, on disk.
-        stacked (`bool`, *optional*, defaults to `False`): Whether the hub's layout stacks the experts of a layer.
-    """
-
-    target: str
-    architecture: str
-    block: str
-    projections: Mapping[str, str]
-    gate: str = "gate.weight"
-    stacked: bool = False
+    target: str  # its model_type
+    architecture: str  # the class in transformers
+    block: str  # a layer's mixture
+    projections: Mapping[str, str]  # dense projection -> its name in an expert
+    gate: str = "gate.weight"  # the gate in the mixture
+    stacked: bool = False  # whether the hub's layout stacks the experts of a layer
 
     def gate_name(self, layer: int) -> str:
         """The gate's tensor of a layer, of shape `(experts, hidden)`."""
@@ -73,13 +58,9 @@ MIXTRAL = Family(
 )
 QWEN2_MOE = Family("qwen2_moe", "Qwen2MoeForCausalLM", "mlp", _QWEN_NAMES)
 QWEN3_MOE = Family("qwen3_moe", "Qwen3MoeForCausalLM", "mlp", _QWEN_NAMES)
+_GRANITE_NAMES = {"gate_proj": "input_linear", "up_proj": "input_linear", "down_proj": "output_linear"}
 GRANITE_MOE = Family(
-    "granitemoe",
-    "GraniteMoeForCausalLM",
-    "block_sparse_moe",
-    {"gate_proj": "input_linear", "up_proj": "input_linear", "down_proj": "output_linear"},
-    gate="router.layer.weight",
-    stacked=True,
+    "granitemoe", "GraniteMoeForCausalLM", "block_sparse_moe", _GRANITE_NAMES, "router.layer.weight", stacked=True
 )
 TARGETS = {family.target: family for family in (MIXTRAL, QWEN2_MOE, QWEN3_MOE, GRANITE_MOE)}
 
@@ -89,7 +70,7 @@ def family_of(config: PreTrainedConfig) -> Family:
     kind = config.model_type
     if kind in TARGETS:
         raise CompositionError(f"the base is a mixture already (model_type {kind!r}); give the dense base model")
-    check_choice("model_type of the base", kind, BASES, CompositionError)
+    check_choice("model_type of the base", kind, ("llama", "mistral", "qwen2", "qwen3"), CompositionError)
     if getattr(config, "mlp_bias", False):
         raise CompositionError("the base has mlp_bias=True, but no native mixture has a bias in its experts")
     if kind in ("qwen2", "qwen3"):
@@ -99,12 +80,10 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 def mixture_config(config: PreTrainedConfig, experts: tuple[str, ...], top_k: int) -> PreTrainedConfig:
     """The configuration of the mixture that a dense model becomes, with `top_k` of the named experts active."""
-    from transformers import AutoConfig
-
     family = family_of(config)
     settings: dict[str, Any] = {
         **{name: getattr(config, name) for name in _KEPT if getattr(config, name, None) is not None},
-        **{name: getattr(config, name, None) for name in _TOKENS},
+        **{name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
         "tie_word_embeddings": bool(config.tie_word_embeddings),
         **_OWN[family.target](config, len(experts)),
         "rope_parameters": copy.deepcopy(config.rope_parameters),
@@ -166,12 +145,7 @@ def _qwen3(config: PreTrainedConfig, experts: int) -> dict[str, Any]:
     return own if kinds == ["sliding_attention"] else own | {"use_sliding_window": False, "sliding_window": None}
 
 
-_OWN: dict[str, Callable[[PreTrainedConfig, int], dict[str, Any]]] = {
-    "mixtral": _mixtral,
-    "granitemoe": _granite,
-    "qwen2_moe": _qwen2,
-    "qwen3_moe": _qwen3,
-}
+_OWN = {"mixtral": _mixtral, "granitemoe": _granite, "qwen2_moe": _qwen2, "qwen3_moe": _qwen3}
 
 
 def number_of_experts(config: PreTrainedConfig) -> int:

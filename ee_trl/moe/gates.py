@@ -10,27 +10,23 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..data.reading import opened
+from ..data.samples import all_dialogues
 from ..errors import CompositionError
 from .families import TARGETS
 from .routing import layer_list, pad, router_of
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 8
-MAX_LENGTH = 512
 MAX_TOKENS = 20_000
-L2 = 1e-3
-
-
-# ---- the rules ------------------------------------------------------------------------------------------------------
 
 
 def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -38,13 +34,8 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     The direction from the sets' common centre to each set's mean, each feature over its variance within the sets.
 
     It is scaled so that the logits spread by 1. A gate has no intercept, so the centre's own direction is taken out:
-    at the centre all experts count alike.
-
-    Args:
-        inputs (`Sequence[torch.Tensor]` of shape `(tokens, hidden)`): The gate's inputs, of each expert's set.
-
-    Returns:
-        `torch.Tensor` of shape `(experts, hidden)`.
+    at the centre all experts count alike. Takes the gate's inputs `(tokens, hidden)` of each expert's set, and gives
+    weights `(experts, hidden)`.
     """
     means = torch.stack([part.double().mean(0) for part in inputs])
     centre = means.mean(0)
@@ -55,17 +46,11 @@ def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     return (away / spread).float()
 
 
-def probe(inputs: Sequence[torch.Tensor], l2: float = L2, steps: int = 100) -> torch.Tensor:
+def probe(inputs: Sequence[torch.Tensor], l2: float = 1e-3, steps: int = 100) -> torch.Tensor:
     """
     The weights of a logistic regression without intercept that tells the sets apart; all sets count alike.
 
-    Args:
-        inputs: See [`prototype`].
-        l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights, of inputs scaled to unit size.
-        steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
-
-    Returns:
-        `torch.Tensor` of shape `(experts, hidden)`; its rows sum to zero.
+    Shapes are those of [`prototype`]; the rows sum to zero. `l2` is for inputs scaled to unit size.
     """
     x = torch.cat([part.float() for part in inputs])
     scale = x.pow(2).mean().sqrt().clamp(min=1e-12)
@@ -86,9 +71,7 @@ def fit_logistic(
     """
     The weights of a multinomial logistic regression by L-BFGS, in which all classes count alike.
 
-    Args:
-        logits (`Callable`): Weights -> logits of shape `(samples, classes)`, where samples of one class follow each
-            other.
+    `logits` turns weights into logits `(samples, classes)`, where samples of one class (`sizes`) follow each other.
     """
     labels = torch.cat([torch.full((size,), i, device=start.device) for i, size in enumerate(sizes)])
     shares = torch.cat([torch.full((size,), 1 / size, device=start.device) for size in sizes]) / len(sizes)
@@ -110,19 +93,9 @@ def fit_logistic(
 RULES: dict[str, Callable[[Sequence[Any]], Any]] = {"prototype": prototype, "probe": probe}
 
 
-# ---- the data -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class GateBatch:
-    """
-    Samples of one expert's set.
-
-    Args:
-        expert (`int`): The expert's number.
-        input_ids (`torch.Tensor` of shape `(batch, length)`): Padded on the right.
-        mask (`torch.Tensor` of shape `(batch, length)`): 1 for a token, 0 for padding.
-    """
+    """Samples of the set of one expert (its number), padded on the right: ids and mask of shape `(batch, length)`."""
 
     expert: int
     input_ids: torch.Tensor
@@ -131,10 +104,6 @@ class GateBatch:
 
 def gate_sets(data: Mapping[str, Any]) -> dict[str, Dataset]:
     """The set of each expert; paths and names are opened, and of several splits `"train"` or the only one is taken."""
-    from datasets import Dataset
-
-    from ..data.reading import opened
-
     found = {}
     for name, given in data.items():
         dataset = opened(given)
@@ -165,7 +134,7 @@ def readable(data: Mapping[str, Dataset], tokenizer: Path | None) -> bool:
 
 
 def gate_batches(
-    data: Mapping[str, Dataset], tokenizer: Path | None, samples: int, seed: int = 0, max_length: int = MAX_LENGTH
+    data: Mapping[str, Dataset], tokenizer: Path | None, samples: int, seed: int = 0, max_length: int = 512
 ) -> list[GateBatch]:
     """At most `samples` rows drawn from each expert's set, in padded batches of their first `max_length` tokens."""
     batches = []
@@ -182,18 +151,11 @@ def _token_ids(dataset: Dataset, tokenizer: Path | None) -> list[list[int]]:
     """The token ids of each row: its column `input_ids`, or its dialogue by the chat template."""
     if "input_ids" in dataset.column_names:
         return [list(ids or ()) for ids in dataset["input_ids"]]
-    from transformers import AutoTokenizer
-
-    from ..data.samples import all_dialogues
-
     encoder: Any = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     talks = [[*row["prompt"], *row["completion"]] for row in all_dialogues(dataset)]
     if encoder.chat_template is None:
         return [encoder("\n".join(turn["content"] for turn in talk))["input_ids"] for talk in talks]
     return [encoder.apply_chat_template(talk, return_dict=True)["input_ids"] for talk in talks]
-
-
-# ---- layer by layer -------------------------------------------------------------------------------------------------
 
 
 class _Stop(Exception):
@@ -202,8 +164,6 @@ class _Stop(Exception):
 
 def load_for_gates(folder: Path) -> Any:
     """A composed model to make gates for, on a GPU if there is one."""
-    from transformers import AutoModelForCausalLM
-
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -272,9 +232,5 @@ def _gate_inputs(
                 inputs[batch.expert].append(reached.reshape(-1, reached.shape[-1])[kept])
     finally:
         handle.remove()
-    return [_thinned(torch.cat(parts)).clone() for parts in inputs]
-
-
-def _thinned(rows: torch.Tensor, most: int = MAX_TOKENS) -> torch.Tensor:
-    """Evenly spaced rows, if there are too many."""
-    return rows if len(rows) <= most else rows[:: -(-len(rows) // most)]
+    whole = [torch.cat(parts) for parts in inputs]
+    return [rows[:: -(-len(rows) // MAX_TOKENS)].clone() for rows in whole]  # evenly spaced, if there are too many

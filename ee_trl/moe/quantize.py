@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from ..errors import CompositionError, check_choice
 from .checkpoint import read_config, resolve_folder
@@ -18,20 +19,13 @@ from .routing import layer_list
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("nf4", "fp4")
 EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Memory:
-    """
-    The bytes of a model's weights.
-
-    Args:
-        experts (`int`): Of its experts.
-        rest (`int`): Of all else: attention, embeddings, head, norms, routers.
-    """
+    """Bytes of a model's weights: of its experts, and of the rest (attention, embeddings, head, norms, routers)."""
 
     experts: int
     rest: int
@@ -74,9 +68,7 @@ def load_in_4bit(
     Raises:
         [`CompositionError`]: The model is no composed mixture, or the type is unknown.
     """
-    from transformers import AutoModelForCausalLM
-
-    check_choice("quant_type", quant_type, KINDS, CompositionError)
+    check_choice("quant_type", quant_type, ("nf4", "fp4"), CompositionError)
     folder = resolve_folder(model)
     config = read_config(folder)
     if config.model_type not in TARGETS:
@@ -108,18 +100,10 @@ def _quantize_attention(attention: Any, place: torch.device, kind: str, double: 
     for name, linear in list(attention.named_children()):
         if not isinstance(linear, torch.nn.Linear) or linear.in_features % BLOCK or linear.out_features % BLOCK:
             continue
-        new = bnb.nn.Linear4bit(
-            linear.in_features,
-            linear.out_features,
-            bias=linear.bias is not None,
-            compute_dtype=linear.weight.dtype,
-            quant_type=kind,
-            compress_statistics=double,
-            device="meta",
-        )
-        new.weight = bnb.nn.Params4bit(
-            linear.weight.data, requires_grad=False, quant_type=kind, compress_statistics=double, module=new
-        )
+        how: Any = {"quant_type": kind, "compress_statistics": double}
+        sizes, biased = (linear.in_features, linear.out_features), linear.bias is not None
+        new = bnb.nn.Linear4bit(*sizes, bias=biased, compute_dtype=linear.weight.dtype, device="meta", **how)
+        new.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, module=new, **how)
         new.bias = linear.bias
         setattr(attention, name, new.to(place))
 
@@ -137,9 +121,6 @@ def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
     raise CompositionError(
         "a composed model in 4 bits cannot be saved: keep the folder it was loaded from, and quantize at each load"
     )
-
-
-# ---- memory ---------------------------------------------------------------------------------------------------------
 
 
 def memory_of(model: Any) -> Memory:

@@ -6,19 +6,19 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
+from ..data.samples import all_dialogues
 from ..errors import CompositionError
 from ..files import read_json, write_json
 from ..scoring.features import tokenise
 from .gates import fit_logistic
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -128,8 +128,6 @@ class RequestRouter:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes it to a folder."""
-        from safetensors.torch import save_file
-
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         save_file({"weights": self.weights.contiguous()}, path / WEIGHTS)
@@ -139,8 +137,6 @@ class RequestRouter:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> RequestRouter:
         """Reads what `save` wrote."""
-        from safetensors.torch import load_file
-
         path = Path(folder)
         if not (path / FILE).is_file() or not (path / WEIGHTS).is_file():
             raise CompositionError(f"{str(path)!r} holds no request router ({FILE} and {WEIGHTS}); fit and save one")
@@ -152,8 +148,6 @@ class RequestRouter:
 
 def _prompts_of(dataset: Dataset) -> list[Prompt]:
     """The prompt of each dialogue with a reply."""
-    from ..data.samples import all_dialogues
-
     return [list(prompt) for prompt in all_dialogues(dataset)["prompt"]]
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import CompositionError
 from .families import EXPERT_NAMES, number_of_experts
-
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def router_classes() -> tuple[type[torch.nn.Module], ...]:
@@ -72,31 +69,19 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
 
 
-# ---- measuring ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Routing:
-    """
-    The routing of some dialogues, each the mean over its tokens, without padding.
-
-    Args:
-        experts (`tuple[str, ...]`): Their names.
-        weights (`np.ndarray` of shape `(rows, layers, experts)`): How much each counts; sums to 1 over the experts.
-        first (`np.ndarray` of shape `(rows, layers, experts)`): The share of tokens that it counts most for.
-    """
+    """The routing of some dialogues, each the mean over its tokens; arrays of shape `(rows, layers, experts)`."""
 
     experts: tuple[str, ...]
-    weights: np.ndarray
-    first: np.ndarray
+    weights: np.ndarray  # how much each counts; sums to 1 over the experts
+    first: np.ndarray  # the share of tokens that it counts most for
 
 
 def measure_routing(
     model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], *, batch_size: int = 8, max_length: int = 512
 ) -> Routing:
     """Runs a composed model over dialogues and records what its routers do."""
-    import numpy as np
-
     talks = [[*row["prompt"], *row["completion"]] for row in rows]
     encoded = [tokenizer.apply_chat_template(t, return_dict=True)["input_ids"][:max_length] for t in talks]
     blocks, experts = [router_of(layer) for layer in layer_list(model)], expert_names(model)

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..display import Table
 from ..files import write_json, write_text
 from ..reports.plane import new_figure, save_figure
+from .routing import Routing
 
-
-if TYPE_CHECKING:
-    from .routing import Routing
 
 PAGE, PICTURE, RECORD = "router_report.md", "router_report.png", "router_report.json"
 
 
 def summarise_routing(routing: Routing, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """
-    The means of a routing, over all dialogues and over those of each group.
-
-    Returns `dict`: `experts`, `rows`, `load` and `first` (layers x experts: the mean weight, and the share of tokens
-    that an expert counts most for), and `by`: grouping -> group -> `rows` and `load`.
+    The means of a routing: `load` and `first` (layers x experts) over all dialogues, and `by` grouping and group.
     """
-    import numpy as np
-
     by: dict[str, dict[str, Any]] = {}
     for grouping, names in groups.items():
         members = np.array(names, dtype=object)
@@ -90,9 +85,6 @@ def group_table(before: Mapping[str, Any], after: Mapping[str, Any], grouping: s
 def over_layers(load: Sequence[Sequence[float]]) -> list[float]:
     """The mean of each expert's weight over the layers."""
     return [sum(column) / len(load) for column in zip(*load, strict=True)]
-
-
-# ---- the picture ----------------------------------------------------------------------------------------------------
 
 
 def plot_routing(before: Mapping[str, Any], after: Mapping[str, Any], path: Path) -> Path:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from ..errors import CompositionError
+from ..evaluation.generation import generate_replies
 from ..files import atomic_folder, read_json, write_json
 from .checkpoint import resolve_folder
 from .request_router import Prompt, RequestRouter
@@ -48,7 +52,12 @@ def write_serving(
         raise CompositionError(f"{str(folder)!r} exists and is not overwritten; give another output folder")
     if set(experts) != set(router.experts):
         raise CompositionError(f"the router is for {sorted(router.experts)}, the experts are {sorted(experts)}")
-    sources = {name: _lora_of(name, resolve_folder(path)) for name, path in experts.items()}
+    sources = {}
+    for name, path in experts.items():
+        lora_folder = resolve_folder(path)
+        if not (lora_folder / ADAPTER_CONFIG).is_file():
+            raise CompositionError(f"expert {name!r} is a full model; only LoRA share one base. Compose it instead")
+        sources[name] = LoraExpert(lora_folder)
     ranks = {name: lora.rank for name, lora in sources.items()}
     rank = next((size for size in VLLM_RANKS if size >= max(ranks.values())), None)
     if rank is None:
@@ -67,12 +76,6 @@ def write_serving(
     return folder
 
 
-def _lora_of(name: str, folder: Path) -> LoraExpert:
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise CompositionError(f"expert {name!r} is a full model; only LoRA share one base. Compose it instead")
-    return LoraExpert(folder)
-
-
 def vllm_command(record: Mapping[str, Any]) -> str:
     """The command that serves the folder, run in it; a request names its expert as the model."""
     modules = " ".join(f"{name}={ADAPTERS}/{name}" for name in record["experts"])
@@ -84,31 +87,15 @@ def vllm_command(record: Mapping[str, Any]) -> str:
 
 @dataclass
 class RoutedModel:
-    """
-    A base with its LoRA experts in this process, and the router that picks one for each request.
+    """A base with its LoRA experts in this process, and the router that picks one for each request."""
 
-    Args:
-        model (`PeftModel`): With one adapter for each expert, by its name.
-        tokenizer (`PreTrainedTokenizerBase`): The base's.
-        router (`RequestRouter`): Of the same experts.
-    """
-
-    model: Any
+    model: Any  # a PeftModel with one adapter for each expert, by its name
     tokenizer: Any
     router: RequestRouter
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], **model_options: Any) -> RoutedModel:
-        """
-        Loads what [`write_serving`] wrote.
-
-        Args:
-            folder (`str` or `os.PathLike`): The folder.
-            **model_options: Passed to `AutoModelForCausalLM.from_pretrained`, such as `dtype` or `device_map`.
-        """
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+        """Loads what [`write_serving`] wrote, with options of `from_pretrained` such as `dtype` or `device_map`."""
         path = Path(folder)
         if not (path / RECORD).is_file():
             raise CompositionError(f"{str(path)!r} holds no {RECORD}; write it with write_serving")
@@ -121,18 +108,7 @@ class RoutedModel:
         return cls(model.eval(), AutoTokenizer.from_pretrained(record["base"]), RequestRouter.load(path / ROUTER))
 
     def reply(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64) -> list[tuple[str, str]]:
-        """
-        One greedy reply for each prompt, by the expert that it is routed to.
-
-        Args:
-            prompts (`Sequence`): Texts or messages.
-            max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
-
-        Returns:
-            `list[tuple[str, str]]`: expert and reply, in the order of the prompts.
-        """
-        from ..evaluation.generation import generate_replies
-
+        """One greedy reply for each prompt (a text or messages): the expert that it is routed to, and its reply."""
         chosen = self.router.route(prompts)
         talks: list[Any] = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
         replies: dict[int, str] = {}

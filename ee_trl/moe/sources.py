@@ -7,18 +7,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from ..errors import CompositionError, check_choice
 from ..files import read_json
 from .checkpoint import Checkpoint, digest, read_config, resolve_folder
 from .families import PROJECTIONS, family_of
 
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +44,6 @@ _PLAIN = {
 }  # fmt: skip
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _PREFIX = "base_model.model."
-_DTYPES = ("float32", "bfloat16", "float16")
-
-
-# ---- experts --------------------------------------------------------------------------------------------------------
 
 
 class FullExpert:
@@ -93,19 +89,12 @@ class LoraExpert:
     """
     An expert that is a LoRA folder; each tensor is what PEFT's `merge_and_unload` would make of it, to the last bit.
 
-    Args:
-        folder (`Path`): With `adapter_config.json` and `adapter_model.safetensors`.
-
-    Raises:
-        [`CompositionError`]: The adapter is more than a plain LoRA (DoRA, a bias, modules saved whole, ...); the
-            message names the setting.
+    Raises [`CompositionError`] where the adapter is more than a plain LoRA (DoRA, a bias, modules saved whole, ...).
     """
 
     kind = "LoRA"
 
     def __init__(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
         self.folder = folder
         self.config: dict[str, Any] = read_json(folder / ADAPTER_CONFIG)
         _check_plain(self.config, folder)
@@ -135,8 +124,6 @@ class LoraExpert:
 
     def scaling(self, name: str) -> float:
         """`alpha / r`, or `alpha / sqrt(r)` with rsLoRA, of the layer that the tensor belongs to."""
-        from peft.utils.other import get_pattern_key
-
         module = name.removesuffix(".weight")
         alphas: dict[str, float] = self.config.get("alpha_pattern") or {}
         ranks: dict[str, int] = self.config.get("rank_pattern") or {}
@@ -199,29 +186,16 @@ def _check_plain(config: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-# ---- base and experts together --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Sources:
-    """
-    A base and its experts, checked.
-
-    Args:
-        base (`Checkpoint`): The dense base.
-        config (`PreTrainedConfig`): Its configuration.
-        experts (`Mapping[str, FullExpert | LoraExpert]`): Name -> expert, in order.
-        names (`list[str]`): The base's tensors that are composed, in the order in which they are written.
-        tokenizer (`Path`, *optional*): Where the tokenizer is taken from.
-        dtype (`torch.dtype`, *optional*): What tensors are cast to; by default they stay as they are.
-    """
+    """A dense base and its experts, checked."""
 
     base: Checkpoint
     config: PreTrainedConfig
     experts: Mapping[str, Expert]
-    names: list[str]
-    tokenizer: Path | None
-    dtype: torch.dtype | None
+    names: list[str]  # the base's tensors that are composed, in the order in which they are written
+    tokenizer: Path | None  # where the tokenizer is taken from
+    dtype: torch.dtype | None  # what tensors are cast to; without it they stay as they are
 
     @classmethod
     def open(
@@ -234,6 +208,8 @@ class Sources:
         revision: str | None = None,
     ) -> Sources:
         """Opens and checks; the arguments are those of [`~ee_trl.compose_moe`]. Nothing is written."""
+        if dtype is not None:
+            check_choice("dtype", dtype, ("float32", "bfloat16", "float16"), CompositionError)
         folder = resolve_folder(base, revision)
         config, checkpoint = read_config(folder), Checkpoint(folder)
         family_of(config)
@@ -249,7 +225,8 @@ class Sources:
             expert.check(name, config, checkpoint, names)
         if not trust_base:
             _check_same_base(base, folder, opened)
-        return cls(checkpoint, config, opened, names, _common_tokenizer(folder, folders), _dtype(dtype))
+        cast = None if dtype is None else getattr(torch, dtype)
+        return cls(checkpoint, config, opened, names, _common_tokenizer(folder, folders), cast)
 
     def expert(self, expert: str, name: str) -> torch.Tensor:
         """One expert's tensor."""
@@ -284,13 +261,6 @@ def _order(name: str) -> tuple[int, int, str]:
     if name.startswith("model.layers."):
         return 1, int(name.split(".")[2]), name
     return (0 if "embed_tokens" in name else 2), 0, name
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    check_choice("dtype", name, _DTYPES, CompositionError)
-    return getattr(torch, name)
 
 
 def check_experts(names: tuple[str, ...], shared: str, top_k: int | None) -> None:
@@ -340,13 +310,8 @@ def _check_same_base(base: str, folder: Path, experts: Mapping[str, Expert]) -> 
             )
 
 
-# ---- tokenizers -----------------------------------------------------------------------------------------------------
-
-
 def _common_tokenizer(base: Path, experts: Mapping[str, Path]) -> Path | None:
-    """
-    The folder to take the tokenizer from: an expert's, since its chat template was trained with, or else the base's.
-    """
+    """The folder of the tokenizer: an expert's, since its chat template was trained with, or else the base's."""
     found = {name: tokenizer for name, folder in experts.items() if (tokenizer := _tokenizer(folder)) is not None}
     own = _tokenizer(base)
     if not found:
@@ -378,8 +343,6 @@ def _check_alike(one: str, a: Any, other: str, b: Any, *, template: bool) -> Non
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     names = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json")
     if not any((folder / name).is_file() for name in names):
         return None

@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from peft import PeftModel
-from trl import SFTTrainer
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PreTrainedConfig
+from trl import SFTConfig, SFTTrainer
 
 from ..errors import CompositionError
 from ..online.trl_internals import LoadingHook
@@ -23,18 +25,10 @@ from .families import TARGETS, number_of_experts
 from .routing import routers
 
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from transformers import PreTrainedConfig
-    from trl import SFTConfig
-
 logger = logging.getLogger(__name__)
 
 ROUTERS = "routers.safetensors"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-# ---- what cannot be trained -----------------------------------------------------------------------------------------
 
 
 def check_config(config: PreTrainedConfig) -> None:
@@ -86,9 +80,6 @@ def check_arguments(args: SFTConfig, config: PreTrainedConfig, lora_targets: Ite
         args.router_aux_loss_coef = 0.0
 
 
-# ---- what learns ----------------------------------------------------------------------------------------------------
-
-
 def unfreeze_routers(model: torch.nn.Module, *, lora: bool = False) -> dict[str, Any]:
     """Lets the routers learn, in float32, and freezes the rest, but for a LoRA that learns too; gives them by name."""
     found = routers(model)
@@ -123,8 +114,6 @@ def settle_routers(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def save_routers(found: dict[str, Any], folder: Path) -> None:
     """Writes the routers' weights as they are."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {str(i): router.weight.detach().cpu().contiguous() for i, router in enumerate(found.values())}
     save_file(tensors, folder / ROUTERS, metadata={"names": json.dumps(list(found))})
@@ -132,8 +121,6 @@ def save_routers(found: dict[str, Any], folder: Path) -> None:
 
 def load_routers(found: dict[str, Any], folder: Path) -> None:
     """Reads what [`save_routers`] wrote into the routers, in their order."""
-    from safetensors.torch import load_file
-
     if not (folder / ROUTERS).is_file():
         raise CompositionError(f"{str(folder)!r} is no checkpoint of a router training: it has no {ROUTERS}")
     tensors = load_file(folder / ROUTERS)
@@ -162,8 +149,6 @@ class RouterSFTTrainer(LoadingHook, SFTTrainer):
     """
 
     def __init__(self, model: Any, args: SFTConfig, *, peft_config: LoraConfig | None = None, **kwargs: Any) -> None:
-        from transformers import AutoConfig
-
         named = isinstance(model, (str, os.PathLike))
         revision = (args.model_init_kwargs or {}).get("revision")  # type: ignore[union-attr]
         config: Any = AutoConfig.from_pretrained(model, revision=revision or "main") if named else model.config

@@ -6,31 +6,25 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
 from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, samples_of
-from ..data.formats import recognise
+from ..data.formats import DialogueFormat, recognise
 from ..errors import FormatError, ScoresError, TrainingError
+from ..scoring.base import ScoringSelector
 from . import ranks
 from .trl_internals import prepares_rows
 from .worker import mean_by_row
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from ..data.formats import DialogueFormat
-    from ..scoring.base import ScoringSelector
-
 logger = logging.getLogger(__name__)
 
-_COMPARED = 16
-"""Rows that are compared: enough to tell another order from a few rows that were rewritten."""
-_CHARACTERS = 3
+_COMPARED = 16  # rows: enough to tell another order from a few rows that were rewritten
 _FIX = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
 
 
@@ -38,12 +32,8 @@ class RowScores:
     """
     What is known of a trainer's rows when a policy is attached: scores, and where the dialogues are.
 
-    The `source` is what the rows were made from, and `index` a column of both that names each row; see
-    [`EmpathyCallback`]. Raises [`TrainingError`] where the rows cannot be matched with their source.
-
-    Attributes:
-        scores (`np.ndarray` of shape `(n, 2)`): Those that the rows or their source bring, NaN for the others.
-        wanting (`np.ndarray` of shape `(n,)`, of `bool`): Rows without a score that can be scored.
+    `scores` (of shape `(n, 2)`) come with the rows or the data set they were made from, NaN where there are none;
+    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. See [`EmpathyCallback`] for the others.
     """
 
     def __init__(self, trainer: Any, rows: Dataset, source: Dataset | None = None, index: str | None = None) -> None:
@@ -70,7 +60,10 @@ class RowScores:
             return
         rows, _ = dialogue_rows(self.given.select(self.positions[self.wanting]))
         part = ranks.share(len(rows))
-        own = _scored(selector, _without_eos(rows.select(range(part.start, part.stop)), self._eos))
+        rows = rows.select(range(part.start, part.stop))
+        if self._eos and len(rows) and isinstance(rows[0].get("completion"), str):
+            rows = rows.map(_bare, fn_kwargs={"eos": self._eos}, desc="Taking off the EOS token")
+        own = _scored(selector, rows)
         self.scores[self.wanting] = np.concatenate(ranks.every(own))
         self.wanting[:] = False
 
@@ -88,29 +81,19 @@ class RowScores:
         logger.log(logging.WARNING if self._dropped else logging.INFO, text)
 
 
-# ---- scores --------------------------------------------------------------------------------------------------------
-
-
 def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The scores that rows bring, of shape `(n, 2)`, NaN in both where one is missing; and which of the others can be
-    scored, of shape `(n,)`: they have a dialogue, and no reason in `score_status` for having no scores.
-
-    Raises:
-        [`ScoresError`]: There is one of the two columns, or neither scores nor dialogues.
-    """
+    """The scores that rows bring, NaN in both where one is missing, and which of the other rows can be scored."""
     given = [axis for axis in AXES if axis in rows.column_names]
     if len(given) == 1:
         raise ScoresError(f"there is a column {given[0]!r}, but not the other of {' and '.join(AXES)}; add it")
     if not given:
         dialogue_rows(rows)
         return np.full((len(rows), 2), np.nan), np.ones(len(rows), dtype=bool)
-    names = [*AXES, *(["score_status"] if "score_status" in rows.column_names else [])]
-    table = rows.select_columns(names).with_format(None)[:]
+    table = rows.select_columns([*AXES, *{"score_status"}.intersection(rows.column_names)]).with_format(None)[:]
     scores = np.stack([scores_array(table[axis], axis) for axis in AXES], axis=1)
     missing = np.isnan(scores).any(axis=1)
     failed = np.zeros(len(rows), dtype=bool)
-    if "score_status" in table:
+    if "score_status" in table:  # it may say why a row has no scores
         failed = np.array([status not in (None, "scored") for status in table["score_status"]], dtype=bool)
     scores[missing | failed] = np.nan
     try:
@@ -144,9 +127,6 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-# ---- dialogues -----------------------------------------------------------------------------------------------------
 
 
 def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
@@ -188,15 +168,6 @@ def _bare(row: dict[str, Any], eos: str | None) -> dict[str, Any]:
     return {**row, "completion": completion.removesuffix(eos)} if eos and isinstance(completion, str) else row
 
 
-def _without_eos(rows: Dataset, eos: str | None) -> Dataset:
-    if not eos or not len(rows) or not isinstance(rows[0].get("completion"), str):
-        return rows
-    return rows.map(_bare, fn_kwargs={"eos": eos}, desc="Taking off the EOS token")
-
-
-# ---- rows of another data set --------------------------------------------------------------------------------------
-
-
 def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled: bool) -> np.ndarray:
     """Where in its source each of the trainer's rows is; raises [`TrainingError`] where they cannot be matched."""
     if index is None:
@@ -225,18 +196,11 @@ def same_order(n: int, given: int, shuffled: bool) -> np.ndarray:
     return np.arange(n)
 
 
-def same_rows(rows: Dataset, given: Dataset, processing_class: Any, max_length: int | None) -> None:
-    """Raises [`TrainingError`] where the trainer's rows are not the given ones, in their order."""
-    same_order(len(rows), len(given), False)
-    same_dialogues(rows, given, text_tokenizer(processing_class), max_length)
-
-
 def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_length: int | None = None) -> None:
     """
-    Raises [`TrainingError`] where a spread of rows shows that two data sets of the same length differ in their order.
+    Raises [`TrainingError`] where a sample of rows shows that two data sets of the same length differ in their order.
 
-    The trainer's `rows` are dialogues, or `input_ids`, which need the `tokenizer` and are compared where they are
-    shorter than `max_length`, at which the trainer cuts.
+    Rows of `input_ids` need the `tokenizer`, and count where `max_length` did not cut them.
     """
     numbers = np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int)).tolist() if len(rows) else []
     theirs, own = _texts(rows, numbers), _texts(given, numbers)
@@ -265,8 +229,7 @@ def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
     """
     How many first texts are more like the second text of another pair than like their own.
 
-    Equality is too much to ask: one may be made of tokens (lower case, with a template around it), or have a system
-    message more.
+    They are seldom equal: one may come from tokens (lower case, inside a template) or have an extra system message.
     """
     grams = [[_grams(pair[side]) for pair in pairs] for side in (0, 1)]
     alike = np.array([[2 * len(a & b) / max(len(a) + len(b), 1) for b in grams[1]] for a in grams[0]])
@@ -275,7 +238,7 @@ def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
 
 def _grams(text: str) -> set[str]:
     plain = "".join(text.casefold().split())
-    return {plain[i : i + _CHARACTERS] for i in range(max(len(plain) - _CHARACTERS + 1, 1))}
+    return {plain[i : i + 3] for i in range(max(len(plain) - 2, 1))}
 
 
 def text_tokenizer(processing_class: Any) -> Any:

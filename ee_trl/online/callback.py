@@ -6,12 +6,14 @@ import inspect
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from ..errors import NothingLeftError, TrainingError, check_choice
+from ..scoring.base import ScoringSelector
 from . import alignment, checks, ranks
 from .lookahead import BEHIND, ON_FAILURE, LookAhead, ScoringAhead
 from .loss import IDS, loss_weights
@@ -22,11 +24,6 @@ from .records import Diary, unseen
 from .state import STATE_FILE, read_state, resume, state_of, write_state
 from .trl_internals import hold, running_figures
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from ..scoring.base import ScoringSelector
 
 logger = logging.getLogger(__name__)
 
@@ -43,26 +40,19 @@ class EmpathyCallback(TrainerCallback):
     as it was, the callback never sees the trainer: it can draw by score, and refuses what needs more.
 
     Args:
-        selector ([`EmpathyDataSelector`]):
-            Scores the rows without scores; its threshold and ties make the quadrants.
+        selector ([`EmpathyDataSelector`]): Scores the rows without scores; its threshold and ties make the quadrants.
         policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`):
             The name of a policy, or any `policy(scores, losses, progress)`; see [`~ee_trl.online.policies.named`].
-        trainer (`SFTTrainer`, *optional*):
-            The trainer that the callback is added to.
-        dataset (`Dataset`, *optional*):
-            The rows as they were given to the trainer, where its own have neither scores nor dialogues any more.
-            Without a trainer, always.
+        trainer (`SFTTrainer`, *optional*): The trainer that the callback is added to.
+        dataset (`Dataset`, *optional*): The rows as they were given to the trainer, where its own have neither scores
+            nor dialogues any more. Without a trainer, always.
         index (`str`, *optional*):
             A column of `dataset` and of the trainer's rows that names each row, where TRL dropped or shuffled some.
-        ahead (`bool`, *optional*, defaults to `True`):
-            Whether rows without scores are scored while training, shortly before they are drawn, in another process;
-            otherwise all of them are scored before training begins.
-        behind, on_failure:
-            See [`~ee_trl.online.lookahead.ScoringAhead`] and [`~ee_trl.online.lookahead.LookAhead`].
-        warmup, every_n_steps, floor, ceiling:
-            See [`~ee_trl.online.policies.named.Schedule`].
-        policy_options:
-            Options of the named policy.
+        ahead (`bool`, *optional*, defaults to `True`): Whether rows without scores are scored while training, shortly
+            before they are drawn, in another process; otherwise all of them are scored before training begins.
+        behind, on_failure: See [`~ee_trl.online.lookahead.ScoringAhead`] and [`~ee_trl.online.lookahead.LookAhead`].
+        warmup, every_n_steps, floor, ceiling: See [`~ee_trl.online.policies.named.Schedule`].
+        policy_options: Options of the named policy.
 
     Raises:
         [`TrainingError`]: The trainer or its rows are of a kind that is refused; the message says why.
@@ -127,8 +117,6 @@ class EmpathyCallback(TrainerCallback):
         packed = getattr(self.trainer, "empathy_samples", None) is not None
         return PackedRows(self.trainer.train_dataset, IDS) if packed else Rows()
 
-    # ---- asking ----------------------------------------------------------------------------------------------------
-
     def _ask(self, state: Any, *, takes_over: bool = False) -> None:
         """Asks the policy before the coming step, where it is due or takes over a stock training."""
         if self.ahead is not None and self.ahead.pending.any():
@@ -151,7 +139,7 @@ class EmpathyCallback(TrainerCallback):
     def _settle(self, ahead: ScoringAhead, state: Any, guided: bool) -> None:
         """Asks the policy while scores are on their way, until the next rows to draw have theirs; asks for more."""
         interval = self._period * self._step_rows
-        start = ranks.greatest(self.plan.cursor)
+        start = max(ranks.every(self.plan.cursor))
 
         def coming(rows: int | None = None) -> np.ndarray:
             return self.units.samples_of(self.plan.coming(start)[:rows])
@@ -204,22 +192,23 @@ class EmpathyCallback(TrainerCallback):
             )
         if late is not None or not _equal(weights.sampling, self.current.sampling):
             checks.check_strategy(self._args, redraws=True)
-            start = ranks.greatest(self.plan.cursor)
+            start = max(ranks.every(self.plan.cursor))
             draws = None if weights.sampling is None else self.units.mean(weights.sampling)
             self.plan.update(draws, start, late=None if late is None else self.units.holding(late))
         self.current = weights
         if self.loss is not None:
             self.loss.set(loss_weights(weights))
 
-    # ---- events ----------------------------------------------------------------------------------------------------
-
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         """Puts the plan into the data loader; asks the policy, or goes on from a checkpoint."""
         self._args = args
         if self.loss is None:
-            rows = train_dataloader.dataset
+            rows, given = train_dataloader.dataset, self.dataset
+            assert given is not None  # a callback alone has it
             checks.check_alone(args, self.policy, rows)
-            alignment.same_rows(rows, self.dataset, kwargs.get("processing_class"), args.max_length)
+            alignment.same_order(len(rows), len(given), shuffled=False)
+            tokenizer = alignment.text_tokenizer(kwargs.get("processing_class"))
+            alignment.same_dialogues(rows, given, tokenizer, args.max_length)
         else:
             checks.check_trainer(self.trainer)
             now, then = len(self.trainer.train_dataset), len(self.scores)
@@ -295,8 +284,6 @@ class EmpathyCallback(TrainerCallback):
         if self.trainer is not None:
             running = running_figures(self.trainer) or {}
             running.update({name: [value] for name, value in figures.items()})
-
-    # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def write_from(self, checkpoint: str | Path) -> None:
         """Writes down what was drawn until a checkpoint of the last step, as the training's end would have done."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from trl import SFTConfig, SFTTrainer
+
 from ..errors import TrainingError
 from .trl_internals import has_images
 
@@ -18,8 +21,6 @@ _STREAM = (
 
 def check_trainer(trainer: Any) -> None:
     """Raises [`TrainingError`] where a policy cannot guide a trainer."""
-    from trl import SFTTrainer
-
     if not isinstance(trainer, SFTTrainer):
         raise TrainingError(
             f"{type(trainer).__name__} is not an SFTTrainer. Sampling and weighting act on the log-probabilities of "
@@ -91,13 +92,8 @@ def check_strategy(args: Any, *, redraws: bool = False) -> None:
         )
 
 
-# ---- a callback alone ----------------------------------------------------------------------------------------------
-
-
 def check_rows(dataset: Any) -> None:
     """Raises [`TrainingError`] where rows given beside a trainer are not a `datasets.Dataset`."""
-    from datasets import Dataset, DatasetDict, IterableDatasetDict
-
     if isinstance(dataset, Dataset):
         return
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
@@ -112,16 +108,7 @@ def check_rows(dataset: Any) -> None:
 
 
 def check_alone(args: Any, policy: Any, rows: Any) -> None:
-    """
-    Raises [`TrainingError`] for what a callback that never sees its trainer cannot do.
-
-    Args:
-        args (`TrainingArguments`): The trainer's, which tell its class.
-        policy (`Callable`): The one that will be asked.
-        rows (`Any`): What the trainer's loader reads.
-    """
-    from trl import SFTConfig
-
+    """Raises [`TrainingError`] for what a callback that never sees its trainer cannot do."""
     if not isinstance(args, SFTConfig):
         raise TrainingError(
             f"the trainer's arguments are {type(args).__name__}, not the SFTConfig of an SFTTrainer, the only trainer "

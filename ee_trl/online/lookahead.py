@@ -21,24 +21,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dill
 import numpy as np
 
+from ..data.dialogue import Dialogue
 from ..errors import TrainingError
+from ..scoring.base import ScoringSpec
 from . import ranks
 from .policies.weights import Weights
 from .worker import Answer, send
 
 
-if TYPE_CHECKING:
-    from ..data.dialogue import Dialogue
-    from ..scoring.base import ScoringSpec
-
 logger = logging.getLogger(__name__)
 
-DialoguesOf = Callable[[Sequence[int]], "list[list[Dialogue]]"]
+DialoguesOf = Callable[[Sequence[int]], list[list[Dialogue]]]
 
 ON_FAILURE = ("stop", "continue")
 BEHIND = ("wait", "draw")
@@ -49,57 +47,49 @@ _LEAST_KEPT = 1 / 16  # share of the scored rows that are drawn: fewer do not ma
 _AT_ONCE = 64  # rows in one message: a scorer's batch, and how many scores come back together
 
 
-# ---- the process ---------------------------------------------------------------------------------------------------
-
-
 class LookAhead:
     """
     Scores rows in another process. A process that dies is started once more with the rows it had not answered.
 
-    Args:
-        spec ([`ScoringSpec`]): A scorer object must be one that can be pickled.
-        dialogues_of (`Callable`): From numbers of rows to the dialogues in each.
-        on_failure (`str`, *optional*, defaults to `"stop"`): What follows when the process died twice: `"stop"` the
-            training with its error, or `"continue"` without new scores.
-
-    Attributes:
-        waited (`float`): Seconds that [`~LookAhead.take`] has waited, in all.
-        failure (`str`, *optional*): Why there are no new scores any more.
+    A scorer object must be one that can be pickled. When the process dies twice, training stops with its error
+    (`on_failure="stop"`), or goes on without new scores (`"continue"`).
     """
 
     def __init__(self, spec: ScoringSpec, dialogues_of: DialoguesOf, *, on_failure: str = "stop") -> None:
-        self.on_failure, self.waited = on_failure, 0.0
-        self.failure: str | None = None
+        self.on_failure = on_failure
+        self.waited = 0.0  # seconds, in all
+        self.failure: str | None = None  # why there are no new scores any more
         self._dialogues_of = dialogues_of
-        self._spec = _packed(spec)
-        self._outstanding: dict[int, list[Dialogue]] = {}
+        try:
+            self._spec = dill.dumps(spec, recurse=True)  # with what the scorer's class needs of a script
+        except Exception as error:  # whatever the scorer holds may raise
+            raise TrainingError(
+                f"the scorer {spec.scorer!r} cannot be sent to the process that scores ahead ({error}). Give a name, "
+                "folder or hub id, or score the data set before training: selector.score(dataset)"
+            ) from error
+        self.outstanding: dict[int, list[Dialogue]] = {}  # asked for, without an answer yet
         self._answered: set[int] = set()
         self._restarts = 0
         self._process: _Process | None = None
 
-    @property
-    def outstanding(self) -> int:
-        """How many rows were asked for and have no answer yet."""
-        return len(self._outstanding)
-
     def ask(self, rows: Iterable[int]) -> None:
         """Asks for the scores of rows, in this order, without those that were asked for before."""
-        new = [row for row in rows if row not in self._outstanding and row not in self._answered]
+        new = [row for row in rows if row not in self.outstanding and row not in self._answered]
         if not new or self.failure is not None:
             return
         asked = dict(zip(new, self._dialogues_of(new), strict=True))
         process = self._started()  # a new one is asked again for what is outstanding
-        self._outstanding |= asked
+        self.outstanding |= asked
         process.ask(asked)
 
     def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
         """The answers since the last call, after waiting for those of `wait_for`; raises [`TrainingError`] to stop."""
         found: list[Answer] = []
         start = time.perf_counter()
-        wanted = self._outstanding.keys() & set(wait_for)
+        wanted = self.outstanding.keys() & set(wait_for)
         wait = bool(wanted)
-        while self._outstanding and self.failure is None:
-            wanted &= self._outstanding.keys()
+        while self.outstanding and self.failure is None:
+            wanted &= self.outstanding.keys()
             message = self._started().next(wait=bool(wanted))
             if message is None:
                 break
@@ -109,7 +99,7 @@ class LookAhead:
                 continue
             found += content
             for row, _, _ in content:
-                self._outstanding.pop(row, None)
+                self.outstanding.pop(row, None)
                 self._answered.add(row)
         if wait:
             self.waited += time.perf_counter() - start
@@ -118,7 +108,7 @@ class LookAhead:
     def _started(self) -> _Process:
         if self._process is None:
             self._process = _Process(self._spec)
-            self._process.ask(self._outstanding)
+            self._process.ask(self.outstanding)
         return self._process
 
     def _restart_or_fail(self, error: str) -> None:
@@ -131,17 +121,17 @@ class LookAhead:
         self.failure = error
         if self.on_failure == "stop":
             raise TrainingError(
-                f"the scorer's process died twice; {len(self._outstanding)} rows were not scored. Its error:\n"
+                f"the scorer's process died twice; {len(self.outstanding)} rows were not scored. Its error:\n"
                 f"{error}\nThe store keeps the scores made so far. To train on without new scores, set "
                 "on_failure='continue'."
             )
         logger.error("the scorer's process died twice; training goes on without new scores. Its error:\n%s", error)
-        self._outstanding.clear()
+        self.outstanding.clear()
 
     def forget(self) -> None:
         """Ends the process and takes back every question, so that rows can be asked for again."""
         self.close()
-        self._outstanding.clear()
+        self.outstanding.clear()
         self._answered.clear()
 
     def close(self) -> None:
@@ -149,17 +139,6 @@ class LookAhead:
         if self._process is not None:
             self._process.close()
             self._process = None
-
-
-def _packed(spec: ScoringSpec) -> bytes:
-    """The spec for another process, with what the scorer's class needs of a script."""
-    try:
-        return dill.dumps(spec, recurse=True)
-    except Exception as error:  # whatever the scorer holds may raise
-        raise TrainingError(
-            f"the scorer {spec.scorer!r} cannot be sent to the process that scores ahead ({error}). Give a name, "
-            "folder or hub id, or score the data set before training: selector.score(dataset)"
-        ) from error
 
 
 class _Process:
@@ -224,27 +203,18 @@ class _Process:
                     stream.close()
 
 
-# ---- which rows, and when ------------------------------------------------------------------------------------------
-
-
 class ScoringAhead:
     """
     The scores of a training that begins before they are there.
 
-    Args:
-        look ([`LookAhead`]): The process.
-        scores (`np.ndarray` of shape `(n, 2)`): Filled here; NaN where a sample has no score, or none yet.
-        pending (`np.ndarray` of shape `(n,)`, of `bool`): Samples without an answer yet.
-        behind (`str`, *optional*, defaults to `"wait"`): What happens when the scorer falls behind: training `"wait"`s
-            for it, or draws (`"draw"`) first the rows that are scored, then the others.
-
-    Attributes:
-        failure (`str`, *optional*): Why one of the processes, or the run that saved a checkpoint, has no new scores.
+    It fills `scores` (of shape `(n, 2)`, NaN where a sample has none), and unmarks in `pending` (of shape `(n,)`) the
+    samples that have an answer. When the scorer falls behind, training waits for it (`behind="wait"`), or draws the
+    rows that are scored first, then the others (`"draw"`).
     """
 
     def __init__(self, look: LookAhead, scores: np.ndarray, pending: np.ndarray, *, behind: str = "wait") -> None:
         self.look, self.scores, self.pending, self.behind = look, scores, pending, behind
-        self.failure: str | None = None
+        self.failure: str | None = None  # of any process, or of the run that saved a checkpoint
         self._asked = np.zeros(len(scores), dtype=bool)
         self._chunks: deque[tuple[int, list[int]]] = deque()  # (refresh at which it counts, rows)
         self._refreshes = 0
@@ -252,15 +222,7 @@ class ScoringAhead:
         self._waited = 0.0
 
     def request(self, order: np.ndarray, interval: int, kept: float | None = None) -> None:
-        """
-        Asks for the next samples of an order, where less than half of the window is scored or on its way.
-
-        Args:
-            order (`np.ndarray`): Samples in the order in which they will be drawn.
-            interval (`int`): How many of them are drawn until the next refresh.
-            kept (`float`, *optional*): See [`~ScoringAhead.kept`]. None before the policy is asked for the first time:
-                samples are drawn whatever their scores, which count as soon as they can.
-        """
+        """Asks for the next samples of an order, where less than half of the window is scored or on its way."""
         share, waits = kept or 1.0, self.pending[order]
         ready = int(np.argmax(waits)) if waits.any() else len(order)
         covered = ready + share * float((self.pending & self._asked).sum())
@@ -320,10 +282,9 @@ class ScoringAhead:
         wanted = {row: None for row in rows if self.pending[row]}
         if new := [row for row in wanted if not self._asked[row]]:
             self._ask([(self._refreshes, new)])
-        needed = [not wanted.keys().isdisjoint(chunk) for _, chunk in self._chunks]
-        taken = [row for (_, chunk), now in zip(self._chunks, needed, strict=True) if now for row in chunk]
-        self._chunks = deque(chunk for chunk, now in zip(self._chunks, needed, strict=True) if not now)
-        self._take(taken, at_once=True)
+        needed = [chunk for chunk in self._chunks if not wanted.keys().isdisjoint(chunk[1])]
+        self._chunks = deque(chunk for chunk in self._chunks if chunk not in needed)
+        self._take([row for _, chunk in needed for row in chunk], at_once=True)
 
     def _ask(self, chunks: list[tuple[int, list[int]]]) -> None:
         rows = [row for _, chunk in chunks for row in chunk]

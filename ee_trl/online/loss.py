@@ -19,26 +19,17 @@ from ..errors import SelectionError, TrainingError
 from .policies.weights import Weights
 
 
-ROW = "empathy_row"
-"""In an example: the sample that it is."""
-IDS, DRAWN, DRAWS = "empathy_ids", "empathy_drawn", "empathy_draws"
-"""In a batch: [`Marks`]. Packed examples have the ids too."""
-
+ROW = "empathy_row"  # in an example: the sample that it is
+IDS, DRAWN, DRAWS = "empathy_ids", "empathy_drawn", "empathy_draws"  # in a batch; packed examples have ids too
 NO_IDS = "the training batches carry no sample ids; was the trainer's data loader replaced after attaching?"
-
-
-# ---- the way of the ids --------------------------------------------------------------------------------------------
 
 
 class Marks(NamedTuple):
     """Which samples a batch holds."""
 
-    ids: torch.Tensor
-    """Of the shape of the labels: the sample of each token."""
-    drawn: torch.Tensor
-    """Of shape `(k,)`: the samples, ascending."""
-    draws: torch.Tensor
-    """Of shape `(k,)`: how many times each was drawn."""
+    ids: torch.Tensor  # of the shape of the labels: the sample of each token
+    drawn: torch.Tensor  # of shape (k,): the samples, ascending
+    draws: torch.Tensor  # of shape (k,): how many times each was drawn
 
 
 class NumberedRows(Dataset):
@@ -110,9 +101,6 @@ def take_marks(batch: Any) -> Marks | None:
     return Marks(batch.pop(IDS), batch.pop(DRAWN), batch.pop(DRAWS))
 
 
-# ---- the arithmetic ------------------------------------------------------------------------------------------------
-
-
 def loss_weights(weights: Weights) -> np.ndarray | None:
     """
     The weights of the loss, 0 for samples that are not drawn any more: a data loader may have fetched them already,
@@ -145,40 +133,13 @@ def weight_sum(batches: Iterable[Mapping[str, Any]], table: torch.Tensor, *, shi
 
 def lift(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """
-    The power of two that brings the mean weight of `count` tokens into [1, 2); 1 where it is there already.
+    The power of two that brings the mean weight of `count` tokens into [1, 2).
 
-    TRL divides by at least 1, and small weights may add up to less. Weights and sum times the same power of two give
-    the same quotient, without rounding.
+    TRL divides by at least 1, and small weights may add up to less. The same power of two on weights and sum leaves
+    their quotient as it is, without rounding.
     """
     _, exponent = torch.frexp(total / count.clamp(min=1))
     return torch.where(total > 0, torch.ldexp(torch.ones_like(total), 1 - exponent), 1)
-
-
-def aligned(ids: torch.Tensor, log_probs: torch.Tensor, *, shifted: bool) -> torch.Tensor:
-    """The ids at the positions of the log-probabilities: of the next token, and after any virtual tokens."""
-    ids = ids[..., 1:] if shifted else ids
-    missing = log_probs.size(-1) - ids.size(-1)
-    return F.pad(ids, (missing, 0)) if missing else ids
-
-
-def weighted(outputs: Any, weights: torch.Tensor, loss_type: str) -> Any:
-    """
-    The outputs of a fused LM head, changed so that their summed loss has the gradient of the weighted one.
-
-    For `"nll"` the log-probabilities are multiplied. `"dft"` also takes the probability from them: there they keep
-    their value, and the weights act on the gradient alone; [`dft_gap`] is what the value of the loss then lacks.
-    """
-    log_probs = outputs.log_probs
-    if loss_type == "dft":
-        value = log_probs.detach()
-        return replace(outputs, log_probs=value + (log_probs - value) * weights)
-    return replace(outputs, log_probs=log_probs * weights)
-
-
-def dft_gap(log_probs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted DFT loss minus the unweighted one, both summed; 0 where all weights are 1."""
-    log_probs = log_probs.detach()
-    return (-(weights - 1) * log_probs * log_probs.exp()).sum()
 
 
 def losses_by_sample(
@@ -190,9 +151,8 @@ def losses_by_sample(
     Log-probabilities, mask (whether a token counts) and ids are of the shape of a batch. The sums are made in a fixed
     order, without atomic additions, so every run gives the same numbers.
     """
-    losses, counts = -log_probs.detach(), mask.to(torch.float32)
-    if mask.size(-1) != log_probs.size(-1):
-        counts = F.pad(counts, (log_probs.size(-1) - mask.size(-1), 0))
+    losses = -log_probs.detach()
+    counts = F.pad(mask.to(torch.float32), (log_probs.size(-1) - mask.size(-1), 0))
     flat = ids.reshape(-1)
     place = torch.searchsorted(drawn, flat).clamp(max=len(drawn) - 1)
     place = torch.where(drawn[place] == flat, place, len(drawn))  # padding: last, and of no sample
@@ -211,17 +171,8 @@ def _segment_sums(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True).to(values.dtype)
 
 
-# ---- in a trainer --------------------------------------------------------------------------------------------------
-
-
 class LossWeights:
-    """
-    The weights that a trainer's loss looks up, and what it saw of each sample.
-
-    Attributes:
-        table (`torch.Tensor` of shape `(n,)`, *optional*): None where all weights are 1 and nothing is multiplied.
-        step (`int`): The step that is next, or is being taken, counted from 0.
-    """
+    """The weights that a trainer's loss looks up, and what it saw of each sample."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -229,8 +180,8 @@ class LossWeights:
 
     def reset(self, step: int = 0) -> None:
         """Forgets everything: all weights are 1, no sample was seen."""
-        self.table: torch.Tensor | None = None
-        self.step = step
+        self.table: torch.Tensor | None = None  # of shape (n,); None where all weights are 1: nothing is multiplied
+        self.step = step  # the one that is next, or is being taken, counted from 0
         self._lift: torch.Tensor | None = None
         self._seen: list[torch.Tensor] = []
 
@@ -279,19 +230,24 @@ class WeightedModel:
         self.model, self.weights, self.marks, self.loss_type = model, weights, marks, loss_type
         self.shifted = "shift_labels" not in inputs
         self.calls = 0
-        self.gap: torch.Tensor | None = None
+        self.gap: torch.Tensor | None = None  # the weighted loss minus that of the outputs, both summed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's outputs, weighted where it gives log-probabilities."""
+        """The model's outputs; where it gives log-probabilities, their summed loss has the weighted gradient."""
         outputs = self.model(*args, **kwargs)
-        if getattr(outputs, "log_probs", None) is None:
+        log_probs = getattr(outputs, "log_probs", None)
+        if log_probs is None:
             return outputs
         self.calls += 1
-        ids = aligned(self.marks.ids, outputs.log_probs, shifted=self.shifted)
+        ids = self.marks.ids[..., 1:] if self.shifted else self.marks.ids
+        ids = F.pad(ids, (log_probs.size(-1) - ids.size(-1), 0))  # virtual tokens come first
         self.weights.note(outputs, self.marks, ids)
         weights = self.weights.weights_of(ids)
         if weights is None:
             return outputs
-        if self.loss_type == "dft":
-            self.gap = dft_gap(outputs.log_probs, weights)
-        return weighted(outputs, weights, self.loss_type)
+        if self.loss_type != "dft":
+            return replace(outputs, log_probs=log_probs * weights)
+        # DFT also takes the probability from them: their value stays, and the weights act on the gradient alone
+        value = log_probs.detach()
+        self.gap = (-(weights - 1) * value * value.exp()).sum()
+        return replace(outputs, log_probs=value + (log_probs - value) * weights)

@@ -18,9 +18,6 @@ from ..errors import TrainingError
 from .policies.weights import tamed
 
 
-# ---- pure ----------------------------------------------------------------------------------------------------------
-
-
 def draw(weights: ArrayLike, count: int, seed: Sequence[int], *, shuffled: bool = True) -> np.ndarray:
     """
     Draws `count` indices by systematic sampling: each occurs `floor` or `ceil` of `count * weight / sum` times.
@@ -76,33 +73,22 @@ def put_off(order: np.ndarray, start: int, late: np.ndarray | None) -> np.ndarra
     return np.concatenate([order[:start], tail[np.argsort(group, kind="stable")]])
 
 
-# ---- the sampler ---------------------------------------------------------------------------------------------------
-
-
 class SamplingPlan(Sampler[int]):
     """
     A sampler that runs through a materialised order of indices, epoch by epoch.
 
-    All processes must iterate it alike, as accelerate does with any sampler before it gives each process its batches.
-
-    Args:
-        base (`Sampler`): The stock sampler; its length, and its order as long as there are no sampling weights.
-        size (`int`): Rows in the data set.
-        seed (`int`, *optional*, defaults to `0`): Of the draws; the base keeps its own.
-
-    Attributes:
-        cursor (`int`): Positions of this epoch that this process has drawn.
-        late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*): Rows that come after all others; see
-            [`put_off`].
+    The `base` is the stock sampler, whose order stays as long as there are no sampling weights, and `size` the number
+    of rows. All processes must iterate the plan alike, as accelerate does before it gives each process its batches.
     """
 
     def __init__(self, base: Sampler[int], size: int, seed: int = 0) -> None:
         self.base, self.size, self.seed = base, size, seed
         self.shuffled = not isinstance(base, SequentialSampler)
-        self.epoch, self.cursor = 0, 0
+        self.epoch = 0
+        self.cursor = 0  # positions of this epoch that this process has drawn
         self.order: np.ndarray | None = None
         self.weights: np.ndarray | None = None
-        self.late: np.ndarray | None = None
+        self.late: np.ndarray | None = None  # of shape (size,), of bool: rows that come after all others
         self._draws = 0
         self._restored: int | None = None  # the epoch of which the order is settled before it is iterated
 
@@ -124,25 +110,18 @@ class SamplingPlan(Sampler[int]):
             self.set_epoch(epoch)  # to run through a base may move it on
 
     def __iter__(self) -> Iterator[int]:
-        order = self._begin()
-        for position in range(len(order)):
-            self.cursor = position + 1
-            assert self.order is not None
-            yield int(self.order[position])
-
-    def _begin(self) -> np.ndarray:
         self.cursor = 0
         if self._restored == self.epoch and self.order is not None:
             self._restored = None
-        elif self.weights is None:
-            self.order = np.fromiter(iter(self.base), dtype=np.int64)
         else:
-            self.order = self._drawn()
-        assert self.order is not None
-        return self.order
+            self.order = self._new_order()
+        for position in range(len(self.order)):
+            self.cursor = position + 1
+            yield int(self.order[position])  # the order may have been drawn again meanwhile
 
-    def _drawn(self) -> np.ndarray:
-        assert self.weights is not None
+    def _new_order(self) -> np.ndarray:
+        if self.weights is None:
+            return np.fromiter(iter(self.base), dtype=np.int64)
         return put_off(draw(self.weights, len(self), self._next_seed(), shuffled=self.shuffled), 0, self.late)
 
     def _next_seed(self) -> tuple[int, int, int]:
@@ -153,19 +132,15 @@ class SamplingPlan(Sampler[int]):
         """
         Draws by other weights from now on: the rest of this epoch from `start` on, and all later epochs.
 
-        Args:
-            weights (`np.ndarray` of shape `(size,)`, *optional*): None for the stock order (of a rest: equal weights).
-            start (`int`): The first position that no process has drawn yet.
-            late (`np.ndarray` of shape `(size,)`, of `bool`, *optional*):
-                See [`put_off`]. With it the draws before `start` count too, so that rows scored early do not return
-                again and again.
+        No weights mean the stock order (of a rest: equal weights). With `late` (see [`put_off`]) the draws before
+        `start` count too, so that rows scored early do not return again and again.
         """
         if weights is not None and len(weights) != self.size:
             raise TrainingError(f"{len(weights)} sampling weights for {self.size} rows")
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         self.late = late
         if self.order is None and late is not None:  # of an epoch that has not begun
-            self.order, self._restored = self._drawn(), self.epoch
+            self.order, self._restored = self._new_order(), self.epoch
         elif self.order is not None and start < len(self.order):
             tail = np.ones(self.size) if weights is None else weights
             if late is not None:
@@ -206,12 +181,7 @@ class SamplingPlan(Sampler[int]):
 
 
 def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
-    """
-    Puts a [`SamplingPlan`] in front of the own sampler of a prepared data loader (as `on_train_begin` gets it).
-
-    Raises:
-        [`TrainingError`]: It has no sampler: a stream, or a batch sampler of its own.
-    """
+    """Puts a [`SamplingPlan`] in front of the own sampler of a prepared data loader (as `on_train_begin` gets it)."""
     batches: Any = dataloader.batch_sampler
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler
@@ -225,9 +195,6 @@ def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
     plan = SamplingPlan(base.base if isinstance(base, SamplingPlan) else base, len(rows), seed)
     dataloader.set_sampler(plan)
     return plan
-
-
-# ---- packed rows ---------------------------------------------------------------------------------------------------
 
 
 class Rows:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ..errors import EmpathyError
 
@@ -31,34 +30,20 @@ def every(value: Any) -> list[Any]:
     return gather_object([value]) if PartialState().num_processes > 1 else [value]
 
 
-def greatest(value: int) -> int:
-    """The greatest of a number that may differ between the processes."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return value
-    return int(gather(torch.tensor([value], device=state.device)).max())
-
-
 def from_the_first(make: Callable[[], Any]) -> Any:
-    """
-    What a function gives on the first process, on all of them; what it raises there is raised on all of them.
-
-    Args:
-        make (`Callable`): Called on the first process alone, so that it may be random or keep a state.
-    """
+    """What a function gives on the first process, on all of them; what it raises there is raised on all of them."""
     state = PartialState()
     if state.num_processes == 1:
         return make()
-    box: list[Any] = [None, None]
-    failure: Exception | None = None
+    answer, told, failure = None, None, None
     if state.is_main_process:
         try:
-            box = [make(), None]
+            answer = make()
         except Exception as error:  # the other processes wait for an answer
-            failure, box = error, [None, f"{type(error).__name__}: {error}"]
-    box = broadcast_object_list(box)
+            told, failure = f"{type(error).__name__}: {error}", error
+    answer, told = broadcast_object_list([answer, told])
     if failure is not None:
         raise failure
-    if box[1] is not None:
-        raise EmpathyError(f"the first process failed: {box[1]}")
-    return box[0]
+    if told is not None:
+        raise EmpathyError(f"the first process failed: {told}")
+    return answer

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..axes import RATIONALITY, SENSIBILITY, UNSCORED, quadrants
 from ..files import write_json
 from ..reports.draws import DRAWS, GROUPS, HISTORY, write_draws_report
+from ..scoring.base import ScoringSpec
 
 
-if TYPE_CHECKING:
-    from ..scoring.base import ScoringSpec
-
-STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)
-"""Columns of an observation: a sample in a batch."""
+STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)  # columns of an observation: a sample in a batch
 
 
 def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,10 +89,7 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """
     What a logging interval drew, by its [`merged`] observations and the group of each sample (of shape `(n,)`).
 
-    Returns:
-        `dict`: `draws`; `shares` of the draws by group; `mean_weight` over the draws; `effective_sample_size`, the
-        number of draws at equal weights that is worth as much, `(sum w)^2 / sum w^2`; `quadrant_loss` per token, by
-        group.
+    The effective sample size is the number of draws at equal weights that is worth as much: `(sum w)^2 / sum w^2`.
     """
     times, weights = rows[:, TIMES], rows[:, WEIGHT]
     where = groups[rows[:, SAMPLE].astype(np.int64)]
@@ -113,11 +109,7 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 
 
 class Diary:
-    """
-    The figures of each sample and of each logging interval of a training, and the files that they go to at its end.
-
-    The threshold and ties of the `spec` make quadrants of the `scores` (of shape `(n, 2)`), which training may fill.
-    """
+    """The figures of each sample and of each logging interval, by `scores` (of shape `(n, 2)`) that may still come."""
 
     def __init__(self, spec: ScoringSpec, scores: np.ndarray) -> None:
         self.spec, self.scores = spec, scores
@@ -156,9 +148,6 @@ class Diary:
 
     def write(self, folder: str | Path) -> None:
         """Writes `empathy_draws.parquet`, `empathy_history.json` and the report on them."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         folder, records = Path(folder), self.records
         folder.mkdir(parents=True, exist_ok=True)
         columns = {

@@ -1,7 +1,4 @@
-"""What a checkpoint needs beside the trainer's own files, to go on with the same samples at the same weights.
-
-It is one file of tensors and plain values alone, so that reading it runs no code.
-"""
+"""What a checkpoint needs beside the trainer's own files: one file of tensors and plain values, which runs no code."""
 
 from __future__ import annotations
 
@@ -80,9 +77,6 @@ def resume(callback: Any, folders: Iterable[Any], step: int) -> bool:
         return False
     restore(callback, found)
     return True
-
-
-# ---- the file ------------------------------------------------------------------------------------------------------
 
 
 def write_state(folder: str | os.PathLike[str], state: dict[str, Any]) -> None:

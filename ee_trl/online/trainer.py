@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trl import SFTTrainer
 
+from ..scoring.base import ScoringSelector
 from .callback import EmpathyCallback
 from .policies.named import Policy
 from .trl_internals import OnlineMixin
-
-
-if TYPE_CHECKING:
-    from ..scoring.base import ScoringSelector
 
 
 class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
@@ -25,12 +22,9 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
     0 do not count in the loss.
 
     Args:
-        args, kwargs:
-            As SFTTrainer's.
-        selector, policy:
-            See [`EmpathyCallback`].
-        online (`Mapping`, *optional*):
-            The other arguments of [`EmpathyCallback`], e.g. `{"warmup": 0.1}`.
+        args, kwargs: As SFTTrainer's.
+        selector, policy: See [`EmpathyCallback`].
+        online (`Mapping`, *optional*): The other arguments of [`EmpathyCallback`], e.g. `{"warmup": 0.1}`.
     """
 
     def __init__(

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 else:
     Stock = object
 
-TRL_VERSIONS = ">=1.16,<2"
-"""The releases of TRL that this file is written for."""
-
-
-# ---- what is read --------------------------------------------------------------------------------------------------
+TRL_VERSIONS = ">=1.16,<2"  # that this file is written for
 
 
 def running_figures(trainer: Any) -> dict[str, list[float]] | None:
@@ -48,24 +44,13 @@ def load_checkpoint(trainer: Any, folder: str) -> None:
     trainer._load_from_checkpoint(folder)
 
 
-# ---- weighted samples ----------------------------------------------------------------------------------------------
-
-
 class OnlineMixin(Stock):
-    """
-    What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit.
+    """What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit."""
 
-    Attributes:
-        empathy_weights ([`LossWeights`], *optional*): None until a policy is attached.
-        empathy_callback ([`EmpathyCallback`], *optional*): Likewise.
-        empathy_checkpoint (`str`, *optional*): Where this training goes on from.
-        empathy_samples (`Dataset`, *optional*): With packing, the rows before they were packed.
-    """
-
-    empathy_weights: LossWeights | None = None
-    empathy_callback: Any = None
-    empathy_checkpoint: str | None = None
-    empathy_samples: Dataset | None = None
+    empathy_weights: LossWeights | None = None  # None until a policy is attached
+    empathy_callback: Any = None  # likewise
+    empathy_checkpoint: str | None = None  # where this training goes on from
+    empathy_samples: Dataset | None = None  # with packing, the rows before they were packed
     _numbering = False
     _training_rows_prepared = False
 
@@ -170,22 +155,16 @@ def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
     from accelerate import PartialState
     from trl import pack_dataset
 
-    options = {"num_proc": args.dataset_num_proc}
+    processes, rows = args.dataset_num_proc, rows.select_columns(["input_ids", "labels"])
     with PartialState().main_process_first():
-        numbered = rows.select_columns(["input_ids", "labels"]).map(
-            _number_tokens, with_indices=True, desc="Numbering the samples of train dataset", **options
-        )
-        packed = pack_dataset(
-            numbered, args.max_length, args.packing_strategy, {**options, "desc": "Packing train dataset"}
-        )
+        rows = rows.map(_number_tokens, with_indices=True, num_proc=processes, desc="Numbering samples")
+        options = {"num_proc": processes, "desc": "Packing train dataset"}
+        packed = pack_dataset(rows, args.max_length, args.packing_strategy, options)
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed
 
 
 def _number_tokens(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {IDS: [number] * len(row["input_ids"])}
-
-
-# ---- other trainers ------------------------------------------------------------------------------------------------
 
 
 class LoadingHook(Stock):

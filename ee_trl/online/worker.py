@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import dill
 import numpy as np
 
+from ..scoring.load import load_scorer
+from ..scoring.run import ScoringRun
+from ..scoring.store import ScoreStore
 
-if TYPE_CHECKING:
-    from ..data.dialogue import Dialogue
-    from ..scoring.base import ScoringSpec
-    from ..scoring.run import ScoringRun
 
 Answer = tuple[int, float, float]
 """Row, sensibility, rationality; NaN where the row could not be scored."""
@@ -38,32 +37,19 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
     Every other message is a list of `(row, dialogues)`. The answer to it is `("scores", list[Answer])`, with the mean
     over the scored dialogues of each row.
     """
-    run = new_run(dill.loads(dill.load(requests)))
+    spec = dill.loads(dill.load(requests))
+    scorer = load_scorer(spec.scorer, **spec.options)
+    store = ScoreStore(spec.store) if spec.store is not None and getattr(scorer, "stored", True) else None
+    run = ScoringRun(scorer, store, retry_failures=spec.retry_failures)
     while True:
         try:
             asked = dill.load(requests)
         except EOFError:
             return
-        send(answers, ("scores", score_rows(run, asked)))
-
-
-def new_run(spec: ScoringSpec) -> ScoringRun:
-    """A scorer at work, with its store."""
-    from ..scoring.load import load_scorer
-    from ..scoring.run import ScoringRun
-    from ..scoring.store import ScoreStore
-
-    scorer = load_scorer(spec.scorer, **spec.options)
-    store = ScoreStore(spec.store) if spec.store is not None and getattr(scorer, "stored", True) else None
-    return ScoringRun(scorer, store, retry_failures=spec.retry_failures)
-
-
-def score_rows(run: ScoringRun, asked: list[tuple[int, list[Dialogue]]]) -> list[Answer]:
-    """The mean score of each row's dialogues."""
-    places = np.repeat(np.arange(len(asked)), [len(dialogues) for _, dialogues in asked])
-    scores = run.score([dialogue for _, dialogues in asked for dialogue in dialogues]).scores
-    means = mean_by_row(places, scores, len(asked)).tolist()
-    return [(row, s, r) for (row, _), (s, r) in zip(asked, means, strict=True)]
+        places = np.repeat(np.arange(len(asked)), [len(dialogues) for _, dialogues in asked])
+        scores = run.score([dialogue for _, dialogues in asked for dialogue in dialogues]).scores
+        means = mean_by_row(places, scores, len(asked)).tolist()
+        send(answers, ("scores", [(row, *pair) for (row, _), pair in zip(asked, means, strict=True)]))
 
 
 def mean_by_row(row_index: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:

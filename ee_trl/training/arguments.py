@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
@@ -26,8 +26,11 @@ from ..selector import EmpathyDataSelector
 logger = logging.getLogger(__name__)
 
 
+Options: TypeAlias = dict[str, Any] | str | None
+"""A mapping in YAML, or JSON text on the command line."""
+
+
 def _option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a dataclass of arguments."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -48,15 +51,11 @@ class DataArguments:
     )
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
     dataset_train_split: str = _option("train", "Split to train on.")
-    dataset_test_split: str | None = _option(
-        None, "Split to evaluate on with --eval_strategy; all of it, without a selection."
-    )
+    dataset_test_split: str | None = _option(None, "Split to evaluate on, all of it, with --eval_strategy.")
     empathy_scorer: str = _option("linear", "linear (bundled), a folder, or a hub id.")
     empathy_quantization: str | None = _option(None, "Quantization of a judge: none, int8 or nf4 (bitsandbytes).")
     empathy_rubric: str | None = _option(None, "A text file with a judge's rubric. Default: the bundled rubric.")
-    empathy_store: str | None = _option(
-        None, "File that keeps a judge's scores, or none. Default: the file in the cache folder."
-    )
+    empathy_store: str | None = _option(None, "File of a judge's scores, or none. Default: one in the cache folder.")
     empathy_threshold: list[float] = field(
         default_factory=lambda: [5.0],
         metadata={"help": "T in [0, 10]: one number for both axes, or two (sensibility rationality).", "nargs": "+"},
@@ -82,11 +81,9 @@ class ExpertArguments(DataArguments):
     """What a recipe that selects takes beside TRL's own arguments; see `--help` for each."""
 
     empathy_max_unscored: float = _option(
-        DEFAULT_MAX_UNSCORED, "Share of the samples, in [0, 1], that may have no score; a larger share stops the run."
+        DEFAULT_MAX_UNSCORED, "Share without a score, in [0, 1], that the run accepts."
     )
-    empathy_keep: str = _option(
-        "sensibility", "Quadrants to keep, joined by commas: sensibility, rationality, balanced, low, tie."
-    )
+    empathy_keep: str = _option("sensibility", "Quadrants, with commas: sensibility, rationality, balanced, low, tie.")
     empathy_rule: str = _option("threshold", "threshold, top, random or longest (the last two are baselines).")
     empathy_n: int | None = _option(None, "How many samples to keep (not for threshold).")
     empathy_fraction: float | None = _option(None, "Share to keep (not for threshold).")
@@ -117,29 +114,18 @@ class PipelineArguments(ExpertArguments):
     """
     What the recipe of the whole method takes beside TRL's own arguments, which are the experts'; see `--help`.
 
-    Raises:
-        [`EmpathyError`]: A mapping has a key that its stage does not know; the message lists the valid ones.
+    Raises [`EmpathyError`] for a mapping with a key that its stage does not know.
     """
 
     demonstration: ClassVar[str] = "configs/efficient_empathy_tiny_cpu.yaml"
     config_for_one_gpu: ClassVar[str] = "configs/efficient_empathy_8b.yaml"
 
     empathy_dataset_test: str | None = _option(None, "File, folder or hub name of the held-out dialogues.")
-    empathy_holdout: float = _option(
-        0.1, "Share to hold out, in whole conversations, without a held-out file or split."
-    )
-    empathy_base_training: dict[str, Any] | str | None = _option(
-        None, "Other TRL settings for the training of a tiny base, a mapping in YAML, or JSON."
-    )
-    empathy_router_training: dict[str, Any] | str | None = _option(
-        None, "Other TRL settings for the router, a mapping in YAML, or JSON: '{\"max_steps\": 9}'."
-    )
-    empathy_attention_lora_r: int | None = _option(
-        None, "Rank of a LoRA on the attention beside the routers. Default: none."
-    )
-    empathy_moe: dict[str, Any] | str | None = _option(
-        None, "Options of compose_moe: shared, top_k, gate_init, gate_samples, seed, dtype."
-    )
+    empathy_holdout: float = _option(0.1, "Share of conversations to hold out, without a held-out file or split.")
+    empathy_base_training: Options = _option(None, "Other TRL settings for a tiny base, a mapping in YAML, or JSON.")
+    empathy_router_training: Options = _option(None, "Other TRL settings for the router: '{\"max_steps\": 9}'.")
+    empathy_attention_lora_r: int | None = _option(None, "Rank of a LoRA on the attention. Default: none.")
+    empathy_moe: Options = _option(None, "For compose_moe: shared, top_k, gate_init, gate_samples, seed, dtype.")
     empathy_eval_samples: int = _option(1000, "Held-out samples for the perplexities.")
     empathy_eval_replies: int = _option(200, "Replies to generate with each model.")
     empathy_max_new_tokens: int = _option(64, "Most tokens of a reply.")
@@ -170,8 +156,7 @@ class OnlineArguments(DataArguments):
     """
     What a recipe that selects while it trains takes beside TRL's own arguments; see `--help` for each.
 
-    Raises:
-        [`SelectionError`]: There is no such policy, option or schedule; the message lists the valid ones.
+    Raises [`SelectionError`] for an unknown policy, option or schedule.
     """
 
     demonstration: ClassVar[str] = "configs/online_tiny_cpu.yaml"
@@ -179,21 +164,14 @@ class OnlineArguments(DataArguments):
 
     empathy_policy: str = _option(
         "sensibility",
-        "The policy that sets how often a sample is drawn and how much it weighs: sensibility, rationality, gate, "
-        "soft, curriculum, loss_aware or bandit.",
+        "The policy that draws and weighs: sensibility, rationality, gate, soft, curriculum, loss_aware or bandit.",
     )
-    empathy_policy_options: dict[str, Any] | str | None = _option(
-        None, "Options of the policy, a mapping in YAML, or JSON: '{\"tau_start\": 3}'. Default: none."
-    )
-    empathy_warmup: str = _option(
-        "0", "Training without the policy first: steps (10), or a share of the training (0.1)."
-    )
+    empathy_policy_options: Options = _option(None, "A mapping in YAML, or JSON: '{\"tau_start\": 3}'. Default: none.")
+    empathy_warmup: str = _option("0", "Training without the policy first: steps (10), or a share (0.1).")
     empathy_every_n_steps: int = _option(1, "How often to ask the policy again, in steps.")
     empathy_floor: float | None = _option(None, "The least weight above 0, in [0, 1], where the mean is 1; 0 stays 0.")
     empathy_ceiling: float | None = _option(None, "The greatest weight, at least 1.")
-    empathy_ahead: bool = _option(
-        True, "Score rows during the training, before they are drawn; False: all rows before it."
-    )
+    empathy_ahead: bool = _option(True, "Score rows during the training, before they are drawn; False: all before it.")
     empathy_behind: str = _option("wait", "If the scorer falls behind: wait for it, or draw rows with scores first.")
     empathy_on_failure: str = _option("stop", "If the scorer dies twice: stop, or continue without new scores.")
 

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 EMBEDDED = "embedded sample"
 EVERYTHING = ",".join((*QUADRANTS, TIE))
 
-# ---- opened --------------------------------------------------------------------------------------------------------
-
 
 def open_split(args: DataArguments, name: str) -> Dataset:
     """A split of the data set that the arguments name; of the embedded sample if they name none."""
@@ -95,16 +93,13 @@ def _conversations(dataset: Dataset) -> np.ndarray:
     return np.unique(numbers[span_of], return_inverse=True)[1]
 
 
-# ---- known by their content ----------------------------------------------------------------------------------------
-
-
 def content_of(dataset: str | None) -> str:
     """Names the content of a data set: a file's hash, one over all files of a folder or a pattern, or a hub name."""
     if dataset is None:
         return EMBEDDED
     path = Path(dataset).expanduser()
     if path.is_file():
-        return f"sha256:{_hash_of(path)}"
+        return f"sha256:{digest(blocks_of(path), 64)}"
     if path.is_dir():
         found = {str(file.relative_to(path)): file for file in path.rglob("*")}
         named = {name: file for name, file in found.items() if not _beside_data(Path(name))}
@@ -112,20 +107,14 @@ def content_of(dataset: str | None) -> str:
         named = {name: Path(name) for name in glob.glob(str(path), recursive=True)}
     else:
         return dataset
-    return f"sha256:{json_digest([(n, _hash_of(file)) for n, file in sorted(named.items()) if file.is_file()], 64)}"
+    parts = [(name, digest(blocks_of(file), 64)) for name, file in sorted(named.items()) if file.is_file()]
+    return f"sha256:{json_digest(parts, 64)}"
 
 
 def _beside_data(path: Path) -> bool:
     """Whether a file is hidden, or a cache file that `datasets` keeps in a folder of `save_to_disk`."""
     cached = path.name.startswith("cache-") and path.suffix == ".arrow"
     return cached or any(part.startswith(".") for part in path.parts)
-
-
-def _hash_of(path: Path) -> str:
-    return digest(blocks_of(path), 64)
-
-
-# ---- scored and selected -------------------------------------------------------------------------------------------
 
 
 def has_scores(dataset: Dataset) -> bool:
@@ -182,9 +171,6 @@ def draw_plane(scores: Scores, selector: EmpathyDataSelector, path: Path) -> Non
         plot_plane(scores.sensibility, scores.rationality, selector.threshold, path)
     except ImportError as error:
         logger.warning("the picture is left out: %s", error)
-
-
-# ---- held out ------------------------------------------------------------------------------------------------------
 
 
 def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: int) -> tuple[Dataset, list[str]]:

@@ -72,14 +72,13 @@ class EfficientEmpathy:
         pair = {name: experts[name] for name in EXPERTS}
         average = self._average(pair, base)
         composed = self._compose(pair, base, select)
-        router = self._router(composed, score)
+        data, own = score.folder / "train.parquet", self.args.mapping("router_training")
+        router = self._train(ROUTER, data, score.digest, own, composed)
         models = {BASE: base, **experts, "average": average, "moe_start": composed, "moe": router}
         evaluated = {name: self._evaluate(name, model, score) for name, model in models.items()}
         if self.state.is_main_process:
             print(f"Report: {self._report(evaluated)}")
         self.state.destroy_process_group()
-
-    # -- data
 
     def _score(self) -> Stage:
         """Scores the dialogues to train on and the held-out dialogues."""
@@ -134,8 +133,6 @@ class EfficientEmpathy:
 
         return self.stages.run("select", inputs, work)
 
-    # -- models
-
     def _base(self, score: Stage) -> Stage:
         """The given model; without one, a tiny one that is trained on all dialogues first."""
         given = self.model_args.model_name_or_path
@@ -151,10 +148,6 @@ class EfficientEmpathy:
         path, steps = select.folder / f"{name}.parquet", self.training_args.max_steps
         own = {"max_steps": len(EXPERTS) * steps} if name == UNION and steps > 0 else {}  # as many as both have
         return self._train(name, path, content_of(str(path)), own, base)
-
-    def _router(self, composed: Stage, score: Stage) -> Stage:
-        own = self.args.mapping("router_training")
-        return self._train(ROUTER, score.folder / "train.parquet", score.digest, own, composed)
 
     def _train(self, name: str, data: Path, content: str, own: Mapping[str, Any], model: Stage | None) -> Stage:
         """Trains on all rows of a file as a stage; the run resumes by itself."""
@@ -202,12 +195,13 @@ class EfficientEmpathy:
         return models
 
     def _average(self, experts: Mapping[str, Stage], base: Stage) -> Stage:
-        inputs = {"base": base.digest, **_digests(experts), **_VERSION}
+        inputs = {"base": base.digest, **{name: expert.digest for name, expert in experts.items()}, **_VERSION}
         return self.stages.run("average", inputs, lambda folder: self._combine(average_experts, folder, experts, base))
 
     def _compose(self, experts: Mapping[str, Stage], base: Stage, select: Stage) -> Stage:
         options = self.args.mapping("moe")
-        inputs = {"base": base.digest, **_digests(experts), "gate data": select.digest, **options, **_VERSION}
+        digests = {name: expert.digest for name, expert in experts.items()}
+        inputs = {"base": base.digest, **digests, "gate data": select.digest, **options, **_VERSION}
 
         def work(folder: Path) -> None:
             data = None
@@ -225,8 +219,6 @@ class EfficientEmpathy:
         revision = self.model_args.model_revision
         combine(self.base_name or base.folder, folders, folder, revision=revision, **options)
 
-    # -- the end
-
     @cached_property
     def _held_out(self) -> tuple[EvalSet, list[str]]:
         """Held-out dialogues and their quadrants; replies are for the first ones."""
@@ -236,15 +228,13 @@ class EfficientEmpathy:
 
     def _evaluate(self, name: str, model: Stage, score: Stage) -> dict[str, Any]:
         """Measures a model; see [`~ee_trl.training.report.measure_model`]."""
-        options: dict[str, Any] = {
-            "replies": self.args.empathy_eval_replies,
-            "max_new_tokens": self.args.empathy_max_new_tokens,
-        }
+        args = self.args
+        options: Any = {"replies": args.empathy_eval_replies, "max_new_tokens": args.empathy_max_new_tokens}
         inputs = {
             "model": model.digest,
             "test": score.digest,
-            "samples": self.args.empathy_eval_samples,
-            "seed": self.args.empathy_seed,
+            "samples": args.empathy_eval_samples,
+            "seed": args.empathy_seed,
             "threshold": self.selector.threshold,
             "ties": self.selector.ties,
             **options,
@@ -290,18 +280,9 @@ class EfficientEmpathy:
 def _perplexity_table(evaluated: Mapping[str, Mapping[str, Any]]) -> Table:
     samples = next(iter(evaluated.values()))["samples"]
     best = {group: min(found["perplexity"][group] for found in evaluated.values()) for group in samples}
-    rows = [
-        (
-            name,
-            *(
-                f"{value:.3f}" if value > best[group] else Markup(f"**{value:.3f}**")
-                for group, value in found["perplexity"].items()
-            ),
-        )
-        for name, found in evaluated.items()
-    ]
+
+    def shown(group: str, value: float) -> str:
+        return f"{value:.3f}" if value > best[group] else Markup(f"**{value:.3f}**")
+
+    rows = [(name, *(shown(*one) for one in found["perplexity"].items())) for name, found in evaluated.items()]
     return Table(("model", *(f"{group} (n={n:,})" for group, n in samples.items())), rows)
-
-
-def _digests(stages: Mapping[str, Stage]) -> dict[str, str]:
-    return {name: stage.digest for name, stage in stages.items()}

@@ -22,12 +22,7 @@ from .report import ALL, examples, measure_model, metrics_table, picture, write_
 
 
 def quickstart(output: str | os.PathLike[str]) -> Path:
-    """
-    Trains a sensibility expert with the tiny CPU config, and evaluates base and expert on the held-out dialogues.
-
-    Returns:
-        `Path` of the report (Markdown; JSON and pictures are beside it).
-    """
+    """Trains a sensibility expert with the tiny CPU config, evaluates base and expert, and returns the report."""
     folder = Path(output)
     expert = folder / "expert"
     ExpertRun(*parse_recipe_args(recipe_parser(ExpertArguments), ["--output_dir", str(expert)])).run()
@@ -60,13 +55,10 @@ NOTE = (
 def _chosen(expert: Path, most: int = 5) -> Table:
     table = pq.read_table(expert / SELECTION_DIR / "selected.parquet")
     some = table.take(list(range(0, table.num_rows, max(table.num_rows // most, 1)))[:most])
-    rows = [
-        (
-            *(shortened(row[side][-1]["content"], 240) for side in ("prompt", "completion")),
-            *(number(row[axis], ".1f") for axis in AXES),
-        )
-        for row in some.to_pylist()
-    ]
+    rows = []
+    for row in some.to_pylist():
+        said = (shortened(row[side][-1]["content"], 240) for side in ("prompt", "completion"))
+        rows.append((*said, *(number(row[axis], ".1f") for axis in AXES)))
     return Table(("speaker", "reply", *AXES), rows, "Some of the selected samples:")
 
 

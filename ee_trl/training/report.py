@@ -15,7 +15,7 @@ from ..display import Heading, Markup, Table, as_markdown, markdown_text, number
 from ..evaluation.candidates import Replies, load_candidate
 from ..evaluation.eval_set import EvalSet
 from ..evaluation.generation import generate_replies
-from ..evaluation.measures import NOTES, Tools, measure, numbers_of
+from ..evaluation.measures import NOTES, Evaluator, Tools, numbers_of
 from ..files import write_json, write_text
 from ..reports.plane import picture_line
 
@@ -37,31 +37,20 @@ def measure_model(
     device: str | None = None,
 ) -> dict[str, Any]:
     """
-    Measures a model on held-out dialogues.
+    Measures a model (or a LoRA that names its base) on held-out dialogues, whose `quadrants` may be given.
 
-    Args:
-        folder (`Path`): A model, or a LoRA that names its base.
-        eval_set (`EvalSet`), quadrants (`Sequence[str]`, *optional*): The dialogues, and the quadrant of each.
-        label (`str`): What the progress bar calls the model.
-        replies (`int`, *optional*): For how many dialogues, from the first on, to generate a reply; by default all.
-        max_new_tokens, device (*optional*): See [`~ee_trl.evaluation.generation.Decoding`] and
-            [`~ee_trl.evaluation.candidates.load_candidate`].
-
-    Returns:
-        `dict`: `loss` and `perplexity` of the references, and `samples`, each for `"all"` and every quadrant;
-        `metrics` of the replies (each x100) and `replies`.
+    It generates `replies` replies, to the first dialogues (by default to all). Returns `loss` and `perplexity` of the
+    references and `samples`, each for `"all"` and every quadrant, and `metrics` of the replies (x100) and `replies`.
     """
     loaded = load_candidate(folder, device=device)
-    measured = measure(eval_set, Replies([]), loaded, Tools(batch_size=8), ("completion_perplexity",))
-    inside = {ALL: np.full(len(eval_set), True)} | {
-        name: np.equal(quadrants, name) for name in dict.fromkeys(quadrants)
-    }
+    measured = Evaluator(eval_set, Tools(batch_size=8)).measure(Replies([]), loaded, ("completion_perplexity",))
+    inside = {ALL: np.full(len(eval_set), True)}
+    inside |= {name: np.equal(quadrants, name) for name in dict.fromkeys(quadrants)}
     points = {name: measured["completion_perplexity"].resampler.point(where) for name, where in inside.items()}
     answered = replace(eval_set, dialogues=eval_set.dialogues[:replies])
-    texts = generate_replies(
-        loaded.model, loaded.tokenizer, answered.prompts, max_new_tokens=max_new_tokens, label=label
-    )
-    numbers = numbers_of(measure(answered, Replies(texts), metrics=METRICS)) if texts else {}
+    options: Any = {"max_new_tokens": max_new_tokens, "label": label}
+    texts = generate_replies(loaded.model, loaded.tokenizer, answered.prompts, **options)
+    numbers = numbers_of(Evaluator(answered).measure(Replies(texts), metrics=METRICS)) if texts else {}
     return {
         "loss": {name: point["nll"] for name, point in points.items()},
         "perplexity": {name: point["perplexity"] for name, point in points.items()},
@@ -69,9 +58,6 @@ def measure_model(
         "metrics": {name: numbers[name] for name in SHOWN} | {"n": len(texts)} if texts else {},
         "replies": texts,
     }
-
-
-# ---- pages ---------------------------------------------------------------------------------------------------------
 
 
 def write_page(folder: Path, record: Mapping[str, Any], parts: Iterable[str | Table]) -> Path:
@@ -91,12 +77,12 @@ def picture(source: Path, folder: Path, title: str) -> Markup:
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
     """A column for each model, and what each number is."""
     names = list(next(iter(metrics.values())))
-    rows = [(name, *(_shown(found[name]) for found in metrics.values()), NOTES.get(name, "")) for name in names]
+
+    def shown(value: float) -> str:
+        return f"{value:,}" if isinstance(value, int) else number(value)
+
+    rows = [(name, *(shown(found[name]) for found in metrics.values()), NOTES.get(name, "")) for name in names]
     return Table(("metric", *metrics, ""), rows)
-
-
-def _shown(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def examples(
@@ -109,6 +95,5 @@ def examples(
     for i in range(0, answered, max(answered // most, 1))[:most]:
         said = {"speaker": dialogues[i].context[-1], "reference": dialogues[i].response}
         said |= {name: texts[i] for name, texts in replies.items()}
-        yield Markup(
-            "\n".join(f"- **{name}**: {markdown_text(text, 240) or '(nothing)'}" for name, text in said.items())
-        )
+        lines = (f"- **{name}**: {markdown_text(text, 240) or '(nothing)'}" for name, text in said.items())
+        yield Markup("\n".join(lines))

@@ -10,7 +10,7 @@ from datasets import ClassLabel
 from peft import LoraConfig
 from transformers import AutoConfig
 
-from ..axes import AXES, quadrants
+from ..axes import AXES, SENSIBILITY, quadrants
 from ..data.tables import label_names
 from ..errors import CompositionError
 from ..files import read_json, write_json
@@ -33,17 +33,16 @@ class MoERun(ExpertRun):
 
     args: MoEArguments
     tiny = "tiny_moe"
+    trainer_class = RouterSFTTrainer
 
     def build_tiny(self, folder: Path) -> None:
         """Composes two tiny random models, for the demonstration."""
         if folder.exists():
             return
         print(f"No model named: two tiny random models are composed in {folder} ({EMBEDDED}'s tokenizer).")
-        names = ("sensibility", "rationality")
-        experts = {
-            n: build_tiny_causal_lm(folder.with_name(f"tiny_{n}"), seed=i) for i, n in enumerate(names, start=1)
-        }
-        compose_moe(experts["sensibility"], experts, folder)
+        named = {name: folder.with_name(f"tiny_{name}") for name in AXES}
+        experts = {name: build_tiny_causal_lm(own, seed=i) for i, (name, own) in enumerate(named.items(), start=1)}
+        compose_moe(experts[SENSIBILITY], experts, folder)
 
     def peft_config(self) -> LoraConfig | None:
         """TRL's LoRA, on the attention unless it names its modules; `None` without `use_peft`."""
@@ -58,19 +57,11 @@ class MoERun(ExpertRun):
                 "the router of a quantized model is not trained: leave out load_in_4bit and load_in_8bit; quantize "
                 "the trained model with ee_trl.moe.quantize.load_in_4bit"
             )
-        if self.model_args.model_name_or_path:
-            config: Any = AutoConfig.from_pretrained(
-                self.model_args.model_name_or_path, revision=self.model_args.model_revision
-            )
+        if name := self.model_args.model_name_or_path:
+            config: Any = AutoConfig.from_pretrained(name, revision=self.model_args.model_revision)
             check_config(config)
             lora: Any = self.peft_config()
             check_arguments(self.training_args, config, None if lora is None else lora.target_modules)
-
-    # -- training
-
-    def make_trainer(self, **options: Any) -> RouterSFTTrainer:
-        """The trainer of the routers."""
-        return RouterSFTTrainer(**options)
 
     def train(self, trainer: Any) -> None:
         """Trains, or resumes, and reports how the mixture routes before and after."""
@@ -92,8 +83,6 @@ class MoERun(ExpertRun):
         rows, groups = report_rows(selected, self.args.empathy_report_rows, self.selector)
         return summarise_routing(measure_routing(trainer.model, trainer.processing_class, rows), groups)
 
-    # -- what the folder holds
-
     def data_section(self) -> str:
         """The data and the router."""
         experts = ", ".join(read_json(self.folder / RECORD)["after"]["experts"])
@@ -112,12 +101,7 @@ class MoERun(ExpertRun):
 def report_rows(
     path: Path, number: int, selector: EmpathyDataSelector
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """
-    At most `number` of the selected rows, the same number of each quadrant where there are enough.
-
-    Returns:
-        `tuple`: the rows, and the `"quadrant"` of each and, where there is one, its `"emotion"`.
-    """
+    """At most `number` of the rows, as many of each quadrant if there are, and the quadrant and emotion of each."""
     table = read_rows(path)
     sensibility, rationality = (np.asarray(table[axis], float) for axis in AXES)
     names = quadrants(sensibility, rationality, threshold=selector.threshold, ties=selector.ties)

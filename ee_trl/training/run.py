@@ -48,25 +48,22 @@ class RecipeRun(ABC):
     """
     One training run and its folder. [`~RecipeRun.run`] does all of it, or goes on where an earlier process stopped.
 
-    Subclasses say what the run trains on ([`~RecipeRun.prepare`]) and how the model card describes it.
-
-    Args:
-        args (`DataArguments`): What to train on.
-        training_args (`SFTConfig`): TRL's; `output_dir` is the run's folder.
-        model_args (`ModelConfig`): TRL's; without a model, a tiny one is built in the folder.
-
-    Raises:
-        [`EmpathyError`]: The folder holds something else, or a run with other settings; nothing is overwritten.
+    Subclasses say what the run trains on and how the model card describes it. The folder is TRL's `output_dir`;
+    without a model, a tiny one is built in it. A folder that holds something else, or a run with other settings,
+    raises [`EmpathyError`], and nothing is overwritten.
     """
 
-    free_prefixes: tuple[str, ...] = _FREE_PREFIXES
-    """Prefixes of more settings that a rerun may change."""
+    args: DataArguments
+    free_prefixes: tuple[str, ...] = _FREE_PREFIXES  # of more settings that a rerun may change
+    tiny = "tiny_base"  # the folder of the tiny model
+    trainer_class: type[Any] = SFTTrainer
 
     def __init__(self, args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
         self.args, self.training_args, self.model_args = args, training_args, model_args
         self.folder = Path(training_args.output_dir or "trainer_output")
         self.state = PartialState()
         self.selector = args.make_selector()
+        self._scores_given = has_scores(self.source)
         self.identity = self._identity()
         self.finished = False
         self.checkpoint: str | None = None
@@ -74,17 +71,18 @@ class RecipeRun(ABC):
         self._open()
 
     def run(self, *, end: bool = True) -> None:
-        """
-        Prepares the data, trains and saves; a finished run is left as it is.
-
-        Args:
-            end (`bool`, *optional*, defaults to `True`): Whether to end trackers and the launch's process group.
-        """
+        """Prepares the data, trains, saves and, by default, ends trackers; a finished run is left as it is."""
         if self.finished:
             print(f"{self.folder} is finished already; nothing to do. For another run give another --output_dir.")
             return
         train_dataset, eval_dataset = self.prepare()
-        self.training_args.model_init_kwargs = self._model_init_kwargs()
+        given: Any = self.training_args.model_init_kwargs
+        self.training_args.model_init_kwargs = {
+            "revision": self.model_args.model_revision,
+            "attn_implementation": self.model_args.attn_implementation,
+            "dtype": self.model_args.dtype,
+            **(given or {}),
+        }  # as TRL's own script loads a model
         trainer = self.make_trainer(
             model=self.model,
             args=self.training_args,
@@ -97,8 +95,6 @@ class RecipeRun(ABC):
         self.save(trainer)
         if end:
             trainer.accelerator.end_training()
-
-    # -- what subclasses say
 
     def check(self) -> None:  # noqa: B027
         """Raises [`EmpathyError`] for settings that cannot be trained with, before anything is written."""
@@ -114,11 +110,6 @@ class RecipeRun(ABC):
     @abstractmethod
     def left_behind(self) -> str:
         """What the folder holds beside the model and its card, in words."""
-
-    # -- the model
-
-    tiny = "tiny_base"
-    """Name of the folder of the tiny model."""
 
     @property
     def model(self) -> str:
@@ -140,19 +131,7 @@ class RecipeRun(ABC):
 
     def make_trainer(self, **options: Any) -> SFTTrainer:
         """TRL's trainer."""
-        return SFTTrainer(**options)
-
-    def _model_init_kwargs(self) -> dict[str, Any]:
-        """How SFTTrainer loads the model; the same as in TRL's own script."""
-        given: Any = self.training_args.model_init_kwargs
-        return {
-            "revision": self.model_args.model_revision,
-            "attn_implementation": self.model_args.attn_implementation,
-            "dtype": self.model_args.dtype,
-            **(given or {}),
-        }
-
-    # -- the folder
+        return self.trainer_class(**options)
 
     def _open(self) -> None:
         """Resumes a run with the same settings; refuses anything else that the folder holds."""
@@ -212,16 +191,10 @@ class RecipeRun(ABC):
         """Where the scores come from."""
         return "given with the data" if self._scores_given else self.selector.scorer.fingerprint
 
-    # -- the data
-
     @cached_property
     def source(self) -> Dataset:
         """The data set of dialogues."""
         return open_split(self.args, self.args.dataset_train_split)
-
-    @property
-    def _scores_given(self) -> bool:
-        return has_scores(self.source)
 
     def test_set(self) -> Dataset | None:
         """All dialogues of the test split; `None` without an evaluation strategy."""
@@ -233,8 +206,6 @@ class RecipeRun(ABC):
                 "--dataset_test_split, or --eval_strategy no"
             )
         return all_dialogues(open_split(self.args, self.args.dataset_test_split or "test"), self.selector.turns)
-
-    # -- training
 
     def train(self, trainer: SFTTrainer) -> None:
         """Trains, or resumes; a checkpoint of the last step is only loaded: Trainer would take one more step."""
@@ -265,22 +236,15 @@ class RecipeRun(ABC):
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
 
 
-# ---- what a run is known by ----------------------------------------------------------------------------------------
-
-
 def identity_of(
     training_args: SFTConfig, model_args: ModelConfig, free_prefixes: tuple[str, ...] = _FREE_PREFIXES
 ) -> dict[str, Any]:
     """Those of TRL's settings that determine what is learnt."""
-    settings = {
-        name: value
-        for name, value in training_args.to_dict().items()
-        if name not in _FREE_SETTINGS and not name.startswith(free_prefixes)
-    }
-    return {
-        **{f"model.{name}": value for name, value in asdict(model_args).items()},
-        **{f"training.{name}": value for name, value in settings.items()},
-    }
+    identity = {f"model.{name}": value for name, value in asdict(model_args).items()}
+    for name, value in training_args.to_dict().items():
+        if name not in _FREE_SETTINGS and not name.startswith(free_prefixes):
+            identity[f"training.{name}"] = value
+    return identity
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

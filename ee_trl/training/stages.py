@@ -27,7 +27,6 @@ KEPT = ("*.safetensors", "*.parquet", "*.json", "*.jinja")
 _LEFT_OUT = ("expert_run.json", "trainer_state.json", "composition.json")  # they hold times, paths, versions
 _WHOLE = 1 << 28  # of a larger file, the digest covers its size, head and tail
 _END = 1 << 20
-_RECORDS = ".stages"
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,16 @@ class Stages:
         self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], Any], *, together: bool = False
     ) -> Stage:
         """
-        Does a stage, unless its results are there.
+        Does a stage, unless its results from the same `inputs` are there.
 
-        Args:
-            name (`str`): Its name.
-            inputs (`Mapping`): Everything that determines its results.
-            work (`Callable`): Makes the results in a folder, which may hold what an interrupted run left.
-            together (`bool`, *optional*, defaults to `False`): Whether all processes work, or the main one.
+        `work` makes the results in a folder, which may hold what an interrupted run left; the main process does, or
+        all processes `together`.
         """
         main = self.processes.is_main_process
         inputs = json.loads(json.dumps(inputs, default=str))
         mark = json_digest(inputs)
-        folder, record = self.folder / f"{name}-{mark}", self.folder / _RECORDS / f"{name}-{mark}.json"
-        latest = self.folder / _RECORDS / f"{name}.json"
+        folder, record = self.folder / f"{name}-{mark}", self.folder / ".stages" / f"{name}-{mark}.json"
+        latest = self.folder / ".stages" / f"{name}.json"
         why = self._why(inputs, folder, record, latest) if main else None
         if main:
             self.say(f"[{name}] {why or f'reused ({folder.name})'}")

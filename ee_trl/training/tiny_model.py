@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..data.sample import load_sample
+
 
 CHAT_TEMPLATE = """{%- for message in messages %}
 {{- '<|' + message['role'] + '|>' }}
@@ -17,8 +19,6 @@ CHAT_TEMPLATE = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
 """A prompt is a prefix of its conversation; `{% generation %}` marks what `assistant_only_loss` counts."""
-
-_SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def build_tiny_causal_lm(
@@ -51,16 +51,18 @@ def build_tiny_causal_lm(
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    if texts is None:
+        texts = [message["content"] for messages in load_sample()["messages"] for message in messages]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=_SPECIAL,
+        special_tokens=["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_sample_texts() if texts is None else texts, trainer)
+    bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=max_position_embeddings
     )
@@ -87,9 +89,3 @@ def build_tiny_causal_lm(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def _sample_texts() -> Iterable[str]:
-    from ..data.sample import load_sample
-
-    return [message["content"] for messages in load_sample()["messages"] for message in messages]

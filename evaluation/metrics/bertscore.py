@@ -27,14 +27,8 @@ def bertscore_scores(
     device: str | None = None,
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    BERTScore (Zhang et al. 2020): how alike the words of reply and reference are in the embeddings of an encoder.
-
-    See the card for its inputs, numbers and limits: `evaluation/bertscore/README.md`.
-    """
-    scored = sample_similarities(
-        predictions, references, model, num_layers=num_layers, batch_size=batch_size, device=device
-    )
+    """BERTScore (Zhang et al. 2020) with an encoder of the user's choice; card: `evaluation/bertscore/README.md`."""
+    scored = sample_similarities(predictions, references, model, num_layers, batch_size, device)
     resampler = means({name: scored[name] for name in NAMES})
     counts = {"blank": int(scored["blank"].sum()), "n": resampler.n, "num_layers": int(scored["num_layers"])}
     return with_intervals({**resampler.point(), **counts}, lambda: resampler, **bootstrap)
@@ -44,7 +38,6 @@ def sample_similarities(
     predictions: Sequence[str],
     references: Sequence[str],
     model: str | os.PathLike[str] | None,
-    *,
     num_layers: int | None = None,
     batch_size: int = 32,
     device: str | None = None,

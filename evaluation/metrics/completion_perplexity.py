@@ -35,11 +35,7 @@ def perplexity_scores(
     progress: bool = True,
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    Perplexity of the completions, given their prompts, over the whole corpus (Jelinek et al. 1977).
-
-    See the card for its inputs, numbers and limits: `evaluation/completion_perplexity/README.md`.
-    """
+    """Perplexity of a corpus of completions, given prompts; card: `evaluation/completion_perplexity/README.md`."""
     prompts, completions = check_columns({"prompts": prompts, "completions": completions}, PERPLEXITY_CHECKS)
     check_count("batch_size", batch_size)
     check_count("max_length", 1 if max_length is None else max_length)
@@ -85,8 +81,7 @@ def sample_nlls(
     """
     The negative log-likelihood of each sample's completion tokens, in nats; 0 where none is left to count.
 
-    Batches hold samples of like length, the longest first, so that too large a batch fails at once. They are padded on
-    the right and the padding is masked; a causal model sees nothing of it. Arguments as in [`perplexity_scores`].
+    Batches hold samples of like length, the longest first, so that too large a batch fails at once.
     """
     from tqdm import tqdm
 
@@ -139,9 +134,9 @@ def evaluating(model: Any) -> Iterator[None]:
 def _load_tokenizer(model: Any, tokenizer: Any) -> Any:
     if model is None:
         raise TypeError("model is needed: pass model=..., a loaded model or where to load one from.")
-    if tokenizer is None and not isinstance(model, str):
-        raise TypeError("tokenizer is needed with a model that is loaded already: pass tokenizer=...")
     source = model if tokenizer is None else tokenizer
+    if source is model and not isinstance(model, str):
+        raise TypeError("tokenizer is needed with a model that is loaded already: pass tokenizer=...")
     if not isinstance(source, str):
         return source
     from transformers import AutoTokenizer
@@ -163,9 +158,6 @@ def _load_model(model: Any, device: Any, dtype: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         loaded = AutoModelForCausalLM.from_pretrained(model, **({} if dtype is None else {"dtype": dtype}))
     return loaded.to(device)
-
-
-# ---- samples -------------------------------------------------------------------------------------------------------
 
 
 class TokenizedSample(NamedTuple):
@@ -197,7 +189,6 @@ def check_completions(name: str, texts: Any, start: int = 0) -> list[Text]:
 
 
 PERPLEXITY_CHECKS = {"prompts": check_messages, "completions": check_completions}
-"""The checks of the columns."""
 
 
 def _check_text(name: str, text: Any) -> Text:
@@ -212,11 +203,9 @@ def _check_text(name: str, text: Any) -> Text:
 
 
 def _has_content(completion: Text) -> bool:
-    if isinstance(completion, str):
-        return bool(completion.strip())
     # the content of a message may be a string, or a list of parts
-    contents = [message["content"] for message in completion]
-    return any(bool(content.strip()) if isinstance(content, str) else bool(content) for content in contents)
+    contents = [completion] if isinstance(completion, str) else [message["content"] for message in completion]
+    return any(content.strip() if isinstance(content, str) else content for content in contents)
 
 
 def tokenize_sample(
@@ -235,14 +224,6 @@ def tokenize_sample(
     completion together without. Plain text is the prompt and the completion joined, closed by the end-of-sequence
     token unless it is there already. The completion starts where the two sequences part, which is before the end of
     the prompt where the tokenizer merges across the border. Truncation keeps the start of the sequence.
-
-    Args:
-        prompt, completion (`str` or `list[dict]`): Both texts, or both messages.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer.
-        max_length (`int`, *optional*): How many tokens of the sample are kept at most.
-        add_eos (`bool`, *optional*, defaults to `True`): Whether the end-of-sequence token is appended to plain text.
-            A chat template closes its own turns.
-        chat_template_kwargs (`dict`, *optional*): Passed on to the chat template.
     """
     if isinstance(prompt, str) and isinstance(completion, str):
         eos = tokenizer.eos_token if add_eos else None

@@ -25,11 +25,7 @@ def bleu_scores(
     tokenizer: Tokenizer = "whitespace",
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    BLEU-1 to BLEU-4 of a corpus of texts (Papineni et al. 2002), x100, by nltk.
-
-    See the card for its inputs, numbers and limits: `evaluation/dialogue_bleu/README.md`.
-    """
+    """BLEU-1 to BLEU-4 (Papineni et al. 2002), x100, by nltk; card: `evaluation/dialogue_bleu/README.md`."""
     texts, several = check_columns({"predictions": predictions, "references": references}, BLEU_CHECKS)
     hypotheses, targets = tokenize_all(texts, tokenizer), [tokenize_all(one, tokenizer) for one in several]
     bleu = _nltk_bleu()

@@ -25,11 +25,7 @@ def rouge_scores(
     tokenizer: Tokenizer | None = None,
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004): the F1 of each sample, averaged over the samples, x100.
-
-    See the card for its inputs, numbers and limits: `evaluation/dialogue_rouge/README.md`.
-    """
+    """ROUGE F1 (Lin 2004), the mean over the samples, x100; card: `evaluation/dialogue_rouge/README.md`."""
     samples = sample_scores(predictions, references, use_stemmer, tokenizer)
     # fsum rounds once, so that the mean does not depend on the order of the samples
     averages = {name: math.fsum(values) / len(values) for name, values in samples.items()}

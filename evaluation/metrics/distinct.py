@@ -16,11 +16,7 @@ from ..texts import Tokenizer, check_columns, tokenize_all
 def distinct_scores(
     predictions: Sequence[str], tokenizer: Tokenizer = "nltk", truncate_to: int | None = None, **bootstrap: Any
 ) -> dict[str, Any]:
-    """
-    Dist-1 and Dist-2 over a whole corpus (Li et al. 2016): unique n-grams over all n-grams, x100.
-
-    See the card for its inputs, numbers and limits: `evaluation/distinct/README.md`.
-    """
+    """Dist-1 and Dist-2 of a whole corpus (Li et al. 2016), x100; card: `evaluation/distinct/README.md`."""
     [texts] = check_columns({"predictions": predictions})
     corpus = tokenize_all(_first(texts, truncate_to), tokenizer)
     found = {"dist1": distinct_ratio(corpus, 1), "dist2": distinct_ratio(corpus, 2), "n": len(corpus)}
@@ -30,8 +26,6 @@ def distinct_scores(
 def distinct_ratio(corpus: Sequence[Sequence[str]], order: int) -> float:
     """
     Unique n-grams over all n-grams of a corpus of token lists, x100; 0 without any. N-grams do not cross texts.
-
-    Example:
 
     >>> distinct_ratio([["so", "so"], ["so", "sad"]], 1)
     50.0
@@ -56,13 +50,9 @@ def _first(texts: list[str], count: int | None) -> list[str]:
 @dataclass(frozen=True)
 class DistinctResampler(Resampler):
     """
-    Dist-1 and Dist-2 of resamples of a corpus.
+    Dist-1 and Dist-2 of resamples of a corpus of token lists.
 
-    A reply that is drawn twice adds its n-grams twice, and no new one. This would make resamples less varied than the
-    corpus and their spread too large, so halves are drawn, without replacement.
-
-    Args:
-        corpus (`Sequence[Sequence[str]]`): One list of tokens per text.
+    A reply drawn twice adds no new n-gram, which would make resamples less varied than the corpus: halves are drawn.
     """
 
     corpus: Sequence[Sequence[str]]

@@ -24,11 +24,7 @@ EMOTIONS = (
 
 
 def emotion_scores(predictions: Sequence[str], references: Sequence[str], **bootstrap: Any) -> dict[str, Any]:
-    """
-    How often a model names the emotion that a dialogue was written for.
-
-    See the card for its inputs, numbers and limits: `evaluation/emotion_accuracy/README.md`.
-    """
+    """How often a model names a dialogue's emotion; card: `evaluation/emotion_accuracy/README.md`."""
     columns = {"predictions": predictions, "references": references}
     predictions, references = check_columns(columns, dict.fromkeys(columns, check_labels))
     resampler = emotion_resampler(predictions, references)

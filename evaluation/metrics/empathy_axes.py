@@ -25,12 +25,7 @@ def empathy_axes_scores(
     ties: str = "drop",
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    The mean sensibility and rationality of replies, their shares per quadrant, and how they differ from references.
-
-    See the card for its inputs, numbers and limits: `evaluation/empathy_axes/README.md`. Without references
-    their numbers are left out. A [`ScoringRun`] as `scorer` brings its score store along.
-    """
+    """Mean scores, quadrant shares and differences to references; card: `evaluation/empathy_axes/README.md`."""
     columns = {"predictions": predictions, "contexts": contexts}
     if references is not None:
         columns["references"] = references
@@ -39,12 +34,8 @@ def empathy_axes_scores(
     scores = reply_scores(run, contexts, predictions)
     of_references = reply_scores(run, contexts, others[0]) if others else None
     resampler = axes_resampler(scores, of_references, threshold, ties)
-    found = {
-        **resampler.point(),
-        "unscored": int(np.isnan(scores).any(axis=1).sum()),
-        "n": len(scores),
-        "scorer": run.scorer.fingerprint,
-    }
+    counts = {"unscored": int(np.isnan(scores).any(axis=1).sum()), "n": len(scores)}
+    found = {**resampler.point(), **counts, "scorer": run.scorer.fingerprint}
     return with_intervals(found, lambda: resampler, **bootstrap)
 
 
@@ -58,12 +49,7 @@ def reply_scores(run: ScoringRun, contexts: Sequence[Any], replies: Sequence[str
     return scores
 
 
-def axes_resampler(
-    scores: np.ndarray,
-    references: np.ndarray | None = None,
-    threshold: Threshold = DEFAULT_THRESHOLD,
-    ties: str = "drop",
-) -> Sums:
+def axes_resampler(scores: np.ndarray, references: np.ndarray | None, threshold: Threshold, ties: str) -> Sums:
     """The numbers of [`empathy_axes_scores`] for resamples, from scores of shape `(n, 2)`."""
     columns = _columns(scores, threshold, ties, "")
     if references is not None:

@@ -23,12 +23,7 @@ def epitome_scores(
     classifier: Any = None,
     **bootstrap: Any,
 ) -> dict[str, Any]:
-    """
-    The mean level of emotional reactions, interpretations and explorations (Sharma et al. 2020) in replies.
-
-    See the card for its inputs, numbers and limits: `evaluation/epitome/README.md`. Without references
-    their numbers are left out.
-    """
+    """Mean levels of the three mechanisms (Sharma et al. 2020); card: `evaluation/epitome/README.md`."""
     columns = {"predictions": predictions, "contexts": contexts}
     if references is not None:
         columns["references"] = references
@@ -42,12 +37,7 @@ def epitome_scores(
 def predicted_levels(
     classifier: Classifier, contexts: Sequence[Sequence[Any]], responses: Sequence[str]
 ) -> np.ndarray:
-    """
-    The levels of replies, of shape `(n, 3)`. A blank reply communicates nothing.
-
-    Raises:
-        ValueError: The classifier gives something else than levels of that shape.
-    """
+    """The levels of replies, of shape `(n, 3)`. A blank reply communicates nothing."""
     seekers = [_text_of(context[-1]) for context in contexts]
     levels = np.zeros((len(responses), len(MECHANISMS)), int)
     asked = [i for i, response in enumerate(responses) if response.strip()]

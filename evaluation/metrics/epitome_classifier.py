@@ -37,12 +37,7 @@ class Classifier(Protocol):
 
 
 def load_classifier(classifier: Any) -> Classifier:
-    """
-    The classifier in a folder that `ee-trl train-epitome` wrote; an object with `predict` is returned as it is.
-
-    Raises:
-        ValueError: There is no classifier.
-    """
+    """The classifier in a folder that `ee-trl train-epitome` wrote; an object with `predict` is returned as it is."""
     train = "Train one with: ee-trl train-epitome DATA -o FOLDER"
     if classifier is None:
         raise ValueError(f"classifier is needed: a folder, or an object with predict(seekers, responses). {train}")
@@ -61,14 +56,9 @@ def load_classifier(classifier: Any) -> Classifier:
 
 class LinearClassifier:
     """
-    TF-IDF of the reply's words and letters, and a logistic regression for each mechanism; it ignores the seeker.
+    TF-IDF of the reply's hashed words and letters, and a logistic regression for each mechanism.
 
-    The n-grams are hashed, so nothing of the data's words is kept.
-
-    Args:
-        idf (`np.ndarray` of shape `(f,)`): Inverse document frequency of each feature.
-        weights (`np.ndarray` of shape `(f, 9)`): For each mechanism and level.
-        bias (`np.ndarray` of shape `(9,)`): For each mechanism and level.
+    It ignores the seeker. Shapes: `idf` `(f,)`; `weights` `(f, 9)` and `bias` `(9,)`, for each mechanism and level.
     """
 
     def __init__(self, idf: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> None:
@@ -78,11 +68,7 @@ class LinearClassifier:
     def fit(
         cls, seekers: Sequence[str], responses: Sequence[str], levels: np.ndarray, *, c: float = 0.3
     ) -> LinearClassifier:
-        """
-        Trains on posts with levels of shape `(n, 3)`; `c` is the inverse of the regularisation.
-
-        The levels of each mechanism have the same weight, however rare they are.
-        """
+        """Trains on levels of shape `(n, 3)`, rare ones with as much weight; `c` is the inverse regularisation."""
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
 
@@ -147,14 +133,7 @@ def _features(counts: Sequence[Any], idf: np.ndarray) -> Any:
 
 
 class EncoderClassifier:
-    """
-    A fine-tuned encoder of seeker and reply whose logits are read as three levels for each of three mechanisms.
-
-    Args:
-        model (`PreTrainedModel`): A sequence classification model with nine labels.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        batch_size (`int`, *optional*, defaults to `32`): Replies per forward pass; changes nothing but speed.
-    """
+    """A fine-tuned encoder of seeker and reply with nine labels: three levels for each of three mechanisms."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 32) -> None:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
@@ -172,21 +151,15 @@ class EncoderClassifier:
         batch_size: int = 32,
         seed: int = 0,
     ) -> EncoderClassifier:
-        """
-        Fine-tunes an encoder, a folder or hub id, by transformers' Trainer on posts with levels of shape `(n, 3)`.
-
-        The levels of each mechanism have the same weight, however rare they are.
-        """
+        """Fine-tunes an encoder, a folder or hub id, on levels of shape `(n, 3)`, rare ones with as much weight."""
         import torch
         from transformers import AutoTokenizer, TrainingArguments
 
         from ee_trl.online.alignment import random_state_kept
 
         tokenizer = AutoTokenizer.from_pretrained(encoder)
-        rows = [
-            {**encoded, "labels": row}
-            for encoded, row in zip(_encoded(tokenizer, seekers, responses), levels.tolist(), strict=True)
-        ]
+        labelled = zip(_encoded(tokenizer, seekers, responses), levels.tolist(), strict=True)
+        rows = [{**encoded, "labels": row} for encoded, row in labelled]
         with tempfile.TemporaryDirectory() as folder, random_state_kept():
             args = TrainingArguments(
                 folder,
@@ -238,10 +211,7 @@ class EncoderClassifier:
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
 
-KINDS: dict[str, type[LinearClassifier] | type[EncoderClassifier]] = {
-    "linear": LinearClassifier,
-    "encoder": EncoderClassifier,
-}
+KINDS: dict[str, Any] = {"linear": LinearClassifier, "encoder": EncoderClassifier}
 
 
 def _trained(encoder: Any, args: Any, rows: list[dict[str, Any]], tokenizer: Any, weights: np.ndarray) -> Any:
@@ -252,10 +222,8 @@ def _trained(encoder: Any, args: Any, rows: list[dict[str, Any]], tokenizer: Any
     from transformers.trainer_utils import set_seed
 
     set_seed(args.seed)  # the heads are drawn
-    labels = len(MECHANISMS) * len(LEVELS)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        encoder, num_labels=labels, problem_type="multi_label_classification"
-    )
+    head = {"num_labels": len(MECHANISMS) * len(LEVELS), "problem_type": "multi_label_classification"}
+    model = AutoModelForSequenceClassification.from_pretrained(encoder, **head)
     level_weights = torch.tensor(weights, dtype=torch.float32)
 
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:

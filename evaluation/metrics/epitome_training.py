@@ -23,15 +23,7 @@ Fit = Callable[[Sequence[str], Sequence[str], np.ndarray], Classifier]
 
 @dataclass(frozen=True)
 class Posts:
-    """
-    Labelled replies.
-
-    Args:
-        seekers, responses (`list[str]`): The posts.
-        levels (`np.ndarray` of shape `(n, 3)`): Levels 0 to 2 of each of [`MECHANISMS`].
-        groups (`list[str]`): The seeker that each replies to.
-        content (`str`): A name for the content of all posts.
-    """
+    """Labelled replies: `levels` has shape `(n, 3)`, `groups` says who each replies to, `content` names it all."""
 
     seekers: list[str]
     responses: list[str]
@@ -41,12 +33,7 @@ class Posts:
 
 
 def read_posts(dataset: Any) -> Posts:
-    """
-    Reads EPITOME-format data; a column `sp_id` says which posts are of one seeker.
-
-    Raises:
-        [`FormatError`]: A column is missing, or holds something else than texts or levels.
-    """
+    """Reads EPITOME-format data; a column `sp_id` says which posts are of one seeker."""
     features = features_of(dataset)
     needed = (SEEKER, RESPONSE, *MECHANISMS)
     missing = [name for name in needed if name not in features]
@@ -84,24 +71,7 @@ def train_epitome(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
-    """
-    Trains a classifier on all posts and saves it, with its cross-validation beside it.
-
-    Args:
-        posts ([`Posts`]): What it learns from.
-        folder (`str` or `os.PathLike`, *optional*): Where it is saved; without one, only the cross-validation is done.
-        encoder (`str`, *optional*): A pretrained encoder to fine-tune; without one, the classifier is linear.
-        folds (`int`, *optional*, defaults to `5`): The folds of the cross-validation; 0 for none.
-        seed (`int`, *optional*, defaults to `0`): The seed of folds and training.
-        options: `epochs`, `learning_rate` and `batch_size` of the encoder's training.
-
-    Returns:
-        `dict`: the record that is saved: `kind`, `samples`, `data`, `settings`, `cross_validation`.
-
-    Raises:
-        [`EmpathyError`]: There are fewer seekers than folds, or the encoder cannot be loaded.
-        [`MissingExtraError`]: scikit-learn is not installed.
-    """
+    """Trains a classifier on all posts and saves it with the record that this returns, cross-validation included."""
     require("sklearn", extra="metrics", purpose="training an EPITOME classifier")
     fit: Any = LinearClassifier.fit
     if encoder is not None:
@@ -130,12 +100,7 @@ def cross_validate(fit: Fit, posts: Posts, *, folds: int = 5, seed: int = 0) -> 
     """
     Trains on all folds but one and predicts that one, in turn; replies to one seeker are all in one fold.
 
-    Returns:
-        `dict`: mechanism -> [`level_report`] of the predictions of all folds together, with that of the majority class
-        of each fold's training part under `majority`.
-
-    Raises:
-        ValueError: There are fewer groups than folds.
+    Returns mechanism -> [`level_report`] of all predictions, with that of each fold's majority class as `majority`.
     """
     from sklearn.model_selection import GroupKFold
 

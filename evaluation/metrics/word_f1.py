@@ -15,11 +15,7 @@ from ..texts import Tokenizer, check_columns, tokenize_all
 def word_f1_scores(
     predictions: Sequence[str], references: Sequence[str], tokenizer: Tokenizer = "whitespace", **bootstrap: Any
 ) -> dict[str, Any]:
-    """
-    Word F1 over the corpus, x100: counts are summed over the samples first, then one F1 is made of them.
-
-    See the card for its inputs, numbers and limits: `evaluation/word_f1/README.md`.
-    """
+    """Word F1, x100, of counts that are summed over the corpus; card: `evaluation/word_f1/README.md`."""
     predictions, references = check_columns({"predictions": predictions, "references": references})
     resampler = word_f1_resampler(tokenize_all(predictions, tokenizer), tokenize_all(references, tokenizer))
     return with_intervals({**resampler.point(), "n": resampler.n}, lambda: resampler, **bootstrap)
@@ -34,8 +30,6 @@ def word_f1_resampler(hypotheses: Sequence[Sequence[str]], targets: Sequence[Seq
 def clipped_matches(prediction: Sequence[str], reference: Sequence[str]) -> int:
     """
     The clipped unigram matches of two token lists: the sum over words of the smaller of the two counts.
-
-    Example:
 
     >>> clipped_matches(["so", "so", "sorry"], ["so", "sorry", "sorry"])
     2

@@ -208,3 +208,14 @@ def test_output_cut_off_by_head_is_no_error(folder: Path) -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_aspects_and_kinds_of_human_sheets_are_those_of_the_package() -> None:
+    from ee_trl.human.sheets import ASPECTS, KINDS
+
+    args = build_parser().parse_args(["human", "export", "test.parquet", "-o", "study"])
+    assert args.aspects.split(",") == list(ASPECTS)
+    for kind in KINDS:
+        assert build_parser().parse_args(["human", "export", "x", "-o", "y", "--kind", kind]).kind == kind
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["human", "export", "x", "-o", "y", "--kind", "abc"])

@@ -55,7 +55,7 @@ def check(answers: list[tuple[int, float, float]], rows: Sequence[int]) -> None:
 def test_answers_are_the_means_of_the_rows_whatever_the_scorer_prints(ahead: LookAhead) -> None:
     ahead.ask(range(100))
     check(ahead.take(range(1000)), range(100))
-    assert ahead.outstanding == 0
+    assert not ahead.outstanding
     assert ahead.waited > 0
     ahead.ask([3, 100])  # 3 is known
     check(ahead.take(range(1000)), [100])
@@ -132,7 +132,7 @@ def test_or_training_goes_on_and_it_is_said(ahead: LookAhead, caplog: pytest.Log
     assert ahead.failure
     assert "the scorer is odd" in ahead.failure
     ahead.ask([11])
-    assert (ahead.outstanding, ahead.take(range(1000))) == (0, [])
+    assert (ahead.outstanding, ahead.take(range(1000))) == ({}, [])
 
 
 @pytest.mark.parametrize("ahead", [{"seconds": 0.2}], indirect=True)

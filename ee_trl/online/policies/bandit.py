@@ -17,11 +17,7 @@ from .weights import Weights, in_range, one_of
 
 
 PRIORS = ("size", "equal")
-OUT, UNKNOWN = -1, -2
-"""In place of an arm's number: the arm is not played, or it is not known."""
-
-
-# ---- pure ----------------------------------------------------------------------------------------------------------
+OUT, UNKNOWN = -1, -2  # in place of an arm's number: the arm is not played, or it is not known
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,6 @@ def arm_shares(
     return explore * base + (1 - explore) * tilted / tilted.sum()
 
 
-# ---- policy --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(kw_only=True, eq=False)
 class Bandit(ScorePolicy):
     """
@@ -107,12 +100,10 @@ class Bandit(ScorePolicy):
     learns of all arms that are drawn at once and does not divide by their share.
 
     Args:
-        labels (`Sequence`, *optional*):
-            The arm of each sample in data-set order, e.g. `dataset["emotion"]`; None or `""` where it has none. By
-            default the arms are the quadrants and the ties.
-        keep (`str` or `Sequence[str]`, *optional*):
-            Quadrants (and `"tie"`) to draw from; the others get weight 0. By default all, and with labels the scores
-            play no part then.
+        labels (`Sequence`, *optional*): The arm of each sample in data-set order, e.g. `dataset["emotion"]`; None or
+            `""` where it has none. By default the arms are the quadrants and the ties.
+        keep (`str` or `Sequence[str]`, *optional*): Quadrants (and `"tie"`) to draw from; the others get weight 0. By
+            default all, and with labels the scores play no part then.
         rate (`float`, *optional*, defaults to `0.2`): Of the moving average, in (0, 1].
         temperature (`float`, *optional*, defaults to `1.0`): In (0, 100]; the higher, the nearer to the prior.
         explore (`float`, *optional*, defaults to `0.2`): In (0, 1]: each arm keeps this part of its prior share.
@@ -185,12 +176,7 @@ class Bandit(ScorePolicy):
         return {"arms": list(self.arms), **learnt}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
-        Goes on from [`~Bandit.state_dict`]; lists will do for arrays.
-
-        Raises:
-            [`SelectionError`]: The state is of other arms.
-        """
+        """Goes on from [`~Bandit.state_dict`]; lists will do for arrays, and other arms raise [`SelectionError`]."""
         if tuple(state["arms"]) != self.arms:
             raise SelectionError(
                 f"the state is of arms {list(state['arms'])}, but this bandit's are {list(self.arms)}"

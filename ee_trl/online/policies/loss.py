@@ -61,12 +61,10 @@ class LossAware(ScorePolicy):
     Args:
         keep (`str` or `Sequence[str]`, *optional*, defaults to `"sensibility"`): Quadrants of high quality.
         tau (`float`, *optional*, defaults to `1.0`): Temperature of the quality, in points of score, in (0, 100].
-        learnt (`float`, *optional*, defaults to `0.2`):
-            The lower the quantile of the loss is below this, the more the sample counts as learnt; 0 leaves the lowest
-            losses alone.
-        hopeless (`float`, *optional*, defaults to `0.9`):
-            The higher the quantile is above this, the more it counts as hopeless. Above `learnt`; 1 leaves the highest
-            losses alone.
+        learnt (`float`, *optional*, defaults to `0.2`): The lower the quantile of the loss is below this, the more the
+            sample counts as learnt; 0 leaves the lowest losses alone.
+        hopeless (`float`, *optional*, defaults to `0.9`): The higher the quantile is above this, the more it counts as
+            hopeless. Above `learnt`; 1 leaves the highest losses alone.
         least (`float`, *optional*, defaults to `0.1`):
             Learnability at both ends, in (0, 1]: above 0, so that a sample that was forgotten can come back.
         weigh (`str`, *optional*, defaults to `"loss"`):

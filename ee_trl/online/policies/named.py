@@ -1,16 +1,9 @@
 """Policies by name, and how a policy is asked.
 
-A policy is any callable `policy(scores, losses, progress)`:
-
-- `scores`, array of shape `(n, 2)`: sensibility and rationality in [0, 10], NaN where unscored;
-- `losses`, array of shape `(n,)`: mean loss per token in nats, as last seen in training, NaN where not seen;
-- `progress`, float in [0, 1]: share of the training done.
-
-It returns a pair of arrays of shape `(n,)` in data-set order, of which either may be None (equal for all): how often
-each sample is drawn, relative to the others, and what its loss counts. A plain function will do. An object may say
-`needs_losses` or `needs_weights` (whether it looks at losses, returns loss weights), and keep a state, of plain types
-and arrays, with `state_dict()` and `load_state_dict(state)`. The card of each named policy, with when it helps, when
-it does not and what is not known, is in `docs/policies.md`.
+A policy is any callable that takes what [`~ee_trl.online.policies.weights.check_inputs`] checks and returns a pair as
+[`~ee_trl.online.policies.weights.Weights`] is. A plain function will do. An object may say `needs_losses` or
+`needs_weights` (whether it looks at losses, returns loss weights), and keep a state, of plain types and arrays, with
+`state_dict()` and `load_state_dict(state)`. `docs/policies.md` has a card of each named policy.
 """
 
 from __future__ import annotations
@@ -33,7 +26,7 @@ from .weights import Weights, bounded, check_number, check_weights, tamed
 
 Policy = Callable[[Any, Any, float], Any]
 
-POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {
+POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {  # name -> class and what the name settles
     "sensibility": (Gate, {"keep": "sensibility"}),
     "rationality": (Gate, {"keep": "rationality"}),
     "gate": (Gate, {}),
@@ -42,7 +35,6 @@ POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {
     "loss_aware": (LossAware, {}),
     "bandit": (Bandit, {}),
 }
-"""Name -> class and what the name settles."""
 
 
 def policy_options(name: str) -> tuple[str, ...]:
@@ -112,14 +104,12 @@ class Schedule:
     When a policy is asked, and within which bounds its weights are kept.
 
     Args:
-        warmup (`float` or `int`, *optional*, defaults to `0`):
-            Steps (`int`), or share of the training in [0, 1] (`float`), in which sampling is the stock trainer's and
-            all weights are 1.
-        every_n_steps (`int`, *optional*, defaults to `1`):
-            The policy is asked at the first step after the warm-up, and every so many steps from there.
-        floor (`float`, *optional*):
-            In [0, 1]. The least weight above 0, of draws and of the loss alike, where their mean is 1; 0 stays 0:
-            dropped. See [`~ee_trl.online.policies.weights.bounded`].
+        warmup (`float` or `int`, *optional*, defaults to `0`): Steps (`int`), or share of the training in [0, 1]
+            (`float`), in which sampling is the stock trainer's and all weights are 1.
+        every_n_steps (`int`, *optional*, defaults to `1`): The policy is asked at the first step after the warm-up,
+            and every so many steps from there.
+        floor (`float`, *optional*): In [0, 1]. The least weight above 0, of draws and of the loss alike, where their
+            mean is 1; 0 stays 0: dropped. See [`~ee_trl.online.policies.weights.bounded`].
         ceiling (`float`, *optional*): At least 1. The greatest.
     """
 
@@ -150,12 +140,7 @@ class Schedule:
         return step < max_steps and since >= 0 and since % self.every_n_steps == 0
 
     def ask(self, policy: Policy, scores: np.ndarray, losses: np.ndarray, progress: float) -> Weights:
-        """
-        The policy's answer, checked and within the bounds.
-
-        Raises:
-            [`SelectionError`]: It is no pair, or its weights are not `n` finite numbers of at least 0, one above 0.
-        """
+        """The policy's answer, checked and within the bounds."""
         answer = policy(scores.copy(), losses.copy(), progress)  # copies, in which it may write
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise SelectionError(

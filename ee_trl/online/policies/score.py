@@ -1,7 +1,4 @@
-"""Policies by score alone: the released rule as a gate, the same with a soft edge, a curriculum of the two sets.
-
-[`ScorePolicy`] is the base of all named policies.
-"""
+"""Policies by score alone, and [`ScorePolicy`], the base of all named ones."""
 
 from __future__ import annotations
 
@@ -19,13 +16,8 @@ from ...selection import keep_set
 from .weights import OTHER_SET, Weights, bounded, check_inputs, checked, in_range, one_of, settle
 
 
-FOR_UNSCORED = ("drop", "keep")
 WEIGH = ("sampling", "loss")
-MAX_TAU = 100.0
-"""Ten times the range of the scores: every sample counts nearly the same."""
-
-
-# ---- pure ----------------------------------------------------------------------------------------------------------
+MAX_TAU = 100.0  # ten times the range of the scores: every sample counts nearly the same
 
 
 def gate(
@@ -46,16 +38,13 @@ def soft_gate(
     ties: str = "drop",
 ) -> np.ndarray:
     """
-    How far each sample lies in the quadrants named.
+    How far each sample lies in the quadrants named, in [0, 1], NaN where unscored; tau is in points of score.
 
         u = 1 / (1 + exp(-(s - T) / tau)) on each axis: how high it is,    1 - u: how low
         w = sum over the quadrants named of (u_S or 1 - u_S) (u_R or 1 - u_R)
 
     A score equal to T lies half on either side, whatever tau. Below a tau of one point it goes over linearly to what
     `ties` makes of it, so that for every sample the limit for tau -> 0 is [`gate`].
-
-    Scores are of shape `(n, 2)`, NaN where unscored, and tau is in points of score. For the other arguments see
-    [`~ee_trl.select_indices`]. Returns an array of shape `(n,)`, in [0, 1], NaN where unscored.
     """
     hard = gate(scores, keep, threshold, ties)
     distance = (scores - np.asarray(thresholds(threshold))) / tau
@@ -96,9 +85,6 @@ def quadrants_only(name: str, keep: str | Sequence[str]) -> None:
         check_choice("quadrant to keep", quadrant, QUADRANTS, SelectionError)
 
 
-# ---- policies ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(kw_only=True, eq=False)
 class ScorePolicy:
     """
@@ -106,13 +92,13 @@ class ScorePolicy:
 
     Args:
         threshold, ties: See [`~ee_trl.quadrants`].
-        unscored (`str`, *optional*, defaults to `"drop"`):
-            Weight of samples without scores: 0, or the mean of the others (`"keep"`).
+        unscored (`str`, *optional*, defaults to `"drop"`): Weight of samples without scores: 0, or the mean of the
+            others (`"keep"`).
     """
 
     threshold: Threshold = checked(DEFAULT_THRESHOLD, lambda name, value: thresholds(value))
     ties: str = one_of("drop", TIES)
-    unscored: str = one_of("drop", FOR_UNSCORED)
+    unscored: str = one_of("drop", ("drop", "keep"))
     weigh: str = field(default="sampling", init=False)
     needs_losses: ClassVar[bool] = False
 

@@ -14,20 +14,10 @@ from ...errors import NothingLeftError, SelectionError, check_choice
 
 
 class Weights(NamedTuple):
-    """
-    What a policy answers; each array is of shape `(n,)` in data-set order.
+    """What a policy answers; each array is of shape `(n,)` in data-set order."""
 
-    Args:
-        sampling (`np.ndarray`, *optional*): How often each sample is drawn, relative to the others. None: the stock
-            order.
-        loss (`np.ndarray`, *optional*): What its loss counts. None: all 1.
-    """
-
-    sampling: np.ndarray | None = None
-    loss: np.ndarray | None = None
-
-
-# ---- checks --------------------------------------------------------------------------------------------------------
+    sampling: np.ndarray | None = None  # how often each sample is drawn, relative to the others; None: the stock order
+    loss: np.ndarray | None = None  # what its loss counts; None: all 1
 
 
 def check_inputs(scores: ArrayLike, losses: ArrayLike, progress: float) -> tuple[np.ndarray, np.ndarray]:
@@ -105,28 +95,18 @@ def check_number(name: str, value: Any, low: float, high: float, *, above: bool 
         raise SelectionError(f"{name} {value!r} is not a number in {'(' if above else '['}{low:g}, {high:g}]")
 
 
-# ---- weights -------------------------------------------------------------------------------------------------------
-
-
 def tamed(weights: np.ndarray, largest: int = 64) -> np.ndarray:
     """
     Weights (finite, at least 0) that sums, means and 32-bit numbers can hold.
 
-    They are divided by a power of two where the greatest lies outside of 2 to the power of minus `largest` and of
-    `largest`; others come back as they are.
+    A power of two divides them where the greatest lies outside of 2^-`largest` and 2^`largest`.
     """
     exponent = int(np.frexp(weights.max(initial=0.0))[1])
     return weights if abs(exponent) <= largest else np.ldexp(weights, -exponent)
 
 
 def settle(weights: np.ndarray, unscored: str) -> np.ndarray:
-    """
-    Weights without NaN: an unscored sample gets 0 (`unscored="drop"`), or the mean weight of the others (`"keep"`; 1
-    where no sample is scored).
-
-    Raises:
-        [`NothingLeftError`]: All are 0; the message says whether scores are missing.
-    """
+    """Weights without NaN: an unscored sample gets 0 (`unscored="drop"`), or the mean of the others (`"keep"`)."""
     missing = np.isnan(weights)
     scored = weights[~missing]
     other = 0.0 if unscored == "drop" else float(scored.mean()) if len(scored) else 1.0

@@ -23,8 +23,7 @@ from ..base import BatchedScorer, ScoredBatch
 from .rubric import form_spans, parse_form
 
 
-VALUES = tuple(range(int(MAX_SCORE) + 1))
-"""The integers that a judge can answer."""
+VALUES = tuple(range(int(MAX_SCORE) + 1))  # the integers that a judge can answer
 
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
 """Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
@@ -32,17 +31,10 @@ DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "m
 _NUMBERS = {str(value).encode(): value for value in VALUES}
 
 
-# ---- probabilities -> scores ---------------------------------------------------------------------------------------
-
-
 def summarised(values: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """
-    Scores, shape `(n, 2)`, and for each of [`DETAILS`] an array of shape `(n,)`.
-
-    Args:
-        values (`np.ndarray` of shape `(n, 2, 11)`): The probability of each answer 0 to 10 on each axis; the rest to 1
-            lay on other tokens. NaN where it is not known.
-        mode (`np.ndarray` of shape `(n, 2)`): The greedy answers.
+    Scores, shape `(n, 2)`, and for each of [`DETAILS`] an array of shape `(n,)`, from the greedy answers `(n, 2)` and
+    the probability of each answer 0 to 10 `(n, 2, 11)`, NaN where it is not known.
     """
     mass = values.sum(axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -70,9 +62,6 @@ class BatchedJudge(BatchedScorer):
             for name, values in batch.details.items():
                 details[name][where] = values
         return scores, details
-
-
-# ---- a chat completion ---------------------------------------------------------------------------------------------
 
 
 class Token(NamedTuple):
@@ -181,16 +170,11 @@ def batch_of(answers: Sequence[Answer], top: int) -> ScoredBatch:
     )
 
 
-# ---- log probabilities -> probabilities ----------------------------------------------------------------------------
-
-
 def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | None:
     """
-    Reads an answer in the rubric's form from its tokens; others may come before and after.
+    The probability of each answer 0 to 10, shape `(2, 11)`, read from the tokens around and in the rubric's form.
 
-    Returns `np.ndarray` of shape `(2, 11)`: the probability of each answer 0 to 10, sensibility first. The rest to 1
-    lay on other tokens, or on tokens that the server did not list. `None` where the answer is not in the form or the
-    tokens do not spell the answer.
+    The rest to 1 lay on other tokens. `None` where the answer is not in the form or the tokens do not spell it.
     """
     spans, shown = form_spans(answer), answer.strip()
     begin = b"".join(token.text for token in tokens).rfind(_bytes(shown))

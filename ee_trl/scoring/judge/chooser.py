@@ -24,31 +24,19 @@ from .prompt import SafeTokenizer, labelled, newest, turn_line
 from .server import TOP, Chat, body_of
 
 
-LAYOUT = "choice-1"
-"""Changes when the text around a question does."""
-
+LAYOUT = "choice-1"  # changes when the text around a question does
 SLOT_HEADER = "Answer (one of the options ONLY):"
-
 _MAX_TOKENS = 24
 
 
 @dataclass(frozen=True)
 class Question:
-    """
-    What a judge is asked about a dialogue.
+    """What a judge is asked about a dialogue. Where it cannot read all turns, the oldest are left out."""
 
-    Args:
-        instruction (`str`): The question and its options; trusted text.
-        turns (`tuple[tuple[str, str], ...]`): The dialogue, oldest first: role (`"user"`, `"assistant"`) and text. The
-            oldest turns are left out where the judge cannot read them all.
-        candidates (`tuple[tuple[str, str], ...]`): Label and text of what is judged; never left out.
-        slot (`str`): The beginning of the answer, e.g. `"- Empathy:"`.
-    """
-
-    instruction: str
-    turns: tuple[tuple[str, str], ...]
-    candidates: tuple[tuple[str, str], ...]
-    slot: str
+    instruction: str  # the question and its options; trusted text
+    turns: tuple[tuple[str, str], ...]  # role ("user", "assistant") and text, oldest first
+    candidates: tuple[tuple[str, str], ...]  # label and text of what is judged; never left out
+    slot: str  # the beginning of the answer, e.g. "- Empathy:"
 
     def lines(self) -> tuple[list[str], list[str]]:
         """The turns, and the candidates, each on a line of its own."""
@@ -110,18 +98,11 @@ def checked_choices(judge: Chooser, questions: Sequence[Question], options: Sequ
     return found
 
 
-# ---- a local model -------------------------------------------------------------------------------------------------
-
-
 class CausalLMChooser:
     """
     A causal language model, read from its logits.
 
-    Args:
-        model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code: See
-            [`~ee_trl.CausalLMScorer`].
-        token_budget (`int`, *optional*): Tokens in one forward pass; changes no answer. By default 2,048 on a CPU and
-            32,768 on a GPU.
+    For the arguments see [`~ee_trl.CausalLMScorer`]; on a CPU `token_budget` is 2,048 by default.
     """
 
     def __init__(
@@ -189,16 +170,11 @@ class CausalLMChooser:
         )
 
 
-# ---- a server ------------------------------------------------------------------------------------------------------
-
-
 class ServerChooser:
     """
     A model behind an OpenAI-compatible server, asked once a question; every option must be one letter or digit.
 
-    Args:
-        model, base_url, api_key_env, concurrency, timeout, max_retries, extra_body: See [`~ee_trl.ServerScorer`].
-        max_tokens (`int`, *optional*, defaults to `24`): Longest answer.
+    For the arguments see [`~ee_trl.ServerScorer`]; `max_tokens` is 24 by default.
     """
 
     def __init__(

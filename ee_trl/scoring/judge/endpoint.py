@@ -25,24 +25,13 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
-_NO_KEY = "none"  # a client wants one, a server of your own does not look at it
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Endpoint:
-    """
-    An OpenAI-compatible server.
-
-    Args:
-        base_url, api_key_env, timeout, max_retries: See [`~ee_trl.ServerScorer`].
-
-    Raises:
-        [`ScorerError`]: The address is not valid, or holds credentials; the key is missing or cannot be one; a number
-            is out of range; the client is not installed.
-    """
+    """An OpenAI-compatible server; for the arguments see [`~ee_trl.ServerScorer`]."""
 
     def __init__(self, base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> None:
         _openai()  # says at once where it is not installed
@@ -55,7 +44,7 @@ class Endpoint:
         parts = urlsplit(self.base_url)
         self.host = parts.netloc.lower()  # with the port: 127.0.0.1:8000
         self.api_key_env = _checked_key_env(api_key_env, needed=not given) if api_key_env else None
-        if self.api_key_env and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        if self.api_key_env and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             logger.warning("the key in %s goes to %s unencrypted (http)", self.api_key_env, parts.netloc)
 
     @property
@@ -66,7 +55,7 @@ class Endpoint:
         """A new `openai.AsyncOpenAI`, for the event loop that it is made in."""
         openai = _openai()
         return openai.AsyncOpenAI(
-            api_key=self._key or _NO_KEY,
+            api_key=self._key or "none",  # a client wants one, a server of your own does not look at it
             base_url=self.base_url,
             timeout=self.timeout,
             max_retries=self.max_retries,
@@ -148,9 +137,6 @@ def _bounded(base: type, seconds: float) -> Any:
     return Client()
 
 
-# ---- what an error means -------------------------------------------------------------------------------------------
-
-
 def client_errors() -> tuple[type[Exception], ...]:
     """The errors of a request, as opposed to those of this program."""
     return _openai().OpenAIError, TimeoutError
@@ -170,20 +156,10 @@ def reason_of(error: Exception) -> str:
     return "server_unavailable"
 
 
-# ---- many requests -------------------------------------------------------------------------------------------------
-
-
 def each_answered(
-    endpoint: Endpoint,
-    items: Sequence[Item],
-    ask: Callable[[Any, Item], Awaitable[Result]],
-    concurrency: int,
+    endpoint: Endpoint, items: Sequence[Item], ask: Callable[[Any, Item], Awaitable[Result]], concurrency: int
 ) -> Iterator[list[Result]]:
-    """
-    Runs `ask(client, item)` for each item, at most `concurrency` at a time; gives results as soon as they are there.
-
-    See [`in_background`].
-    """
+    """Runs `ask(client, item)` for each item [`in_background`], `concurrency` at a time; gives each result at once."""
 
     async def work(put: Callable[[Result], None]) -> None:
         todo = iter(items)

@@ -7,19 +7,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from ...errors import ScorerError, check_choice, check_count
 from ...files import digest, files_digest
 from ..base import local_device
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-QUANTIZATIONS = ("none", "int8", "nf4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -64,13 +62,8 @@ def load_judge(
     trust_remote_code: bool,
     **counts: Any,
 ) -> LoadedJudge:
-    """
-    Loads a hub id or folder, or takes a model that is loaded already, with the options of [`~ee_trl.CausalLMScorer`].
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    check_choice("quantization", quantization, QUANTIZATIONS, ScorerError)
+    """Loads a hub id or folder, or takes a model loaded already, with the options of [`~ee_trl.CausalLMScorer`]."""
+    check_choice("quantization", quantization, ("none", "int8", "nf4"), ScorerError)
     check_choice("dtype", dtype, DTYPES, ScorerError)
     for name, value in counts.items():
         if value is not None:
@@ -107,8 +100,6 @@ def load_judge(
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
     if quantization == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_about_casts)
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -120,9 +111,6 @@ def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:
 def _not_about_casts(record: logging.LogRecord) -> bool:
     """Drops the line of bitsandbytes for each int8 layer and batch: it computes in float16, as it always does."""
     return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
-
-
-# ---- names for content ---------------------------------------------------------------------------------------------
 
 
 def content_of(name: str, model: Any) -> str:

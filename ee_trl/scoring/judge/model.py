@@ -10,10 +10,11 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...axes import AXES
 from ...data.dialogue import Dialogue
@@ -27,9 +28,6 @@ from .rubric import Rubric, load_rubric, parse_slot
 from .tree import Answers, QuestionTexts, Tree, alone, trunks_of, why_no_tree, within_memory
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 logger = logging.getLogger(__name__)
 
 _LAYOUT = "judge-1"  # changes when the token layout does
@@ -41,22 +39,15 @@ class CausalLMScorer(BatchedJudge):
     Scores dialogues with a causal language model and a rubric.
 
     Args:
-        model (`str`, `os.PathLike` or `PreTrainedModel`):
-            A hub id or folder, or a model that is loaded already.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            By default the one that comes with the model.
-        rubric (`str`, `os.PathLike` or [`Rubric`], *optional*):
-            A text file that replaces the bundled rubric.
-        quantization (`str`, *optional*, defaults to `"none"`):
-            `"none"`, `"int8"` or `"nf4"` (bitsandbytes).
+        model (`str`, `os.PathLike` or `PreTrainedModel`): A hub id or folder, or a model that is loaded already.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): By default the one that comes with the model.
+        rubric (`str`, `os.PathLike` or [`Rubric`], *optional*): A text file that replaces the bundled rubric.
+        quantization (`str`, *optional*, defaults to `"none"`): `"none"`, `"int8"` or `"nf4"` (bitsandbytes).
         dtype (`str`, *optional*, defaults to `"auto"`):
             `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 on a GPU, float32 on a CPU.
-        device_map (`str` or `dict`, *optional*):
-            As in `from_pretrained`; by default the first GPU where there is one.
-        revision (`str`, *optional*):
-            Branch, tag or commit of a hub id.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code that comes with a hub model may run.
+        device_map (`str` or `dict`, *optional*): As in `from_pretrained`; by default the first GPU where there is one.
+        revision (`str`, *optional*): Branch, tag or commit of a hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with a hub model may run.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; halved where memory runs out. Changes no score. By default
             512 on a CPU (more would be padding, and no faster) and 32,768 on a GPU.
@@ -116,8 +107,6 @@ class CausalLMScorer(BatchedJudge):
         judge = f"{self._loaded.content}/{self._loaded.precision}"
         return f"{_LAYOUT}/{judge}/{self.rubric.fingerprint}/asked:{asked}/max:{self.max_length}"
 
-    # ---- scoring
-
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass; the dialogues that do not fit the model come first."""
         samples = [self.fitted(dialogue) for dialogue in dialogues]
@@ -137,11 +126,9 @@ class CausalLMScorer(BatchedJudge):
 
     def distributions(self, dialogues: Sequence[Dialogue]) -> tuple[np.ndarray, np.ndarray]:
         """
-        What the judge answers.
+        The probability of each answer 0 to 10, shape `(n, 2, 11)`, and the greedy answers, shape `(n, 2)`.
 
-        Returns:
-            `tuple`: the probability of each answer 0 to 10, shape `(n, 2, 11)` (the rest to 1 lay on other tokens),
-            and the greedy answers, shape `(n, 2)`; NaN where a dialogue does not fit the model or the memory.
+        The rest to 1 lay on other tokens. NaN where a dialogue does not fit the model or the memory.
         """
         found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
         for answers, _ in self._answers([self.fitted(dialogue) for dialogue in dialogues]):
@@ -167,8 +154,6 @@ class CausalLMScorer(BatchedJudge):
                 "only %.0f%% of this judge's probability lies on answers 0 to 10: its scores mean little", 100 * mass
             )
 
-    # ---- does this model take the tree?
-
     @cached_property
     def takes_tree(self) -> bool:
         """Whether shared computation gives what the plain texts give: tried once, on a small dialogue."""
@@ -192,15 +177,12 @@ class CausalLMScorer(BatchedJudge):
             return f"this model gives other numbers under the branch mask (log probabilities differ by {apart:.2g})"
         return None
 
-    # ---- the slow reference
-
     @torch.inference_mode()
     def generate_modes(self, dialogues: Sequence[Dialogue], max_new_tokens: int = 4) -> np.ndarray:
         """
-        The reference: greedy generation at each slot, one text at a time, and a strict parser.
+        The slow reference: greedy generation at each slot, one text at a time, and a strict parser.
 
-        Returns:
-            `np.ndarray` of shape `(n, 2)`: the integers answered, NaN where the answer is not one.
+        Returns the integers answered, shape `(n, 2)`, NaN where the answer is not one.
         """
         found = np.full((len(dialogues), len(AXES)), np.nan)
         for i, turns in enumerate(map(self.fitted, dialogues)):

@@ -44,9 +44,6 @@ _MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # what an added token look
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------
-
-
 def whole_prompt(rubric: Rubric, dialogue: Dialogue) -> str:
     """Rubric and dialogue as one text, for a server, which applies its own chat template."""
     lines = "".join(turn_line(role, text) for role, text in _turns(dialogue))
@@ -73,25 +70,15 @@ def neutralised(text: str) -> str:
     return _MARKERS.sub(lambda m: f"{m[0][0]} {m[0][1:-1]} {m[0][-1]}", flat)
 
 
-# ---- token ids -----------------------------------------------------------------------------------------------------
-
-
 class SafeTokenizer:
-    """
-    A judge's tokenizer: trusted text as it is, text from the data without control tokens.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The judge's.
-
-    Attributes:
-        control_ids (`frozenset[int]`): Special tokens, and added tokens that look like markup.
-    """
+    """A judge's tokenizer: trusted text as it is, text from the data without special tokens and markup."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        markup = (i for i, token in added.items() if token.special or _looks_like_markup(str(token)))
-        self.control_ids = frozenset((*markup, *tokenizer.all_special_ids))
+        self.control_ids = set(tokenizer.all_special_ids)
+        for i, token in tokenizer.added_tokens_decoder.items():
+            if token.special or _MARKUP.fullmatch(str(token)) or _MARKERS.search(str(token)):
+                self.control_ids.add(i)
 
     def trusted(self, text: str) -> list[int]:
         """The ids of the rubric, a template or a question."""
@@ -116,10 +103,6 @@ class SafeTokenizer:
         return parts[0], parts[1]
 
 
-def _looks_like_markup(token: str) -> bool:
-    return bool(_MARKUP.fullmatch(token) or _MARKERS.search(token))
-
-
 def newest(turns: Sequence[Sequence[int]], room: int, least: int) -> list[Sequence[int]] | None:
     """The last turns that fit into `room` tokens; `None` where even the last `least` turns do not fit."""
     kept = list(turns)
@@ -133,22 +116,14 @@ class Chain:
     """
     The question for one axis, and how its answer is read.
 
-    Args:
-        tokens (`tuple[int, ...]`):
-            Ids after the head: the slot (`- Sensibility: `), and where 10 is two tokens the first of them: the digit
-            of 1, or a space before 10 that other values have in their own token.
-        reads (`int`):
-            How many of the last tokens' next-token distributions are needed: 1, or 2 where 10 is split.
-        first (`tuple[int, ...]` of length 11):
-            The first id of each value 0 to 10.
-        second (`int`, *optional*):
-            The second id of 10, where 10 is split.
+    `tokens` are the slot (`- Sensibility: `), and where 10 is two tokens the first of them: the digit of 1, or a space
+    before 10 that other values have in their own token.
     """
 
     tokens: tuple[int, ...]
-    reads: int
-    first: tuple[int, ...]
-    second: int | None
+    reads: int  # how many of the last tokens' next-token distributions are needed: 1, or 2 where 10 is split
+    first: tuple[int, ...]  # the first id of each value 0 to 10
+    second: int | None  # the second id of 10, where 10 is split
 
     @property
     def slot(self) -> tuple[int, ...]:
@@ -157,12 +132,8 @@ class Chain:
 
     def read(self, logits: torch.Tensor) -> np.ndarray:
         """
-        The probability of each answer 0 to 10, and the greedy answer.
-
-        Args:
-            logits (`torch.Tensor` of shape `(n, reads, vocabulary)`): Of `n` samples, at the last tokens of the chain.
-
-        Returns `np.ndarray` of shape `(n, 12)`.
+        The probability of each answer 0 to 10, and the greedy answer, `(n, 12)`, from the logits of `n` samples at the
+        last tokens of the chain, `(n, reads, vocabulary)`.
         """
         chances = logits.float().softmax(dim=-1)
         values = chances[:, 0, list(self.first)].double().cpu().numpy()  # of 10: its first token alone
@@ -182,19 +153,9 @@ class Chain:
 
 class JudgePrompt(SafeTokenizer):
     """
-    Turns dialogues into token ids for one tokenizer and rubric.
+    Turns dialogues into token ids for one tokenizer (by its chat template, if it has one) and rubric.
 
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The judge's; its chat template is used if it has one.
-        rubric (`Rubric`): What the judge is asked.
-
-    Attributes:
-        prefix (`tuple[int, ...]`): Ids of everything before the dialogue, the same for all samples.
-        head (`tuple[int, ...]`): Ids between a reply and the questions.
-        chains (`tuple[Chain, Chain]`): The questions, in the order of [`AXES`].
-
-    Raises:
-        [`ScorerError`]: The chat template loses its input, or the answers cannot be read with this tokenizer.
+    Raises [`ScorerError`] where the template loses its input, or the answers cannot be read with this tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rubric: Rubric) -> None:
@@ -203,7 +164,7 @@ class JudgePrompt(SafeTokenizer):
         self.prefix = tuple(self.trusted(before))
         self.head = tuple(self.trusted(f"{after}{ANSWER_HEADER}\n"))
         self.chains = tuple(self._chain(axis) for axis in AXES)
-        self.turn_ids = lru_cache(maxsize=20_000)(self._turn_ids)
+        self.turn_ids = lru_cache(20_000)(lambda role, text: tuple(self.untrusted(turn_line(role, text))))
 
     def _chain(self, axis: str) -> Chain:
         answers = [self.trusted(f"{SLOTS[axis]} {value}") for value in VALUES]
@@ -225,15 +186,10 @@ class JudgePrompt(SafeTokenizer):
         """The ids of each turn, the reply last."""
         return [self.turn_ids(role, text) for role, text in _turns(dialogue)]
 
-    def _turn_ids(self, role: str, text: str) -> tuple[int, ...]:
-        return tuple(self.untrusted(turn_line(role, text)))
-
     def ids(self, turns: Iterable[Sequence[int]], question: Sequence[int] = ()) -> list[int]:
         """The whole text of one question about a dialogue, given by the ids of its turns."""
         return [*self.prefix, *(i for turn in turns for i in turn), *self.head, *question]
 
-
-# ---- the chat template ---------------------------------------------------------------------------------------------
 
 PROMPT_DATE = "2024-07-26"
 """The date that a chat template gets when it asks for today's date, so that a judge is asked the same, and has the

@@ -32,16 +32,10 @@ _AFTER_SLOT = re.compile(rf"[ \t]*{_SCORE}(?![\w.]|,\d|[ \t]*[/%]|[ \t]*[-\u2013
 
 @dataclass(frozen=True)
 class Rubric:
-    """
-    What a judge is asked.
+    """What a judge is asked."""
 
-    Args:
-        name (`str`): The bundled version, or the name of the user's file without its ending.
-        text (`str`): The whole text, without white space at either end.
-    """
-
-    name: str
-    text: str
+    name: str  # the bundled version, or the name of the user's file without its ending
+    text: str  # the whole text, without white space at either end
 
     @property
     def fingerprint(self) -> str:
@@ -81,9 +75,6 @@ def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
     return Rubric(re.sub(r"[^\w.-]+", "-", path.stem), text)
 
 
-# ---- the form ------------------------------------------------------------------------------------------------------
-
-
 def render_form(sensibility: int, rationality: int) -> str:
     """The filled-in form, as published: header, rationality, sensibility."""
     for axis, score in ((SENSIBILITY, sensibility), (RATIONALITY, rationality)):
@@ -94,10 +85,9 @@ def render_form(sensibility: int, rationality: int) -> str:
 
 def parse_form(text: str) -> tuple[int, int] | None:
     """
-    Reads a generated answer, strictly.
+    Reads sensibility and rationality from a generated answer, strictly.
 
-    Returns `(sensibility, rationality)`, or `None` unless each axis has exactly one line with nothing on it but a
-    whole number in [0, 10]: `11`, `8/10`, `8.5`, a missing axis and a repeated axis all give `None`.
+    `None` unless each axis has exactly one line with a whole number in [0, 10] alone, not `11`, `8/10` or `8.5`.
     """
     spans = form_spans(text)
     if spans is None:
@@ -123,10 +113,8 @@ def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
 
 def parse_slot(text: str) -> int | None:
     """
-    Reads what a judge wrote after one slot, strictly.
-
-    Returns the whole number in [0, 10] at the beginning, or `None` where there is none or it goes on: `11`, `8.5`,
-    `8,5`, `8/10`, `80%`, `7-8`.
+    The whole number in [0, 10] that a judge wrote after one slot; `None` where there is none, or it goes on: `11`,
+    `8.5`, `8,5`, `8/10`, `80%`, `7-8`.
     """
     match = _AFTER_SLOT.match(text)
     return int(match[1]) if match else None

@@ -20,14 +20,7 @@ from ...errors import ScorerError, check_count, unknown
 from ...files import json_digest
 from ..base import ScoredBatch
 from .answers import Answer, BatchedJudge, Completion, batch_of, read_answer
-from .endpoint import (
-    DEFAULT_KEY_ENV,
-    Endpoint,
-    client_errors,
-    each_answered,
-    in_background,
-    reason_of,
-)
+from .endpoint import DEFAULT_KEY_ENV, Endpoint, client_errors, each_answered, in_background, reason_of
 from .prompt import whole_prompt
 from .rubric import Rubric, load_rubric, parse_form
 
@@ -40,9 +33,7 @@ GIVE_UP_AFTER = 20
 """Samples lost one after the other, to a server that does not answer, before the rest is not asked any more."""
 
 _LAYOUT = "server-1"  # changes when the request does
-_LOST = ("server_timeout", "server_unavailable")
 _MAX_TOKENS = 128
-_REFUSES_A_PARAMETER = (400, 422, 501)
 _PROBE = Dialogue(("I lost my keys today.",), "Oh no! Where did you last see them?", ("user",))
 
 
@@ -57,12 +48,7 @@ class Chat:
     _told: bool = field(default=False, init=False)  # whether a refusal was logged
 
     async def ask(self, client: Any, text: str, top: int) -> tuple[Any, str | None]:
-        """
-        Asks for one answer.
-
-        Returns `tuple`: the answer's JSON (`None` where it is not JSON), and why there is no answer, one of
-        [`~ee_trl.data.dialogue.REASONS`], or `None`.
-        """
+        """An answer's JSON (`None` where it is not JSON), or why there is none ([`~ee_trl.data.dialogue.REASONS`])."""
         try:
             return await self._complete(client, text, top), None
         except client_errors() as error:
@@ -79,19 +65,14 @@ class Chat:
             return None, reason
 
     async def ask_first(self, client: Any, text: str, tops: Sequence[int]) -> tuple[Any, int | None, str]:
-        """
-        Asks for the first answer, with fewer alternatives a token where the server refuses them.
-
-        Returns `tuple`: the answer's JSON, the number of alternatives that the server accepted (`None` where it
-        accepted none of `tops`), and why it gives no more.
-        """
+        """The first answer's JSON, which of `tops` the server accepted, if any, and why it gives no more."""
         why = "it leaves them out"
         for top in tops:
             try:
                 return await self._complete(client, text, top), top, why
             except client_errors() as error:
                 status = getattr(error, "status_code", None)
-                if not top or status not in _REFUSES_A_PARAMETER:
+                if not top or status not in (400, 422, 501):  # it refuses a parameter
                     raise await self._unanswered(client, error, status) from None
                 why = self.endpoint.said(error) or f"it refuses them ({status})"
         return None, None, why
@@ -175,31 +156,25 @@ class ServerScorer(BatchedJudge):
     Scores dialogues with a model behind an OpenAI-compatible server and a rubric.
 
     Args:
-        model (`str`):
-            The model's name on the server.
+        model (`str`): The model's name on the server.
         base_url (`str`, *optional*):
             The server's address, e.g. `"http://127.0.0.1:8000/v1"`. By default `$OPENAI_BASE_URL`, or OpenAI itself.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Name of the environment variable that holds the key. A server of your own needs none.
-        rubric (`str`, `os.PathLike` or [`Rubric`], *optional*):
-            A text file that replaces the bundled rubric.
+        rubric (`str`, `os.PathLike` or [`Rubric`], *optional*): A text file that replaces the bundled rubric.
         logprobs (`bool` or `"auto"`, *optional*, defaults to `"auto"`):
             Whether scores are expected values from the server's log probabilities (`True`) or the integers that the
             model writes (`False`); `"auto"` asks the server once which it can give.
-        concurrency (`int`, *optional*, defaults to `8`):
-            Requests at a time. Changes no score.
-        timeout (`float`, *optional*, defaults to `60.0`):
-            Seconds for one attempt.
+        concurrency (`int`, *optional*, defaults to `8`): Requests at a time. Changes no score.
+        timeout (`float`, *optional*, defaults to `60.0`): Seconds for one attempt.
         max_retries (`int`, *optional*, defaults to `5`):
             Further attempts, with the official client's backoff, after 408, 409, 429, 5xx, timeouts and lost
             connections.
-        max_tokens (`int`, *optional*, defaults to `128`):
-            Longest answer; the form takes about 25 tokens.
+        max_tokens (`int`, *optional*, defaults to `128`): Longest answer; the form takes about 25 tokens.
         extra_body (`Mapping` or `str`, *optional*):
             Further fields of each request, as a mapping or JSON text, e.g.
             `{"chat_template_kwargs": {"enable_thinking": False}}`; they replace this class's own.
-        name (`str`, *optional*):
-            Stands for the server in the fingerprint; by default its host and port.
+        name (`str`, *optional*): Stands for the server in the fingerprint; by default its host and port.
 
     Raises:
         [`ScorerError`]: An option is not valid, the key is missing, or (when it is first asked) the server does not
@@ -251,17 +226,12 @@ class ServerScorer(BatchedJudge):
             parts.append(f"tokens:{self.chat.max_tokens}")
         return "/".join(parts)
 
-    # ---- scoring
-
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """
         Scores dialogues, and hands out each as soon as it is answered. Closing the iterator cancels what is left.
 
-        `forward_tokens` is the server's own count of prompts and answers, 0 where it gives none. `tokens` (of the
-        dialogues alone) is 0: the server does not tell it.
-
-        Raises:
-            [`ScorerError`]: Every further request would be useless (401, 402, 404).
+        `forward_tokens` is the server's own count of prompts and answers, 0 where it gives none. Raises
+        [`ScorerError`] where every further request would be useless (401, 402, 404).
         """
         if not dialogues:
             return
@@ -281,7 +251,7 @@ class ServerScorer(BatchedJudge):
 
     def _count(self, reason: str | None) -> None:
         """Counts samples lost one after the other; one warning where they are too many."""
-        if reason not in _LOST:
+        if reason not in ("server_timeout", "server_unavailable"):
             self._lost, self._told = 0, False
             return
         self._lost += 1
@@ -294,8 +264,6 @@ class ServerScorer(BatchedJudge):
                 GIVE_UP_AFTER,
                 reason,
             )
-
-    # ---- what can this server give?
 
     @cached_property
     def top_logprobs(self) -> int:

@@ -34,9 +34,6 @@ Answers = dict[int, np.ndarray | None]
 """Number of the sample -> its answers, shape `(2, 12)` ([`Chain.read`]); `None` where memory ran out on it alone."""
 
 
-# ---- trunks and batches --------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Trunk:
     """A dialogue's turns as ids, and its samples: `(number of the sample, where its reply ends)`."""
@@ -91,17 +88,12 @@ def batches_of(trunks: Sequence[Trunk], branch_size: int, token_budget: int) -> 
         yield batch
 
 
-# ---- within the memory ---------------------------------------------------------------------------------------------
-
-
 def within_memory(scorer: Any, way: Tree | QuestionTexts, trunks: Sequence[Trunk]) -> Iterator[tuple[Answers, int]]:
     """
     Runs trunks in batches. Where a batch needs more memory than there is, the scorer's `token_budget` is halved.
 
-    A trunk that is too large alone is halved without a change of the budget; a single sample gets `None`.
-
-    Yields:
-        `tuple`: the answers of a batch, and the tokens that went through the model.
+    A trunk that is too large alone is halved without a change of the budget; a single sample gets `None`. Yields the
+    answers of each batch, and the tokens that went through the model.
     """
     waiting = deque(batches_of(trunks, way.branch_size, scorer.token_budget))
     before = None  # the budget before halvings of which none has helped yet
@@ -139,9 +131,6 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-# ---- as one tree ---------------------------------------------------------------------------------------------------
-
-
 class SharedLayer(DynamicLayer):
     """A layer's cache of the prefix: every row of any batch sees it, and nothing is added to it."""
 
@@ -173,20 +162,12 @@ def shared_cache(model: Any, prefix: Sequence[int]) -> Cache:
 
 @dataclass(frozen=True)
 class Branch:
-    """
-    What follows a scored turn: the head, and the chains that do not see each other.
+    """What follows a scored turn: the head, and the chains that do not see each other; `k` tokens."""
 
-    Args:
-        tokens (`torch.Tensor` of shape `(k,)`): Ids: head, first chain, second chain.
-        depth (`torch.Tensor` of shape `(k,)`): Distance of each token from the turn's end, from 0.
-        sees (`torch.Tensor` of shape `(k, k)`, of `bool`): Row token sees column token.
-        reads (`tuple[int, ...]`): The indices whose next-token distribution is wanted, chain by chain.
-    """
-
-    tokens: torch.Tensor
-    depth: torch.Tensor
-    sees: torch.Tensor
-    reads: tuple[int, ...]
+    tokens: torch.Tensor  # (k,) ids: head, first chain, second chain
+    depth: torch.Tensor  # (k,) distance of each token from the turn's end, from 0
+    sees: torch.Tensor  # (k, k) of bool: row token sees column token
+    reads: tuple[int, ...]  # the indices whose next-token distribution is wanted, chain by chain
 
     @classmethod
     def of(cls, head: Sequence[int], chains: Sequence[Chain]) -> Branch:
@@ -204,19 +185,12 @@ class Branch:
 
 @dataclass(frozen=True)
 class TreeInputs:
-    """
-    A batch of `b` trunks in the form that a model takes.
+    """A batch of `b` trunks in the form that a model takes."""
 
-    Args:
-        input_ids, position_ids (`torch.Tensor` of shape `(b, l)`): Trunk and branches, padded.
-        mask (`torch.Tensor` of shape `(b, 1, l, p + l)`, of `bool`): What each token sees, the prefix of `p` first.
-        keep (`torch.Tensor` of shape `(most * r,)`): The indices that are read, branch by branch.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    mask: torch.Tensor
-    keep: torch.Tensor
+    input_ids: torch.Tensor  # (b, l): trunk and branches, padded
+    position_ids: torch.Tensor  # (b, l)
+    mask: torch.Tensor  # (b, 1, l, p + l) of bool: what each token sees, the prefix of p first
+    keep: torch.Tensor  # (most * r,): the indices that are read, branch by branch
 
 
 def tree_inputs(batch: Sequence[Trunk], branch: Branch, prefix_length: int) -> TreeInputs:
@@ -301,29 +275,15 @@ def why_no_tree(model: Any) -> str | None:
     return None
 
 
-# ---- as plain texts ------------------------------------------------------------------------------------------------
-
-
 class PlainTexts:
-    """
-    Texts through any causal language model, nothing shared.
-
-    Args:
-        model (`PreTrainedModel`): A causal language model.
-        exact (`bool`): See [`~ee_trl.scoring.judge.loading.LoadedJudge.exact`].
-        example (`Sequence[int]`): The ids of some text, to try padding with.
-    """
+    """Texts through any causal language model, nothing shared; `example` is a text's ids, to try padding with."""
 
     def __init__(self, model: Any, exact: bool, example: Sequence[int]) -> None:
         self.model, self.exact, self.example = model, exact, example
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[Sequence[int]], keep: int) -> torch.Tensor:
-        """
-        The logits at the last `keep` tokens of each text, in one forward pass where the model takes padding.
-
-        Returns `torch.Tensor` of shape `(b, keep, vocabulary)`, float32.
-        """
+        """As [`last_logits`], in one forward pass where the model takes padding."""
         if len(set(map(len, texts))) > 1 and not self.takes_padding:
             return torch.cat([last_logits(self.model, [text], keep) for text in texts])
         return last_logits(self.model, texts, keep)
