@@ -296,7 +296,7 @@ def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
     types = pa.types
     if not any(fits(column.type) for fits in (types.is_integer, types.is_floating, types.is_decimal, types.is_null)):
         raise ScoresError(
-            f"the column {name!r} is of type {column.type}, not of numbers; cast it, or score the data set anew"
+            f"the column {name!r} is of type {column.type}, not of numbers; cast it, or score the data set again"
         )
     return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
@@ -347,24 +347,24 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
     Args:
         kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
     """
-    others = kept_names(list(features))
+    others = list(kept_names(list(features)))
     schema = training_features(features).arrow_schema
     for batch in batches_of(chosen_rows(tables, kept), features, "last"):
-        sides = _sides([_dialogue(sample) for sample in batch.samples], schema)
-        yield pa.table([*sides, *batch.table.select(list(others)).columns], schema=schema)
+        for sample in batch.samples:
+            if sample.dialogue is None:
+                raise ScoresError(
+                    f"a row has scores, but no dialogue to train on ({sample.reason}), so its text is not what was "
+                    "scored; score the data set again"
+                )
+        yield _training_table(batch, others, schema)
 
 
-def _sides(dialogues: Sequence[Dialogue], schema: pa.Schema) -> list[pa.Array]:
-    return [pa.array([getattr(dialogue, side) for dialogue in dialogues], schema.field(side).type) for side in SIDES]
-
-
-def _dialogue(sample: Sample) -> Dialogue:
-    if sample.dialogue is None:
-        raise ScoresError(
-            f"a row has scores, but no dialogue to train on ({sample.reason}), so its text is not what was scored; "
-            "score the data set anew"
-        )
-    return sample.dialogue
+def _training_table(batch: Batch, others: list[str], schema: pa.Schema) -> pa.Table:
+    """The samples of a batch that are dialogues: `prompt`, `completion`, and the `others` of its columns."""
+    found = [sample for sample in batch.samples if sample.dialogue is not None]
+    sides = [pa.array([getattr(s.dialogue, side) for s in found], schema.field(side).type) for side in SIDES]
+    rows = batch.table.select(others).take(pa.array([sample.row for sample in found], pa.int64()))
+    return pa.table([*sides, *rows.columns], schema=schema)
 
 
 def dropped_tables(scored: Dataset | IterableDataset, drops: Coded) -> tuple[Features, Iterator[pa.Table]]:
@@ -407,8 +407,6 @@ def dialogue_tables(
         for batch in batches:
             if left_out is not None:
                 left_out.update(sample.reason for sample in batch.samples if sample.reason is not None)
-            found = {n: s.dialogue for n, s in enumerate(batch.samples) if s.dialogue is not None}
-            kept = batch.table.select(scores).take(pa.array([batch.samples[n].row for n in found], pa.int64()))
-            yield pa.table([*_sides([*found.values()], out.arrow_schema), *kept.columns], schema=out.arrow_schema)
+            yield _training_table(batch, scores, out.arrow_schema)
 
     return out, tables()
