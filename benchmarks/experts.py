@@ -4,10 +4,9 @@ The experts of the recipes side by side on EmpatheticDialogues' test set, by `ee
     python benchmarks/experts.py DATA_DIR [--limit 500] [--steps 160] [--random]
 
 DATA_DIR holds `ed_train.parquet`, which the recipes select from, `ed_test.parquet`, and `epitome_reddit.parquet`, from
-which a linear classifier is trained for the EPITOME levels; none of them is kept. Each expert is the tiny CPU model of
+which the script trains a linear classifier for the EPITOME levels, not kept. Each expert is the tiny CPU model of
 `recipes/configs/tiny_cpu.yaml`, trained from random weights: the numbers show that the parts work and tell models
-apart, not what an expert of a real size is like. With `--random` there is one more, trained on as many samples drawn
-at random.
+apart, not how good an expert of a real size is. `--random` adds an expert trained on equally many random samples.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def main() -> None:
             decoding=Decoding(max_new_tokens=40),
             baseline="random" if args.random else "untrained",
         ).to_dict()
-    for part in ("examples", "emotions"):  # which hold the data's own text, or are many
+    for part in ("examples", "emotions"):  # they hold text of the data, or are many
         del found[part]
     for model in found["models"].values():
         del model["fingerprint"]  # of a model that nobody else has

@@ -1,5 +1,5 @@
 """
-The way of a real data set from end to end: score, sweep, select, and the sensibility recipe with the tiny CPU config.
+A real data set from end to end: score, sweep, select, and the sensibility recipe with the tiny CPU config.
 
     python benchmarks/foundation.py "$EE_TRL_DATA" -o benchmarks/results/foundation.json
 

@@ -4,7 +4,7 @@ Two conflicting languages, an expert for each, and their mixture beside its base
     python benchmarks/moe_toy.py -o benchmarks/results/moe_toy.json
 
 Each language is a Markov chain over the same tokens with other transitions, so that no single expert can speak both
-and only the context tells which one it is. A small Llama learns a third language; two LoRA of it learn one language
+and only the context tells which one it is. A small Llama learns a third language; two LoRA of it learn a language
 each; `ee_trl.compose_moe` composes them, and the routers (in one variant a LoRA on the attention as well) are trained
 on both languages, for half as many steps as an expert. Beside the mixture stand each expert, the mean of both, and one
 LoRA trained on both languages at once, with as many steps as one expert and as many as both. The number is the loss on
@@ -57,7 +57,7 @@ class Language:
         return torch.from_numpy(found)
 
     def entropy(self) -> float:
-        """Nats per token of one who knows the chain, under its own distribution of tokens."""
+        """Nats per token of a perfect model of the chain, under its own distribution of tokens."""
         share = np.full(TOKENS, 1 / TOKENS)
         for _ in range(500):
             share = share @ self.table

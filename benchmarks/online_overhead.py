@@ -8,11 +8,11 @@ What selection while training costs: step time and peak memory against the stock
 Each way of training has its own trainer, model and optimizer in one process. They take turns, a few steps each, in a
 new order every round, so that noise hits all alike. Reported is the median over the steps of the ratio to the stock
 trainer's step at the same place, with a bootstrap interval (95 %, over rounds). `stock_again` is a second stock
-trainer: differences within its interval are noise. `in plugin` also shows what noise hides: the time in the plugin's
+trainer: differences within its interval are noise. `in plugin` shows what noise would hide: the time in the plugin's
 own hooks (callback, collator, the sum of the weights, their look-up, the record of the losses), measured in the same
 steps, as a share of the stock step, without the time in TRL's code that they call. On a GPU that is the host's time.
 `CPU time over stock` compares the CPU time of this process, without waits for other programs and without the worker's
-own; it tells most with `--threads 1`, as threads that wait for each other spin.
+own; use `--threads 1` for it, since waiting threads use CPU time.
 
 All rows have the same number of tokens. The policy is asked before every step, looks at the losses, and changes all
 weights each time: the costliest case. Memory is that of a few steps and the report at the end, in a new process for
@@ -116,7 +116,7 @@ def shifting(kinds: Sequence[str]) -> Callable[..., Any]:
 
 
 class WeightedLoss:
-    """What a user writes for `compute_loss_func`: a collator that remembers the rows' weights, and the loss."""
+    """What a user would write for `compute_loss_func`: a collator that remembers the rows' weights, and the loss."""
 
     def __init__(self, collator: Any) -> None:
         self.collator, self.waiting = collator, deque[torch.Tensor]()
@@ -338,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.set_defaults(**QUICK)
     args = parser.parse_args(arguments)
     args.ways = [way for way in WAYS if way in args.ways or way == "stock"]
-    warnings.simplefilter("ignore")  # that compute_loss_func is deprecated is known
+    warnings.simplefilter("ignore")  # about the deprecated compute_loss_func
     set_verbosity_error()
     disable_progress_bar()
     if args.threads:

@@ -7,7 +7,7 @@ The rows are made here: turns of the embedded sample, recombined and numbered, s
 command runs in a new process. `anonymous_mib` is the most memory that the process itself held, read 20 times a second
 (`RssAnon` of Linux); `ru_maxrss_mib` also counts pages of libraries and mapped files. The Python API is measured at
 the smallest size. `time_per_row` and `cpu_per_row`, which other programs disturb less, are relative to that size: 1
-for a time that is linear in the number of rows, less where starting up counts.
+if time is linear in the number of rows, less if start-up takes a large part.
 """
 
 from __future__ import annotations

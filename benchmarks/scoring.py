@@ -95,7 +95,7 @@ def samples(talks: Sequence[list[str]], at_least: int) -> list[Dialogue]:
 
 
 def some(items: Sequence[Any], count: int) -> list[Any]:
-    """A random part, the same each time. Unlike the first few it has all lengths."""
+    """A random part with all lengths, the same each time."""
     chosen = np.random.default_rng(SEED).permutation(len(items))[:count]
     return [items[i] for i in sorted(chosen)]
 
@@ -171,7 +171,7 @@ def precision_options(precision: str) -> dict[str, str]:
 
 
 def parameters_of(model: Any) -> int:
-    """How many there are; nf4 packs two in a byte."""
+    """The number of parameters; nf4 packs two in a byte."""
     return sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in model.parameters())
 
 
@@ -212,7 +212,7 @@ def generate(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], batch_size: 
 
 @torch.inference_mode()
 def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_rubric: bool) -> np.ndarray:
-    """Ways between generating and ours, as expected values of shape `(n, 2)`."""
+    """Intermediate ways between generating and ours, as expected values of shape `(n, 2)`."""
     trunks = alone([scorer.prompt.turns(d) for d in dialogues])
     parts = within_memory(scorer, scorer.tree if share_rubric else scorer.texts, trunks)
     answers = {n: answer for part, _ in parts for n, answer in part.items()}
@@ -239,7 +239,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 
 def peak_memory_mib() -> float:
-    """On a GPU since the last call; of the process since it began."""
+    """Peak memory in MiB: on a GPU since the last call, else of the process since it began."""
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
@@ -363,7 +363,7 @@ def make_parser() -> argparse.ArgumentParser:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default=os.environ.get("EE_TRL_DATA"), help="the folder ($EE_TRL_DATA)")
-    parser.add_argument("--model", metavar="PATH_OR_ID", help="a real judge in the place of random weights")
+    parser.add_argument("--model", metavar="PATH_OR_ID", help="a real judge instead of random weights")
     parser.add_argument("--quick", action="store_true", help="bundled rubric, one precision, ED alone; some minutes")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON: the (first) case's ratios")
     parser.add_argument("--rounds", type=int, default=3, help="times that the ways take turns (default: 3)")
@@ -400,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.data:
         parser.error("name the folder of the data, or set EE_TRL_DATA")
     set_verbosity_error()
-    if not args.model:  # that the answers of random weights mean nothing is known
+    if not args.model:  # no warnings about the answers of random weights
         logging.getLogger("ee_trl").setLevel(logging.ERROR)
     if args.threads:
         torch.set_num_threads(args.threads)

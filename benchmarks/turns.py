@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 
 class Meter:
-    """Seconds in our functions, without those in functions of others that they call. One thread at a time."""
+    """Seconds in our functions, without the functions of others that they call; one thread at a time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""The two axes of empathy, a threshold on each, and the four quadrants that these span.
+"""The two axes of empathy, a threshold on each, and the four quadrants.
 
 Every array of scores in this package is of shape `(n, 2)`, in the order of [`AXES`]: sensibility first, rationality
 second, each a float in [0, 10], or NaN in both columns where the sample is unscored.
@@ -50,7 +50,7 @@ def thresholds(threshold: Threshold = DEFAULT_THRESHOLD) -> tuple[float, float]:
         values = ()
     if len(values) != 2 or not all(MIN_SCORE <= t <= MAX_SCORE for t in values):
         raise SelectionError(
-            f"threshold {threshold!r} is not valid: one number in [0, 10] for both axes, a pair (sensibility, "
+            f"threshold {threshold!r} is not valid; valid: one number in [0, 10] for both axes, a pair (sensibility, "
             "rationality), or a mapping of axis to number"
         )
     return values[0], values[1]
@@ -60,7 +60,7 @@ def scores_array(values: ArrayLike, name: str) -> np.ndarray:
     """Scores as float64, NaN where unscored; raises [`SelectionError`] if one is not a number in [0, 10]."""
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "iuf":  # NumPy would take truths and digits for numbers
+        if array.dtype.kind not in "iuf":  # NumPy would read booleans and digits as numbers
             if any(isinstance(value, (str, bytes, bool, np.bool_)) for value in array.flat):
                 raise TypeError
             array = array.astype(object)
@@ -68,7 +68,7 @@ def scores_array(values: ArrayLike, name: str) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         raise SelectionError(f"the {name} scores are not numbers") from None
     if array.ndim != 1:
-        raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number a sample")
+        raise SelectionError(f"the {name} scores have shape {array.shape}; expected one number for each sample")
     wrong = np.flatnonzero((array < MIN_SCORE) | (array > MAX_SCORE))
     if len(wrong):
         raise SelectionError(
@@ -89,7 +89,7 @@ def quadrants(
         rationality (`ArrayLike` of shape `(n,)`): Likewise.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
         ties (`str`, *optional*, defaults to `"drop"`):
-            What a score equal to T is: of no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
+            How a score equal to T counts: in no quadrant (`"drop"`, the released rule), as `"high"` or as `"low"`.
 
     Returns:
         `np.ndarray` of shape `(n,)`, of `str`: `"sensibility"` (S high, R low), `"rationality"` (R high, S low),

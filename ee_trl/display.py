@@ -48,13 +48,13 @@ class Table:
         return "\n".join([plain(self.title), *body] if self.title else body)
 
     def markdown(self) -> str:
-        """For Markdown: cells are escaped, but for [`Markup`]."""
+        """For Markdown: every cell is escaped, except [`Markup`]."""
         lines = [self.head, ["---" if side == "left" else "---:" for side in self._sides()], *self.rows]
         body = [f"| {' | '.join(row if i == 1 else map(markdown_text, row))} |" for i, row in enumerate(lines)]
         return "\n".join([markdown_text(self.title), "", *body] if self.title else body)
 
     def html(self) -> str:
-        """For a page: cells are escaped, but for [`Markup`]."""
+        """For a page: every cell is escaped, except [`Markup`]."""
         title = f'<caption style="caption-side:top;text-align:left">{html_text(self.title)}</caption>'
         rows = "".join(_html_row("td", cells, self._sides()) for cells in self.rows)
         head = _html_row("th", self.head, self._sides())
@@ -134,7 +134,7 @@ def plain(text: str, lines: bool = False) -> str:
 
 
 def markdown_text(text: str, limit: int | None = None) -> str:
-    """Text for Markdown on one line of at most `limit` characters; nothing in it is markup but [`Markup`]."""
+    """Text for Markdown on one line of at most `limit` characters; everything but [`Markup`] is escaped."""
     if isinstance(text, Markup):
         return text
     flat = shortened(" ".join(plain(text).split()), limit)
@@ -144,7 +144,7 @@ def markdown_text(text: str, limit: int | None = None) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text for HTML; nothing in it is markup but [`Markup`]."""
+    """Text for HTML; everything but [`Markup`] is escaped."""
     if isinstance(text, Markup):
         return text
     return f"<code>{escape(text)}</code>" if isinstance(text, Code) else escape(text)
@@ -156,7 +156,7 @@ def shortened(text: str, limit: int | None) -> str:
 
 
 _IN_CODE = {ord("`"): "'", ord("|"): "/", ord("<"): "&lt;"}
-_MARKUP = re.compile(r"([\\|*`\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=\w+;|#)|~(?=~))")  # `_` inside a word is no markup
+_MARKUP = re.compile(r"([\\|*`\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=\w+;|#)|~(?=~))")  # `_` inside a word is text
 
 
 def _markdown_line(text: str) -> str:
@@ -169,7 +169,7 @@ def _html_line(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns in a terminal: wide characters take two, marks that combine none."""
+    """Columns in a terminal: wide characters take two, combining marks none."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 

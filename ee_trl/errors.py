@@ -14,7 +14,7 @@ class EmpathyError(ValueError):
 
 
 class FormatError(EmpathyError):
-    """The data set's columns are of no known dialogue format, or of one that is refused."""
+    """The columns match no known dialogue format, or a format that cannot be used here."""
 
 
 class ScoresError(EmpathyError):
@@ -22,7 +22,7 @@ class ScoresError(EmpathyError):
 
 
 class SelectionError(EmpathyError):
-    """A selection was asked for that the rules do not know or the data cannot give."""
+    """A selection option is not valid, or the data cannot satisfy it."""
 
 
 class NothingLeftError(SelectionError):
@@ -38,15 +38,15 @@ class StoreError(EmpathyError):
 
 
 class CoverageError(EmpathyError):
-    """More samples are unscored than the run was told to accept."""
+    """More samples are unscored than the run accepts."""
 
 
 class TrainingError(EmpathyError):
-    """A trainer, or what it is given, is of a kind that scores cannot guide; the message names the alternative."""
+    """Scores cannot guide this trainer, or an argument is not valid; the message names the alternative."""
 
 
 class CompositionError(EmpathyError):
-    """Experts that cannot become one model, or a router that cannot be trained; the message says why."""
+    """The experts cannot be composed, or the router cannot be trained; the message says why."""
 
 
 class MissingExtraError(EmpathyError, ImportError):
@@ -54,7 +54,7 @@ class MissingExtraError(EmpathyError, ImportError):
 
 
 def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
-    """The sentence for a value that is not one of the `valid` ones, with the nearest as a suggestion."""
+    """The message for a value that is not valid; it lists the valid ones and suggests the nearest."""
     valid = list(valid)
     close = difflib.get_close_matches(str(value), valid, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -62,7 +62,7 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
 
 
 def root_cause(error: BaseException) -> str:
-    """The error that stands behind an error, as `Type: message`."""
+    """The first error in the chain of causes, as `Type: message`."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"

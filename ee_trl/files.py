@@ -1,4 +1,4 @@
-"""Files: whole or not there at all, JSON, and the one digest that names content."""
+"""Files that are written whole or not at all, JSON, and the digest that names content."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .errors import FormatError
 
 
 WRITABLE = (".parquet", ".jsonl")  # endings of the data files that this package writes
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a file system that has no room for a file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the file system has no room for the file
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a partial file, which becomes `path` when the block ends well and vanishes when it does not."""
+    """Gives a partial file; it becomes `path` if the block succeeds, and is removed if the block fails."""
     path = Path(path)
     with _partial_of(path) as partial:
         try:
@@ -41,7 +41,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a partial folder, which replaces `path` when the block ends well; what was there stays until then."""
+    """Gives a partial folder; it replaces `path` if the block succeeds, and the old folder stays until then."""
     path = Path(path)
     with _partial_of(path) as partial:
         partial.mkdir()
@@ -73,7 +73,7 @@ def _partial_of(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def named_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Adds the name of the file to the error of a full disk, which Arrow's errors lack."""
+    """Adds the file's name to the error of a full disk; Arrow's errors lack it."""
     try:
         yield
     except OSError as error:
@@ -117,12 +117,12 @@ def temporary_folder() -> Path:
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:
-    """Raises [`FormatError`] unless a file of that name, with one of the `endings`, can be written."""
+    """Raises [`FormatError`] unless this file can be written and its name has one of the `endings`."""
     path = Path(path)
     if path.suffix.lower() not in endings:
         raise FormatError(
             f"cannot write {str(path)!r}: its ending is {path.suffix or 'missing'}; valid: {', '.join(endings)}."
-            + (" A dialogue is a nested value, and a flat file such as csv holds none." if endings is WRITABLE else "")
+            + (" A dialogue is a nested value; a flat file such as csv cannot hold it." if endings is WRITABLE else "")
         )
     if path.is_dir():
         raise FormatError(f"{str(path)!r} is a folder; name a file in it, e.g. {str(path / f'out{endings[0]}')!r}")
@@ -147,7 +147,7 @@ def digest(content: str | bytes | Iterable[bytes], digits: int = 12) -> str:
 
 
 def json_digest(value: Any, digits: int = 12) -> str:
-    """[`digest`] of a value as JSON with sorted keys; what is not JSON counts by its `str`."""
+    """[`digest`] of a value as JSON with sorted keys; values that are not JSON are written as their `str`."""
     return digest(json.dumps(value, sort_keys=True, default=str), digits)
 
 

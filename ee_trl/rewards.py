@@ -35,12 +35,12 @@ class EmpathyReward:
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`): What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
             The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
-            they are divided by the sum of their absolute values. An axis with a negative weight is subtracted, and
-            the reward goes down to as little as -1.
+            they are divided by the sum of their absolute values. A negative weight subtracts its axis,
+            and the reward can fall to -1.
         failed (`float`, *optional*):
             The reward of an empty completion; by default the lowest that the weights allow, so that silence never
-            pays. A completion that the scorer gives no score gets no reward (`None`), and TRL leaves it out.
-        options: Options of a scorer that is loaded here, e.g. `quantization="nf4"`.
+            pays. Without a score from the scorer the reward is `None`, and TRL leaves the completion out.
+        options: Passed to [`load_scorer`], e.g. `quantization="nf4"`.
 
     Raises:
         [`ScorerError`]: There is no such scorer.

@@ -1,4 +1,4 @@
-"""The rules, as pure functions of scores: which samples are kept, and why each of the others is not.
+"""The selection rules, as pure functions of scores: which samples are kept, and why the others are dropped.
 
 The released rule of Efficient-Empathy, with threshold T on both axes:
 
@@ -45,12 +45,12 @@ RANKINGS = (*AXES, DIFFERENCE)
 @dataclass(frozen=True)
 class Selection(Displayed):
     """
-    What a rule chose. Prints as a table of what was kept, and dropped for each reason.
+    What a rule chose; prints as a table of the samples kept, and dropped for each reason.
 
     Args:
         indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
-            For every sample the name of the reason to drop it, `""` for those kept: `unscored`, `tie`,
+            Why each sample is dropped, `""` if it is kept: `unscored`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
         settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
     """
@@ -122,19 +122,19 @@ def sweep(
             row[f"{name}_share"] = row[name] / scored if scored else 0.0
         rows.append(row)
     if not rows:
-        raise SelectionError("the grid holds no threshold; give one at least, e.g. range(1, 10) or 1:9")
+        raise SelectionError("the grid holds no threshold; give at least one, e.g. range(1, 10) or 1:9")
     return rows
 
 
 def coded_quadrants(
     sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
 ) -> Coded:
-    """[`~ee_trl.axes.quadrants`] in one byte a sample."""
+    """[`~ee_trl.axes.quadrants`] with one byte for each sample."""
     return Coded(quadrant_codes(sensibility, rationality, threshold, ties), QUADRANT_NAMES)
 
 
 def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
-    """The quadrants named: one, several, or several joined by commas (or `+`)."""
+    """The quadrants to keep, from one name, several names, or names joined by commas (or `+`)."""
     if isinstance(keep, str):
         names = [name.strip() for name in keep.replace("+", ",").split(",")]
     else:
@@ -173,8 +173,8 @@ def select_indices(
             `"threshold"` (the released rule), `"top"` (highest on `axis`), `"random"` (seeded), `"longest"` (longest
             replies).
         threshold, ties: See [`~ee_trl.axes.quadrants`].
-        n (`int`, *optional*): How many samples to keep, not more than are scored.
-        fraction (`float`, *optional*): Share of the scored samples to keep, in (0, 1], rounded, at least one.
+        n (`int`, *optional*): How many samples to keep, at most as many as are scored.
+        fraction (`float`, *optional*): Share of the scored samples to keep, in (0, 1]; rounded, at least one sample.
         axis (`str`, *optional*):
             What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
             Defaults to `keep` if that is one of the axes.
@@ -182,10 +182,10 @@ def select_indices(
         lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"`.
 
     Returns:
-        [`Selection`]. Only scored samples are kept; of equal ranks, the earlier sample is.
+        [`Selection`]. Only scored samples are kept; of equally ranked samples, the earlier ones.
 
     Raises:
-        [`SelectionError`]: An argument is unknown, out of range, or does not go with the rule.
+        [`SelectionError`]: An argument is unknown, out of range, or not valid for the rule.
     """
     check_choice("rule", rule, RULES, SelectionError)
     names = keep_set(keep)
@@ -257,7 +257,7 @@ def _axis(axis: str | None, names: tuple[str, ...]) -> str:
     if axis is None and len(names) == 1 and names[0] in AXES:
         return names[0]
     if axis is None:
-        raise SelectionError(f"rule 'top' needs to know what to rank by; axis: {', '.join(RANKINGS)}")
+        raise SelectionError(f"rule 'top' needs an axis to rank by; valid: {', '.join(RANKINGS)}")
     check_choice("axis", axis, RANKINGS, SelectionError)
     return axis
 

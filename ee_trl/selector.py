@@ -1,4 +1,4 @@
-"""[`EmpathyDataSelector`]: score, select and look at dialogues, and train by their scores."""
+"""[`EmpathyDataSelector`]: scores, selects and summarises dialogues, and lets their scores guide a training."""
 
 from __future__ import annotations
 
@@ -61,22 +61,22 @@ class EmpathyDataSelector(DatasetScorer):
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`):
             T of the released rule, in [0, 10], for both axes or for each: `(5, 4)`, `{"rationality": 4}`.
         ties (`str`, *optional*, defaults to `"drop"`):
-            What a score equal to T is: in no quadrant (`"drop"`, the released rule), `"high"` or `"low"`.
+            How a score equal to T counts: in no quadrant (`"drop"`, the released rule), as `"high"` or as `"low"`.
         turns (`str`, *optional*, defaults to `"each"`):
             The samples of a conversation: every listener turn (`"each"`) or the last one (`"last"`).
         details (`bool`, *optional*, defaults to `False`):
-            Whether `score` adds the scorer's further columns: for a judge mode, spread and answer mass of each axis.
+            Whether `score` adds the scorer's other columns; for a judge: mode, spread and answer mass of each axis.
         store (`bool`, `str`, `os.PathLike` or [`ScoreStore`], *optional*, defaults to `True`):
             Where scores are stored as they are made, so that nothing is scored twice: `True` for the cache folder
             (`~/.cache/ee_trl`, or `$EE_TRL_CACHE`), a file, or `False` for no store. The linear scorer needs none.
         retry_failures (`bool`, *optional*, defaults to `False`):
             Whether dialogues on which the scorer failed in an earlier run are tried again.
         ray ([`RayOptions`], *optional*):
-            Score with these actors of a Ray cluster (or of a Ray started here) instead of in this process.
+            Actors of a Ray cluster that score, instead of this process.
         batch_rows (`int`, *optional*, defaults to `1000`):
-            Rows read at a time. Changes no score.
+            Rows read at a time; does not change the scores.
         show_progress (`bool`, *optional*):
-            Progress bars on standard error; by default where that is a terminal.
+            Whether to show progress bars on standard error; by default if that is a terminal.
         scorer_options:
             Passed to the scorer's class.
 
@@ -143,7 +143,7 @@ class EmpathyDataSelector(DatasetScorer):
 
         if options["rule"] != "threshold":
             raise SelectionError(
-                f"rule {options['rule']!r} needs all the scores at once, which a stream does not give; use "
+                f"rule {options['rule']!r} needs all the scores at once, and a stream does not give them; use "
                 "rule='threshold', or a datasets.Dataset"
             )
         stream = stream.with_format(None)
@@ -185,7 +185,7 @@ class EmpathyDataSelector(DatasetScorer):
         return training_features(features), tables()
 
     def choose(self, scored: Dataset | IterableDataset, **options: Any) -> rules.Selection:
-        """The [`Selection`] behind [`~EmpathyDataSelector.select`]: indices, and for every sample dropped a reason."""
+        """The [`Selection`] behind [`~EmpathyDataSelector.select`]: indices, and why the others are dropped."""
         scored = opened(scored)
         if hasattr(scored, "keys"):
             raise FormatError(f"there are several splits: {', '.join(scored)}; choose from one of them")
@@ -203,7 +203,7 @@ class EmpathyDataSelector(DatasetScorer):
     def select_tables(
         self, scored: Dataset | IterableDataset, chosen: rules.Selection
     ) -> tuple[Features, Iterator[pa.Table]]:
-        """The chosen rows as features and a stream of Arrow tables, for writing them in flat memory."""
+        """The chosen rows as features and a stream of Arrow tables, so that writing needs little memory."""
         kept = chosen.kept
         features = features_of(scored)
         bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
@@ -218,10 +218,10 @@ class EmpathyDataSelector(DatasetScorer):
 
     def summary(self, scored: AnyDataset | str | os.PathLike[str]) -> Any:
         """
-        Counts, shares of the quadrants, reasons of the unscored, and shares per emotion if there is that column.
+        Counts, shares of the quadrants, why samples are unscored, and shares by emotion (if known).
 
         Returns:
-            [`~ee_trl.reports.summary.Summary`], which prints as a table; a mapping of split to summary for several.
+            [`~ee_trl.reports.summary.Summary`], which prints as a table; for several splits a mapping by split.
         """
         scored = opened(scored)
         if hasattr(scored, "keys"):
@@ -229,7 +229,7 @@ class EmpathyDataSelector(DatasetScorer):
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
-        """The share of each quadrant at each threshold, by split if several; see [`~ee_trl.selection.sweep`]."""
+        """The share of each quadrant at each threshold, for each split; see [`~ee_trl.selection.sweep`]."""
         scored = opened(scored)
         if hasattr(scored, "keys"):
             grid = list(grid)
@@ -246,7 +246,7 @@ class EmpathyDataSelector(DatasetScorer):
         Args:
             scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
             output (`str` or `os.PathLike`): Ends in `.html`.
-            options: Of [`write_explorer`].
+            options: See [`write_explorer`].
 
         Returns:
             `Path` of the page.
@@ -262,8 +262,8 @@ class EmpathyDataSelector(DatasetScorer):
         Args:
             scored (`Dataset`, `IterableDataset`, `str` or `os.PathLike`): See [`~EmpathyDataSelector.select`].
             options:
-                Those of `select`, and of the card: `name`, `license` (of the source, as the hub names it; by default
-                the one in the source's own card), `agreement` (the `agreement.json` of `ee-trl agreement`).
+                Options of `select`, and of the card: `name`, `license` (the hub's name for the source's licence; by
+                default from the source's own card), `agreement` (the `agreement.json` of `ee-trl agreement`).
 
         Returns:
             `DatasetCard` of huggingface_hub: `save(path)`, `push_to_hub(repo_id)`.
@@ -273,17 +273,17 @@ class EmpathyDataSelector(DatasetScorer):
         rule = {name: options.pop(name) for name in RULE_OPTIONS if name in options}
         source = os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None
         dataset = opened(scored)
-        scorer = vars(self).get("scorer")  # if it was needed, so that no judge is loaded for its rubric alone
+        scorer = vars(self).get("scorer")  # only if loaded: its rubric alone is not worth loading a judge
         return card_of(dataset, self.choose(dataset, **rule), source=source, scorer=scorer, **options)
 
     def attach(self, trainer: Any, policy: Any = "sensibility", **options: Any) -> Any:
         """
-        Lets a policy decide by these scores what an SFTTrainer draws, and how much each sample counts in its loss.
+        Attaches a policy: by these scores it decides what an SFTTrainer draws, and how much each sample counts.
 
         Args:
             trainer (`SFTTrainer`): A trainer that has not trained yet.
             policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`): See [`EmpathyCallback`].
-            options: Of [`EmpathyCallback`], e.g. `warmup=0.1`, and of the policy.
+            options: Options of [`EmpathyCallback`], e.g. `warmup=0.1`, and of the policy.
 
         Returns:
             [`EmpathyCallback`], added to the trainer.

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals, paired differences between candidates, and Holm's correction."""
+"""How certain a number is: bootstrap intervals, paired differences between candidates, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ee_trl.errors import EmpathyError, check_count
 
 
 CHUNK = 100
-"""Resamples at a time: bounds the memory, changes no number."""
+"""Resamples at a time: it bounds the memory and does not change the numbers."""
 
 Values = Mapping[str, np.ndarray]
 """A metric's numbers by name, each of shape `(r,)` for `r` resamples; NaN where one is not defined."""
@@ -29,7 +29,7 @@ class Bootstrap:
         confidence (`float`, *optional*, defaults to `0.95`): The share of the resamples inside an interval.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
         clusters (`Sequence`, *optional*):
-            The cluster of each sample, e.g. its conversation, which is drawn as a whole; by default the sample itself.
+            The cluster of each sample, e.g. its conversation. Clusters are drawn whole; by default each sample is one.
     """
 
     resamples: int = 0
@@ -78,8 +78,8 @@ class Resampler(ABC):
     """
     A metric as a function of how often each of its `n` samples counts; its numbers stay within `limits`.
 
-    With `halves`, halves are drawn without replacement, for metrics that a sample drawn twice would bias. Halves
-    spread as widely as the whole (Politis and Romano 1994, with m = n/2), and intervals lie around the number itself.
+    With `halves`, half of the samples are drawn without replacement, for metrics that repeated samples would bias.
+    Halves vary as much as the whole (Politis and Romano 1994, m = n/2); the number itself centres the intervals.
     """
 
     n: int
@@ -107,7 +107,7 @@ class Resampler(ABC):
 @dataclass(frozen=True)
 class Sums(Resampler):
     """
-    A metric of sums: what each sample adds, shape `(n, k)`, and from sums, `(r, k)`, to the metric's numbers.
+    A metric of sums: `statistics`, `(n, k)`, is what each sample adds; `finish` maps sums, `(r, k)`, to numbers.
 
     >>> mean = Sums(np.array([[1.0], [3.0]]), lambda sums: {"mean": sums[:, 0] / 2})
     >>> mean.point(), mean.values(np.array([[2, 0]]))["mean"].tolist()
@@ -137,7 +137,7 @@ class Sums(Resampler):
 
 def means(columns: Mapping[str, np.ndarray]) -> Sums:
     """
-    The mean of each column, shape `(n,)`, over the samples that have a value; NaN is none.
+    The mean of each column, shape `(n,)`, over the values that are not NaN.
 
     >>> means({"score": np.array([1.0, np.nan, 2.0])}).point()
     {'score': 1.5}
@@ -159,7 +159,7 @@ def divided(part: np.ndarray, whole: np.ndarray, otherwise: float = np.nan) -> n
 
 
 def intervals(resampler: Resampler, bootstrap: Bootstrap) -> dict[str, list[float]]:
-    """Name -> `[low, high]`, percentiles over resamples; NaN where no resample has the number."""
+    """Name -> `[low, high]`, percentiles over resamples; NaN if no resample defines the number."""
     chunks = [resampler.values(counts) for counts in bootstrap.draws(resampler.n, resampler.halves)]
     point = resampler.point() if resampler.halves else {}
     found = {}
@@ -178,7 +178,7 @@ def with_intervals(found: dict[str, Any], make: Callable[[], Resampler], **optio
     """
     A metric's result, with the interval of each number as `<name>_interval`, `[low, high]`.
 
-    The samples are put in an order of their content first, so that intervals do not depend on the order of the data.
+    The samples are first sorted by content, so that intervals do not depend on the order of the data.
     """
     bootstrap = Bootstrap(**options)
     if not bootstrap.resamples:

@@ -1,7 +1,7 @@
-"""[`EmpathyEvalCallback`]: replies to a fixed set of dialogues while a model trains, with the cheap metrics of them.
+"""[`EmpathyEvalCallback`]: replies to fixed dialogues while a model trains, and logs cheap metrics of the replies.
 
-The training does not notice: the generators of random numbers, the mode of every module and the trainer's running
-means are left as they were, so that a run with the callback ends bit-equal to one without.
+The callback does not change the training: it restores the random generators, the mode of every module and the
+trainer's running means, so a run with it ends bit-equal to a run without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .metrics.completion_perplexity import evaluating
 logger = logging.getLogger("ee_trl")
 
 METRICS = ("dialogue_bleu", "word_f1", "distinct", "empathy_axes")
-"""The metrics that take next to no time."""
+"""The metrics that are quick to compute."""
 
 LOGGED = (
     "bleu4", "word_f1", "dist1", "dist2", "words", "sensibility", "rationality", "sensibility_difference",
@@ -46,11 +46,11 @@ FOLDER = "empathy_samples"
 
 class EmpathyEvalCallback(TrainerCallback):
     """
-    Generates replies to a fixed set of dialogues every so many steps, and logs metrics and a table of samples.
+    Generates replies to a fixed set of dialogues every few steps; logs metrics and a table of samples.
 
-    The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations between
-    two logs, the last one counts (`history` has all). The table goes to those of Weights & Biases, Trackio, Comet and
-    TensorBoard that the trainer reports to, and always to `empathy_samples/step-<n>.jsonl` in the output folder.
+    The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations
+    between two logs, only the last is logged (`history` has all). The table goes to Weights & Biases, Trackio, Comet
+    and TensorBoard if the trainer reports to them, always to `empathy_samples/step-<n>.jsonl` in the output folder.
 
     Args:
         trainer (`Trainer`):
@@ -62,11 +62,11 @@ class EmpathyEvalCallback(TrainerCallback):
         limit (`int`, *optional*, defaults to `32`): The number of dialogues, evenly spaced.
         samples (`int`, *optional*, defaults to `8`): The number of dialogues in the table, always the same.
         scorer (*optional*, defaults to `"linear"`):
-            The scorer of sensibility and rationality; see [`EmpathyDataSelector`]. `None` leaves them out.
+            The scorer of sensibility and rationality; see [`EmpathyDataSelector`]. With `None` nothing is scored.
         decoding (`Decoding`, *optional*): How replies are generated; by default greedily, 64 tokens at most.
         batch_size (`int`, *optional*): The batch size of generation; by default the trainer's for evaluation.
 
-    Raises [`TrainingError`] for a number that is too small, [`FormatError`] where the dialogues cannot be read.
+    Raises [`TrainingError`] for a number that is too small, [`FormatError`] if the dialogues cannot be read.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class EmpathyEvalCallback(TrainerCallback):
                 model,
                 tokenizer,
                 prompts,
-                batch_size=min(batch_size, math.ceil(len(prompts) / place()[1])),  # a part for every process
+                batch_size=min(batch_size, math.ceil(len(prompts) / place()[1])),  # every process gets some
                 decoding=self.decoding,
                 show=False,
                 shared=True,
@@ -168,7 +168,7 @@ class EmpathyEvalCallback(TrainerCallback):
 
 
 def report_samples(trainer: Any, args: Any, step: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Sends the table to each of `args.report_to` that takes tables; one that fails does not stop the training."""
+    """Sends the table to each of `args.report_to` that takes tables; a failure does not stop the training."""
     for name in args.report_to if isinstance(args.report_to, (list, tuple)) else [args.report_to]:
         try:
             _send(name, trainer, step, rows)

@@ -22,7 +22,7 @@ REPLY_COLUMNS = ("prediction", "reply")
 REFERENCE_COLUMNS = ("reference", "response")
 EMOTION_COLUMN = "predicted_emotion"
 INDEX_COLUMN = "index"
-"""The column of a report's replies with the number of the dialogue; each candidate has another column."""
+"""The column of a report's replies that numbers the dialogues; each candidate has a column of its own."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -48,7 +48,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Replies:
-    """Replies in the order of an [`EvalSet`], and what made them; `emotions` are those that a model named."""
+    """Replies in the order of an [`EvalSet`], and what made them; `emotions` are the emotions that a model named."""
 
     texts: list[str]
     description: str = ""
@@ -66,7 +66,7 @@ def candidates_of(models: Any = None, predictions: Any = None) -> list[Candidate
     if twice:
         raise EmpathyError(f"two candidates are called {twice[0]!r}; rename them: first={twice[0]}, second=...")
     if INDEX_COLUMN in names:
-        raise EmpathyError(f"a candidate cannot be called {INDEX_COLUMN!r}; give it another one: other=path")
+        raise EmpathyError(f"a candidate cannot be called {INDEX_COLUMN!r}; give it another name: other=path")
     for candidate in found:
         if candidate.kind == PREDICTIONS and not Path(candidate.source).is_file():
             raise FormatError(f"no such file: {str(candidate.source)!r} (in {os.getcwd()!r})")
@@ -90,7 +90,7 @@ def _named(given: Any, kind: str) -> list[Candidate]:
             stem = Path(text.rstrip("/"))
             name, source = (stem.name if kind == MODEL else stem.stem), text
         if not name or not source:
-            raise EmpathyError(f"{text!r} names nothing; valid: name=path, or a path")
+            raise EmpathyError(f"{text!r} is not valid; valid: name=path, or a path")
         found.append(Candidate(name, source, kind))
     return found
 
@@ -146,10 +146,10 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
 
 
 def prompting_of(model: Any, tokenizer: Any) -> str:
-    """Names what turns a conversation into ids and ids into a reply: template, special tokens, vocabulary, ends."""
+    """Identifies what maps messages to ids and ids to a reply: template, special tokens, vocabulary, end tokens."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())
-    if fast is not None:  # these two are of the last call
+    if fast is not None:  # the last call set these two
         rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return f"tokenizer@{json_digest((tokenizer.chat_template, tokenizer.special_tokens_map, rules, ends))}"
@@ -162,7 +162,7 @@ def _kind_of(config: Any) -> str:
 
 
 def read_replies(path: str | os.PathLike[str], eval_set: EvalSet, name: str = "") -> Replies:
-    """Reads a reply for each dialogue of the evaluation set, or of those that a limit chose from, in order."""
+    """Reads a reply for each dialogue, in order; the file may also have those that a limit left out."""
     columns = _columns_of(Path(path))
     wanted = (*REPLY_COLUMNS, *([name] if name else []))
     column = next((column for column in wanted if column in columns), None)
@@ -197,7 +197,7 @@ def _columns_of(path: Path) -> dict[str, list[Any]]:
 
 
 def _lines_of(path: Path) -> list[str]:
-    """A text file's lines. Only a newline ends one: a reply may hold other characters that break lines."""
+    """A text file's lines. Only a newline ends a line; a reply may hold other line-breaking characters."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -209,7 +209,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> None:
-    """Raises if a file's references are not the set's; case and spaces do not count."""
+    """Raises if a file's references differ from the set's in more than case and spaces."""
 
     def plain(text: Any) -> str:
         return "".join(str(text).lower().split())
@@ -220,7 +220,7 @@ def _check_references(path: Any, wanted: Sequence[Any], eval_set: EvalSet) -> No
         raise FormatError(
             f"{str(path)!r} has other references than the evaluation set in {len(different):,} of {len(eval_set):,} "
             f"rows, first in row {i}:\n  file: {wanted[i]!r}\n  set:  {eval_set.references[i]!r}\n"
-            "Give the dialogues that these are replies to, in the same order, or drop the column."
+            "Give the dialogues that these replies answer, in the same order, or drop the column."
         )
 
 

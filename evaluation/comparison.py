@@ -1,4 +1,4 @@
-"""Models side by side on one evaluation set: replies, all metrics, paired differences, emotions, telling examples."""
+"""Models side by side on one evaluation set: replies, all metrics, paired differences, emotions, examples."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Comparison(Displayed):
         models (`dict[str, dict]`): Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`.
         references (`dict`): `numbers`, `intervals` and `details` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
-            `p_holm`, corrected for the number of metrics; it is null but for the primary number of each metric. With
-            `judge_pairs`, the judge's verdicts as `judge`.
-        emotions (`dict[str, dict]`): Emotion -> `n`, and model -> mean of each number that samples have.
+            `p_holm`, corrected for the number of metrics (only for the primary number of each metric, else null). With
+            `judge_pairs`, also the judge's verdicts as `judge`.
+        emotions (`dict[str, dict]`): Emotion -> `n`, and model -> the mean of each per-sample number.
         examples (`list[dict]`): The dialogues where the models differ most.
         replies (`dict[str, list[str]]`): The replies of each model, in the order of the set.
     """
@@ -114,7 +114,7 @@ def evaluate_models(
         dataset, limit, split, config, turns (*optional*):
             Dialogues with their reference replies; see [`~ee_trl.evaluation.read_eval_set`].
         output (`str` or `os.PathLike`, *optional*):
-            A folder for the report. Replies are kept there as they are made, so that a run that was stopped goes on.
+            A folder for the report. Replies are saved there as they are made, and a stopped run continues from them.
         metrics (`Sequence[str]`, *optional*):
             Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
         judge_pairs (`bool`, *optional*, defaults to `False`): Whether the judge also compares each two candidates.
@@ -129,7 +129,7 @@ def evaluate_models(
             What metrics need: `scorer`, `threshold`, `ties`, `store`, `tokenizer`, `epitome`, `bertscore_model`,
             `bertscore_layers`, `judge`, `judge_options`; see [`~ee_trl.evaluation.measures.load_tools`].
 
-    Raises [`EmpathyError`], before anything is generated, for an argument that is not valid or names nothing.
+    Raises [`EmpathyError`], before anything is generated, for an argument that is not valid.
 
     Example:
 
@@ -148,7 +148,7 @@ def evaluate_models(
     Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
     bootstrap = Bootstrap(resamples, confidence, seed, eval_set.conversations)
-    # files fail early
+    # first, so that errors in files come early
     replies = {c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL}
     if "emotion_accuracy" in wanted:
         check_emotions(replies, eval_set)
@@ -196,7 +196,7 @@ def evaluate_models(
 
 
 def _launched() -> bool:
-    """Whether there are several processes, which are joined then; they wait for each other for days if need be."""
+    """Whether there are several processes; if so, joins them. They wait for each other, if need be for days."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
     import torch
@@ -206,7 +206,7 @@ def _launched() -> bool:
 
 
 def _on_the_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, on all of them."""
+    """Calls `make` on the first process and returns its result on all."""
     if not _launched():
         return make()
     from ee_trl.online.ranks import from_the_first
@@ -295,7 +295,7 @@ def differences(
     """
     The paired differences of each pair of candidates; none without a bootstrap.
 
-    Holm's correction is over the primary number of each metric; the others say nearly the same and have none.
+    Holm's correction is over the primary number of each metric; the other numbers say nearly the same and get none.
     """
     if not bootstrap.resamples:
         return []
@@ -314,7 +314,7 @@ def differences(
 
 
 def by_emotion(eval_set: EvalSet, samples: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    """Emotion -> how many dialogues, and the mean of each number that samples have, by candidate."""
+    """Emotion -> how many dialogues, and each candidate's mean of each per-sample number."""
     if eval_set.emotions is None:
         return {}
     labels = np.array([emotion or "(none)" for emotion in eval_set.emotions])

@@ -30,8 +30,8 @@ class EvalSet:
         dialogues (`tuple[Dialogue, ...]`): The samples, in order.
         emotions (`tuple[str, ...]`, *optional*): The emotion of each, `""` where unknown; `None` where none is known.
         left_out (`dict[str, int]`, *optional*): How many samples have no dialogue with a reply, by reason.
-        available (`int`, *optional*, defaults to `0`): How many dialogues there were before a limit chose some.
-        rows (`tuple[int, ...]`, *optional*): The numbers of the chosen ones among those.
+        available (`int`, *optional*, defaults to `0`): How many dialogues there were before `limit` chose some.
+        rows (`tuple[int, ...]`, *optional*): The numbers of the chosen dialogues among all.
     """
 
     name: str
@@ -59,7 +59,7 @@ class EvalSet:
         """
         The number of each dialogue's conversation.
 
-        A dialogue continues the nearest one before it whose context and reference begin its own context.
+        A dialogue continues another if its context begins with the other's context and reference; the nearest counts.
         """
         found = list(range(len(self)))
         places: dict[tuple[str, ...], list[int]] = {}
@@ -82,7 +82,7 @@ class EvalSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the dialogues, their references and their order."""
+        """Identifies the dialogues, their references and their order."""
         blocks = (repr((d.context, d.roles, d.system, d.response)).encode() for d in self.dialogues)
         return f"dialogues:{len(self)}/sha256:{digest(blocks)}"
 

@@ -1,4 +1,4 @@
-"""Replies of models: generated in batches sorted by length, kept in files as they are made, shared by processes."""
+"""Generates replies in batches sorted by length, saves them as they are made, and shares the work among processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAIN: dict[str, Any] = {
     "exponential_decay_length_penalty": None, "watermarking_config": None, "min_p": None, "top_h": None,
     "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "return_dict_in_generate": False,
 }  # fmt: skip
-"""What a model's own generation config may set, and what it is set to here, so that replies depend only on the model,
+"""Settings that a model's own generation config may change, and their values here: replies depend only on the model,
 the prompt, the end tokens and [`Decoding`]."""
 
 WAY = 2
@@ -38,7 +38,7 @@ WAY = 2
 @dataclass(frozen=True)
 class Decoding:
     """
-    How replies are generated. The model's own generation config, such as its beams, does not count.
+    How replies are generated. The model's own generation config, such as its beams, is ignored.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `64`): Where a reply is cut off.
@@ -81,7 +81,7 @@ def generate_replies(
     """
     One reply for each conversation, in their order and without special tokens.
 
-    `max_new_tokens` counts without `decoding`. `shared` divides the batches among the processes of a launch.
+    `max_new_tokens` is used if there is no `decoding`. `shared` divides the batches among the processes of a launch.
     """
     from tqdm.auto import tqdm
 
@@ -92,13 +92,13 @@ def generate_replies(
     encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
     keys = prompt_keys(prompts)
     replies: list[str | None] = [None] * len(encoded) if stored is None else stored.find(keys)
-    # the batches are those of all prompts, whatever is stored: a resumed run computes what an unbroken one does
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))  # memory runs out at once or never
+    # all prompts are batched, stored or not, so that a resumed run computes what an uninterrupted one does
+    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))  # too large a batch fails at once
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rank, processes = place() if shared else (0, 1)
     with tqdm(total=len(order), desc=label, unit=" replies", disable=None if show is None else not show) as bar:
         for start in range(0, len(batches), processes):
-            # a process that is left without a batch repeats the last one: a sharded model needs all of them
+            # a process without a batch repeats the last one, since a sharded model needs every process
             number = min(start + rank, len(batches) - 1)
             batch = batches[number]
             if any(replies[i] is None for i in batch):
@@ -123,7 +123,7 @@ def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: 
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     turns = list(prompt)
     while True:
-        # templates that know no thinking ignore `enable_thinking`
+        # templates without a thinking mode ignore `enable_thinking`
         how = {"add_generation_prompt": True, "return_dict": True, "enable_thinking": False}
         ids = tokenizer.apply_chat_template(turns, **how)["input_ids"]
         spoken = [i for i, turn in enumerate(turns) if turn["role"] != "system"]
@@ -137,7 +137,7 @@ def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: 
 def generate_batch(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], decoding: Decoding, seed: int = 0
 ) -> list[str]:
-    """The replies to prompts of ids, padded on the left; the generators of random numbers are left as they were."""
+    """The replies to prompts of ids, padded on the left; restores the random generators."""
     import torch
     from transformers import GenerationConfig
 
@@ -150,7 +150,7 @@ def generate_batch(
     how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if decoding.temperature > 0:
         how = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    known = vars(GenerationConfig())  # which of them this version of the library has
+    known = vars(GenerationConfig())  # what this version of transformers has
     how |= {name: value for name, value in PLAIN.items() if name in known}
     with torch.inference_mode(), random_state_kept(seed):
         how |= {"max_new_tokens": decoding.max_new_tokens, "pad_token_id": pad}
@@ -163,7 +163,7 @@ class StoredReplies:
     The replies of one model under one way of decoding, in a JSON-lines file; its name and first line say which.
 
     Several processes may add to the file at the same time: the one that creates it writes the first line, each batch
-    is appended by one write, and readers skip broken lines. `made_by` is all that determines a reply but its prompt.
+    is appended by one write, and readers skip broken lines. Prompt and `made_by` determine a reply.
     """
 
     def __init__(self, folder: Path, name: str, made_by: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def _row(line: bytes) -> dict[str, str] | None:
 
 
 def prompt_keys(prompts: Sequence[Any]) -> list[str]:
-    """A name for each prompt's content; the second prompt of the same content has a key of its own, and so on."""
+    """A name for each prompt's content; every repetition of a prompt has a key of its own."""
     seen: Counter[str] = Counter()
     keys = []
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""The one way to measure replies: every metric as numbers, as a resampler, and sample by sample."""
+"""Measures replies: every metric as numbers, as a resampler, and sample by sample."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Tools:
     """
     What metrics are computed with; see [`load_tools`]. An evaluation leaves out a metric without its tool.
 
-    `run` scores the axes. Without a `tokenizer` text metrics have their own: Dist `"nltk"`, the others `"whitespace"`.
+    `run` scores the axes. Without a `tokenizer` text metrics use their own: Dist `"nltk"`, the others `"whitespace"`.
     """
 
     run: ScoringRun | None = None
@@ -97,7 +97,7 @@ def load_tools(
     show: bool | None = None,
 ) -> Tools:
     """
-    The [`Tools`] by their names; raises [`EmpathyError`] for a wrong one before anything is generated.
+    Loads the [`Tools`]; raises [`EmpathyError`] for an option that is not valid, before anything is generated.
 
     Args:
         scorer, store (*optional*): The scorer of the two axes and the score store; see [`EmpathyDataSelector`].
@@ -126,7 +126,7 @@ def load_tools(
 
 
 def _check_encoder(model: Any, layers: Any) -> None:
-    """Raises [`EmpathyError`] if BERTScore's library, its encoder or that layer of it does not exist."""
+    """Raises [`EmpathyError`] if BERTScore's library is missing, or the encoder or its layer does not exist."""
     from transformers import AutoConfig
 
     require("bert_score", extra="bertscore", purpose="bertscore_model")
@@ -146,8 +146,8 @@ class Measure:
     One metric of one candidate.
 
     Args:
-        resampler (`Resampler`): Its numbers, from how often each sample of the set counts.
-        details (`dict`, *optional*): What else belongs to it: counts, fingerprints.
+        resampler (`Resampler`): Computes its numbers from how often each sample counts.
+        details (`dict`, *optional*): Other results: counts, fingerprints.
         samples (`dict[str, np.ndarray]`, *optional*): Numbers of each sample, of shape `(n,)`.
         beside (`Resampler`, *optional*): More numbers, which are not compared.
     """
@@ -180,7 +180,7 @@ def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class Evaluator:
-    """Measures candidates on one set of dialogues; what metrics need of the references is computed once."""
+    """Measures candidates on one set of dialogues; what metrics need from the references is computed once."""
 
     def __init__(self, eval_set: EvalSet, tools: Tools | None = None) -> None:
         self.eval_set, self.tools = eval_set, tools or Tools()
@@ -189,9 +189,9 @@ class Evaluator:
         self, replies: Replies, model: LoadedModel | None = None, metrics: Sequence[str] | None = None
     ) -> dict[str, Measure]:
         """
-        Metric -> its numbers, for all `metrics` (names of [`METRICS`], by default all) that there are the means for.
+        Metric -> its measure, for those of `metrics` (names in [`METRICS`], by default all) that have their tools.
 
-        Perplexity needs `model`, what replied. [`numbers_of`] gives all numbers by name.
+        Perplexity needs `model`, the model that replied. [`numbers_of`] gives all numbers by name.
         """
         tools = self.tools
         missing = {
@@ -206,7 +206,7 @@ class Evaluator:
         return {name: METRICS[name].make(self, replies, model) for name in wanted}
 
     def measure_references(self, metrics: Sequence[str] | None = None) -> dict[str, Measure]:
-        """What can be said of the references themselves: how varied they are, and their scores."""
+        """The references' own measures: how varied they are, and their scores."""
         found, wanted = {}, check_metrics(metrics)
         if "distinct" in wanted:
             found["distinct"] = _distinct(self, Replies(self.eval_set.references), None)
@@ -243,7 +243,7 @@ class Evaluator:
         return epitome.predicted_levels(self.tools.classifier, self.eval_set.prompts, texts)
 
     def axes_measure(self, scores: np.ndarray, references: np.ndarray | None) -> Measure:
-        """Scores, and those of the references if they are compared, as a measure."""
+        """The measure of scores, and of their differences to the references' scores if given."""
         assert self.tools.run is not None
         unscored = int(np.isnan(scores).any(axis=1).sum())
         details = {"scorer": self.tools.run.scorer.fingerprint, "unscored": unscored}
@@ -322,7 +322,7 @@ def _judge(by: Evaluator, replies: Replies, model: LoadedModel | None) -> Measur
 
 @dataclass(frozen=True)
 class Metric:
-    """How to measure replies, the one number that a comparison claims a difference of, and what else this needs."""
+    """How to measure replies, the primary number (the only one with a p value), and what else the metric needs."""
 
     make: Callable[[Evaluator, Replies, LoadedModel | None], Measure]
     primary: str

@@ -51,9 +51,9 @@ def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str |
         texts[PAGE] = html_page(data)
     except MissingExtraError as error:
         logger.warning("%s; %s is left out", error, PAGE)
-    for name, text in texts.items():  # all of them are made before the first is written
+    for name, text in texts.items():  # only now, when all of them are made
         write_text(folder / name, text)
-    write_json(folder / DATA, {**data, "versions": versions})  # the last: where it is, the report is whole
+    write_json(folder / DATA, {**data, "versions": versions})  # written last: if it exists, the report is whole
     return folder / (PAGE if PAGE in texts else TEXT)
 
 
@@ -232,7 +232,7 @@ def picture(figure: Any, alt: str) -> Markup:
 
 
 def render(template: str, extra: str = "report", **values: Any) -> str:
-    """A template of `ee_trl/assets/templates`, filled in; every value is escaped. `extra` brings the library."""
+    """A template of `ee_trl/assets/templates`, filled in; every value is escaped. `extra` installs jinja2."""
     jinja2 = require("jinja2", extra=extra, purpose="an HTML page")
     source = files("ee_trl").joinpath(f"assets/templates/{template}").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -27,8 +27,8 @@ class TextMetric(evaluate.Metric, ABC):
     """
     A plain function of texts as an `evaluate` module.
 
-    Parameters of the function that are named in `checks` are columns, the others options; those of
-    [`~ee_trl.evaluation.bootstrap.Bootstrap`] join them. The library would store a number or None as its string; this
+    The function's parameters that `checks` names are columns; the others, and the fields of
+    [`~ee_trl.evaluation.bootstrap.Bootstrap`], are options. `evaluate` would store a number or None as a string; this
     class refuses values that are not text, an empty corpus and unknown options. The metric's card, `README.md` in its
     folder, gives the description, the citation and the inputs.
     """
@@ -53,7 +53,7 @@ class TextMetric(evaluate.Metric, ABC):
             description=card["Metric description"],
             citation=card["Citation"],
             inputs_description="\n\n".join(card[name] for name in ("How to use", "Inputs", "Output values")),
-            # values are stored as JSON, in which a context keeps its form
+            # values are stored as JSON, so that a context keeps its structure
             features=datasets.Features(dict.fromkeys(columns, datasets.Value("string"))),
             reference_urls=re.findall(r"url = \{(.+)\}", card["Citation"]),
         )

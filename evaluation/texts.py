@@ -1,4 +1,4 @@
-"""The inputs of metrics: tokenizers, and checks that refuse what is not text with the index of the fault."""
+"""The inputs of metrics: tokenizers, and checks that refuse what is not text and name its index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tokenize_all(texts: Iterable[str], tokenizer: Tokenizer) -> list[list[str]]:
 
 
 def check_list(name: str, values: Any, what: str = "a list of strings") -> list[Any]:
-    """The values as a list; raises where there are none, or where one text stands in place of a list."""
+    """The values as a list; raises if there are none, or if one text is given instead of a list."""
     if values is None:
         raise ValueError(f"{name}: none given.")
     if isinstance(values, str):
@@ -55,7 +55,7 @@ def check_texts(name: str, texts: Any, start: int = 0) -> list[str]:
 
 
 def check_references(name: str, references: Any, start: int = 0) -> list[list[str]]:
-    """A list of references for each sample, of at least one; a plain string stands for a list of one."""
+    """A list of at least one reference for each sample; a plain string counts as a list of one."""
     return [
         check_texts(f"{name}[{i}]", [item] if isinstance(item, str) else item)
         for i, item in enumerate(check_list(name, references), start)
@@ -66,7 +66,7 @@ def check_contexts(name: str, contexts: Any, start: int = 0) -> list[list[Any]]:
     """
     What came before each reply, as a list of turns, oldest first: texts, or messages with `role` and `content`.
 
-    A plain string stands for a dialogue of that one turn. A dialogue without a turn raises a `ValueError`.
+    A plain string counts as a dialogue of that one turn. A dialogue without a turn raises a `ValueError`.
     """
     found = [[context] if isinstance(context, str) else context for context in check_list(name, contexts)]
     for i, context in enumerate(found, start):
@@ -86,7 +86,7 @@ CHECKS: Mapping[str, Check] = {"predictions": check_texts, "references": check_t
 
 
 def check_columns(columns: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, start: int = 0) -> list[list[Any]]:
-    """The columns of a metric, each checked, in order; `start` samples came before, so messages count from there."""
+    """The columns of a metric, each checked, in order; error messages count the samples from `start`."""
     found = [checks[name](name, values, start) for name, values in columns.items()]
     if len(set(map(len, found))) > 1:
         counts = " and ".join(f"{len(values)} {name}" for name, values in zip(columns, found, strict=True))

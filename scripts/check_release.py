@@ -5,7 +5,7 @@ Refuses a tag that the project's files disagree with.
     python scripts/check_release.py v0.2.0
 
 The tag, `ee_trl.__version__`, `version` and `date-released` of CITATION.cff and the newest section of CHANGELOG.md
-must tell of one version and one day. Nothing is imported or built: what is read is what the tagged commit holds.
+must name the same version and day. The script imports and builds nothing: it reads the files of the tagged commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def disagreements(root: Path, tag: str) -> list[str]:
-    """What keeps `tag` from being the version in the folder `root`, a line each; none: it may be set."""
+    """Why `tag` does not fit the version in the folder `root`, a line for each reason; none if it fits."""
     if not TAG.fullmatch(tag):
         return [f"{tag!r} is not a tag of a version: vX.Y.Z, or vX.Y.ZrcN"]
     wanted = tag[1:]
@@ -39,7 +39,7 @@ def disagreements(root: Path, tag: str) -> list[str]:
 
 
 def _of_changelog(text: str, wanted: str, released: str) -> list[str]:
-    """An empty [Unreleased] on top, and beneath it the version with the day of CITATION.cff and what has changed."""
+    """Checks for an empty [Unreleased] on top, and below it the version with CITATION.cff's day and the changes."""
     parts = SECTION.split(text)[1:]  # name, day, body, name, ...
     sections = {name: (day, body.strip()) for name, day, body in zip(*[iter(parts)] * 3, strict=True)}
     newest = next((name for name in sections if name != "Unreleased"), None)

@@ -1,8 +1,8 @@
-"""Writes `tests/golden/`: what version 0.1.0 scored, stored, trained and printed, which `tests/test_golden.py` holds.
+"""Writes `tests/golden/`: what version 0.1.0 scored, stored, trained and printed; `tests/test_golden.py` checks it.
 
-It was run once with version 0.1.0, before the package was restructured. To run it again is a decision to break the
-scores that users have stored, the checkpoints and half-finished runs that they want to go on with, or the commands
-and names that they use; the change goes into CHANGELOG.md with what became different and why.
+It was run once with version 0.1.0, before the package was restructured. Running it again breaks the scores that users
+have stored, the checkpoints and unfinished runs that they want to resume, or the commands and names that they use;
+CHANGELOG.md must then say what changed and why.
 
     python scripts/freeze_golden.py              everything
     python scripts/freeze_golden.py scorers ...  some parts, of: models scorers store identities runs ...
@@ -34,7 +34,7 @@ from golden_cases import GOLDEN
 
 
 def write(name: str, value: Any) -> None:
-    """JSON, one entry of the outer mapping a line."""
+    """Writes JSON, one line for each entry of the outer mapping."""
     (GOLDEN / name).parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items()]
     (GOLDEN / name).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -44,7 +44,7 @@ def write(name: str, value: Any) -> None:
 
 
 def models() -> None:
-    """Random models, small enough to be kept: stored, since a library may draw or write them otherwise one day."""
+    """Writes small random models; they are stored, since a later library may draw or write them differently."""
     import torch
     from datasets import Dataset
     from tiny_encoder import tiny_encoder
@@ -61,7 +61,7 @@ def models() -> None:
 
         build_tiny_causal_lm(folder / "judge", max_position_embeddings=8192, seed=1, **size)
         judge = AutoModelForCausalLM.from_pretrained(folder / "judge")
-        with torch.no_grad():  # weights of a fresh model say nothing: make its answers differ from text to text
+        with torch.no_grad():  # make the answers of the fresh model differ from text to text
             for weight in judge.parameters():
                 if weight.ndim > 1:
                     weight.mul_(25)
@@ -104,7 +104,7 @@ def feature_version() -> Any:
 
 
 def store() -> None:
-    """One file of scores by several scorers, and what they were."""
+    """Writes one score store of several scorers, and its rows."""
     folder, rows = unpacked(), {}
     path = folder / "scores.sqlite"
     for name in cases.STORED:
@@ -122,7 +122,7 @@ def store() -> None:
 
 
 def runs() -> None:
-    """Runs that the power cut off after a checkpoint, and what they come to where it does not."""
+    """Writes runs killed after a checkpoint, and the outcome of the same runs without a kill."""
     (GOLDEN / "runs").mkdir(exist_ok=True)
     found = {}
     for name, (recipe, options) in cases.RUNS.items():
@@ -140,13 +140,13 @@ def runs() -> None:
 
 
 def records() -> None:
-    """What runs write down of themselves, to know themselves again."""
+    """Writes the records by which runs recognise themselves when they resume."""
     with tempfile.TemporaryDirectory() as made, contextlib.chdir(cases.workplace(Path(made))):
         write("runs/records.json", {name: cases.record(*of) for name, of in cases.RECORDS.items()})
 
 
 def pipeline() -> None:
-    """The whole method, cut off before its last stages."""
+    """Writes a run of the whole method, killed before its last stages."""
     with tempfile.TemporaryDirectory() as made, contextlib.chdir(cases.workplace(Path(made))):
         cases.recipe("efficient_empathy", *cases.PIPELINE)
         write("runs/stages.json", cases.stages(Path("run")))
@@ -177,7 +177,7 @@ def metrics() -> None:
 
 
 def commands() -> None:
-    """What every command prints and writes; first the files that they take."""
+    """Writes what every command prints and writes, after the files that the commands read."""
     files = GOLDEN / "files"
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir()

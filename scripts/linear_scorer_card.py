@@ -23,7 +23,7 @@ metrics:
 - spearmanr
 ---
 
-<!-- Written by scripts/train_linear_scorer.py; change the template there. -->
+<!-- Written by scripts/train_linear_scorer.py; change the template in scripts/linear_scorer_card.py. -->
 
 # The scorer "linear"
 
@@ -36,9 +36,9 @@ It imitates an LLM judge, cheaply: no GPU, no network, no model download. `$fing
 ## Data
 
 Fitted to $rows replies in $conversations conversations: the validation part of EmpatheticDialogues (Rashkin et al.
-2019, CC BY-NC 4.0). Their scores are an LLM's, published by the authors of Efficient-Empathy (arXiv 2407.01937); that
-repository states no licence, and the prompt that was given to the LLM is not known. No text of the data is in the
-weights: they are numbers at hashed positions.
+2019, CC BY-NC 4.0). Their scores are an LLM's, published by the authors of Efficient-Empathy (arXiv 2407.01937); their
+repository states no licence, and the LLM's prompt is not known. The weights hold no text of the data: they are
+numbers at hashed positions.
 
 ## Model
 
@@ -71,7 +71,7 @@ Agreement with the judge's sorting, pooled; "majority" always answers the judge'
 |---|---|---|---|---|---|---|---|
 $table
 
-That is **moderate** agreement: good enough to enrich a large set, not to judge one reply.
+That is **moderate** agreement: good enough to filter a large set, not to judge one reply.
 
 ## Speed
 
@@ -79,9 +79,9 @@ $speed
 
 ## What it is not good for
 
-- a substitute for an LLM or human judge: it agrees with the one it imitates only moderately, and shares its tastes;
+- replacing an LLM or human judge: it agrees only moderately with the judge it imitates, and shares its biases;
 - judging single replies, or comparing two models by small differences of their means;
-- languages other than English: it gives numbers there, and they mean nothing;
+- languages other than English: the numbers mean nothing there;
 - long counselling texts, forum posts, stories: it has seen short chat turns of crowd workers;
 - text written to please it, prompt-injected or otherwise adversarial: it counts words and does not understand them;
 - clinical use, or any decision about a person.

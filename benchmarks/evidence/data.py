@@ -1,7 +1,7 @@
-"""EmpatheticDialogues for the runs: one way of writing, no pair twice, nothing held out, scored by halves.
+"""EmpatheticDialogues for the runs: one spelling, no repeated pairs, no held-out dialogues, scores from two halves.
 
 The authors' validation and test splits are lower-cased and tokenised, the training split is as people typed it; a
-model trained from scratch has to meet one way of writing. Two scorers are distilled from the authors' scores of the
+model trained from scratch needs one spelling. Two scorers are distilled from the authors' scores of the
 validation split, each from the conversations that the other has not seen: A selects, B measures.
 """
 
@@ -78,7 +78,7 @@ def read_typed(source: str, split: str | None = None) -> list[dict[str, Any]]:
 
 
 def without_repeats(rows: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> tuple[list[Any], Counter]:
-    """The rows whose pair is new and whose conversation begins as none of the held-out ones; and what went, why."""
+    """The rows without repeated pairs and held-out conversations; and how many were removed, by reason."""
     firsts = {row["context"][0] for row in held_out}
     seen: set[tuple[str, ...]] = set()
     kept, gone = [], Counter[str]()
@@ -108,7 +108,7 @@ def cut(row: dict[str, Any], lengths: Sequence[int], most: int) -> dict[str, Any
 
 
 def fingerprint(source: str, judged: Path | None = None) -> str:
-    """Of what [`prepare`] reads: a digest of the files, or the name on the hub with that of the judged file."""
+    """Identifies what [`prepare`] reads: a digest of the files, or the hub's name with the judged file's digest."""
     folder = Path(source)
     files = [folder / TRAIN, folder / TEST] if folder.is_dir() else []
     digest = sha256()
@@ -119,7 +119,7 @@ def fingerprint(source: str, judged: Path | None = None) -> str:
 
 def prepare(source: str, work: Path, judged: Path | None = None, seed: int = 0) -> dict[str, Any]:
     """
-    Writes the splits as the runs read them, and the halves that the scorers learn from; says what went.
+    Writes the splits as the runs read them, and the halves that the scorers learn from; returns what was removed.
 
     Args:
         source (`str`): A folder with [`TRAIN`] and [`TEST`], or else a data set with the splits train and test, such
@@ -157,8 +157,8 @@ def scorer_of(half: str, encoder: str, work: Path) -> tuple[Path, dict[str, Any]
     """
     The scorer distilled from one half of the validation split, and how well it agrees on what it did not see.
 
-    A is the encoder fine-tuned as a whole, the best that there is; B is a head on its frozen features, so that the two
-    do not see the same things in a reply.
+    A is the encoder fine-tuned as a whole, the best scorer; B is a head on its frozen features, so that the two differ
+    in what they notice in a reply.
     """
     folder = work / "scorers" / half
     if not (folder / "report.json").exists():
@@ -209,7 +209,7 @@ def cut_rows(rows: Sequence[dict[str, Any]], tokenizer: Any, most: int) -> tuple
     """The rows, those of more than `most` tokens without their oldest turns; and how many tokens are trained on."""
     texts = [[*row["context"], row["response"]] for row in rows]
     ids = iter(tokenizer([text for turns in texts for text in turns])["input_ids"])
-    lengths = [[len(next(ids)) + 2 for _ in turns] for turns in texts]  # each has a role and an end
+    lengths = [[len(next(ids)) + 2 for _ in turns] for turns in texts]  # each turn has a role and an end
     cuts = [cut(row, each, most) for row, each in zip(rows, lengths, strict=True)]
     return cuts, sum(min(sum(each[-len(row["context"]) - 1 :]), most) for row, each in zip(cuts, lengths, strict=True))
 

@@ -1,4 +1,4 @@
-"""What a finished run is measured by: perplexities on validation and, once, at the end, everything on test."""
+"""The measures of a finished run: perplexities on validation and, once, at the end, everything on test."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def train_levels(posts: Path, work: Path) -> None:
 
 
 def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
-    """What the test split is measured with."""
+    """The tools that measure the test split."""
     return load_tools(
         scorer=str(scorer), threshold=5.0, store=str(work / "scores.sqlite"), tokenizer="nltk", batch_size=BATCH,
         epitome=epitome,
@@ -82,7 +82,7 @@ def test_tools(work: Path, scorer: Path, epitome: Path | None) -> Tools:
 
 
 def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str, Measure]:
-    """A run's replies on the test split and what they measure, made or, from when they were made, read."""
+    """A run's replies on the test split and their measures; made now, or read if they exist."""
     kept = kept_of(run, work)
     if kept.exists():
         return dill.loads(kept.read_bytes())
@@ -101,7 +101,7 @@ def answer(run: Run, work: Path, scorer: Path, epitome: Path | None) -> dict[str
 
 
 def kept_of(run: Run, work: Path) -> Path:
-    """Where what a run's replies measure is kept."""
+    """The file that keeps the measures of a run's replies."""
     return work / "test" / f"{slug(run.name)}.dill"
 
 
@@ -155,7 +155,7 @@ def test_sets(work: Path) -> tuple[EvalSet, EvalSet]:
 
 
 def metrics_of(epitome: Path | None) -> tuple[str, ...]:
-    """The metrics that there are the means for."""
+    """The metrics that have their tools."""
     return METRICS if epitome else METRICS[:-1]
 
 
@@ -163,14 +163,14 @@ def on_test(
     runs: Sequence[Run], work: Path, scorer: Path, epitome: Path | None, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """
-    Everything on the test split, for all runs at once; what each gave is kept as it is made.
+    Measures everything on the test split, for all runs; saves each run's measures at once.
 
     Args:
         runs (`Sequence[Run]`): Finished ones.
         work (`Path`): The folder of the runs.
-        scorer (`Path`): Of the axes: one that nothing was selected by.
+        scorer (`Path`): The scorer of the axes; it must not have selected any training data.
         epitome (`Path`, *optional*): A classifier of levels.
-        pairs (`Sequence` of names): A and B, whose paired differences (B - A) are told.
+        pairs (`Sequence` of names): A and B, to be compared by paired differences (B - A).
     """
     whole, part = test_sets(work)
     tools, words = test_tools(work, scorer, epitome), words_of(whole)

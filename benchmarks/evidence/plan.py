@@ -1,4 +1,4 @@
-"""What is trained, as data: each run's name, what it is given, after which others, with which seeds."""
+"""The plan of the runs: each run's name, options, required runs and seeds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Run:
         recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others.
         options (`dict`, *optional*): Of the recipe, where they differ from the common ones.
         seed (`int`, *optional*, defaults to `0`): Of the order of the samples, and of which ones are drawn at random.
-        steps (`float`, *optional*, defaults to `1`): Its optimizer steps, in those of the table.
-        epochs (`bool`, *optional*, defaults to `False`): So many epochs of its own data, not so many steps.
-        base (`str`, *optional*): The run whose model it goes on from; by default what all runs begin as.
-        of (`tuple[str, ...]`, *optional*): The runs that it is made of.
+        steps (`float`, *optional*, defaults to `1`): Its optimizer steps, as a multiple of the table's.
+        epochs (`bool`, *optional*, defaults to `False`): Whether `steps` counts epochs of its own data instead.
+        base (`str`, *optional*): The run whose model it starts from; by default the common base.
+        of (`tuple[str, ...]`, *optional*): The runs that it is composed or averaged from.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The runs that have to be finished before."""
+        """The runs that must be finished before."""
         return (*self.of, *([self.base] if self.base else ()))
 
 

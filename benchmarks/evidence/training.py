@@ -1,4 +1,4 @@
-"""One run: the recipe that trains it, in a process of its own, and what it took."""
+"""One run: its recipe, in a process of its own, and the record of steps, tokens and losses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False, "use_peft": Fa
 
 
 def steps_of(run: Run, steps: int, work: Path) -> int:
-    """Optimizer steps of a run: its share of the table's, or an epoch of what it selects for each of the table's."""
+    """The optimizer steps of a run: a multiple of the table's, or epochs of what it selects."""
     if not run.epochs:
         return max(1, round(steps * run.steps))
     table = plan_of(work)
@@ -64,7 +64,7 @@ def plan_of(work: Path) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """A run's name as that of a file."""
+    """A run's name as a file name."""
     return "_".join(re.findall(r"[\w-]+", name))
 
 
@@ -74,12 +74,12 @@ def folder_of(name: str, work: Path) -> Path:
 
 
 def record_of(run: Run, work: Path) -> Path:
-    """What a run took and gave; it is there once the run is finished."""
+    """The record of a run; the file exists once the run is finished."""
     return work / "runs" / f"{slug(run.name)}.json"
 
 
 def whole_model(folder: Path) -> Path:
-    """A run's model for others to begin from: of an adapter, itself merged into its base, beside it."""
+    """A run's model for others to start from; an adapter is merged into its base, in a folder beside it."""
     if not (folder / "adapter_config.json").exists():
         return folder
     merged = folder / "merged"
@@ -116,7 +116,7 @@ def command_of(run: Run, work: Path) -> list[str]:
 @contextmanager
 def only_replies_projected() -> Iterator[None]:
     """
-    The log-probabilities of replies alone are computed, as TRL does where there is Triton.
+    Computes the log-probabilities of the replies only, as TRL does with Triton.
 
     Elsewhere TRL projects every position onto the vocabulary and then masks those of the prompt, three in four here;
     the loss is the same.
@@ -133,10 +133,10 @@ def only_replies_projected() -> Iterator[None]:
 
 def train_on_speakers(work: Path, epochs: float = 1.0) -> Path:
     """
-    The model that all small ones begin as: it has read what speakers say in the training split, and not one reply.
+    Trains the common base of the small models on what speakers say in the training split, without any reply.
 
-    Of a model with random weights that is trained on replies alone, most of what it learns is English, which every
-    row's set teaches alike; this teaches it once, and to all.
+    A model with random weights that is trained on replies only learns mostly English, from any set; this base learns
+    it once, for all.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -168,14 +168,14 @@ def train_on_speakers(work: Path, epochs: float = 1.0) -> Path:
 
 
 def train(run: Run, work: Path) -> None:
-    """Trains or makes a run's model, in this process; goes on where it was cut off."""
+    """Trains or composes a run's model in this process; continues an interrupted run."""
     from ee_trl import compose_moe
     from ee_trl.moe.compose import average_experts
     from ee_trl.training.arguments import parse_recipe_args
 
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):
-        if target.exists():  # it is written whole or not at all, and was cut off while it was measured
+        if target.exists():  # it is written whole or not at all; the run was stopped while it was measured
             return
         assert run.base is not None
         base, experts = (
@@ -196,7 +196,7 @@ def train(run: Run, work: Path) -> None:
 
 
 def stops_of(run: Run, work: Path) -> list[int]:
-    """The steps that a run was at when it was cut off and went on."""
+    """The steps at which an interrupted run was resumed."""
     path = record_of(run, work).with_suffix(".stops")
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
@@ -257,7 +257,7 @@ def tokens_seen(history: list[dict[str, Any]], resumed: Sequence[int] = ()) -> l
 
     Args:
         history (`list[dict]`): The trainer's log.
-        resumed (`Sequence[int]`, *optional*): Steps from which it went on after a stop; there it counts from nothing.
+        resumed (`Sequence[int]`, *optional*): Steps from which the run resumed; there the log counts from 0 again.
     """
     seen, before, last, stops = [], 0, 0, sorted(resumed)
     for entry in history:

@@ -30,11 +30,11 @@ def add_agreement(commands: Any) -> None:
     options.add_output(parser, "folder, to also write agreement.md, .json and .png there", required=False)
     options.add_shared(parser, "threshold", "ties", "turns")
     add("--limit", type=int, metavar="N", help="compare only N samples, evenly spaced")
-    add("--rubric", metavar="FILE", help="the rubric of those sides that are LLM judges")
+    add("--rubric", metavar="FILE", help="the rubric of each side that is an LLM judge")
     for side in ("a", "b"):
         note = f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable"
         add(f"--option-{side}", **options.REPEATED, metavar="KEY=VALUE", help=note)
-    add("--no-injection", action="store_true", help="leave prompt injection out")
+    add("--no-injection", action="store_true", help="do not measure prompt injection")
     options.add_store(parser)
     options.add_shared(parser, "json", "quiet")
 
@@ -45,7 +45,7 @@ def run_agreement(args: argparse.Namespace) -> int:
 
     Shows correlations, shifts, what changes in the selection, and what prompt injection does to the scores. A and B
     are each a scorer (name, folder or hub id), a file of scores of the same dialogues, or the word `given` for the
-    scores in the data set itself, which are those of each last turn.
+    scores in the data set itself (of each last turn).
     """
     import numpy as np
 
@@ -124,7 +124,7 @@ def _may_be_judge(spec: str) -> bool:
 
 
 def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:
-    """Scores that a data set brings along, opened from a path."""
+    """The scores that a data set holds; `path` is where it was opened."""
     import numpy as np
 
     from ..data.samples import read_scores

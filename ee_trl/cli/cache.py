@@ -61,7 +61,7 @@ def run_size(args: argparse.Namespace) -> int:
 def run_prune(args: argparse.Namespace) -> int:
     """Delete scores: all of a scorer, of scorers long unused, failures, or everything."""
     if not (args.all or args.scorer or args.unused_days is not None or args.failures):
-        raise StoreError("prune what? Give --scorer FINGERPRINT, --unused-days N, --failures, or --all")
+        raise StoreError("say what to delete: --scorer FINGERPRINT, --unused-days N, --failures, or --all")
     if args.all and args.failures:
         raise StoreError("--all deletes everything, --failures only failures; give one of them")
     if args.all:
@@ -106,7 +106,7 @@ def _days(text: str) -> float:
 
 
 def _open(path: str | None) -> Any:
-    """The [`ScoreStore`] if there is one, else `None`; looking makes no file."""
+    """The [`ScoreStore`] if there is one, else `None`; creates no file."""
     from ..scoring.store import ScoreStore
 
     file = _path(path)

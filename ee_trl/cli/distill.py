@@ -1,4 +1,4 @@
-"""`ee-trl label`, which chooses what a judge should score, and `ee-trl distill`, which makes a small scorer of it."""
+"""`ee-trl label`, which chooses what a judge should score, and `ee-trl distill`, which trains a small scorer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def add_label(commands: Any) -> None:
         "--strategy",
         choices=STRATEGIES,
         default=STRATEGIES[0],
-        help="diverse: labels that tell most about all others; mixed: about those near T by --scorer; uncertain: the "
-        "nearest to T; random: the baseline (default: %(default)s)",
+        help="diverse: samples that say most about all others; mixed: about those near T; uncertain: samples nearest "
+        "to T by --scorer; random: the baseline (default: %(default)s)",
     )
-    add("--scorer", default="linear", help="which is unsure near T: linear (default), or one distilled before")
-    add("--encoder", metavar="ID_OR_PATH", help="its vectors say how alike samples are (default: hashed words)")
-    add("--labelled", metavar="FILE", help="dialogues that are judged already and not chosen again")
+    add("--scorer", default="linear", help="finds the samples near T: linear (default), or a distilled one")
+    add("--encoder", metavar="ID_OR_PATH", help="its vectors measure how similar samples are (default: hashed words)")
+    add("--labelled", metavar="FILE", help="dialogues that a judge has scored; they are not chosen again")
     add("--seed", type=int, default=0, help="(default: 0)")
     options.add_shared(parser, "threshold", "ties", "json")
 
@@ -71,10 +71,10 @@ def add_distill(commands: Any) -> None:
     _add_fit(parser.add_argument_group("the fit"))
     report = parser.add_argument_group("the report")
     add = report.add_argument
-    add("--held-out", type=float, default=0.1, metavar="SHARE", help="of the samples, in whole conversations (0.1)")
+    add("--held-out", type=float, default=0.1, metavar="SHARE", help="share of samples, whole conversations (0.1)")
     add("--folds", type=int, metavar="K", help="cross-validate instead of holding out a slice")
     add("--curve", type=numbers, default=(), metavar="N,N,...", help="learning curve: also fit to N samples each")
-    add("--price-per-hour", type=float, metavar="X", help="of this machine, for the cost")
+    add("--price-per-hour", type=float, metavar="X", help="price of this machine, for the cost in the report")
     options.add_shared(parser, "threshold", "ties", "json", "quiet")
 
 

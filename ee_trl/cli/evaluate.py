@@ -32,7 +32,7 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("of models").add_argument
+    add = parser.add_argument_group("generation").add_argument
     add("--max-new-tokens", type=int, default=64, metavar="N", help="(default: 64)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
@@ -41,7 +41,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_metrics(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("of metrics").add_argument
+    add = parser.add_argument_group("metrics").add_argument
     add("--metrics", metavar="NAMES", help="only these, joined by commas (default: all possible)")
     add("--tokenizer", choices=("nltk", "whitespace"), default="nltk", help="(default: nltk)")
     add("--scorer", default="linear", help="of sensibility and rationality (default: linear)")
@@ -92,7 +92,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         show=False if args.quiet else None,
         **options.picked(args, *PASSED_ON),
     )
-    if int(os.environ.get("RANK", "0")):  # the first process of a launch speaks for all
+    if int(os.environ.get("RANK", "0")):  # only the first process of a launch prints
         return 0
     return options.show(args, {"output": str(folder), **found.to_dict()}, found, f"wrote {folder}")
 
@@ -118,8 +118,8 @@ def run_train_epitome(args: argparse.Namespace) -> int:
 
     Train a classifier of EPITOME levels (0, 1, 2) from data with the columns seeker_post, response_post,
     emotional_reactions, interpretations and explorations, and cross-validate it per level, beside the majority class.
-    The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Mind the licence of the data: EPITOME's own
-    are for academic use.
+    The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Check the licence of the data: EPITOME's
+    own data are for academic use.
     """
     from ..data.reading import open_dataset
     from ..evaluation.metrics.epitome_classifier import CONFIG

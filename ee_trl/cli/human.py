@@ -32,7 +32,7 @@ def add_human(commands: Any) -> None:
 
 def _add_export(actions: Any) -> None:
     export = options.new_command(actions, "export", run_export)
-    options.add_input(export, "dataset", "the dialogues that are replied to: file, folder, or hub name")
+    options.add_input(export, "dataset", "the dialogues that the candidates reply to: file, folder, or hub name")
     add = export.add_argument
     note = "a candidate's replies, one for each dialogue in order; repeatable, twice for A/B"
     add("--predictions", **options.REPEATED, metavar="[NAME=]FILE", help=note)
@@ -52,7 +52,7 @@ def _add_import(actions: Any) -> None:
     read = options.new_command(actions, "import", run_import)
     add = read.add_argument
     add("key", help="key.json of the study, or its folder")
-    add("answers", nargs="+", help="filled-in CSV sheets, or what the HTML forms saved; one a rater")
+    add("answers", nargs="+", help="filled-in CSV sheets, or files that the HTML forms saved; one for each rater")
     options.add_output(read, "folder, to also write results.json and results.md there", required=False)
     add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")

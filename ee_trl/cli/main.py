@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EmpathyError as error:
         print(f"ee-trl: {error}", file=sys.stderr)
         return 6 if isinstance(error, CoverageError) else 5 if isinstance(error, StoreError) else 3
-    except BrokenPipeError:  # whoever reads our output has gone, e.g. `| head`
+    except BrokenPipeError:  # the reader of the output has closed it, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

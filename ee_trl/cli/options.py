@@ -27,7 +27,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def new_command(
     commands: Any, name: str, run: Callable[..., Any], example: str | None = None
 ) -> argparse.ArgumentParser:
-    """A command that calls `run`, whose docstring is its help; a group of commands gives the function that adds it."""
+    """A command that calls `run`, with its docstring as help; a group of commands passes the function that adds it."""
     about = inspect.getdoc(run) or name
     first, _, rest = about.partition("\n")
     parser = commands.add_parser(
@@ -49,7 +49,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "T",
         "help": "T in [0, 10]: one number for both axes, or two (sensibility rationality); default: 5",
     },
-    "ties": {"choices": TIES, "default": "drop", "help": "what a score equal to T is (default: drop, of no quadrant)"},
+    "ties": {"choices": TIES, "default": "drop", "help": "how a score equal to T counts (default: drop, not at all)"},
     "turns": {
         "choices": ("each", "last"),
         "default": "each",
@@ -89,8 +89,8 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )
     place = group.add_mutually_exclusive_group()
     place.add_argument("--store", metavar="FILE", help="SQLite file (default: scores.sqlite in the cache folder)")
-    place.add_argument("--no-store", action="store_true", help="save scores in the output alone")
-    group.add_argument("--retry-failures", action="store_true", help="try dialogues again that failed before")
+    place.add_argument("--no-store", action="store_true", help="save scores only in the output")
+    group.add_argument("--retry-failures", action="store_true", help="try failed dialogues again")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--engine", choices=("local", "ray"), default="local", help="(default: local)")
-    add("--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; a range starts and stops them by need")
+    add("--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; with MIN:MAX as many as needed")
     add("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")
     add("--ray-gpus", type=float, metavar="N", help="GPUs that an actor reserves, e.g. 0.5")
     add("--ray-address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: Ray starts here)")
@@ -164,7 +164,7 @@ def named_paths(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 
 def scorer_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value that is a JSON number, boolean or null is one, everything else is text."""
+    """`key=value` pairs; JSON numbers, booleans and null are read as such, all other values as text."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

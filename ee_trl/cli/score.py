@@ -1,4 +1,4 @@
-"""`ee-trl score`, which adds scores to dialogues, and `ee-trl rubric`, which prints what a judge is asked."""
+"""`ee-trl score`, which adds scores to dialogues, and `ee-trl rubric`, which prints the judge's rubric."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_score(commands: Any) -> None:
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("of a judge (a causal language model), or of a distilled scorer").add_argument
+    add = parser.add_argument_group("options of a judge (a causal language model) or a distilled scorer").add_argument
     add("--quantization", choices=("none", "int8", "nf4"), help="by bitsandbytes (default: none)")
     add("--dtype", choices=options.DTYPES, help="(default: auto)")
     add("--rubric", metavar="FILE", help="a text file that replaces the bundled rubric")
@@ -56,20 +56,20 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
-    title = "of --scorer server (any OpenAI-compatible server; --rubric and --details apply too)"
+    title = "options of --scorer server (any OpenAI-compatible server; --rubric and --details apply too)"
     add = parser.add_argument_group(title).add_argument
     add("--model", metavar="NAME", help="the model's name on the server")
     add("--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1 (default: $OPENAI_BASE_URL, or OpenAI)")
     add("--api-key-env", metavar="VARIABLE", help="environment variable that holds the key (default: OPENAI_API_KEY)")
     add("--concurrency", type=int, metavar="N", help="requests at the same time (default: 8)")
     add("--timeout", type=float, metavar="S", help="seconds for one attempt (default: 60)")
-    add("--no-logprobs", dest="logprobs", action="store_const", const=False, help="use the integers that it writes")
+    add("--no-logprobs", dest="logprobs", action="store_const", const=False, help="read scores from its text")
     add("--extra-body", metavar="JSON", help="further fields of each request, as a JSON object")
 
 
 def _add_cascade(parser: argparse.ArgumentParser) -> None:
     cascade = parser.add_argument_group(
-        "of --scorer cascade (the judge's options go to --judge)",
+        "options of --scorer cascade (the judge's options go to --judge)",
         "The cheap scorer decides where it is sure, and the judge decides the rest. The store keeps all their scores.",
     )
     add = cascade.add_argument
@@ -77,7 +77,7 @@ def _add_cascade(parser: argparse.ArgumentParser) -> None:
     add("--judge", metavar="SCORER", help="folder or hub id of a judge, or server")
     rule, share = cascade.add_mutually_exclusive_group(), options.SHARE
     rule.add_argument("--judge-budget", **share, help="share of samples to ask the judge for, e.g. 30%%")
-    rule.add_argument("--promise", **share, help="share of samples that the judge must select alike, e.g. 95%%")
+    rule.add_argument("--promise", **share, help="share of samples selected as the judge would select them, e.g. 95%%")
     add("--confidence", **share, help="keep the promise with this probability (default: on average)")
     add(
         "--calibration",

@@ -165,7 +165,7 @@ def add_explore(commands: Any) -> None:
     options.add_output(parser, "file to write: .html")
     add = parser.add_argument
     add("--keep", default="sensibility", metavar="QUADRANTS", help="ticked at the start (default: sensibility)")
-    note = "how many dialogues the page holds, drawn at random from more; counts are always of all (default: 50000)"
+    note = "most dialogues on the page, drawn at random if there are more; counts cover all (default: 50000)"
     add("--limit", type=int, default=50_000, metavar="N", help=note)
     add("--seed", type=int, default=0, help="of that draw (default: 0)")
     options.add_shared(parser, "threshold", "ties", "json")

@@ -202,7 +202,7 @@ def _wins(names: Sequence[str], aspects: Mapping[str, Any]) -> Iterable[str | Ta
     yield Table(("aspect", f"{names[0]} wins", "tie", f"{names[1]} wins", "net", "p", "p (Holm)"), rows)
     yield (
         f"Shares are of all answers. Net: wins minus losses of {names[0]}, averaged over the dialogues, with its "
-        "interval. p: exact sign test over the dialogues; each dialogue leans as its raters do on average."
+        "interval. p: exact sign test over the dialogues; the mean of its raters decides each dialogue."
     )
 
 

@@ -25,16 +25,16 @@ from ..reports.explorer import script_hash
 AB, RATING = "ab", "rating"
 KINDS = (AB, RATING)
 ASPECTS = {
-    "empathy": "Which reply understands better what the speaker feels, and shows more care?",
-    "coherence": "Which reply fits better to what was said before?",
-    "informativeness": "Which reply says more that is of use, or moves the conversation on?",
-    "continuity": "Which reply makes one rather want to go on talking?",
+    "empathy": "Which reply better understands what the speaker feels, and shows more care?",
+    "coherence": "Which reply fits better with what was said before?",
+    "informativeness": "Which reply is more useful, or moves the conversation forward more?",
+    "continuity": "Which reply makes you want to continue the conversation more?",
 }  # aspect -> the question to a rater of two replies
 RATED = {
     "empathy": "Does the reply understand what the speaker feels, and show care?",
-    "coherence": "Does the reply fit to what was said before?",
-    "informativeness": "Does the reply say something of use, or move the conversation on?",
-    "continuity": "Does the reply make one want to go on talking?",
+    "coherence": "Does the reply fit with what was said before?",
+    "informativeness": "Does the reply say something useful, or move the conversation forward?",
+    "continuity": "Does the reply make you want to continue the conversation?",
 }  # aspect -> the question to a rater of one reply
 CHOICES = {AB: ("A", "B", "tie"), RATING: ("1", "2", "3", "4", "5")}
 SCALE = "1: not at all, 2: a little, 3: somewhat, 4: well, 5: very well"
@@ -105,7 +105,7 @@ def export_study(
     """
     Writes the sheets and the key of a study, and gives the sheets' files; see [`make_sheets`] for its options.
 
-    `n` dialogues are drawn; for A/B from those to which the two candidates reply differently. `references` makes the
+    `n` dialogues are drawn; for A/B only those with two different replies. `references` makes the
     reference replies a candidate. The other options are those of [`~ee_trl.evaluation.evaluate_models`].
     """
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
@@ -222,7 +222,7 @@ def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: K
 
 
 def sheet_csv(sheet: Sheet) -> str:
-    """A sheet as CSV, an item a row, with an empty column for each aspect; spreadsheets see no cell as a formula."""
+    """A sheet as CSV, one row per item, with an empty column for each aspect; no cell can act as a formula."""
     out = io.StringIO()
     out.write("\ufeff")  # so that spreadsheets read UTF-8
     writer = csv.writer(out, lineterminator="\r\n")

@@ -29,7 +29,7 @@ CELLS = (*QUADRANTS, TIE)
 """Rows and columns of the cross table."""
 
 CLASSES = (SENSIBILITY, RATIONALITY, "discarded")
-"""What the released rule makes of a sample: it trains one expert, or the other, or neither."""
+"""The classes of the released rule: a sample trains one expert, the other, or neither."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def agree(
     """
     first, second = _checked(a, "A"), _checked(b, "B")
     if len(first) != len(second):
-        raise ScoresError(f"A has scores of {len(first):,} samples, B of {len(second):,}; they must be the same ones")
+        raise ScoresError(f"A has scores of {len(first):,} samples, B of {len(second):,}; both must score the same")
     missing_a, missing_b = (np.isnan(scores).any(axis=1) for scores in (first, second))
     both = ~(missing_a | missing_b)
     n = int(both.sum())
@@ -222,7 +222,7 @@ def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: n
     n = len(where_a)
     a, b = (np.where(np.isin(where, CLASSES[:2]), where, CLASSES[2]) for where in (where_a, where_b))
     table = np.array([[((a == p) & (b == q)).sum() for q in CLASSES] for p in CLASSES])
-    if not n or table.max() == n and table.trace() == n:  # one class alone: there is no agreement by chance to exceed
+    if not n or table.max() == n and table.trace() == n:  # one class alone: kappa is not defined
         return {"agreement": 1.0 if n else None, "kappa": None, "kappa_interval": None}
     drawn = draw.multinomial(n, table.ravel() / n, size=resamples).reshape(-1, *table.shape)
     return {
@@ -235,6 +235,6 @@ def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: n
 def _kappas(tables: np.ndarray) -> np.ndarray:
     """Cohen's kappa of each table of counts `(k, 3, 3)`, NaN where all of it is in one class."""
     n = tables.sum(axis=(1, 2))
-    by_chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)  # whole numbers: agreement in all is 1 exactly
+    by_chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)  # whole numbers: full agreement is exactly 1
     agreed = n * np.trace(tables, axis1=1, axis2=2)
     return np.divide(agreed - by_chance, n**2 - by_chance, out=np.full(len(tables), np.nan), where=by_chance < n**2)

@@ -116,7 +116,7 @@ def card_of(
     scorer: Any = None,
     **options: Any,
 ) -> DatasetCard:
-    """The card of a selection, with what the source and the scorer say of themselves."""
+    """The card of a selection; licence and rubric come from the source and the scorer."""
     scores = read_scores(scored, emotion=True)
     made_by = (read_metadata(source) or {}) if source and Path(source).is_file() else {}
     licence = given_licence(license) if license else find_licence(source, made_by.get("source"), scored)
@@ -132,12 +132,12 @@ def is_own_card(path: Path) -> bool:
 
     try:
         return OWN_TAG in (DatasetCard.load(path).data.get("tags") or ())
-    except Exception:  # no file, no head, no YAML: all the same
+    except Exception:  # no file, no metadata, or not YAML
         return False
 
 
 def hub_name(dataset: str | None) -> str | None:
-    """The name, if it can be the name of a data set on the hub; a card must name no other."""
+    """The name if it can be a data set's name on the hub; a card must not name anything else as its source."""
     if dataset is None or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) or Path(dataset).exists():
         return None
     return None if Path(dataset).suffix and "/" not in dataset else dataset
@@ -298,8 +298,8 @@ def audit_text(audit: Mapping[str, Mapping[str, int]]) -> str:
     ]
     parts: list[str | Table] = [
         f"Of all samples {all_kept} are kept; by emotion from {percent(share[least])} ({least}) to "
-        f"{percent(share[most])} ({most}). Where the share of an emotion is unlike the others, a model will learn the "
-        "skew. Columns after the share kept count the samples dropped, by reason.",
+        f"{percent(share[most])} ({most}). If the share of an emotion differs from the others, a model learns this "
+        "imbalance. Columns after the share kept count the samples dropped, by reason.",
         Table(("emotion", "samples", "kept", "share kept", *map(Code, reasons)), rows),
     ]
     if len(audit) > len(rows):

@@ -1,4 +1,4 @@
-"""The report of what a policy drew: over time, in the score plane, how often, and what became of the loss."""
+"""The report of what a policy drew: over time, in the score plane, how often, and how the loss changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWS, HISTORY = "empathy_draws.parquet", "empathy_history.json"
 PAGE, PICTURE = "empathy_report.md", "empathy_draws.png"
 NUMBERS = ("sensibility", "rationality", "draws", "mean_weight", "first_loss", "last_loss", "mean_loss")
 COLUMNS = ("row", *NUMBERS, "quadrant")
-GROUPS = (*QUADRANTS, TIE, UNSCORED)  # what each sample is of: a quadrant, a tie, or unscored
+GROUPS = (*QUADRANTS, TIE, UNSCORED)  # a sample's group: its quadrant, a tie, or unscored
 ALL_COLOURS = COLOURS | {UNSCORED: "#d6d3d1"}
 
 
@@ -242,7 +242,7 @@ def _draw_loss(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
 def _draw_line(
     axes: Axes, history: Sequence[Mapping[str, Any]], values: Sequence[float | None], colour: str
 ) -> list[float]:
-    """Draws a value by step, where it is known; gives the values drawn."""
+    """Draws a value by step, where it is known; returns the values drawn."""
     steps, numbers = np.array([entry["step"] for entry in history]), np.array(values, float)
     known = np.isfinite(numbers)
     axes.plot(steps[known], numbers[known], marker=".", color=colour)

@@ -1,5 +1,5 @@
 """
-The explorer: one page, without a network, on which a threshold is chosen by looking at what it keeps and drops.
+The explorer: one offline page on which users choose thresholds by looking at what these keep and drop.
 
 Its sliders move in steps of a tenth. A score either equals k / 10 or lies between two neighbours, so 201 bins an axis
 tell whether it is above, below or equal to each threshold k / 10, which is all that [`~ee_trl.selection`] needs. The
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 ENDINGS = (".html", ".htm")
 STEPS = 10  # positions of a slider in one point
 BINS = 2 * STEPS * int(MAX_SCORE) + 1
-"""An axis: bin 2k holds the scores equal to k / 10, bin 2k + 1 those between k / 10 and (k + 1) / 10."""
+"""Bins of an axis: bin 2k holds the scores equal to k / 10, bin 2k + 1 those between k / 10 and (k + 1) / 10."""
 DEFAULT_LIMIT = 50_000
 MOST_EMOTIONS = 200
 MOST_TURNS, MOST_CHARACTERS, MOST_TEXT = 24, 1_000, 60_000_000
 """Limits: turns shown of a dialogue, characters of a turn, and characters of all texts of a page."""
 EACH_CELL = 10
-"""So many texts of each half point of the plane are drawn before all others, so that each cell has some to show."""
+"""This many texts of each half-point cell of the plane are drawn first, so that each cell has some to show."""
 
 
 def write_explorer(
@@ -112,7 +112,7 @@ def plotting_library() -> str:
 def explorer_page(data: dict[str, Any], library: str) -> str:
     """
     The page with its data. No text of the data is markup: it stands in a block of JSON without `<`, and the script
-    sets it as text. Even if that failed, the browser would run no script and load nothing but what is written here.
+    sets it as text. Even if that failed, the page's policy would let the browser run no other script and load nothing.
     """
     assets = files("ee_trl").joinpath("assets/explorer")
     page, style, script = (
@@ -138,7 +138,7 @@ def inert_json(data: Any) -> str:
 
 
 def script_hash(script: str) -> str:
-    """The name by which a page's content security policy allows a script."""
+    """The hash by which a page's content security policy allows a script."""
     return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
 
 
@@ -276,7 +276,7 @@ def _drawn(s: np.ndarray, r: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> list[tuple[str, list[str]]]:
-    """For each row chosen a letter a turn (s: speaker, l: listener, .: left out, ?: no dialogue) and what is said."""
+    """For each chosen row a letter per turn (s: speaker, l: listener, .: left out, ?: no dialogue) and the texts."""
     kept = np.zeros(rows, bool)
     kept[chosen] = True
     batches = batches_of(chosen_rows(tables_of(scored), kept), features_of(scored), "last")

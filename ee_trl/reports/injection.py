@@ -1,7 +1,7 @@
 """Prompt injection: how far a scorer's numbers move when the text that it rates tells it what to answer.
 
 The attacks are written by hand, in families. An attack also makes a text longer and leaves its subject, which
-may change a score by right; so each is compared with neutral text of the same length in the same place.
+may rightly change a score; so each is compared with neutral text of the same length in the same place.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load_attacks() -> list[Attack]:
 
 
 def attacked(dialogue: Dialogue, attack: Attack) -> Dialogue:
-    """The dialogue with the attack in its place; in the last turn before the reply where the speaker has no turn."""
+    """The dialogue with the attack in its place; in the turn before the reply if the speaker has no turn."""
     if attack.place == "response":
         return replace(dialogue, response=dialogue.response + attack.text)
     spoken = [i for i, role in enumerate(dialogue.roles) if role == "user"] or [len(dialogue.roles) - 1]
@@ -54,7 +54,7 @@ def attacked(dialogue: Dialogue, attack: Attack) -> Dialogue:
 
 
 def neutral(attack: Attack) -> Attack:
-    """Sentences about nothing in the place of the attack, of the same length in characters, to within a word."""
+    """Neutral sentences in the place of the attack, of the same length to within a word."""
     length = len(attack.text)
     text = _NEUTRAL * (length // len(_NEUTRAL) + 1)
     end = text.find(" ", max(length, 2))

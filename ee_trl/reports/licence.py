@@ -40,7 +40,7 @@ def given_licence(name: str) -> Licence:
     """A licence by its name on the hub, e.g. `cc-by-nc-4.0`."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+_-]*", name):
         raise EmpathyError(
-            f"licence {name!r} is not a name that the hub knows: they are in lower case without spaces, e.g. "
+            f"licence {name!r} is not a licence name of the hub; valid: lower case without spaces, e.g. "
             "cc-by-nc-4.0, apache-2.0, other (https://hf.co/docs/hub/repositories-licenses)"
         )
     return Licence({"license": name}, "who selected it")
@@ -67,7 +67,7 @@ def _of_card(path: Path) -> Licence:
         return Licence()
     try:
         data = DatasetCard.load(card).data.to_dict()
-    except Exception as error:  # of YAML, of which there are many
+    except Exception as error:  # YAML raises many kinds
         raise EmpathyError(
             f"the head of {str(card)!r} cannot be read: {error}; correct it, or name the licence (--license)"
         ) from error

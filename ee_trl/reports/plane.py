@@ -1,4 +1,4 @@
-"""Pictures of the score plane: where the samples lie, what a threshold cuts out, and how the shares move with it."""
+"""Pictures of the score plane: where the samples lie, what a threshold selects, and how the shares change with it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _draw_plane(
 def draw_density(
     figure: Figure, axes: Axes, sensibility: np.ndarray, rationality: np.ndarray, *, label: str, counts: Any = None
 ) -> None:
-    """Draws how many samples, or the sum of their `counts`, lie in each half point of the score plane; none is NaN."""
+    """Draws how many samples, or the sum of their `counts`, lie in each half point of the score plane, without NaN."""
     from matplotlib.colors import LogNorm
 
     edges = np.arange(-0.25, 10.5, 0.5)
@@ -127,5 +127,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def picture_line(name: str | None, title: str) -> Markup:
-    """A picture on a page of Markdown; without a name, what pictures need."""
+    """A picture in Markdown; without a name, how to get pictures."""
     return Markup(f"![{title}]({name})" if name else "(No picture: `pip install 'ee-trl[report]'` adds them.)")

@@ -46,7 +46,7 @@ def sample_similarities(
     predictions, references = check_columns({"predictions": predictions, "references": references})
     for i, text in enumerate(references):
         if not text.strip():
-            raise ValueError(f"references[{i}] is blank: nothing can be like it.")
+            raise ValueError(f"references[{i}] is blank; give a text to compare with.")
     if model is None:
         raise ValueError("model is needed: the folder or hub id of an encoder, e.g. microsoft/deberta-xlarge-mnli.")
     scorer = _scorer(os.fspath(model), num_layers, batch_size, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os.path import commonprefix  # of any sequences
+from os.path import commonprefix  # works on any sequences
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,9 +79,9 @@ def sample_nlls(
     samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8, progress: bool = False
 ) -> list[float]:
     """
-    The negative log-likelihood of each sample's completion tokens, in nats; 0 where none is left to count.
+    The negative log-likelihood of each sample's completion tokens, in nats; 0 if none is left to count.
 
-    Batches hold samples of like length, the longest first, so that too large a batch fails at once.
+    Batches hold samples of similar length, the longest first, so that too large a batch fails at once.
     """
     from tqdm import tqdm
 
@@ -121,7 +121,7 @@ def batch_nll(samples: Sequence[TokenizedSample], model: Any) -> list[float]:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Puts a model in eval mode, and each of its modules back in the mode it was in."""
+    """Puts a model in eval mode, and restores the mode of each of its modules afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -133,7 +133,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 def _load_tokenizer(model: Any, tokenizer: Any) -> Any:
     if model is None:
-        raise TypeError("model is needed: pass model=..., a loaded model or where to load one from.")
+        raise TypeError("model is needed: pass model=..., a loaded model, a folder or a hub id.")
     source = model if tokenizer is None else tokenizer
     if source is model and not isinstance(model, str):
         raise TypeError("tokenizer is needed with a model that is loaded already: pass tokenizer=...")
@@ -154,7 +154,7 @@ def _load_model(model: Any, device: Any, dtype: Any) -> Any:
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # weights that a checkpoint lacks would be drawn at random: leave the caller's generators as they were
+    # weights that a checkpoint lacks are drawn at random: keep the caller's random generators unchanged
     with torch.random.fork_rng(devices=[]):
         loaded = AutoModelForCausalLM.from_pretrained(model, **({} if dtype is None else {"dtype": dtype}))
     return loaded.to(device)
@@ -169,7 +169,7 @@ class TokenizedSample(NamedTuple):
 
     @property
     def scored(self) -> int:
-        """How many tokens count: the completion's, without one at position 0, which no token comes before."""
+        """How many completion tokens count; one at position 0 does not, since no token comes before it."""
         return len(self.ids) - max(self.start, 1) if len(self.ids) > self.start else 0
 
 
@@ -222,8 +222,8 @@ def tokenize_sample(
 
     Conversations go through the chat template twice: the prompt with `add_generation_prompt=True`, and prompt and
     completion together without. Plain text is the prompt and the completion joined, closed by the end-of-sequence
-    token unless it is there already. The completion starts where the two sequences part, which is before the end of
-    the prompt where the tokenizer merges across the border. Truncation keeps the start of the sequence.
+    token unless it is there already. The completion starts where the two sequences first differ; if the tokenizer
+    merges tokens across the border, that is before the prompt ends. Truncation keeps the start of the sequence.
     """
     if isinstance(prompt, str) and isinstance(completion, str):
         eos = tokenizer.eos_token if add_eos else None

@@ -56,7 +56,7 @@ def bleu_resampler(hypotheses: Sequence[Sequence[str]], references: Sequence[Seq
 
 
 def _from_sums(sums: np.ndarray) -> Values:
-    """From matches and n-grams of each order, and both lengths, `(r, 10)`, to BLEU, each of shape `(r,)`."""
+    """BLEU, each of shape `(r,)`, from matches and n-grams of each order, and both lengths, `(r, 10)`."""
     matches, ngrams = sums[:, :MAX_ORDER], sums[:, MAX_ORDER : 2 * MAX_ORDER]
     length, closest = sums[:, -2], sums[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -52,7 +52,7 @@ class DistinctResampler(Resampler):
     """
     Dist-1 and Dist-2 of resamples of a corpus of token lists.
 
-    A reply drawn twice adds no new n-gram, which would make resamples less varied than the corpus: halves are drawn.
+    A reply drawn twice adds no new n-gram; resamples would be less varied than the corpus. So halves are drawn.
     """
 
     corpus: Sequence[Sequence[str]]
@@ -80,7 +80,7 @@ class DistinctResampler(Resampler):
 
     @cached_property
     def _ngrams(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Order -> the text of each n-gram of the corpus, and which of the different n-grams it is."""
+        """Order -> for each n-gram of the corpus, the number of its text and the number of its kind."""
         found = {}
         for order in (1, 2):
             kinds: dict[tuple[str, ...], int] = {}

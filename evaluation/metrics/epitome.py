@@ -1,4 +1,4 @@
-"""Levels of the three EPITOME mechanisms in replies, and how far they are from those of the references."""
+"""Levels of the three EPITOME mechanisms in replies, and how far they are from the references' levels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def epitome_scores(
 def predicted_levels(
     classifier: Classifier, contexts: Sequence[Sequence[Any]], responses: Sequence[str]
 ) -> np.ndarray:
-    """The levels of replies, of shape `(n, 3)`. A blank reply communicates nothing."""
+    """The levels of replies, of shape `(n, 3)`. A blank reply has level 0."""
     seekers = [_text_of(context[-1]) for context in contexts]
     levels = np.zeros((len(responses), len(MECHANISMS)), int)
     asked = [i for i, response in enumerate(responses) if response.strip()]

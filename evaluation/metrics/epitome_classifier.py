@@ -20,7 +20,7 @@ LEVELS = (0, 1, 2)
 """No communication, weak, strong."""
 
 CONFIG = "epitome.json"
-"""The file that makes a folder a classifier: its kind, settings, and how well it did in cross-validation."""
+"""The file that marks a classifier's folder: its kind, settings, and how well it did in cross-validation."""
 WEIGHTS = "weights.npz"
 FEATURES = "epitome-1"
 """The version of the linear classifier's features; it changes with any of them."""
@@ -68,7 +68,7 @@ class LinearClassifier:
     def fit(
         cls, seekers: Sequence[str], responses: Sequence[str], levels: np.ndarray, *, c: float = 0.3
     ) -> LinearClassifier:
-        """Trains on levels of shape `(n, 3)`, rare ones with as much weight; `c` is the inverse regularisation."""
+        """Trains on levels of shape `(n, 3)`, all with the same total weight; `c` is the inverse regularisation."""
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
 
@@ -76,7 +76,7 @@ class LinearClassifier:
         idf = np.concatenate([TfidfTransformer().fit(block).idf_ for block in counts])
         features = _features(counts, idf)
         weights = np.zeros((features.shape[1], len(MECHANISMS) * len(LEVELS)))
-        bias = np.full(weights.shape[1], -np.inf)  # a level that the data lack is never given
+        bias = np.full(weights.shape[1], -np.inf)  # a level that the data lack is never predicted
         for i in range(len(MECHANISMS)):
             wanted = levels[:, i]
             there = sorted(set(wanted.tolist()))
@@ -97,7 +97,7 @@ class LinearClassifier:
         return found.reshape(len(responses), len(MECHANISMS), len(LEVELS)).argmax(axis=2)
 
     def save(self, folder: str | os.PathLike[str], record: dict[str, Any]) -> None:
-        """Writes `weights.npz`, and `epitome.json` last, so that half a classifier is none."""
+        """Writes `weights.npz`, and `epitome.json` last: a folder without it is incomplete."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         np.savez_compressed(Path(folder) / WEIGHTS, idf=self.idf, weights=self.weights, bias=self.bias)
         write_json(Path(folder) / CONFIG, {"kind": "linear", "features": FEATURES, **record})
@@ -151,7 +151,7 @@ class EncoderClassifier:
         batch_size: int = 32,
         seed: int = 0,
     ) -> EncoderClassifier:
-        """Fine-tunes an encoder, a folder or hub id, on levels of shape `(n, 3)`, rare ones with as much weight."""
+        """Fine-tunes an encoder, a folder or hub id, on levels of shape `(n, 3)`, all with the same total weight."""
         import torch
         from transformers import AutoTokenizer, TrainingArguments
 
@@ -215,7 +215,7 @@ KINDS: dict[str, Any] = {"linear": LinearClassifier, "encoder": EncoderClassifie
 
 
 def _trained(encoder: Any, args: Any, rows: list[dict[str, Any]], tokenizer: Any, weights: np.ndarray) -> Any:
-    """An encoder with new heads, fine-tuned on the rows; `weights` are those of the levels, shape `(3, 3)`."""
+    """An encoder with new heads, fine-tuned on the rows; `weights` weigh the levels, shape `(3, 3)`."""
     import torch
     from transformers import AutoModelForSequenceClassification, Trainer
     from transformers.trainer_callback import PrinterCallback
@@ -253,7 +253,7 @@ def _encoded(tokenizer: Any, seekers: Sequence[str], responses: Sequence[str]) -
 
 
 def _class_weights(levels: np.ndarray) -> np.ndarray:
-    """For each mechanism and level the samples over those of the level, shape `(3, 3)`; 0 for one that none has."""
+    """Each mechanism's weights of its levels, shape `(3, 3)`: all levels count the same; 0 if no sample has it."""
     counts = np.stack([np.bincount(column, minlength=len(LEVELS)) for column in levels.T])
     there = (counts > 0).sum(axis=1, keepdims=True)
     return np.divide(len(levels), there * counts, out=np.zeros(counts.shape), where=counts > 0)

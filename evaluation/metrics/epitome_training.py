@@ -1,4 +1,4 @@
-"""From labelled posts to a classifier of EPITOME levels in a folder, with the record of how well it does."""
+"""Trains a classifier of EPITOME levels from labelled posts, and records how well it does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fit = Callable[[Sequence[str], Sequence[str], np.ndarray], Classifier]
 
 @dataclass(frozen=True)
 class Posts:
-    """Labelled replies: `levels` has shape `(n, 3)`, `groups` says who each replies to, `content` names it all."""
+    """Labelled replies: `levels` has shape `(n, 3)`, `groups` names their seekers, `content` is a digest."""
 
     seekers: list[str]
     responses: list[str]
@@ -100,7 +100,7 @@ def cross_validate(fit: Fit, posts: Posts, *, folds: int = 5, seed: int = 0) -> 
     """
     Trains on all folds but one and predicts that one, in turn; replies to one seeker are all in one fold.
 
-    Returns mechanism -> [`level_report`] of all predictions, with that of each fold's majority class as `majority`.
+    Returns mechanism -> [`level_report`] of all predictions; `majority` is the report of each fold's majority class.
     """
     from sklearn.model_selection import GroupKFold
 

@@ -83,7 +83,7 @@ def judge_pairs(
     """
     Which of two replies an LLM judge prefers on each aspect, asked in both orders (Zheng et al. 2023).
 
-    A prediction wins where it is preferred in both orders, loses where the other reply is, and ties otherwise.
+    A prediction wins if it is preferred in both orders, loses if the other reply is, and ties otherwise.
     """
     texts, others, before = check_columns({"predictions": predictions, "references": references, "contexts": contexts})
     loaded = _loaded(judge, aspects, judge_options)
@@ -102,7 +102,7 @@ def judge_pairs(
 
 
 def _pair_columns(aspect: str, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """From probabilities of A, B, neither, `(n, 3)`, with the prediction as A and as B, to a column of each number."""
+    """A column for each number, from probabilities of A, B, neither, `(n, 3)`, with the prediction as A and as B."""
     missing = np.isnan(first).any(axis=1) | np.isnan(second).any(axis=1)
     ours, theirs = first.argmax(axis=1), np.array([1, 0, 2])[second.argmax(axis=1)]  # 0: the prediction is better
     verdict = np.where(ours == theirs, ours, 2)
@@ -138,7 +138,7 @@ _DATA = (
 
 
 def absolute_question(aspect: str, dialogue: Dialogue) -> Question:
-    """How high a reply is on an aspect."""
+    """The question that rates a reply on an aspect."""
     definition, levels = ASPECTS[aspect]
     instruction = (
         f"You judge one reply in a conversation between a speaker and a listener.\n\n{definition}\n{levels}\n\n{_DATA}"
@@ -149,7 +149,7 @@ def absolute_question(aspect: str, dialogue: Dialogue) -> Question:
 
 
 def pair_question(aspect: str, dialogue: Dialogue, first: str, second: str) -> Question:
-    """Which of two replies is better on an aspect."""
+    """The question that asks which of two replies is better on an aspect."""
     definition, _ = ASPECTS[aspect]
     instruction = (
         f"You compare two replies to the same conversation between a speaker and a listener.\n\n{definition}\n\n"
