@@ -1,4 +1,4 @@
-"""Columns of few distinct names, as one small code a row: millions of rows take a few bytes each."""
+"""Columns with few distinct names, stored as one small code a row, which takes a few bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Coded:
         return len(self.codes)
 
     def is_(self, name: str) -> np.ndarray:
-        """Which rows have this name, of shape `(n,)`, of `bool`."""
+        """Which rows have this name: `bool` of shape `(n,)`."""
         return self.codes == (self.names.index(name) if name in self.names else -1)
 
     def counts(self) -> dict[str, int]:
@@ -40,7 +40,7 @@ class Coded:
         return dict(sorted(((name, n) for name, n in found if n), key=lambda item: -item[1]))
 
     def counts_with(self, other: Coded) -> dict[str, dict[str, int]]:
-        """For each name that a row has, how many of its rows have each name of another column."""
+        """For each name in use, how many of its rows have each name of another column."""
         shape = (len(self.names), len(other.names))
         pairs = np.bincount(self.codes.astype(np.intp) * shape[1] + other.codes, minlength=shape[0] * shape[1])
         rows = zip(self.names, pairs.reshape(shape).tolist(), strict=True)
@@ -84,7 +84,7 @@ class Coder:
 
 def distinct(column: pa.ChunkedArray) -> tuple[list[str | None], np.ndarray]:
     """The distinct values of an Arrow column as text, and for each row the position of its value."""
-    import pyarrow as pa  # the rules import this module, and the command line's help imports the rules
+    import pyarrow as pa  # not at the top: `ee-trl --help` imports this module
 
     try:
         encoded = column.cast(pa.string()).combine_chunks().dictionary_encode("encode")

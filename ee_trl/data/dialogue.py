@@ -22,38 +22,38 @@ REASONS = {
     "null_dialogue": "a dialogue column or a turn is null",
     "wrong_type": "a dialogue column holds something that is not text or a list of turns",
     "not_text_alone": "a turn holds a part that is not text, such as an image",
-    "empty_dialogue": "there is no turn at all",
+    "empty_dialogue": "the dialogue has no turns",
     "empty_context": "nothing was said before the reply",
     "empty_response": "the reply is empty or white space",
     "ends_with_speaker": "the dialogue ends in the speaker's turn: there is no reply to score",
-    "unknown_role": "a turn's role is none of system, user, assistant",
+    "unknown_role": "a turn's role is not system, user or assistant",
     "missing_turns": "utterances of this conversation are missing before the reply",
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
     "invalid_json": "the line of the file is not JSON, or nested too deeply",
     "too_many_fields": "the line of the csv file has more fields than its header",
-    "too_long_for_scorer": "the last turn and the reply do not fit the scorer's model",
-    "out_of_memory": "memory ran out on this dialogue alone",
+    "too_long_for_scorer": "the last turn and the reply do not fit into the context of the scorer's model",
+    "out_of_memory": "this dialogue alone needs more memory than there is",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",
     "server_timeout": "the server did not answer in time",
     "server_unavailable": "the server could not be reached, was overloaded or failed",
-    "server_refused": "the server refused this sample: too long for the model, filtered, not valid",
-    "server_malformed": "the server's answer is not a chat completion with what was asked for",
-    "server_not_asked": "the server had not answered many samples before this one; the next run asks it",
+    "server_refused": "the server refused this sample: it is too long for the model, filtered or not valid",
+    "server_malformed": "the server's answer is not a chat completion, or lacks what was requested",
+    "server_not_asked": "the server failed on many samples before this one, so it was not asked; the next run asks it",
 }
 """Why a sample can be unscored, by name."""
 
 NOT_ASKED = "server_not_asked"
-"""The one of [`REASONS`] that is not the scorer's answer; the next run asks for such samples in any case."""
+"""One of [`REASONS`]: the scorer was not asked for the sample. The next run always asks for it."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker",)
-"""Those of [`REASONS`] that are not failures: the data are in order, but there is no reply to score."""
+"""The [`REASONS`] that are not failures: the data are valid, but there is no reply to score."""
 
 MAX_TURN_CHARS = 32_768
 SOURCE_ERROR = "source_error"
-"""A reader writes one of [`REASONS`] into this column of a row that it could not take as it stands in the file."""
+"""A file reader writes one of [`REASONS`] into this column where it could not read the row as it stands."""
 
 Turns = Literal["each", "last"]
 
@@ -155,9 +155,9 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
 
 
 def _parsed(fmt: DialogueFormat, row: Mapping[str, Any]) -> list[Message]:
-    """The turns of a row; raises [`BadRow`] if its reader, or its parser, could not take it."""
+    """The turns of a row; raises [`BadRow`] if the file reader or the parser rejected it."""
     error = row.get(SOURCE_ERROR)
-    if isinstance(error, str) and error in REASONS:  # other data sets may mean anything by a column of that name
+    if isinstance(error, str) and error in REASONS:  # a column of this name may be the user's own
         raise BadRow(error)
     return fmt.parse(row)
 
@@ -171,7 +171,7 @@ def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | No
 
 
 def _wanted(messages: Sequence[Message], turns: Turns) -> list[int]:
-    """The last turn that is not a system message (-1 if there is none) and, of `"each"`, the listener's turns."""
+    """The last turn that is not a system message (-1 without one); with `"each"`, also all listener turns."""
     last = max((i for i, message in enumerate(messages) if message.role != "system"), default=-1)
     found = [i for i, message in enumerate(messages) if message.role == "assistant"] if turns == "each" else []
     return found if last in found else [*found, last]

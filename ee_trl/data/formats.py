@@ -1,4 +1,4 @@
-"""The row formats: the columns of a data set tell its format, and the format's parser turns a row into turns.
+"""Row formats: the columns of a data set determine its format, and the format's parser turns a row into turns.
 
 A parser raises [`BadRow`] for a row that is not a conversation. A single bad turn becomes a [`Message`] with its
 `problem`, because the turns before it are still good.
@@ -42,7 +42,7 @@ class BadRow(Exception):
 
 
 def parse_messages(value: Any) -> list[Message]:
-    """A list of `{"role", "content"}` or `{"from", "value"}` turns; the same as a JSON string or as columns."""
+    """Reads a list of `{"role", "content"}` or `{"from", "value"}`, its JSON string, or a dict of lists."""
     if value is None:
         raise BadRow("null_dialogue")
     try:
@@ -120,7 +120,7 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
-    """One utterance of raw EmpatheticDialogues; its role is its speaker's number until the conversation is known."""
+    """One utterance of raw EmpatheticDialogues; the role is the speaker's number until the conversation is known."""
     return [Message(str(row.get("speaker_idx")), content_text(row.get("utterance")).replace("_comma_", ","))]
 
 
@@ -197,7 +197,7 @@ def recognise(columns: Collection[str]) -> DialogueFormat:
     for name in ("image", "images"):
         if name in columns:
             raise FormatError(
-                f"the column {name!r} holds images, and scores are of text alone. If the dialogues make sense without "
+                f"the column {name!r} holds images, but scorers read text only. If the dialogues make sense without "
                 f"the images, drop the column: dataset.remove_columns({name!r})"
             )
     for fmt in FORMATS.values():

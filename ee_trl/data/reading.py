@@ -1,4 +1,4 @@
-"""Opens data sets by path, pattern, folder or name on the hub, and says clearly what is wrong with one."""
+"""Opens data sets by path, pattern, folder or hub name, with errors that say what is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_dataset(
             return _open_files(path, split, streaming)
     except FormatError:
         raise
-    except Exception as error:  # the libraries raise errors of many types for damaged files, and name no file
+    except Exception as error:  # the libraries' errors have many types and do not name the file
         raise FormatError(f"cannot read {source!r}: {root_cause(error)}") from error
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _BUILDERS:
         raise FormatError(f"no such file or folder: {source!r} (in {os.getcwd()!r})")
@@ -62,7 +62,7 @@ def open_dataset(
 
 
 def open_rows(source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None) -> Any:
-    """Opens a path or name to read its rows once: parquet as a stream, unless neighbouring rows must be found."""
+    """Opens a path or name to read its rows once: parquet as a stream, except utterance rows, which must be sorted."""
     found = _only_split(open_dataset(source, config=config, split=split, streaming=True))
     if not hasattr(found, "keys") and is_stream(found) and recognise(features_of(found)).utterance_rows:
         return open_dataset(source, config=config, split=split)
@@ -70,7 +70,7 @@ def open_rows(source: str | os.PathLike[str], *, config: str | None = None, spli
 
 
 def opened(dataset: Any) -> Any:
-    """The data set itself, or the one at a path or name; the only split, if a path has one split."""
+    """The data set itself, or the one at a path or hub name; a path with one split gives this split."""
     if isinstance(dataset, (str, os.PathLike)):
         return _only_split(open_dataset(dataset))
     check_dataset(dataset)
@@ -121,7 +121,7 @@ def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
 
 
 def _holds_data(path: Path) -> bool:
-    """Whether a file of a folder is one of the data: not hidden, and not about other files."""
+    """Whether a file in a folder holds data: it is not hidden, and does not describe other files."""
     return not path.name.endswith((".meta.json", "dataset_infos.json")) and not path.name.startswith((".", "_"))
 
 
@@ -151,7 +151,7 @@ def _check_one_kind(paths: list[Path], pattern: str) -> None:
         found = " and ".join(f"{len(files)} {kind} ({files[0].name})" for kind, files in sorted(kinds.items()))
         commonest = max(kinds.values(), key=len)[0].suffix
         raise FormatError(
-            f"{pattern!r} stands for files of several kinds: {found}. Name the files of one kind, "
+            f"{pattern!r} matches files of several kinds: {found}. Name the files of one kind, "
             f"e.g. {pattern.removesuffix('*') + '*' + commonest!r}"
         )
 
@@ -177,7 +177,7 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
     if kind == "parquet" and streaming:
         files = [str(path) for path in paths]
         return stream_of_tables(_parquet_tables, files, _parquet_tables(files)[0])
-    if kind == "parquet" and not any(map(row_count, paths)):  # the library refuses to load no rows
+    if kind == "parquet" and not any(map(row_count, paths)):  # the library refuses files without rows
         return Dataset(pq.read_table(paths[0]))
     try:
         return load_dataset(kind, data_files=[glob.escape(str(path)) for path in paths], split="train")
@@ -191,7 +191,7 @@ def _check_names(path: Path) -> None:
     names = pq.read_schema(path).names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise FormatError(f"{str(path)!r} has several columns of the name {twice[0]!r}; rename all but one of them")
+        raise FormatError(f"{str(path)!r} has several columns named {twice[0]!r}; rename all but one of them")
 
 
 def _parquet_tables(files: list[str]) -> tuple[Features, Iterator[pa.Table]]:

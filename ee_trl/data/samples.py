@@ -1,4 +1,4 @@
-"""From rows to samples by one iterator; the score columns of a data set; the rows chosen, as SFTTrainer takes them."""
+"""The iterator from rows to samples; the score columns of a data set; the chosen rows as SFTTrainer takes them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Batch:
 
     Args:
         table (`pa.Table`): The rows with all of their columns; `None` for a stream without features.
-        rows (`list[dict]`): The same rows as Python values: the columns that samples are made of, and those that the
-            caller asked for.
+        rows (`list[dict]`): The same rows as Python values: the columns that samples are made of, and the
+            columns that the caller asked for.
         numbers (`Sequence[int]`): For each row its number in the data set.
         fmt, turns: See [`~ee_trl.data.dialogue.samples_of`].
     """
@@ -76,8 +76,8 @@ def iter_samples(
     """
     All samples of a data set, batch by batch: the one way from rows to samples.
 
-    Utterance rows are gathered by conversation; in a stream a conversation's rows must be neighbours. `columns` are
-    further columns that the batches' `rows` have.
+    Utterance rows are gathered by conversation; in a stream a conversation's rows must be neighbours. The
+    batches' `rows` also have these `columns`.
     """
     features = features_of(dataset)
     order = None
@@ -169,7 +169,7 @@ def _sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
 
 
 GIVEN = "given"
-"""Stands for the fingerprint of scores that a data set brought along."""
+"""Stands for the unknown fingerprint of scores that came with a data set."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Scores:
     Args:
         sensibility, rationality (`np.ndarray` of shape `(n,)`): In [0, 10], NaN where unscored.
         statuses ([`~ee_trl.data.columns.Coded`] of length `n`): `"scored"`, or the reason why not.
-        scorers (`tuple[str, ...]`): The fingerprints of what made the scores; `("given",)` if there are none.
+        scorers (`tuple[str, ...]`): The scorers' fingerprints; `("given",)` if the data set names none.
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
         emotions ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The emotion column, if asked for and
             there; `""` for null.
@@ -210,11 +210,11 @@ def check_scored(columns: Sequence[str]) -> None:
 
 
 def refuse_utterances(fmt: DialogueFormat | None) -> None:
-    """Raises [`FormatError`] for utterance rows: their own scores belong to no reply."""
+    """Raises [`FormatError`] for utterance rows: a score must belong to a reply with its context."""
     if fmt is not None and fmt.utterance_rows:
         raise FormatError(
-            "the data set has scores of one utterance a row, which belong to no reply with its context. Write each "
-            "reply with its context first (columns context and response), or score the data set here: "
+            "each row of the data set is one utterance, but scores belong to replies with their context. Write one "
+            "row for each reply (columns context and response), or score the data set here: "
             "selector.score(dataset)"
         )
 
@@ -268,7 +268,7 @@ def _score_batches(
     """The columns to `read` of each batch, and its rows of the `dialogue` columns."""
     from datasets import ClassLabel
 
-    if dataset.features is None:  # a stream of rows that may be of any types
+    if dataset.features is None:  # the values of such a stream may have any type
         for batch in dataset.with_format(None).iter(BATCH_ROWS):
             rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             yield {name: _typed(batch.get(name) or [None] * len(rows), name) for name in read}, rows
@@ -296,7 +296,7 @@ def _floats(column: pa.ChunkedArray, name: str) -> np.ndarray:
     types = pa.types
     if not any(fits(column.type) for fits in (types.is_integer, types.is_floating, types.is_decimal, types.is_null)):
         raise ScoresError(
-            f"the column {name!r} is of type {column.type}, not of numbers; cast it, or score the data set again"
+            f"the column {name!r} has type {column.type}, which is not numeric; cast it, or score the data set again"
         )
     return np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
@@ -307,7 +307,7 @@ _RESERVED = (
     *(*SIDES, "messages", "conversations", "chosen", "rejected"),
     *("input_ids", "labels", "completion_mask", "assistant_masks", "seq_lengths"),
 )
-"""Columns with a meaning for SFTTrainer; no other column may have these names."""
+"""Columns that SFTTrainer reads; no other column may have these names."""
 
 
 def training_features(features: Features) -> Features:
@@ -353,8 +353,8 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
         for sample in batch.samples:
             if sample.dialogue is None:
                 raise ScoresError(
-                    f"a row has scores, but no dialogue to train on ({sample.reason}), so its text is not what was "
-                    "scored; score the data set again"
+                    f"a row has scores, but no dialogue to train on ({sample.reason}): its text was changed "
+                    "after scoring; score the data set again"
                 )
         yield _training_table(batch, others, schema)
 

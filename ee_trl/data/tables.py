@@ -28,7 +28,7 @@ AnyDataset: TypeAlias = "Dataset | DatasetDict | IterableDataset | IterableDatas
 
 BATCH_ROWS = 1_000
 WRITE_ROWS, WRITE_BYTES = 20_000, 64 << 20
-"""How much is written at once; the index of a file has an entry for each part, and must fit into memory too."""
+"""How much is written at once. Large parts keep the file's index small, which must also fit into memory."""
 METADATA_KEY = b"ee_trl"
 """Key of this package's JSON in a parquet file's schema metadata."""
 
@@ -193,7 +193,7 @@ def _from_json(text: str) -> Any:
 def stream_of_tables(
     make: Callable[[Any], tuple[Features, Iterator[pa.Table]]], source: Any, features: Features
 ) -> IterableDataset:
-    """The tables that `make` gives of a source, as a stream with these features; nothing is read yet."""
+    """A stream of the tables that `make(source)` gives, with these features; nothing is read yet."""
     from datasets import DatasetInfo, IterableDataset
     from datasets.iterable_dataset import ArrowExamplesIterable
 

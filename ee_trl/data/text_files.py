@@ -1,10 +1,10 @@
-"""CSV and JSON files, read line by line: every value as it stands, and a broken line costs that line alone.
+"""Reads CSV and JSON files line by line: values stay as written, and a broken line loses only itself.
 
 The `datasets` library guesses types by the chunk. In CSV files it turns `007` into 7 and a whole number beside an
 empty field into a float, and it refuses a file whose numbers turn into words late. In JSON files it turns text that
-looks like a date into a date and drops lone surrogates, and one line that is not JSON costs the whole file.
+looks like a date into a date and drops lone surrogates, and a single line that is not JSON makes it refuse the file.
 
-Both readers read a file twice and never hold it: once for the type of each column, once for the values.
+Both readers read a file twice, first for the type of each column, then for the values, and never hold it in memory.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SOURCE_LINE = "source_line"
 """Column that holds a broken line as it stands in the file."""
 
 Part = tuple[dict[str, list[Any]], list[str | None]]
-"""Columns of some rows, and for each row the reason why it cannot be taken as it is, if any; see [`_part`]."""
+"""Columns of some rows, and for each row the reason why it cannot be read as it is, if any; see [`_part`]."""
 
 
 def read_csv(paths: list[Path], separator: str = ",") -> Dataset:
     """
-    The rows of CSV files, the first line of which names the columns.
+    The rows of CSV files; the first line of a file names the columns.
 
     An empty field is null. A column is `int64`, `float64` or `bool` if every field is written as Python writes such a
     value (scores and turn numbers: if every field is a number), and text otherwise. Raises [`FormatError`] if a file
@@ -60,9 +60,9 @@ def read_csv(paths: list[Path], separator: str = ",") -> Dataset:
 
 def read_json(paths: list[Path]) -> Dataset:
     """
-    The rows of JSON files, each of JSON lines or one JSON array.
+    The rows of JSON files; a file holds JSON lines or one JSON array.
 
-    A column has the narrowest type that holds all of its values, or is JSON if no type does. Whole numbers of more
+    A column has the narrowest type that holds all of its values, or is JSON if there is none. Whole numbers of more
     than 64 bits become floats. Raises [`FormatError`] if a file has no row that can be read.
     """
     return _read(paths, _json_parts, _JsonColumn)
@@ -117,7 +117,7 @@ def _opened(path: Path, **options: Any) -> Any:
     """The lines of a UTF-8 file, unpacked by its name."""
     options |= {"encoding": "utf-8-sig"}
     suffix = path.suffix.lower()
-    if suffix == ".zst":  # which Python knows from 3.14 on
+    if suffix == ".zst":  # Python itself reads zstd only from 3.14 on
         return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), **options)
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     return openers.get(suffix, open)(path, "rt", **options)
@@ -151,7 +151,7 @@ _TEXT = _Kind(lambda text: True, "string", str)
 _TEXTS = {name for fmt in FORMATS.values() for name in fmt.dialogue_columns} | {"utterance", SOURCE_ERROR, SOURCE_LINE}
 """Columns that are text even if all of their fields look like numbers."""
 _NUMBERS = ("row_index", "turn", "utterance_idx", *AXES)
-"""Columns that are numbers however they are written; so are a scorer's details (`sensibility_std`)."""
+"""Columns that are numbers in any notation; so are a scorer's details (`sensibility_std`)."""
 
 
 class _CsvColumn:
@@ -240,13 +240,13 @@ def _csv_records(path: Path, lines: Iterable[str], separator: str) -> Iterator[t
 _DEEPEST_TYPE = 32
 """Values nested deeper than this are kept as JSON: Arrow's files hold no types of more than 63 levels."""
 _DEEPEST_ROW = 200
-"""Rows nested deeper than this are broken, since readers of JSON give up at depths of their own."""
+"""Rows nested deeper than this count as broken, because JSON readers give up at different depths."""
 
 Row = dict[str, Any]
 
 
 class _TypeChanged(Exception):
-    """A column turned out to be of another type than it seemed; the rows must be written again."""
+    """A column needs another type than the first reading found; the rows must be written again."""
 
 
 class _JsonColumn:
@@ -277,13 +277,13 @@ class _JsonColumn:
             return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
         try:
             return pa.array(values, self._type)
-        except (pa.ArrowException, OverflowError):  # such as a whole number that no float is equal to
+        except (pa.ArrowException, OverflowError):  # such as an integer that no float equals
             self._type = None
             raise _TypeChanged from None
 
 
 def _can_be_written(kind: pa.DataType) -> bool:
-    """Whether files hold the type: parquet knows no struct without fields, Arrow none that is nested very deeply."""
+    """Whether files can store the type: parquet refuses structs without fields, Arrow very deep nesting."""
     level = [kind]
     for _ in range(_DEEPEST_TYPE):
         if any(pa.types.is_struct(inner) and not inner.num_fields for inner in level):
@@ -302,7 +302,7 @@ def _json_parts(path: Path) -> Iterator[Part]:
 
 
 def _json_rows(lines: Iterator[str]) -> Iterator[tuple[Row, str | None]]:
-    """The rows of JSON lines or of one JSON array, each with the reason why it cannot be taken as it is, if any."""
+    """The rows of JSON lines or of one JSON array, each with the reason why it cannot be read as it is, if any."""
     for number, line in enumerate(line for line in lines if not line.isspace()):
         if number == 0 and line.lstrip().startswith("["):
             whole = line + "".join(lines)
@@ -334,7 +334,7 @@ def _whole_number(digits: str) -> int | float:
 
 
 def _checked(row: Any) -> tuple[Row, str | None] | None:
-    """A row, with `"invalid_text"` if it cannot be taken as it is; `None` for what is not a row."""
+    """A row, with `"invalid_text"` if it cannot be read as it is; `None` if it is not a row."""
     if not isinstance(row, dict):
         return None
     try:
@@ -349,7 +349,7 @@ def _broken(line: str) -> tuple[Row, str | None]:
 
 
 def _escaped(value: Any, levels: int = _DEEPEST_ROW) -> Any:
-    """`value` with lone surrogates written out (`\\ud83d`), since Arrow holds nothing but text."""
+    """`value` with lone surrogates written out (`\\ud83d`), since Arrow's strings must be valid text."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode() if has_lone_surrogates(value) else value
     if isinstance(value, (list, dict)) and not levels:

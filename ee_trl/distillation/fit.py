@@ -1,4 +1,4 @@
-"""What is fitted to judged samples: an encoder with a head of two outputs, and a linear model over words beside it."""
+"""Fits an encoder with a head of two outputs, and a linear model over words beside it, to judged samples."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from ..scoring.linear import RawModel
 logger = logging.getLogger(__name__)
 
 LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
-"""What is trained (all weights; low-rank updates; the head alone), and the learning rate that goes with it."""
+"""Method (it trains all weights; low-rank updates; the head alone) -> its default learning rate."""
 
-MOST_WORDS = 8_000  # samples that the words are fitted to; from more, this many are taken, evenly spaced
+MOST_WORDS = 8_000  # most samples to fit the linear model to, evenly spaced among all
 DECIMALS = 6
-"""Digits of the stored numbers that are not float16: the same arrays whatever the number of threads."""
+"""Stored numbers other than float16 are rounded to so many digits, so that threads change nothing."""
 
-# Off while fitting: drawing a number for every pair of tokens keeps a CPU from its fused attention.
+# Attention dropout is off while fitting: with it, a CPU cannot use its fused attention.
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
@@ -67,15 +67,15 @@ class FitOptions:
             `"full"` (all weights but the word embeddings), `"lora"` (low-rank updates of all linear layers, merged at
             the end, and the head), or `"frozen"` (the head alone, with the pooler if there is one).
         epochs (`float`, *optional*, defaults to `3.0`): Passes over the samples; the learning rate falls to 0.
-        learning_rate (`float`, *optional*): By default that of the method in [`LEARNING_RATES`].
+        learning_rate (`float`, *optional*): By default the method's, see [`LEARNING_RATES`].
         batch_size (`int`, *optional*, defaults to `32`): Samples in one step.
         inputs ([`EncoderInputs`], *optional*): How a dialogue is read.
-        lora_rank (`int`, *optional*, defaults to `16`): Of `"lora"`.
+        lora_rank (`int`, *optional*, defaults to `16`): Rank of the updates of `"lora"`.
         bf16 (`bool`, *optional*): Train in bfloat16; by default on GPUs and CPUs that compute in it.
-        seed (`int`, *optional*, defaults to `0`): Of the head, the order and dropout.
+        seed (`int`, *optional*, defaults to `0`): Seed of the head, the order and dropout.
         words (`float`, *optional*, defaults to `0.4`):
             Share of a linear model over words in the prediction, fitted to the same samples in seconds. Its errors
-            differ from those of an encoder, so that the mean is better than either. 0 for the encoder alone.
+            differ from the encoder's, so the mean is better than either. 0: the encoder alone.
     """
 
     method: str = "full"
@@ -174,7 +174,7 @@ def longest_of(model: torch.nn.Module) -> int | None:
     positions: int = getattr(model.config, "max_position_embeddings", None) or 0
     if positions <= 0:  # XLNet says -1
         return None
-    for name, module in model.named_modules():  # RoBERTa and its kin count from after the padding's place
+    for name, module in model.named_modules():  # RoBERTa's positions begin after the padding's
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return positions - module.padding_idx - 1
     return positions
@@ -235,7 +235,7 @@ def _prepared(model: Any, options: FitOptions) -> Any:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("pooler" in name or name.split(".")[0] in heads)
         return model
-    # the word embeddings are a third to a half of a small encoder, and no better for being trained
+    # word embeddings are a third to a half of a small encoder; training them does not help
     model.get_input_embeddings().requires_grad_(False)
     return model
 
@@ -298,7 +298,7 @@ def fit_words(
     """
     The linear model over hashed words: ridge regression in its dual form, on scores of shape `(n, 2)`.
 
-    The bundled scorer is one, and an encoder's companion is one. Returns all arrays of
+    The bundled scorer and an encoder's companion are such models. Returns all arrays of
     [`~ee_trl.scoring.linear.shapes`] but `knots`.
     """
     linalg, sp = (

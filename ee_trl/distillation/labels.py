@@ -1,8 +1,8 @@
 """Which samples a judge should score first, so that a scorer distilled from them needs fewer.
 
-*Diverse* is transductive experimental design (Yu, Bi and Tresp, 2006): it takes, one after the other, the sample with
-the label that leaves a linear model over the samples' vectors least unsure of all others. *Mixed* weighs the others by
-how near they are to where the decision changes.
+*Diverse* is transductive experimental design (Yu, Bi and Tresp, 2006): each next sample is the one whose label most
+reduces a linear model's uncertainty about all others. *Mixed* gives more weight to others that are nearer to the
+threshold.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from . import STRATEGIES
 
 
 MOST = 10_000
-"""Samples that are compared with each other; from more, this many are drawn at random."""
+"""At most this many samples, drawn at random, are compared with each other."""
 
 ORDER = "label_order"
 """Column of the chosen samples: 0 for the most wanted."""
@@ -57,18 +57,18 @@ def choose_to_label(
     Chooses the samples that a judge should score.
 
     Args:
-        dialogues (`Sequence[Dialogue]`): The ones to choose from.
-        n (`int`): How many.
+        dialogues (`Sequence[Dialogue]`): The dialogues to choose from.
+        n (`int`): How many to choose.
         strategy (`str`, *optional*, defaults to `"mixed"`):
-            `"random"` (the baseline); `"diverse"` (the labels that tell most about all others); `"mixed"` (that tell
-            most about those that `scorer` puts near T); `"uncertain"` (the ones that it puts nearest to T).
+            `"random"` (the baseline); `"diverse"` (labels that say most about all other samples); `"mixed"` (labels
+            that say most about samples near T by `scorer`); `"uncertain"` (samples nearest to T).
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            The scorer that is unsure near T; after a first round, the scorer distilled from it.
+            Says how near samples are to T; after a first round, take the scorer distilled from it.
         encoder (`str` or `os.PathLike`, *optional*):
-            Hub id or folder of a frozen encoder; its vectors tell how alike samples are. By default hashed words do.
-        labelled (`Sequence[Dialogue]`, *optional*): Those that have labels already; the choice adds to what they tell.
+            Hub id or folder of a frozen encoder; its vectors say how similar samples are. By default hashed words.
+        labelled (`Sequence[Dialogue]`, *optional*): Dialogues with labels; the choice complements them.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T.
-        seed (`int`, *optional*, defaults to `0`): Of what is drawn.
+        seed (`int`, *optional*, defaults to `0`): Seed of the random draws.
 
     Returns:
         `np.ndarray` of shape `(n,)`: indices, the most wanted first.
@@ -102,10 +102,10 @@ def nearness(doubt: np.ndarray) -> np.ndarray:
 
 def informative(vectors: np.ndarray, n: int, weights: np.ndarray, labelled: np.ndarray | None = None) -> np.ndarray:
     """
-    One after the other, the sample whose label lowers most the weighted mean variance of a linear model's predictions.
+    Takes, one by one, the sample whose label most lowers the weighted mean variance of a linear model's predictions.
 
-    Takes the samples' vectors `(m, d)`, how much each prediction counts `(m,)`, and the vectors of samples that are
-    labelled already `(k, d)`. Returns `n` indices, in the order in which they were chosen.
+    The arguments: the samples' vectors `(m, d)`, the weight of each prediction `(m,)`, and the vectors of labelled
+    samples `(k, d)`. Returns `n` indices, in the order in which they were chosen.
     """
     x = _scaled(np.concatenate([vectors, vectors[:0] if labelled is None else labelled]))
     m = len(vectors)
@@ -196,7 +196,7 @@ def _pooled(model: Any, tokenizer: Any, texts: list[str], side: str) -> np.ndarr
 
 
 def reduced(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The vectors' main directions, of shape `(n, 128)` at most."""
+    """The vectors reduced to at most 128 main directions."""
     if min(vectors.shape) <= _DIMENSIONS:
         return vectors
     decomposition = require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
@@ -219,7 +219,7 @@ class Pool:
 
     @property
     def dialogues(self) -> list[Dialogue]:
-        """Of the samples."""
+        """The dialogues of the samples."""
         return [sample.dialogue for sample in self.found if sample.dialogue is not None]
 
 
@@ -245,7 +245,7 @@ def _format(dataset: Any) -> DialogueFormat:
     fmt = recognise(list(features_of(dataset)))
     if fmt.utterance_rows:
         raise FormatError(
-            "samples of one utterance a row cannot be chosen from; write each reply with its context first: "
+            "the data set has one utterance a row; write each reply with its context first: "
             "ee-trl score DIALOGUES -o scored.parquet"
         )
     return fmt
@@ -255,8 +255,8 @@ def pool_tables(pool: Pool, chosen: np.ndarray) -> tuple[Features, Iterator[pa.T
     """
     The chosen samples as rows of the source, the most wanted first.
 
-    Of a conversation of several turns, `row_index` and `turn` name the reply, as in what `ee-trl score` writes:
-    scoring the file scores these replies alone.
+    In a conversation of several turns, `row_index` and `turn` name the reply, as in files of `ee-trl score`; scoring
+    the file scores these replies alone.
     """
     wanted = [pool.found[i] for i in chosen]
     added = {ORDER: list(range(len(wanted)))}

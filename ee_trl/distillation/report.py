@@ -48,7 +48,7 @@ def shares_by_threshold(scores: np.ndarray, predicted: np.ndarray, ties: str) ->
 
 
 def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarray, predicted: np.ndarray) -> None:
-    """Writes [`NAMES`], from the report and the scores `(m, 2)` of held-out samples by the judge and as predicted."""
+    """Writes [`NAMES`] from the report, and the judge's and predicted scores `(m, 2)` of held-out samples."""
     draw_distillation(report, scores, predicted, folder / PICTURE)
     write_json(folder / RECORD, report)
     picture = Markup(f"![The judge against the distilled scorer, and the shares by T]({PICTURE})")
@@ -73,7 +73,7 @@ def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarr
 
 
 def report_parts(report: Mapping[str, Any]) -> Iterator[str | Table]:
-    """What was fitted to what, the agreement, the shares by threshold, the learning curve, and the cost."""
+    """The fit, the agreement, the shares by threshold, the learning curve, and the cost."""
     yield Table(("distilled scorer", ""), list(_origin(report)))
     yield Heading("Agreement with the judge")
     found = report["agreement"]

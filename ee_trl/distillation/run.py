@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PARTS = 5  # of the held-out samples: each is calibrated on the others
+_PARTS = 5  # parts of the held-out samples; each is calibrated on the others
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Distilled(Displayed):
     report: dict[str, Any]  # what `report.json` holds
 
     def parts(self) -> Iterable[str | Table]:
-        """What was fitted to what, how well it agrees, and what it cost."""
+        """The fit, its agreement with the judge, and its cost."""
         return report_parts(self.report)
 
 
@@ -92,9 +92,9 @@ def distill(
             Numbers of judged samples: one more fit for each, measured on the held-out slice.
         threshold, ties (*optional*, default to `5.0` and `"drop"`):
             For the three-way agreement in the report; the scorer can be used at any threshold.
-        price_per_hour (`float`, *optional*): Of this machine, in any currency, for the cost in the report.
+        price_per_hour (`float`, *optional*): Price of this machine, in any currency, for the report.
         rubric (`str`, *optional*):
-            The judge's rubric, for the report; by default that of the file, if `ee-trl score` wrote it.
+            The judge's rubric, for the report; by default the one that `ee-trl score` noted in the file.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with the encoder may run.
         overwrite (`bool`, *optional*, defaults to `False`): Whether files in `output` may be replaced.
 
@@ -175,7 +175,7 @@ class Measured:
     raw: np.ndarray  # predictions before calibration
     predicted: np.ndarray  # the same, each part of them calibrated on the others
     scores: np.ndarray  # the judge's
-    by_fold: list[dict[str, Any]]  # each fold's Spearman and kappa, of a cross-validation
+    by_fold: list[dict[str, Any]]  # Spearman and kappa of each fold in a cross-validation
     alone: dict[str, Any]  # agreement of the encoder without the words
     seen: np.ndarray  # (k, 2) raw predictions of the first fit for some of the samples that it saw
     seconds: float  # how long the predictions took
@@ -285,7 +285,7 @@ def cross_calibrated(raw: np.ndarray, scores: np.ndarray, part: np.ndarray) -> n
 
 def moved(knots: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """
-    The knots `(2, 11)` of one fit, moved to another fit with raw predictions that may lie elsewhere and be wider.
+    Moves the knots `(2, 11)` of one fit to another fit; its raw predictions may have another centre and spread.
 
     `first` and `last`, shape `(k, 2)`, are the raw predictions of both fits for samples that both saw.
     """
@@ -312,13 +312,13 @@ def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:
 
 
 def _name(encoder: str | os.PathLike[str]) -> str:
-    """A hub id as it is; of a folder only its name, because a card is published."""
+    """A hub id as it is, or only the name of a folder, because the card may be published."""
     return Path(encoder).name if Path(encoder).is_dir() else os.fspath(encoder)
 
 
 def _save(final: Fitted, settings: EncoderSettings, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.safetensors"):  # so that a model of several files leaves none beside a model of one
+    for old in folder.glob("*.safetensors"):  # otherwise files of an older, larger model could stay
         old.unlink()
     final.model.save_pretrained(folder)
     final.tokenizer.save_pretrained(folder)

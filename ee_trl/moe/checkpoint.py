@@ -35,11 +35,11 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:
-        raise CompositionError(f"{str(source)!r} is not a folder, and the hub does not give it: {error}") from error
+        raise CompositionError(f"{str(source)!r} is not a folder, and the hub download failed: {error}") from error
 
 
 class Checkpoint:
-    """The tensors of a folder with `model.safetensors` or shards and their index, each read when it is asked for."""
+    """The tensors of a folder with `model.safetensors` or shards and their index, each read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,7 +107,7 @@ class ShardWriter:
         self._size = self._total = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """One more tensor."""
+        """Adds a tensor, and first writes the shard if it is full."""
         if self._shard and self._size + tensor.nbytes > self.limit:
             self.flush()
         self._shard[name] = tensor.contiguous()
@@ -115,7 +115,7 @@ class ShardWriter:
         self._total += tensor.nbytes
 
     def flush(self) -> None:
-        """Ends the shard."""
+        """Writes the shard."""
         if self._shard:
             save_file(self._shard, self.folder / f"{len(self._shards)}.part", metadata={"format": "pt"})
             self._shards.append(list(self._shard))

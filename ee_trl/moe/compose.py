@@ -68,24 +68,24 @@ def compose_moe(
             `"probe"`, `"prototype"` or `"zeros"`, see [`~ee_trl.moe.gates.init_gates`]; by default the probe if there
             is `gate_data`, and zeros otherwise.
         gate_data (`Mapping[str, Dataset]`, *optional*):
-            Expert's name -> what it was trained on, in any dialogue format or with a column `input_ids`; also its path
-            or hub name. Dialogues without a tokenizer give a warning, and gates that start at zero.
+            Expert's name -> its training set, or the set's path or hub name, in any dialogue format or with a column
+            `input_ids`. For dialogues without a tokenizer, a warning says that the gates start at zero.
         gate_samples (`int`, *optional*, defaults to `256`):
             Rows of each set that the gates are made from, drawn at random.
         dtype (`str`, *optional*):
-            Of the weights: `"float32"`, `"bfloat16"` or `"float16"`; by default they stay as they are.
+            Type of the weights: `"float32"`, `"bfloat16"` or `"float16"`; by default they stay as they are.
         max_shard_size (`str` or `int`, *optional*, defaults to `"1GB"`):
-            Bytes in a file at most, which is about half of what memory holds at most.
+            Most bytes in a file; memory holds about twice as much.
         trust_base (`bool`, *optional*, defaults to `False`):
-            Accept a LoRA that names another base, as after a model was moved.
-        revision (`str`, *optional*): Of a base on the hub: a branch, a tag or a commit.
-        seed (`int`, *optional*, defaults to `0`): Of the rows drawn.
+            Accept a LoRA that names another base, e.g. because the base was moved.
+        revision (`str`, *optional*): Branch, tag or commit of a base on the hub.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draw of rows.
 
     Returns:
         `Path` of the folder, with tokenizer, generation config and a model card.
 
     Raises:
-        [`CompositionError`]: What is given cannot be composed; nothing was written.
+        [`CompositionError`]: Base and experts cannot be composed; nothing was written.
     """
     check_experts(tuple(experts), shared, top_k)
     check_count("gate_samples", gate_samples, error=CompositionError)

@@ -1,7 +1,7 @@
 """How the gates start: at zero, or made from what each expert was trained on, layer by layer.
 
-The rules ([`prototype`], [`probe`]) are functions of arrays; [`init_gates`] walks through the layers, so that each
-gate is made from what reaches it when the gates before it are in place.
+The rules ([`prototype`], [`probe`]) are functions of arrays; [`init_gates`] walks through the layers and makes each
+gate from its input, with the earlier gates in place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_TOKENS = 20_000
 
 def prototype(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    The direction from the sets' common centre to each set's mean, each feature over its variance within the sets.
+    The direction from the sets' common centre to each set's mean, each feature divided by its variance in the sets.
 
     It is scaled so that the logits spread by 1. A gate has no intercept, so the centre's own direction is taken out:
     at the centre all experts count alike. Takes the gate's inputs `(tokens, hidden)` of each expert's set, and gives
@@ -95,7 +95,7 @@ RULES: dict[str, Callable[[Sequence[Any]], Any]] = {"prototype": prototype, "pro
 
 @dataclass(frozen=True)
 class GateBatch:
-    """Samples of the set of one expert (its number), padded on the right: ids and mask of shape `(batch, length)`."""
+    """Samples of one expert's set, padded on the right: expert's number, ids and mask of shape `(batch, length)`."""
 
     expert: int
     input_ids: torch.Tensor
@@ -159,7 +159,7 @@ def _token_ids(dataset: Dataset, tokenizer: Path | None) -> list[list[int]]:
 
 
 class _Stop(Exception):
-    """Ends a forward pass when what reaches a gate is known."""
+    """Ends a forward pass once the gate's input is known."""
 
 
 def load_for_gates(folder: Path) -> Any:
@@ -170,7 +170,7 @@ def load_for_gates(folder: Path) -> Any:
 
 def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, torch.Tensor]:
     """
-    Sets the gate of each layer by a rule (`"prototype"` or `"probe"`) on what reaches it.
+    Sets the gate of each layer by a rule (`"prototype"` or `"probe"`) on its input.
 
     The hidden states of all batches are carried from layer to layer, so that each layer runs twice in all: once up to
     its gate, and once with its new gate. Returns the gates by their names in the checkpoint.
@@ -191,7 +191,7 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
 
 
 def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], list[list[dict[str, Any]]]]:
-    """For each batch what goes into the first layer, and the arguments (mask, positions) of every layer."""
+    """For each batch the input of the first layer, and the arguments (mask, positions) of every layer."""
     seen: list[tuple[Any, dict[str, Any]]] = []
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
@@ -215,7 +215,7 @@ def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], 
 def _gate_inputs(
     layer: Any, router: Any, states: Sequence[Any], arguments: Sequence[dict[str, Any]], batches: Sequence[GateBatch]
 ) -> list[torch.Tensor]:
-    """What reaches a layer's gate, without padding: for each expert's set a tensor of shape `(tokens, hidden)`."""
+    """The gate's inputs in a layer, without padding: for each expert's set a tensor of shape `(tokens, hidden)`."""
     inputs: list[list[torch.Tensor]] = [[] for _ in range(1 + max(batch.expert for batch in batches))]
 
     def stop(module: Any, args: Any) -> None:

@@ -56,17 +56,17 @@ def load_in_4bit(
     (quantize at each load), and its router cannot be trained (train first).
 
     Args:
-        model (`str` or `os.PathLike`): What [`~ee_trl.compose_moe`] or `sft_moe.py` wrote: a folder or hub name.
+        model (`str` or `os.PathLike`): Folder or hub name of what [`~ee_trl.compose_moe`] or `sft_moe.py` wrote.
         quant_type (`str`, *optional*, defaults to `"nf4"`): `"nf4"` or `"fp4"`.
         double_quant (`bool`, *optional*, defaults to `False`): Whether the scales are quantized too.
-        device (`str` or `torch.device`, *optional*): Where to; by default a GPU if there is one.
-        dtype (`str`, *optional*, defaults to `"auto"`): Of the other weights, and of the arithmetic.
+        device (`str` or `torch.device`, *optional*): The model's device; by default a GPU if there is one.
+        dtype (`str`, *optional*, defaults to `"auto"`): Type of the other weights, and of the arithmetic.
 
     Returns:
         `PreTrainedModel`, ready to generate.
 
     Raises:
-        [`CompositionError`]: The model is no composed mixture, or the type is unknown.
+        [`CompositionError`]: The model is not a composed mixture, or `quant_type` is unknown.
     """
     check_choice("quant_type", quant_type, ("nf4", "fp4"), CompositionError)
     folder = resolve_folder(model)
@@ -94,7 +94,7 @@ def experts_of(layer: Any) -> Any:
 
 
 def _quantize_attention(attention: Any, place: torch.device, kind: str, double: bool) -> None:
-    """Replaces the linear layers that have sizes in whole blocks of 64."""
+    """Replaces the linear layers with sizes that are multiples of 64."""
     import bitsandbytes as bnb
 
     for name, linear in list(attention.named_children()):

@@ -34,7 +34,7 @@ def prompt_buckets(prompt: Prompt) -> list[int]:
     else:
         texts = [_text_of(turn.get("content")) for turn in prompt if turn["role"] != "system"]
     if not texts:
-        raise CompositionError("a prompt without a message of a user cannot be routed")
+        raise CompositionError("a prompt has no user message, so it cannot be routed; add one")
     words = tokenise(texts[-1])
     grams = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
     found = [f"last {gram}" for gram in grams]
@@ -55,11 +55,11 @@ def _text_of(content: Any) -> str:
 
 class RequestRouter:
     """
-    Which expert answers a request: a logistic regression on the prompt, learnt from what each expert was trained on.
+    Which expert answers a request: a logistic regression on the prompt, learnt from each expert's training set.
 
     Args:
         experts (`Sequence[str]`): The experts' names.
-        weights (`torch.Tensor` of shape `(2 ** 16 + 1, experts)`): Of the hashed words; the last row is the intercept.
+        weights (`torch.Tensor` of shape `(2 ** 16 + 1, experts)`): The last row is the intercept.
 
     Example:
         ```python
@@ -83,7 +83,7 @@ class RequestRouter:
         Learns from the prompts of each expert's set; all sets count alike, whatever their size.
 
         Args:
-            data (`Mapping[str, Dataset]`): Expert's name -> what it was trained on, in any dialogue format.
+            data (`Mapping[str, Dataset]`): Expert's name -> its training set, in any dialogue format.
             l2 (`float`, *optional*, defaults to `1e-3`): Penalty on the squared weights.
             steps (`int`, *optional*, defaults to `100`): Iterations of L-BFGS at most.
         """
@@ -100,7 +100,7 @@ class RequestRouter:
         return cls(tuple(prompts), fit_logistic(start, lambda w: _logits(w, bags), sizes, l2, steps, intercept=True))
 
     def probabilities(self, prompts: Sequence[Prompt]) -> np.ndarray:
-        """How likely each prompt is of each expert's set: `(prompts, experts)`, rows sum to 1."""
+        """The probability that each prompt is from each expert's set: `(prompts, experts)`, rows sum to 1."""
         if isinstance(prompts, (str, Mapping)) or any(isinstance(prompt, Mapping) for prompt in prompts):
             raise CompositionError(f"{str(prompts)[:80]!r} is one prompt; give a list of prompts: route([prompt])")
         if not len(prompts):

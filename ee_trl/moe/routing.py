@@ -46,12 +46,12 @@ def router_of(layer: Any) -> Any:
 
 
 def expert_names(model: Any) -> tuple[str, ...]:
-    """The names of a composed model's experts; numbers for a mixture of another origin."""
+    """The names of a composed model's experts; numbers for a mixture that was made elsewhere."""
     return tuple(getattr(model.config, EXPERT_NAMES, None) or map(str, range(number_of_experts(model.config))))
 
 
 def logits_of(router: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """A router's logits `(tokens, experts)` of its input `(..., hidden)`; what `forward` returns differs by family."""
+    """A router's logits `(tokens, experts)` for its input `(..., hidden)`; the families' `forward` differ."""
     return torch.nn.functional.linear(hidden.reshape(-1, hidden.size(-1)).to(router.weight.dtype), router.weight)
 
 

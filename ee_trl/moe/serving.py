@@ -45,7 +45,7 @@ def write_serving(
         output (`str` or `os.PathLike`): The folder to write; it must not exist.
 
     Raises:
-        [`CompositionError`]: An expert is no plain LoRA, the ranks are too large for vLLM, or the names do not fit.
+        [`CompositionError`]: An expert is not a plain LoRA, a rank is too large for vLLM, or the names do not match.
     """
     folder = Path(output)
     if folder.exists():

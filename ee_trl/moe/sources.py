@@ -1,4 +1,4 @@
-"""What is composed: a base and its experts, opened, checked, and read tensor by tensor, with LoRA folded in."""
+"""The base and its experts: opened, checked, and read tensor by tensor, with LoRA folded in."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .families import PROJECTIONS, family_of
 logger = logging.getLogger(__name__)
 
 SHARED = ("average", "base")
-"""What weights outside the MLPs can be, besides one expert's."""
+"""Sources of the weights outside the MLPs, besides an expert's name."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
-# Fields that two configurations of one architecture must share for their tensors to mean the same
+# Fields of the configuration in which base and expert must agree, or their tensors mean different things
 _ALIKE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "tie_word_embeddings", "rope_parameters",
     "sliding_window", "layer_types", "attention_bias", "mlp_bias",
 )  # fmt: skip
 
-# Settings of a LoRA that change more than two factors can say -> their value where they are off
+# LoRA settings that the two factors cannot express -> their value when off
 _PLAIN = {
     "use_dora": False, "lora_bias": False, "use_qalora": False, "use_bdlora": None, "fan_in_fan_out": False,
     "bias": "none", "modules_to_save": None, "trainable_token_indices": None, "layer_replication": None,
@@ -56,7 +56,7 @@ class FullExpert:
         self.checkpoint = Checkpoint(folder)
 
     def changes(self, name: str) -> bool:
-        """Whether a tensor may differ from the base's: here each."""
+        """Whether a tensor may differ from the base's: here any may."""
         return True
 
     def tensor(self, name: str, base: Checkpoint, dtype: torch.dtype | None) -> torch.Tensor:
@@ -68,18 +68,18 @@ class FullExpert:
         return digest(self.folder)
 
     def check(self, expert: str, config: PreTrainedConfig, base: Checkpoint, names: Sequence[str]) -> None:
-        """Raises [`CompositionError`] if its tensors do not fit those of the base that are composed (`names`)."""
+        """Raises [`CompositionError`] if its tensors do not fit the composed tensors of the base (`names`)."""
         other = read_config(self.folder)
         if getattr(other, "quantization_config", None):
             raise CompositionError(f"expert {expert!r} is quantized; give the full-precision model, or its LoRA")
-        alien = f"expert {expert!r} is of another base:"
+        alien = f"expert {expert!r} has another base:"
         for field in _ALIKE:
             ours, theirs = getattr(config, field, None), getattr(other, field, None)
             if ours != theirs:
                 raise CompositionError(f"{alien} {field} is {theirs!r}, the base has {ours!r}")
         for name in names:
             if name not in self.checkpoint.files:
-                raise CompositionError(f"expert {expert!r} lacks {name!r}")
+                raise CompositionError(f"expert {expert!r} lacks the tensor {name!r}")
             if self.checkpoint.shape(name) != base.shape(name):
                 shapes = f"{self.checkpoint.shape(name)}, the base has {base.shape(name)}"
                 raise CompositionError(f"{alien} {name!r} is of shape {shapes}")
@@ -311,7 +311,7 @@ def _check_same_base(base: str, folder: Path, experts: Mapping[str, Expert]) -> 
 
 
 def _common_tokenizer(base: Path, experts: Mapping[str, Path]) -> Path | None:
-    """The folder of the tokenizer: an expert's, since its chat template was trained with, or else the base's."""
+    """The folder of the tokenizer: an expert's, which has the trained chat template, or else the base's."""
     found = {name: tokenizer for name, folder in experts.items() if (tokenizer := _tokenizer(folder)) is not None}
     own = _tokenizer(base)
     if not found:

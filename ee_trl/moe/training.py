@@ -81,7 +81,7 @@ def check_arguments(args: SFTConfig, config: PreTrainedConfig, lora_targets: Ite
 
 
 def unfreeze_routers(model: torch.nn.Module, *, lora: bool = False) -> dict[str, Any]:
-    """Lets the routers learn, in float32, and freezes the rest, but for a LoRA that learns too; gives them by name."""
+    """Lets the routers learn in float32, freezes the rest (except a LoRA), and returns the routers by name."""
     found = routers(model)
     if not lora:  # with one, PEFT has frozen the rest already
         model.requires_grad_(False)
@@ -136,7 +136,7 @@ class RouterSFTTrainer(LoadingHook, SFTTrainer):
     TRL's SFTTrainer for the routers of a composed mixture.
 
     Only the routers learn (and a LoRA on the attention, with `peft_config`). Checkpoints hold only what learns, in
-    float32; [`~RouterSFTTrainer.merge`] ends the training, and what is saved then is the whole mixture.
+    float32; [`~RouterSFTTrainer.merge`] ends the training; after it, `save_model` saves the whole mixture.
 
     Args:
         model (`str` or `PreTrainedModel`): What [`~ee_trl.compose_moe`] wrote.
@@ -169,7 +169,7 @@ class RouterSFTTrainer(LoadingHook, SFTTrainer):
         self.routers = unfreeze_routers(loaded, lora=peft_config is not None)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the whole mixture; for a checkpoint, which the Trainer asks for with a folder, only what learns."""
+        """Saves the whole mixture, or for a checkpoint (the Trainer passes a folder) only what learns."""
         folder, lora = Path(output_dir or str(self.args.output_dir)), isinstance(self.model, PeftModel)
         if _internal_call and output_dir is not None:
             if lora:

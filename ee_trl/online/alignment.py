@@ -1,4 +1,4 @@
-"""Scores in the order of the rows that a trainer trains on, one pair a row; NaN where a row is unscored."""
+"""Scores in the order of a trainer's rows, one pair per row; NaN where a row is unscored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .worker import mean_by_row
 
 logger = logging.getLogger(__name__)
 
-_COMPARED = 16  # rows: enough to tell another order from a few rows that were rewritten
-_FIX = "name a column that identifies the rows of both (index=...), or put the scores into the trainer's data set"
+_COMPARED = 16  # rows; enough to tell a changed order from a few edited rows
+_FIX = "name a column that identifies the rows in both (index=...), or put the scores into the trainer's data set"
 
 
 class RowScores:
@@ -33,7 +33,7 @@ class RowScores:
     What is known of a trainer's rows when a policy is attached: scores, and where the dialogues are.
 
     `scores` (of shape `(n, 2)`) come with the rows or the data set they were made from, NaN where there are none;
-    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. See [`EmpathyCallback`] for the others.
+    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. Arguments: see [`EmpathyCallback`].
     """
 
     def __init__(self, trainer: Any, rows: Dataset, source: Dataset | None = None, index: str | None = None) -> None:
@@ -55,7 +55,7 @@ class RowScores:
         return RowDialogues(self.given, turns, self._eos, self.positions)
 
     def score(self, selector: ScoringSelector) -> None:
-        """Scores the rows that want a score, each process its share."""
+        """Scores the `wanting` rows, each process its share."""
         if not self.wanting.any():
             return
         rows, _ = dialogue_rows(self.given.select(self.positions[self.wanting]))
@@ -82,10 +82,10 @@ class RowScores:
 
 
 def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The scores that rows bring, NaN in both where one is missing, and which of the other rows can be scored."""
+    """The scores in the rows (both NaN where one is missing), and which rows without scores can be scored."""
     given = [axis for axis in AXES if axis in rows.column_names]
     if len(given) == 1:
-        raise ScoresError(f"there is a column {given[0]!r}, but not the other of {' and '.join(AXES)}; add it")
+        raise ScoresError(f"the rows have only the column {given[0]!r} of {' and '.join(AXES)}; add the other")
     if not given:
         dialogue_rows(rows)
         return np.full((len(rows), 2), np.nan), np.ones(len(rows), dtype=bool)
@@ -104,7 +104,7 @@ def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
-    """Scores by the selector: for a row of several samples the mean of those that have scores."""
+    """The selector's scores; a row of several samples gets the mean of the scored ones."""
     if not len(rows):
         return np.empty((0, 2))
     with random_state_kept():
@@ -117,7 +117,7 @@ def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
 
 @contextmanager
 def random_state_kept(seed: int | None = None) -> Iterator[None]:
-    """The random states of Python, NumPy and torch are afterwards as they were; inside, torch starts from `seed`."""
+    """Restores the random states of Python, NumPy and torch afterwards; inside, torch starts from `seed`."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if seed is not None:
@@ -140,19 +140,19 @@ def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
             "columns sensibility and rationality, or name the rows they were made from: dataset=..."
         ) from error
     if fmt.utterance_rows:
-        raise ScoresError("SFTTrainer does not train on one utterance a row; selector.score makes dialogues of them")
+        raise ScoresError("SFTTrainer does not train on rows of one utterance; selector.score makes dialogues of them")
     return rows.select_columns([name for name in (*fmt.columns, SOURCE_ERROR) if name in columns]), fmt
 
 
 class RowDialogues:
-    """The dialogues in a trainer's rows, by number: at `positions` of `rows`, without an `eos` that TRL appended."""
+    """The dialogues of a trainer's rows: row i is `rows[positions[i]]`, without an `eos` that TRL appended."""
 
     def __init__(self, rows: Dataset, turns: Turns, eos: str | None, positions: np.ndarray) -> None:
         plain, self._fmt = dialogue_rows(rows)
         self._rows, self._turns, self._eos, self._positions = plain.with_format(None), turns, eos, positions
 
     def __call__(self, numbers: Sequence[int]) -> list[list[Dialogue]]:
-        """The dialogues of each of these rows; none where none can be scored."""
+        """The dialogues of each of these rows; an empty list where none can be scored."""
         table = self._rows[self._positions[list(numbers)].tolist()]
         rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
         found: list[list[Dialogue]] = [[] for _ in rows]
@@ -178,7 +178,7 @@ def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled:
     names = source.with_format(None)[index][:]
     where = {value: i for i, value in enumerate(names)}
     if len(where) < len(names):
-        raise TrainingError(f"the column {index!r} names {len(names) - len(where)} rows twice; it must name each once")
+        raise TrainingError(f"the column {index!r} repeats {len(names) - len(where)} values; each row needs its own")
     wanted = rows.with_format(None)[index][:]
     missing = [value for value in wanted if value not in where]
     if missing:
@@ -200,7 +200,7 @@ def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_len
     """
     Raises [`TrainingError`] where a sample of rows shows that two data sets of the same length differ in their order.
 
-    Rows of `input_ids` need the `tokenizer`, and count where `max_length` did not cut them.
+    Rows of `input_ids` need the `tokenizer`; rows that `max_length` cut are skipped.
     """
     numbers = np.unique(np.linspace(0, len(rows) - 1, _COMPARED).astype(int)).tolist() if len(rows) else []
     theirs, own = _texts(rows, numbers), _texts(given, numbers)
@@ -211,8 +211,8 @@ def same_dialogues(rows: Dataset, given: Dataset, tokenizer: Any = None, max_len
     wrong = _out_of_order(pairs)
     if 2 * wrong > len(pairs):
         raise TrainingError(
-            f"of {len(pairs)} rows compared, {wrong} of the trainer are more like another row of the given data set "
-            f"than like their own: they are in another order, or of other data; {_FIX}"
+            f"{wrong} of {len(pairs)} compared rows of the trainer resemble another row of the given data set more "
+            f"than their own: the rows are in another order, or the data differ; {_FIX}"
         )
 
 
@@ -227,9 +227,9 @@ def _texts(rows: Dataset, numbers: list[int]) -> list[str] | None:
 
 def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
     """
-    How many first texts are more like the second text of another pair than like their own.
+    How many first texts resemble the second text of another pair more than their own.
 
-    They are seldom equal: one may come from tokens (lower case, inside a template) or have an extra system message.
+    The texts of a pair are seldom equal: one may be decoded from tokens or have an extra system message.
     """
     grams = [[_grams(pair[side]) for pair in pairs] for side in (0, 1)]
     alike = np.array([[2 * len(a & b) / max(len(a) + len(b), 1) for b in grams[1]] for a in grams[0]])

@@ -1,4 +1,4 @@
-"""[`EmpathyCallback`]: when a policy is asked, and what its answer acts on."""
+"""[`EmpathyCallback`]: asks a policy, and applies its answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .trl_internals import hold, running_figures
 logger = logging.getLogger(__name__)
 
 _SAME = "same"
-_ROWS_A_REFRESH = 4_000  # of the data set, for each step between refreshes: a new draw takes time by its rows
+_ROWS_A_REFRESH = 4_000  # rows of the data set for each step between refreshes: a redraw takes time for each row
 
 
 class EmpathyCallback(TrainerCallback):
@@ -44,10 +44,10 @@ class EmpathyCallback(TrainerCallback):
         policy (`str` or `Callable`, *optional*, defaults to `"sensibility"`):
             The name of a policy, or any `policy(scores, losses, progress)`; see [`~ee_trl.online.policies.named`].
         trainer (`SFTTrainer`, *optional*): The trainer that the callback is added to.
-        dataset (`Dataset`, *optional*): The rows as they were given to the trainer, where its own have neither scores
-            nor dialogues any more. Without a trainer, always.
+        dataset (`Dataset`, *optional*): The rows that the trainer was given. Needed without `trainer`, and where its
+            own rows have neither scores nor dialogues any more.
         index (`str`, *optional*):
-            A column of `dataset` and of the trainer's rows that names each row, where TRL dropped or shuffled some.
+            A column of `dataset` and of the trainer's rows that names each row, if TRL dropped or shuffled rows.
         ahead (`bool`, *optional*, defaults to `True`): Whether rows without scores are scored while training, shortly
             before they are drawn, in another process; otherwise all of them are scored before training begins.
         behind, on_failure: See [`~ee_trl.online.lookahead.ScoringAhead`] and [`~ee_trl.online.lookahead.LookAhead`].
@@ -113,7 +113,7 @@ class EmpathyCallback(TrainerCallback):
 
     @cached_property
     def units(self) -> Rows:
-        """What the plan draws: a sample each, or packed rows of several."""
+        """What the plan draws: rows of one sample each, or packed rows."""
         packed = getattr(self.trainer, "empathy_samples", None) is not None
         return PackedRows(self.trainer.train_dataset, IDS) if packed else Rows()
 
@@ -128,7 +128,7 @@ class EmpathyCallback(TrainerCallback):
         elif self.schedule.due(state.global_step, state.max_steps):
             answer = self._answer(state)
             assert answer is not None
-            # scoring ahead has made an order of its own, which a policy without an opinion keeps
+            # scoring ahead has made its own order; a policy without sampling weights keeps it
             self._apply(answer if self.ahead is None else self.ahead.filled(answer))
 
     @property
@@ -137,7 +137,7 @@ class EmpathyCallback(TrainerCallback):
         return max(self.schedule.every_n_steps, -(-len(self.scores) // _ROWS_A_REFRESH))
 
     def _settle(self, ahead: ScoringAhead, state: Any, guided: bool) -> None:
-        """Asks the policy while scores are on their way, until the next rows to draw have theirs; asks for more."""
+        """Asks the policy until the next rows to draw have their scores; then requests more scores."""
         interval = self._period * self._step_rows
         start = max(ranks.every(self.plan.cursor))
 
@@ -150,12 +150,12 @@ class EmpathyCallback(TrainerCallback):
                 self._apply(ahead.filled(answer), late=ahead.pending.copy())
             return answer is not None
 
-        if guided:  # until the next refresh, mostly until the one after
+        if guided:  # enough rows up to the next refresh, mostly up to the one after it
             ahead.settle(ask, coming, interval + max(interval, self._fetched))
         ahead.request(coming(), len(coming(interval)), ahead.kept(self.current.sampling) if guided else None)
 
     def _answer(self, state: Any) -> Weights | None:
-        """What the policy says, to all processes; None where it leaves nothing, and scores are on their way."""
+        """The policy's answer, on all processes; None where it leaves nothing while scores are awaited."""
         if self.loss is not None and getattr(self.policy, "needs_losses", True):
             self._flush()
         progress = state.global_step / state.max_steps
@@ -178,13 +178,13 @@ class EmpathyCallback(TrainerCallback):
             if not self._said_alike:
                 self._said_alike = True
                 logger.warning(
-                    "without the scores that the scorer's process did not give, policy %r leaves nothing to draw; "
+                    "scores are missing since the scorer's process died, and policy %r leaves nothing to draw; "
                     "everything is drawn alike", name_of(self.policy),
                 )  # fmt: skip
         return [_SAME if _equal(new, old) else new for new, old in zip(asked, self.current, strict=True)]
 
     def _apply(self, weights: Weights, late: np.ndarray | None = None) -> None:
-        """Sets the weights: of the loss from the coming step on, of the draws from the first that is still open."""
+        """Sets the loss weights from the next step on, and the sampling weights from the first open draw on."""
         if self.loss is None and weights.loss is not None and not (weights.loss == 1).all():
             raise TrainingError(
                 f"policy {name_of(self.policy)!r} gives loss weights, which a callback alone cannot apply; use "
@@ -229,7 +229,7 @@ class EmpathyCallback(TrainerCallback):
             self._ask(state, takes_over=True)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Settles the order of the epoch while scores are on their way: before, its first rows were not known."""
+        """Settles the epoch's order while scores are awaited; its first rows were not known earlier."""
         settled, self._epoch_settled = self._epoch_settled, False
         if settled or self.ahead is None or not self.ahead.pending.any() or state.global_step >= state.max_steps:
             return
@@ -238,7 +238,7 @@ class EmpathyCallback(TrainerCallback):
             self._settle(self.ahead, state, True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Notes the step, logs where it is time, and settles the weights of the next step."""
+        """Notes the step, logs if it is time, and settles the weights of the next step."""
         if self.loss is not None:
             self.loss.step = state.global_step
         else:
@@ -251,7 +251,7 @@ class EmpathyCallback(TrainerCallback):
             self._ask(state)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logs, where epochs are logged."""
+        """Logs, if the trainer logs each epoch."""
         if control.should_log:
             self._log(state)
 
@@ -263,7 +263,7 @@ class EmpathyCallback(TrainerCallback):
             write_state(folder, state_of(self))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes down what was drawn, at which weight and loss."""
+        """Writes what was drawn, at which weight and loss."""
         self._flush()
         self.diary.close_interval(state.global_step, state.global_step / state.max_steps)
         if self.ahead is not None:
@@ -272,7 +272,7 @@ class EmpathyCallback(TrainerCallback):
             self.diary.write(args.output_dir)
 
     def _flush(self) -> None:
-        """Brings together what the processes saw."""
+        """Gathers the observations of all processes."""
         if self.loss is not None:
             self.diary.add(ranks.every(self.loss.take()))
 
@@ -286,7 +286,7 @@ class EmpathyCallback(TrainerCallback):
             running.update({name: [value] for name, value in figures.items()})
 
     def write_from(self, checkpoint: str | Path) -> None:
-        """Writes down what was drawn until a checkpoint of the last step, as the training's end would have done."""
+        """Writes the files of the training's end from a checkpoint of the last step."""
         state = read_state(checkpoint)
         if state is None:
             raise TrainingError(f"no {STATE_FILE} in {str(checkpoint)!r}, so what was drawn is not known")

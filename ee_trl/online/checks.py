@@ -1,4 +1,4 @@
-"""Setups in which scores cannot guide training, or not exactly: refused by name, with the reason and a way out."""
+"""Refuses setups in which scores cannot guide training exactly, with the reason and a way out."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def _problems(trainer: Any) -> Iterator[str]:
     if not hasattr(trainer.train_dataset, "__len__"):
         yield _STREAM
     if has_images(trainer):
-        yield "rows with images are refused, as scores are of text alone; drop the image columns"
+        yield "the rows have images, but scores are of text alone; drop the image columns"
     if trainer.compute_loss_func is not None:
         yield (
-            "compute_loss_func computes its own loss from logits, past the weights (and is deprecated in TRL); leave "
+            "compute_loss_func computes its loss from logits, without the weights (and is deprecated in TRL); leave "
             "it out, or weight inside it and use EmpathyCallback(selector, dataset=...) for sampling alone"
         )
     if trainer.label_smoother is not None and args.loss_type == "nll":
         yield (
-            "label_smoothing_factor computes the loss from logits, past the weights (and is deprecated in TRL); set "
+            "label_smoothing_factor takes the loss from logits, without the weights (and is deprecated in TRL); set "
             "it to 0"
         )
     if not trainer.model_accepts_loss_kwargs:
@@ -78,7 +78,7 @@ def check_free(trainer: Any) -> None:
 
 
 def check_strategy(args: Any, *, redraws: bool = False) -> None:
-    """Raises [`TrainingError`] for a strategy of sampling that ignores a plan, or that a plan which redraws undoes."""
+    """Raises [`TrainingError`] for a sampling strategy that ignores the plan, or that new draws of the plan undo."""
     strategy = str(getattr(args, "train_sampling_strategy", ""))
     if strategy == "batch_rebalance":
         raise TrainingError(
@@ -87,7 +87,7 @@ def check_strategy(args: Any, *, redraws: bool = False) -> None:
         )
     if strategy == "group_by_length" and redraws:
         raise TrainingError(
-            "train_sampling_strategy='group_by_length' would lose its grouping to sampling weights; use 'random', or "
+            "sampling weights would undo the groups of train_sampling_strategy='group_by_length'; use 'random', or "
             "a policy that gives loss weights alone"
         )
 
@@ -111,8 +111,8 @@ def check_alone(args: Any, policy: Any, rows: Any) -> None:
     """Raises [`TrainingError`] for what a callback that never sees its trainer cannot do."""
     if not isinstance(args, SFTConfig):
         raise TrainingError(
-            f"the trainer's arguments are {type(args).__name__}, not the SFTConfig of an SFTTrainer, the only trainer "
-            "whose rows a callback alone can be sure of; for another one, train on what selector.select(...) keeps"
+            f"the trainer's arguments are {type(args).__name__}, not the SFTConfig of SFTTrainer; a callback alone "
+            "works in no other trainer. For another trainer, train on what selector.select(...) keeps"
         )
     if not hasattr(rows, "__len__"):
         raise TrainingError(_STREAM)
@@ -129,4 +129,4 @@ def check_alone(args: Any, policy: Any, rows: Any) -> None:
         )
     for need, what in (("needs_losses", "the samples' losses"), ("needs_weights", "loss weights")):
         if getattr(policy, need, False):
-            raise TrainingError(f"this policy needs {what}, and a callback alone has no way to them; use {ATTACH}")
+            raise TrainingError(f"this policy needs {what}, but a callback alone has no access to them; use {ATTACH}")

@@ -1,11 +1,11 @@
 """Scoring while the trainer trains: rows are scored in another process, in the order in which they will be drawn.
 
-[`LookAhead`] is that process, [`ScoringAhead`] the rule for which rows it is asked and when their scores count. The
-plan puts rows that await a score after all others. The rule keeps a window of the next rows scored or on their way;
-when less than half of the window is, it asks for the rest, in chunks. Chunk after chunk counts at one refresh each,
-not before the rows scored already are used up, or as soon as one of its rows is needed; training waits for a chunk
-that is due. So neither the speed of the scorer nor a resume changes what is drawn. With `behind="draw"` nothing waits:
-scores that have arrived count, and other rows are drawn without.
+[`LookAhead`] runs that process; [`ScoringAhead`] decides which rows to request and when their scores count. The plan
+puts rows that await a score after all others. A window holds the next rows to draw; when less than half of it is
+scored or requested, the rest is requested in chunks. The chunks count at one refresh after another, once the rows
+scored before are used up, or as soon as one of their rows is needed. Training waits for a chunk that is due. So
+neither the scorer's speed nor a resume changes what is drawn. With `behind="draw"` it waits only for the first scores:
+scores count when they arrive, and other rows are drawn without.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ DialoguesOf = Callable[[Sequence[int]], list[list[Dialogue]]]
 
 ON_FAILURE = ("stop", "continue")
 BEHIND = ("wait", "draw")
-LAG = 2  # refreshes that the scorer has for a chunk, at least, before training waits for it
-_INTERVALS = 2 * LAG  # between refreshes: the rows drawn in them are the window
-_LEAST = 64  # rows in the window, so that a scorer has batches
-_LEAST_KEPT = 1 / 16  # share of the scored rows that are drawn: fewer do not make the window longer
+LAG = 2  # refreshes: the scorer has at least so many for a chunk before training waits for it
+_INTERVALS = 2 * LAG  # between refreshes; the window holds the rows drawn in them
+_LEAST = 64  # fewest rows in the window, so that a scorer has batches
+_LEAST_KEPT = 1 / 16  # share of the scored rows that are drawn; a smaller share makes the window no longer
 _AT_ONCE = 64  # rows in one message: a scorer's batch, and how many scores come back together
 
 
@@ -51,7 +51,7 @@ class LookAhead:
     """
     Scores rows in another process. A process that dies is started once more with the rows it had not answered.
 
-    A scorer object must be one that can be pickled. When the process dies twice, training stops with its error
+    A scorer object must be picklable. When the process dies twice, training stops with its error
     (`on_failure="stop"`), or goes on without new scores (`"continue"`).
     """
 
@@ -61,7 +61,7 @@ class LookAhead:
         self.failure: str | None = None  # why there are no new scores any more
         self._dialogues_of = dialogues_of
         try:
-            self._spec = dill.dumps(spec, recurse=True)  # with what the scorer's class needs of a script
+            self._spec = dill.dumps(spec, recurse=True)  # with what the scorer's class needs from a script
         except Exception as error:  # whatever the scorer holds may raise
             raise TrainingError(
                 f"the scorer {spec.scorer!r} cannot be sent to the process that scores ahead ({error}). Give a name, "
@@ -73,7 +73,7 @@ class LookAhead:
         self._process: _Process | None = None
 
     def ask(self, rows: Iterable[int]) -> None:
-        """Asks for the scores of rows, in this order, without those that were asked for before."""
+        """Requests the scores of rows, in this order; skips rows that were requested before."""
         new = [row for row in rows if row not in self.outstanding and row not in self._answered]
         if not new or self.failure is not None:
             return
@@ -83,7 +83,7 @@ class LookAhead:
         process.ask(asked)
 
     def take(self, wait_for: Iterable[int] = ()) -> list[Answer]:
-        """The answers since the last call, after waiting for those of `wait_for`; raises [`TrainingError`] to stop."""
+        """Waits for the rows `wait_for`; returns the answers since the last call. Raises [`TrainingError`] to stop."""
         found: list[Answer] = []
         start = time.perf_counter()
         wanted = self.outstanding.keys() & set(wait_for)
@@ -129,13 +129,13 @@ class LookAhead:
         self.outstanding.clear()
 
     def forget(self) -> None:
-        """Ends the process and takes back every question, so that rows can be asked for again."""
+        """Ends the process and forgets all requests, so that rows can be requested again."""
         self.close()
         self.outstanding.clear()
         self._answered.clear()
 
     def close(self) -> None:
-        """Ends the process; the next one is asked for what it has not answered."""
+        """Ends the process; the next one gets the unanswered requests."""
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -172,7 +172,7 @@ class _Process:
 
     def _write(self) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # the process died: the other thread tells
+        with suppress(OSError, ValueError):  # the process died; the other thread reports it
             while (message := self._outbox.get()) is not None:
                 send(self._process.stdin, message)
 
@@ -205,7 +205,7 @@ class _Process:
 
 class ScoringAhead:
     """
-    The scores of a training that begins before they are there.
+    Scores for a training that begins before its rows are scored.
 
     It fills `scores` (of shape `(n, 2)`, NaN where a sample has none), and unmarks in `pending` (of shape `(n,)`) the
     samples that have an answer. When the scorer falls behind, training waits for it (`behind="wait"`), or draws the
@@ -222,7 +222,7 @@ class ScoringAhead:
         self._waited = 0.0
 
     def request(self, order: np.ndarray, interval: int, kept: float | None = None) -> None:
-        """Asks for the next samples of an order, where less than half of the window is scored or on its way."""
+        """Requests the next samples of an order, if less than half of the window is scored or requested."""
         share, waits = kept or 1.0, self.pending[order]
         ready = int(np.argmax(waits)) if waits.any() else len(order)
         covered = ready + share * float((self.pending & self._asked).sum())
@@ -242,10 +242,10 @@ class ScoringAhead:
 
     def settle(self, ask: Callable[[], bool], coming: Callable[[int | None], np.ndarray], near: int) -> None:
         """
-        Asks the policy and waits for scores in turns, until the next `near` rows that it draws have theirs.
+        Asks the policy and waits for scores, in turns, until the next `near` rows to draw have scores.
 
-        `ask()` draws by the policy's answer, and gives False where the policy leaves nothing so far. `coming(rows)`
-        gives the samples in so many of the next rows, or in all, in the order of the draws.
+        `ask()` draws by the policy's answer; it returns False where the policy leaves nothing so far. `coming(rows)`
+        returns the samples in the next `rows` rows (None: in all), in the order of the draws.
         """
         while True:
             answered = bool(not np.isnan(self.scores).all() or not self.pending.any()) and ask()
@@ -259,7 +259,7 @@ class ScoringAhead:
             self.need(waiting[: len(first)])
 
     def filled(self, weights: Weights) -> Weights:
-        """The weights, with the mean of the others for samples that await a score; sampling weights in any case."""
+        """Gives samples that await a score the mean of the other weights; sampling weights are never None."""
         sampling, loss = (None if w is None else np.where(self.pending, w[~self.pending].mean(), w) for w in weights)
         return Weights(np.ones(len(self.pending)) if sampling is None else sampling, loss)
 
@@ -270,7 +270,7 @@ class ScoringAhead:
         return max(float((sampling[~self.pending] > 0).mean()), _LEAST_KEPT)
 
     def refresh(self) -> None:
-        """Lets the scores count that are due by now."""
+        """Makes the scores count that are due now."""
         self._refreshes += 1
         due: list[int] = []
         while self.behind == "wait" and self._chunks and self._chunks[0][0] <= self._refreshes:
@@ -278,7 +278,7 @@ class ScoringAhead:
         self._take(due)
 
     def need(self, rows: Iterable[int]) -> None:
-        """Waits for rows, which are asked for first where they were not, and lets the scores of their chunks count."""
+        """Requests rows where needed, waits for them, and makes the scores of their chunks count."""
         wanted = {row: None for row in rows if self.pending[row]}
         if new := [row for row in wanted if not self._asked[row]]:
             self._ask([(self._refreshes, new)])
@@ -322,7 +322,7 @@ class ScoringAhead:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from [`~ScoringAhead.state_dict`]: rows that were on their way are asked for again."""
+        """Goes on from [`~ScoringAhead.state_dict`]: rows without an answer are requested again."""
         self.pending = np.asarray(state["pending"], dtype=bool)
         self._refreshes = int(state["refreshes"])
         self.failure = state.get("failure")

@@ -19,8 +19,8 @@ from ..errors import SelectionError, TrainingError
 from .policies.weights import Weights
 
 
-ROW = "empathy_row"  # in an example: the sample that it is
-IDS, DRAWN, DRAWS = "empathy_ids", "empathy_drawn", "empathy_draws"  # in a batch; packed examples have ids too
+ROW = "empathy_row"  # in an example: the number of its sample
+IDS, DRAWN, DRAWS = "empathy_ids", "empathy_drawn", "empathy_draws"  # in a batch; the ids also in packed examples
 NO_IDS = "the training batches carry no sample ids; was the trainer's data loader replaced after attaching?"
 
 
@@ -50,7 +50,7 @@ class NumberedRows(Dataset):
 
 
 class SampleIdCollator:
-    """Adds [`Marks`] to the batches of another collator, in which each example is a row, or all are one in a line."""
+    """Adds [`Marks`] to another collator's batches, which have a row for each example or one row for all."""
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Any]) -> None:
         self.collator = collator
@@ -181,7 +181,7 @@ class LossWeights:
     def reset(self, step: int = 0) -> None:
         """Forgets everything: all weights are 1, no sample was seen."""
         self.table: torch.Tensor | None = None  # of shape (n,); None where all weights are 1: nothing is multiplied
-        self.step = step  # the one that is next, or is being taken, counted from 0
+        self.step = step  # the next or current one, counted from 0
         self._lift: torch.Tensor | None = None
         self._seen: list[torch.Tensor] = []
 
@@ -190,7 +190,7 @@ class LossWeights:
         self.table = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device)
 
     def normaliser(self, trainer: Any, batches: list[Any], stock: Any, *, shifted: bool) -> Any:
-        """What a step's loss is divided by: the sum of its tokens' weights in place of their (`stock`) number."""
+        """The divisor of a step's loss: the sum of its tokens' weights, instead of their number (`stock`)."""
         if self.table is None or stock is None:
             self._lift = None
             return stock
@@ -224,13 +224,13 @@ class LossWeights:
 
 
 class WeightedModel:
-    """Stands for the model in one call of the stock `compute_loss`, and weights the log-probabilities it returns."""
+    """Replaces the model in one call of the stock `compute_loss`, and weights the log-probabilities it returns."""
 
     def __init__(self, model: Any, weights: LossWeights, marks: Marks, inputs: Any, loss_type: str) -> None:
         self.model, self.weights, self.marks, self.loss_type = model, weights, marks, loss_type
         self.shifted = "shift_labels" not in inputs
         self.calls = 0
-        self.gap: torch.Tensor | None = None  # the weighted loss minus that of the outputs, both summed
+        self.gap: torch.Tensor | None = None  # summed weighted loss minus the outputs' summed loss
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's outputs; where it gives log-probabilities, their summed loss has the weighted gradient."""

@@ -1,4 +1,4 @@
-"""Which sample comes when: one order of indices an epoch, looked up late, so that its rest can still change.
+"""The order of the samples: one list of indices per epoch, read step by step, so that its rest can still change.
 
 The order of an epoch is the stock sampler's own until a policy gives sampling weights. From then on the part that no
 process has drawn yet is drawn by systematic sampling: of `T` draws, sample `i` of share `p_i` gets `T p_i` rounded
@@ -46,9 +46,9 @@ def redraw_tail(
 
 def still_due(weights: ArrayLike, drawn: np.ndarray, count: int) -> np.ndarray:
     """
-    How many of its `count * weight / sum` draws in an epoch each sample still has to come, after those `drawn` so far.
+    How many of its `count * weight / sum` draws in an epoch each sample has left, after those `drawn` so far.
 
-    These are weights for the rest of the epoch. Where no sample has a draw to come, they are the given ones.
+    These are weights for the rest of the epoch. Where no sample has a draw left, they are the given ones.
     """
     values = tamed(np.asarray(weights, dtype=np.float64))
     rest = np.maximum(values * (count / values.sum()) - np.bincount(drawn, minlength=len(values)), 0)
@@ -90,13 +90,13 @@ class SamplingPlan(Sampler[int]):
         self.weights: np.ndarray | None = None
         self.late: np.ndarray | None = None  # of shape (size,), of bool: rows that come after all others
         self._draws = 0
-        self._restored: int | None = None  # the epoch of which the order is settled before it is iterated
+        self._restored: int | None = None  # an epoch with an order that was settled before its iteration
 
     def __len__(self) -> int:
         return len(self.base)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of; the base is told too."""
+        """Sets the epoch of the next iteration, in the base too."""
         self.epoch = epoch
         if hasattr(self.base, "set_epoch"):
             self.base.set_epoch(epoch)
@@ -107,7 +107,7 @@ class SamplingPlan(Sampler[int]):
         self.cursor, self.order, self._restored = position, None, None
         if position:
             self.order, self._restored = np.fromiter(iter(self.base), dtype=np.int64), epoch
-            self.set_epoch(epoch)  # to run through a base may move it on
+            self.set_epoch(epoch)  # iterating a base may advance its epoch
 
     def __iter__(self) -> Iterator[int]:
         self.cursor = 0
@@ -132,7 +132,7 @@ class SamplingPlan(Sampler[int]):
         """
         Draws by other weights from now on: the rest of this epoch from `start` on, and all later epochs.
 
-        No weights mean the stock order (of a rest: equal weights). With `late` (see [`put_off`]) the draws before
+        None means the stock order (for the rest: equal weights). With `late` (see [`put_off`]) the draws before
         `start` count too, so that rows scored early do not return again and again.
         """
         if weights is not None and len(weights) != self.size:
@@ -168,10 +168,10 @@ class SamplingPlan(Sampler[int]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from [`~SamplingPlan.state_dict`]; its epoch, if it begins again, runs in the order it had."""
+        """Goes on from [`~SamplingPlan.state_dict`]; an epoch that begins again keeps its order."""
         if (state["size"], state["length"]) != (self.size, len(self)):
             raise TrainingError(
-                f"the checkpoint is of a data set of {state['size']} rows and {state['length']} draws an epoch; this "
+                f"the checkpoint has a data set of {state['size']} rows and {state['length']} draws an epoch; this "
                 f"one has {self.size} and {len(self)}. Resume with the data set and the batches it was made with."
             )
         self.seed, self.epoch = state["seed"], state["epoch"]
@@ -181,7 +181,7 @@ class SamplingPlan(Sampler[int]):
 
 
 def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
-    """Puts a [`SamplingPlan`] in front of the own sampler of a prepared data loader (as `on_train_begin` gets it)."""
+    """Wraps the sampler of a prepared data loader (as `on_train_begin` gets it) in a [`SamplingPlan`]."""
     batches: Any = dataloader.batch_sampler
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler
@@ -198,7 +198,7 @@ def install_plan(dataloader: DataLoader, seed: int = 0) -> SamplingPlan:
 
 
 class Rows:
-    """What the plan draws, where each row is a sample of the same number; see [`PackedRows`] for the other case."""
+    """What the plan draws without packing: row i is sample i. With packing, see [`PackedRows`]."""
 
     def mean(self, weights: np.ndarray) -> np.ndarray:
         """The sampling weight of each row."""
@@ -214,7 +214,7 @@ class Rows:
 
 
 class PackedRows(Rows):
-    """What the plan draws, where a row of a data set holds several samples; `column` says the sample of each token."""
+    """What the plan draws with packing: a row holds several samples; `column` has the sample of each token."""
 
     def __init__(self, packed: Any, column: str) -> None:
         parts, first = [np.empty((3, 0), dtype=np.int64)], 0

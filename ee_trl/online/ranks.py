@@ -1,4 +1,4 @@
-"""What the processes of one training agree on. With one process each function is the identity."""
+"""Exchange between the processes of one training; with one process, values stay as they are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def every(value: Any) -> list[Any]:
 
 
 def from_the_first(make: Callable[[], Any]) -> Any:
-    """What a function gives on the first process, on all of them; what it raises there is raised on all of them."""
+    """Calls a function on the first process; all processes return its result, or raise its error."""
     state = PartialState()
     if state.num_processes == 1:
         return make()

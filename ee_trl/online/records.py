@@ -20,7 +20,7 @@ STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)  # columns of an observ
 
 
 def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
-    """Observations (arrays of shape `(k, 6)`) in any order, as one for each sample in each step, ordered by step."""
+    """Merges observations (arrays `(k, 6)`) in any order into one for each sample and step, ordered by step."""
     rows = np.concatenate([np.empty((0, 6)), *observations])
     rows = rows[np.lexsort((rows[:, WEIGHT], rows[:, TOKENS], rows[:, LOSS_SUM], rows[:, SAMPLE], rows[:, STEP]))]
     if not len(rows):
@@ -35,7 +35,7 @@ def merged(observations: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unseen(step: int, samples: np.ndarray) -> np.ndarray:
-    """Observations of samples that a step was given, where their losses are not known."""
+    """Observations of the samples in a step, without known losses."""
     rows = np.zeros((len(samples), 6))
     rows[:, STEP], rows[:, SAMPLE], rows[:, TIMES], rows[:, WEIGHT] = step, samples, 1, 1
     return rows
@@ -125,7 +125,7 @@ class Diary:
         return found
 
     def add(self, observations: list[np.ndarray]) -> None:
-        """Notes observations, of all processes, of steps that are over."""
+        """Notes the observations of all processes for steps that are over."""
         rows = merged(observations)
         self.records.add(rows)
         self._interval.append(rows)

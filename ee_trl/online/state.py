@@ -42,7 +42,7 @@ def state_of(callback: Any) -> dict[str, Any]:
 
 
 def restore(callback: Any, state: dict[str, Any]) -> None:
-    """Lets a callback go on from [`state_of`]; raises [`TrainingError`] where it is of other data."""
+    """Lets a callback go on from [`state_of`]; raises [`TrainingError`] if the state is from other data."""
     scores, now = state["scores"], callback.scores
     both = None if scores.shape != now.shape else ~(np.isnan(scores) | np.isnan(now))
     if both is None or not np.array_equal(scores[both], now[both]):
@@ -60,7 +60,7 @@ def restore(callback: Any, state: dict[str, Any]) -> None:
     if callback.loss is not None:
         callback.loss.set(loss_weights(callback.current))
     if state["policy"] != name_of(callback.policy):
-        logger.warning("the checkpoint is of policy %r; %r takes over", state["policy"], name_of(callback.policy))
+        logger.warning("the checkpoint has policy %r; %r takes over", state["policy"], name_of(callback.policy))
     elif state["policy_state"] is not None:
         callback.policy.load_state_dict(state["policy_state"])
 

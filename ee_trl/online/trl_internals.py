@@ -1,4 +1,4 @@
-"""What is private in TRL's and transformers' trainers and this package reads or overrides, all in this one file.
+"""All private parts of TRL's and transformers' trainers that this package reads or overrides.
 
 A new release of TRL is checked against this file first: its test asserts that every private name is still there.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Stock = object
 
-TRL_VERSIONS = ">=1.16,<2"  # that this file is written for
+TRL_VERSIONS = ">=1.16,<2"  # the versions that this file is written for
 
 
 def running_figures(trainer: Any) -> dict[str, list[float]] | None:
@@ -45,11 +45,11 @@ def load_checkpoint(trainer: Any, folder: str) -> None:
 
 
 class OnlineMixin(Stock):
-    """What an attached SFTTrainer does differently; where all weights are 1, it is the stock one to the last bit."""
+    """What an attached SFTTrainer does differently; with weights of 1 it equals the stock one to the last bit."""
 
     empathy_weights: LossWeights | None = None  # None until a policy is attached
     empathy_callback: Any = None  # likewise
-    empathy_checkpoint: str | None = None  # where this training goes on from
+    empathy_checkpoint: str | None = None  # the checkpoint that this training resumed from
     empathy_samples: Dataset | None = None  # with packing, the rows before they were packed
     _numbering = False
     _training_rows_prepared = False
@@ -125,7 +125,7 @@ class OnlineMixin(Stock):
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        training, self._training_rows_prepared = not self._training_rows_prepared, True  # SFTTrainer begins with them
+        training, self._training_rows_prepared = not self._training_rows_prepared, True  # first: training rows
         with_ids = packing and training and hasattr(dataset, "__len__") and args.max_length is not None
         settings = copy.copy(args)
         if with_ids:
@@ -151,7 +151,7 @@ def hold(trainer: Any, callback: Any) -> LossWeights:
 
 
 def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
-    """Packs prepared rows as SFTTrainer does by its `SFTConfig`, with the number of its row beside each token."""
+    """Packs prepared rows as SFTTrainer does by its `SFTConfig`, and puts the number of its row beside each token."""
     from accelerate import PartialState
     from trl import pack_dataset
 

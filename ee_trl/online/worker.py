@@ -32,7 +32,7 @@ def send(stream: IO[bytes], message: Any) -> None:
 
 def work(requests: IO[bytes], answers: IO[bytes]) -> None:
     """
-    Loads the scorer that the first message describes (a pickled [`ScoringSpec`]), and scores what the others bring.
+    Loads the scorer that the first message describes (a pickled [`ScoringSpec`]), and scores the rows of the others.
 
     Every other message is a list of `(row, dialogues)`. The answer to it is `("scores", list[Answer])`, with the mean
     over the scored dialogues of each row.
@@ -63,9 +63,9 @@ def mean_by_row(row_index: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray
 
 
 def main() -> int:
-    """Works until the requests end; the last message tells an error."""
+    """Works until the requests end; the last message reports an error."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a scorer prints is no message
+    os.dup2(2, 1)  # what a scorer prints must not mix with the messages
     try:
         work(sys.stdin.buffer, answers)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""What a scorer is (dialogues in, an `(n, 2)` array out, and a fingerprint), and what names one to other processes."""
+"""The [`Scorer`] protocol (dialogues in, an `(n, 2)` array out), and the spec by which other processes load it."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """`b` of the dialogues that a scorer was given, with what it found."""
+    """The scores of `b` of the dialogues that a scorer was given."""
 
     indices: Sequence[int]  # which of the dialogues these are, by position
     scores: np.ndarray  # (b, 2): sensibility, rationality; NaN where unscored
     # for each dialogue one of REASONS, or `None` where it has a score; by default "scorer_gave_none"
     reasons: Sequence[str | None] | None = None
     details: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns of shape (b,), NaN for null
-    tokens: int = 0  # of the dialogues' own text
-    forward_tokens: int = 0  # that went through the model for them, with rubric, questions and padding
+    tokens: int = 0  # tokens of the dialogues' own text
+    forward_tokens: int = 0  # tokens that went through the model, with rubric, questions and padding
 
 
 class BatchedScorer:

@@ -1,4 +1,4 @@
-"""Two scorers as one: the cheap one decides where it is sure, a judge decides near the boundary of the decision."""
+"""A cascade of two scorers: the cheap one decides where it is sure, a judge decides near the threshold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .store import ScoreStore, dialogue_key
 logger = logging.getLogger(__name__)
 
 DOUBT, JUDGED, AUDIT = "cascade_doubt", "cascade_judged", "cascade_audit"
-"""Details: the cheap scorer's doubt; 1 where the score is the judge's; of an audited sample, whether both agree."""
+"""Details: the cheap scorer's doubt; 1 where the score is the judge's; for audited samples, whether both agree."""
 
 FEWEST = 60  # calibration samples
 _LAYOUT = "cascade-1"
@@ -45,9 +45,9 @@ class CascadeReport(Displayed):
 
     samples: int = 0
     judged: int = 0  # samples whose scores are the judge's
-    audited: int = 0  # other samples that the judge was shown as well
+    audited: int = 0  # other samples that the judge scored as well
     agreed: int = 0  # audited samples on which both have the same class
-    calibration_calls: int = 0  # samples that the judge was asked for to set the limit, and for nothing else
+    calibration_calls: int = 0  # samples that the judge scored only to set the limit
     calls: int = 0  # how often the judge was asked in this process; scores in the store need no call
 
     def count(self, details: Mapping[str, np.ndarray]) -> None:
@@ -65,7 +65,7 @@ class CascadeReport(Displayed):
 
     @property
     def share(self) -> float:
-        """The needed ones, of all samples."""
+        """`needed` as a share of all samples."""
         return self.needed / max(self.samples, 1)
 
     @property
@@ -87,7 +87,7 @@ class CascadeReport(Displayed):
         return self._overall(low), self._overall(high)
 
     def _overall(self, share: float) -> float:
-        """From agreement on the trusted samples to that on all: on the others the judge agrees with itself."""
+        """The agreement on all samples, from the share on trusted ones: the judge agrees with itself on the others."""
         return (self.judged + share * (self.samples - self.judged)) / max(self.samples, 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,11 +113,11 @@ class CascadeScorer(BatchedScorer):
     """
     Scores with a cheap scorer where it is sure of the decision, and with a judge elsewhere.
 
-    How unsure the cheap scorer is, its *doubt*, follows from its scores. With calibration samples, the doubt is the
+    The cheap scorer's *doubt* (how unsure it is) follows from its scores. With calibration samples, the doubt is the
     chance that the judge's class (sensibility set, rationality set, discarded, at T) differs from the cheap scorer's;
     without any, it is the distance of the scores from T. Samples whose doubt reaches a limit go to the judge. A
-    `budget` or a `promise` sets the limit; it is the same for every sample, so that a score does not depend on batch
-    mates.
+    `budget` or a `promise` sets the limit, which is the same for every sample, so that a score does not depend on
+    batch mates.
 
     Args:
         cheap, judge (`str`, `os.PathLike` or [`Scorer`]):
@@ -126,23 +126,23 @@ class CascadeScorer(BatchedScorer):
             The judge is asked for at most this share of the samples, audit and calibration included. It holds for the
             data set whose doubts set the limit: the first that is scored, or the one given to [`~CascadeScorer.plan`].
         promise (`float`, *optional*):
-            The cascade's class is to be the judge's on at least this share of the samples, e.g. `0.95`. Needs
-            `calibration`. What exactly is guaranteed, and under which assumptions:
-            [`~ee_trl.scoring.conformal.limit_for_promise`]. In short: in expectation, over calibration samples and new
-            ones that are exchangeable. One half of the calibration samples, drawn by a hash, teaches the doubt; the
-            other sets the limit.
+            The cascade's class must equal the judge's on at least this share of the samples, e.g. `0.95`. Needs
+            `calibration`. For the exact guarantee and its assumptions see
+            [`~ee_trl.scoring.conformal.limit_for_promise`]. In short: it holds in expectation, if the calibration
+            samples and new samples are exchangeable. One half of the calibration samples, drawn by a hash, fits the
+            doubt; the other half sets the limit.
         confidence (`float`, *optional*):
             Makes the promise hold with this probability over the calibration samples, rather than in expectation.
         calibration (`int` or pair, *optional*):
             Judged samples that the cheap scorer has not learnt from: `(dialogues, scores)`, with scores of shape
-            `(n, 2)` by this very judge. Or a number: so many samples are drawn at random from the data set to be
-            scored, and the judge is asked for them first.
-        threshold, ties (*optional*, default to `5.0` and `"drop"`): Of the selection that the two are to agree on.
+            `(n, 2)` by this very judge. Or a number: this many samples are drawn at random from the data set,
+            and the judge scores them first.
+        threshold, ties (*optional*, default to `5.0` and `"drop"`): The selection rule on which both should agree.
         audit (`float`, *optional*, defaults to `0.05`):
-            Share of the trusted samples, drawn by a hash of their content, that the judge is shown as well, to measure
+            Share of the trusted samples, drawn by a hash of their content, that the judge scores as well, to measure
             the agreement. They keep the cheap scorer's scores.
-        seed (`int`, *optional*, defaults to `0`): Of what is drawn.
-        cheap_options, judge_options (`dict`, *optional*): Of the classes of the two, where they are given by name.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draws for audit and calibration.
+        cheap_options, judge_options (`dict`, *optional*): Options of the two scorers, where they are given by name.
 
     Raises:
         [`ScorerError`]: Not exactly one of `budget` and `promise`, or a value is out of range.
@@ -174,7 +174,7 @@ class CascadeScorer(BatchedScorer):
             if share in (0, 1) and name in ("promise", "confidence"):
                 raise ScorerError(f"{name} {share!r} is not between 0 and 1, e.g. 0.95")
         if confidence is not None and promise is None:
-            raise ScorerError("confidence goes with a promise")
+            raise ScorerError("confidence goes with a promise; give promise=... too, or leave confidence out")
         if promise is not None and calibration is None:
             raise ScorerError(
                 "a promise needs calibration samples that the judge has scored and the cheap scorer has not learnt "
@@ -190,8 +190,8 @@ class CascadeScorer(BatchedScorer):
         self._retry_failures = False
         self._plan: Plan | None = None
         self._counts = CascadeReport()
-        self._tokens = np.zeros(2, int)  # of the judge, and those through its model, that no batch has reported yet
-        self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # what the judge gave the samples drawn to calibrate on
+        self._tokens = np.zeros(2, int)  # the judge's tokens and forward tokens that no batch has reported yet
+        self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # the judge's scores of samples drawn for calibration
 
     @cached_property
     def cheap(self) -> Scorer:
@@ -207,7 +207,7 @@ class CascadeScorer(BatchedScorer):
 
     @property
     def rubric(self) -> Any:
-        """The judge's."""
+        """The judge's rubric."""
         return getattr(self.judge, "rubric", None)
 
     @property
@@ -223,7 +223,7 @@ class CascadeScorer(BatchedScorer):
 
     @property
     def needs_plan(self) -> bool:
-        """Whether the data set to be scored sets the limit, and has not yet."""
+        """Whether the limit must still be set from the data set to be scored."""
         return self._plan is None and (self.budget is not None or isinstance(self._calibration, int))
 
     @property
@@ -239,8 +239,8 @@ class CascadeScorer(BatchedScorer):
         """
         Sets the limit from all the dialogues that are to be scored, which it reads once, a thousand at a time.
 
-        The cheap scorer scores all of them, and the judge as many as `calibration` says. Without any dialogue there is
-        no plan: the first that are scored set the limit.
+        The cheap scorer scores all of them, and the judge as many as `calibration` says. Without dialogues there is
+        no plan yet: the first dialogues to be scored set the limit.
         """
         scores, audited, drawn = self._surveyed(dialogues)
         if not len(scores):
@@ -288,7 +288,7 @@ class CascadeScorer(BatchedScorer):
         return np.array(scores), np.array(audited, bool), drawn
 
     def _promised(self, dialogues: Sequence[Dialogue], judged: np.ndarray) -> Plan:
-        """The plan that keeps the promise: one half of the samples teaches the doubt, the other sets the limit."""
+        """The plan that keeps the promise: one half of the samples fits the doubt, the other sets the limit."""
         assert self.promise is not None
         dialogues, cheap, judged = self._known(dialogues, judged)
         numbers = [_number(dialogue_key(dialogue), self.seed, "half") for dialogue in dialogues]
@@ -318,7 +318,7 @@ class CascadeScorer(BatchedScorer):
         return _number(key, self.seed, "audit") < self.audit * 2**64
 
     def use_store(self, store: ScoreStore | None, retry_failures: bool = False) -> None:
-        """Keeps the scores of both scorers there as well, and finds those that are there already."""
+        """Also keeps the scores of both scorers in this store, and reuses scores from it."""
         self._store, self._retry_failures = store, retry_failures
 
     def _ask(self, scorer: Scorer, dialogues: Sequence[Dialogue]) -> Scored:
@@ -332,7 +332,7 @@ class CascadeScorer(BatchedScorer):
         return found
 
     def _judgements(self, dialogues: Sequence[Dialogue], *, keep: bool = False) -> Scored:
-        """What the judge gives for dialogues; it is not asked again about samples drawn to calibrate on (`keep`)."""
+        """The judge's scores of dialogues; with `keep` they are remembered, and the judge is not asked again."""
         keys = [dialogue_key(dialogue) for dialogue in dialogues]
         new = {key: dialogue for key, dialogue in zip(keys, dialogues, strict=True) if key not in self._judged}
         found = self._ask(self.judge, list(new.values()))
@@ -343,7 +343,7 @@ class CascadeScorer(BatchedScorer):
         return Scored(scores, [given[key][1] for key in keys], {})
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
-        """What the cheap scorer decides, then what the judge was asked for; NaN where the one who decides has none."""
+        """First what the cheap scorer decides, then what the judge scored; NaN where the decider has no score."""
         if not dialogues:
             return
         if self.needs_plan:

@@ -1,4 +1,4 @@
-"""How sure a cheap scorer must be to be trusted: rules on arrays, with what they promise.
+"""How sure a cheap scorer must be to decide: rules on arrays, and their guarantees.
 
 A *doubt* is a number for each sample; it grows as the scores come nearer to where the decision changes. The cheap
 scorer decides a sample whose doubt is below a *limit*; the judge decides the others.
@@ -26,14 +26,14 @@ def classes_of(scores: np.ndarray, threshold: Threshold, ties: str = "drop") -> 
 
 
 def distance_doubt(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
-    """How near the nearer of both axes is to its T, shape `(n,)`: in [0, 1], 1 at T; infinite where unscored."""
+    """How near the scores are to T, by the nearer axis, shape `(n,)`: in [0, 1], 1 at T; infinite where unscored."""
     apart = np.abs(scores - np.array(thresholds(threshold))).min(axis=1)
     return np.where(np.isnan(apart), np.inf, 1 - apart / MAX_SCORE)
 
 
 @dataclass(frozen=True)
 class LearntDoubt:
-    """The chance that the judge's class is another, by a softmax regression on the cheap scorer's two numbers."""
+    """The chance that the judge's class differs, by a softmax regression on the cheap scorer's two numbers."""
 
     weights: np.ndarray  # (features, 3)
     threshold: Threshold
@@ -43,7 +43,7 @@ class LearntDoubt:
     def fit(
         cls, scores: np.ndarray, judged: np.ndarray, threshold: Threshold, ties: str, penalty: float = 1.0
     ) -> LearntDoubt:
-        """Fits the weights to the scores of both, `(n, 2)`; `penalty` on their squares counts as so many samples."""
+        """Fits the weights to the scores of both, `(n, 2)`; `penalty` is the weight of the L2 penalty."""
         x = _features(scores)
         wanted = np.stack([classes_of(judged, threshold, ties) == name for name in CLASSES], axis=1).astype(float)
         weights = np.zeros((x.shape[1], len(CLASSES)))
@@ -79,12 +79,12 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples a cascade trusts the cheap scorer with."""
+    """For which samples a cascade trusts the cheap scorer."""
 
-    limit: float  # it is trusted with samples of smaller doubt
+    limit: float  # it is trusted where the doubt is smaller
     doubt: LearntDoubt | None  # `None` for the distance of the scores from T
-    calibrated_on: int  # judged samples behind it
-    calibration_calls: int = 0  # samples that the judge was asked for to set the limit, and for nothing else
+    calibrated_on: int  # how many judged samples it was made from
+    calibration_calls: int = 0  # samples that the judge scored only to set the limit
 
     @property
     def name(self) -> str:
@@ -112,8 +112,8 @@ def limit_for_promise(
     that the cheap scorer and its doubt were fixed without these samples, and that the judge gives a dialogue the same
     scores again. They hold on average over samples: not for each emotion, and not after the data changes.
 
-    `doubt` and `wrong` (the cheap scorer's class is not the judge's) are of shape `(n,)`. Samples of smaller doubt
-    than the limit are trusted: all with `inf`, none with `-inf`, where `n` is too small to promise anything.
+    `doubt` and `wrong` (the cheap scorer's class is not the judge's) are of shape `(n,)`. Samples with a doubt
+    below the limit are trusted: `inf` trusts all; `-inf` trusts none, because `n` is too small for the promise.
     """
     n, risk = len(doubt), 1 - agreement
     if confidence is None:
@@ -142,7 +142,7 @@ def limit_for_budget(doubt: np.ndarray, audited: np.ndarray, budget: float) -> f
     """
     The smallest limit for which the judge is asked for at most a share `budget` of these very samples.
 
-    The judge is shown the `audited` samples in any case, to audit or to calibrate; raises [`ScorerError`] if these
+    The judge scores the `audited` samples in any case, to audit or to calibrate; raises [`ScorerError`] if these
     alone are more than the budget. Equal doubts are trusted or asked for together.
     """
     order = np.argsort(-doubt, kind="stable")

@@ -28,7 +28,7 @@ class Coverage(Displayed):
     duplicates: int = 0  # samples that are word for word like another of the same batch, and share its score
     kept: int = 0  # samples that came with this scorer's score in the data
     tokens: int = 0  # of the text of the dialogues that were scored, where the scorer counts them
-    forward_tokens: int = 0  # that went through the model, with rubric, questions and padding
+    forward_tokens: int = 0  # tokens that went through the model, with rubric, questions and padding
     seconds: float = 0.0  # from the first batch to the last
     _start: float = field(default_factory=time.perf_counter, repr=False)
 
@@ -39,12 +39,12 @@ class Coverage(Displayed):
 
     @property
     def samples(self) -> int:
-        """All of them."""
+        """All samples."""
         return sum(self.statuses.values())
 
     @property
     def scored(self) -> int:
-        """Those with scores."""
+        """Samples with scores."""
         return self.statuses[SCORED]
 
     @property
@@ -59,7 +59,7 @@ class Coverage(Displayed):
         return (self.samples - nothing - self.scored) / max(self.samples - nothing, 1)
 
     def merged(self, others: Sequence[Coverage]) -> Coverage:
-        """This one and the work of other processes; samples are not added up: the process that writes counts all."""
+        """Adds the work of other processes, but not their samples: the process that writes counts all samples."""
         total = replace(self, statuses=Counter(self.statuses))
         for name in ("asked", "cache_hits", "duplicates", "tokens", "forward_tokens"):
             setattr(total, name, sum(getattr(part, name) for part in (self, *others)))
@@ -67,7 +67,7 @@ class Coverage(Displayed):
 
     @classmethod
     def of_splits(cls, parts: Sequence[Coverage]) -> Coverage:
-        """The work on several splits, samples added up; of one split, its own."""
+        """The sum over several splits, samples included; a single split stays as it is."""
         if len(parts) == 1:
             return parts[0]
         total = parts[0].merged(parts[1:])
@@ -76,7 +76,7 @@ class Coverage(Displayed):
         return total
 
     def check(self, max_unscored: float, written: str = "") -> None:
-        """Raises [`CoverageError`] if a larger share is unscored; the message says where all was `written` to."""
+        """Raises [`CoverageError`] if a larger share is unscored; the message names the file `written`."""
         if self.unscored_share > max_unscored:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.unscored.items())
             saved = f"All samples and scores are in {written}. " if written else ""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Part: TypeAlias = tuple[int, str] | None
-"""A call of `score`, and one of the splits that it was given, if it was given several."""
+"""The number of a call of `score`, and the name of a split; `None` without splits."""
 
 
 class DatasetScorer:
@@ -84,7 +84,7 @@ class DatasetScorer:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The scorer, loaded at first use; with Ray only its name."""
+        """The scorer, loaded at first use; with Ray a stand-in for the actors' scorer."""
         if self._ray is None:
             return load_scorer(self._spec, **self._options)
         return remote_scorer(self._spec, self._options, self._ray)
@@ -99,7 +99,7 @@ class DatasetScorer:
         return ScoreStore(None if self._store is True else self._store)
 
     def new_run(self, filled: Coverage | None = None, part: Part = None) -> ScoringRun:
-        """A new run of the scorer with its store; `coverage` covers the runs of this call of `score` from now on."""
+        """A new run of the scorer with its store; from now on `coverage` counts this call of `score` only."""
         run = ScoringRun(self.scorer, self.store, retry_failures=self.retry_failures, filled=filled)
         self._runs = {key: r for key, r in self._runs.items() if part and key and key[0] == part[0]}
         self._runs[part] = run
@@ -146,7 +146,7 @@ class DatasetScorer:
         found: Any = open_rows(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
 
         def score(rows: Any, part: Part = None) -> Any:
-            if is_stream(rows) and found is dataset:  # what a path names becomes a data set, however it is read
+            if is_stream(rows) and found is dataset:  # a path always becomes a `Dataset`
                 return self._score_stream(rows, part)
             return self._score_rows(rows, shared, part)
 
@@ -166,11 +166,11 @@ class DatasetScorer:
         return scored
 
     def _score_stream(self, stream: IterableDataset, part: Part) -> IterableDataset:
-        """The stream's tables with scores, or its rows where it does not know its columns; nothing is read yet."""
+        """The stream's tables with scores, or its rows where its columns are unknown; nothing is read yet."""
         from datasets import IterableDataset
 
         stream = stream.with_format(None)
-        if stream.features is not None:  # tables, since the library's way back from rows changes values that are JSON
+        if stream.features is not None:  # as tables: the library changes JSON values of rows
             make = partial(self.score_tables, part=part)
             return stream_of_tables(make, stream, make(stream)[0])
         layout = engine.layout_of(columns_of(stream), self.detail_columns)
@@ -186,7 +186,7 @@ class DatasetScorer:
     def fill_store(
         self, dataset: Dataset | IterableDataset, total: int | None = None, part: Part = None
     ) -> Coverage | None:
-        """Scores what the store lacks, by Ray or by this launch; the work of all processes, `None` without a store."""
+        """Scores what the store lacks, by Ray or by this launch; gives the coverage of all, `None` without a store."""
         if self.store is None:
             if self._ray is not None:
                 raise ScorerError("a Ray cluster returns scores through the store; leave out --no-store")

@@ -40,10 +40,10 @@ class EncoderInputs:
     """
     How a dialogue becomes a pair of segments: the turns so far, and the reply.
 
-    Of dialogues of more than `max_length` tokens the oldest words are cut; a reply has at most half of the tokens, and
-    keeps its beginning. The `text` is `"canonical"` (lower case, English contractions written out, punctuation as
-    tokens of its own, so that natural and tokenised text have one score), or `"as_is"`, for other languages and for
-    encoders that know upper case.
+    A dialogue of more than `max_length` tokens loses its oldest words. A long reply keeps its beginning: half of the
+    tokens, or more if the context leaves room. The `text` is `"canonical"` (lower case, English contractions written
+    out, punctuation as separate tokens, so that natural and tokenised text get the same score), or `"as_is"`, for
+    other languages and case-sensitive encoders.
     """
 
     max_length: int = 128
@@ -76,7 +76,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
 
 @dataclass(frozen=True)
 class _Pair:
-    """The special tokens before, between and after two segments, and the segments' token types, if it has any."""
+    """The special tokens before, between and after two segments, and the segments' token types, if there are any."""
 
     before: list[int]
     between: list[int]
@@ -85,14 +85,14 @@ class _Pair:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> _Pair:
-        """Found by joining two words, since tokenizers do not tell."""
+        """Joins two words to find the tokens, since tokenizers have no attribute for them."""
         first, second = _ids(tokenizer, ["no", "yes"])
         tried = tokenizer("no", "yes", verbose=False)
         ids = tried["input_ids"]
         starts = [i for i in range(len(ids)) if ids[i : i + len(first)] == first]
         ends = [i for i in range(len(ids)) if ids[i : i + len(second)] == second]
         if not first or not second or not starts or not ends or ends[-1] < starts[0] + len(first):
-            raise ScorerError(f"{type(tokenizer).__name__} does not join two texts; take an encoder that reads pairs")
+            raise ScorerError(f"{type(tokenizer).__name__} does not join two texts; give an encoder that reads pairs")
         start, end = starts[0] + len(first), ends[-1]
         types = tried.get("token_type_ids")
         return cls(ids[: starts[0]], ids[start:end], ids[end + len(second) :], types and [types[0], types[-1]])
@@ -111,10 +111,10 @@ class _Pair:
 
 def fixed_batches(lengths: Sequence[int], token_budget: int, max_length: int) -> Iterator[tuple[int, int, list[int]]]:
     """
-    Batches of texts of these lengths: rows, width, and the numbers of at most as many texts, the longest first.
+    Batches of texts with these lengths, the longest first: rows, width, and the numbers of the texts.
 
     All batches of one width have the same number of rows, so that the same kernels add the same numbers in the same
-    order; copies of a text fill the rows that are left over. A single text may exceed the `token_budget`.
+    order; copies of a text fill the unused rows. A single text may exceed the `token_budget`.
     """
     by_width: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
@@ -138,7 +138,7 @@ def padded(
 def output_batches(
     model: Any, tokenizer: Any, texts: Sequence[Encoded], token_budget: int, max_length: int
 ) -> Iterator[tuple[list[int], np.ndarray, int]]:
-    """Batch by batch the numbers of the texts, the model's outputs for them, `(b, 2)`, and its tokens with padding."""
+    """For each batch the numbers of the texts, the model's outputs `(b, 2)`, and the tokens with padding."""
     for rows, width, members in fixed_batches([len(t["input_ids"]) for t in texts], token_budget, max_length):
         batch = padded(tokenizer, [texts[i] for i in members], rows, width)
         with torch.inference_mode():
@@ -156,7 +156,7 @@ def raw_outputs(model: Any, tokenizer: Any, texts: Sequence[Encoded], token_budg
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What belongs to a distilled scorer beside its weights."""
+    """What a distilled scorer needs besides its weights."""
 
     inputs: EncoderInputs
     knots: np.ndarray  # (2, 11), see `linear.calibrate`
@@ -169,7 +169,7 @@ class EncoderSettings:
 
     @classmethod
     def load(cls, folder: Path) -> EncoderSettings:
-        """Reads it; raises [`ScorerError`] where it is missing, damaged or of another version."""
+        """Reads [`SETTINGS_FILE`]; raises [`ScorerError`] where it is missing, damaged or of another version."""
         path = folder / SETTINGS_FILE
         try:
             found = read_json(path)
@@ -181,7 +181,7 @@ class EncoderSettings:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScorerError(f"{str(path)!r} is damaged ({error}); run `ee-trl distill` again") from error
         if layout != _LAYOUT:
-            raise ScorerError(f"{str(path)!r} is of layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
+            raise ScorerError(f"{str(path)!r} has layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
         if knots.shape != (len(AXES), 11) or not (np.diff(knots, axis=1) > 0).all():
             raise ScorerError(
                 f"{str(path)!r}: the knots do not increase or are not (2, 11); run `ee-trl distill` again"
@@ -200,14 +200,14 @@ class EncoderScorer(BatchedScorer):
         path (`str` or `os.PathLike`): A folder that [`ee_trl.distill`] wrote, or the hub id of one.
         dtype (`str`, *optional*, defaults to `"auto"`):
             `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 on a GPU and on CPUs that compute in it
-            (AVX512-BF16, AMX), else float32. The head is computed in float32 always.
-        quantization (`str`, *optional*, defaults to `"none"`): Or `"int8"` (bitsandbytes) of all but the head.
+            (AVX512-BF16, AMX), else float32. The head always computes in float32.
+        quantization (`str`, *optional*, defaults to `"none"`): Or `"int8"` (bitsandbytes) for all but the head.
         device (`str`, *optional*): By default the process' own GPU, else the CPU.
-        revision (`str`, *optional*): Of a hub id.
+        revision (`str`, *optional*): Branch, tag or commit of a hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether a hub model's code may run.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
-            is another shape, which moves scores by their last digits; it is part of the fingerprint.
+            changes the last digits of scores, so it is part of the fingerprint.
 
     Raises:
         [`ScorerError`]: The folder is not a distilled scorer, or an option is unknown.
@@ -265,7 +265,7 @@ class EncoderScorer(BatchedScorer):
 
 
 def mixed(raw: np.ndarray, by_words: np.ndarray, share: float) -> np.ndarray:
-    """The encoder's predictions and those of the words, `share` of the latter."""
+    """The mean of both predictions, with the weight `share` on the linear model's (`by_words`)."""
     return (1 - share) * raw + share * by_words
 
 

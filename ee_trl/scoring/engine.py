@@ -1,4 +1,4 @@
-"""Data set in, scored data set out: has the samples of each batch of rows scored, and adds the columns.
+"""Data set in, scored data set out: scores the samples of each batch of rows, and adds the columns.
 
 Source columns and their order survive. For what is added, see [`~ee_trl.scoring.dataset.DatasetScorer.score`]; where a
 row is one utterance, the conversation is written out as `prompt` and `completion` too.
@@ -30,10 +30,10 @@ SCORE_COLUMNS = (*AXES, STATUS, SCORER)
 
 @dataclass(frozen=True)
 class Layout:
-    """How the columns of a source become those of the scored data set; worked out before anything is scored."""
+    """How the source's columns become columns of the scored data set; determined before scoring."""
 
     fmt: DialogueFormat
-    renames: dict[str, str]  # source columns whose names are taken by added columns -> what they are kept as
+    renames: dict[str, str]  # source columns whose names are taken by added columns -> their new names
     added: tuple[str, ...]  # names of the added columns, in order
     rescored: bool  # whether the source has the columns of an earlier run
     details: tuple[str, ...] = ()  # the added columns that the scorer gives beside the scores, on request
@@ -44,7 +44,7 @@ class Layout:
         return ("context", *SCORE_COLUMNS, *self.details) if self.rescored else ("context",)
 
     def kept_name(self, name: str) -> str:
-        """What a source column is called in the scored data set; later rows of a stream may bring new columns."""
+        """The name of a source column in the scored data set; later rows of a stream may bring new columns."""
         if self.rescored or name not in (*self.added, QUADRANT):
             return self.renames.get(name, name)
         return self.renames.get(name) or _other_name(name, self.fmt, {*self.added, *self.renames.values()})
@@ -78,7 +78,7 @@ def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
 
 
 def scored_features(features: Features, layout: Layout) -> Features:
-    """The features of the scored data set, but for the quadrant."""
+    """The features of the scored data set, without the quadrant."""
     renamed = {layout.renames.get(name, name): feature for name, feature in features.items()}
     return type(features)({**renamed, **_added_features(layout)})
 
@@ -201,7 +201,7 @@ def _earlier(name: str, row: Mapping[str, Any]) -> Any:
 def _column(values: list[Any], field: pa.Field) -> pa.Array:
     try:
         return pa.array(values, field.type)
-    except (pa.ArrowException, OverflowError) as error:  # of an earlier run alone: new values are of their type
+    except (pa.ArrowException, OverflowError) as error:  # only values of an earlier run can fail
         raise ScoresError(
             f"the column {field.name!r} of the data set is not what scoring writes ({error}); drop or rename it"
         ) from error

@@ -21,9 +21,9 @@ from ..data.dialogue import Dialogue
 
 
 FEATURE_VERSION = 1
-"""Part of every fingerprint: must grow with any change in this file that changes a feature."""
+"""Part of every fingerprint: increase it with any change in this file that changes a feature."""
 
-MAX_CHARACTERS = 4000  # of one utterance; what follows is not read
+MAX_CHARACTERS = 4000  # of one utterance; the rest is ignored
 EARLIER_UTTERANCES = 2  # before the last turn
 
 WORD_BITS, CHAR_BITS = 18, 16
@@ -41,7 +41,7 @@ _LOG1P = np.log1p(np.arange(LONGEST + 1))
 
 _QUOTES = str.maketrans(dict.fromkeys("’‘´ʼ＇", "'") | dict.fromkeys("“”„«»", '"'))
 _SUBJECTS = "it|he|she|that|this|there|here|what|who|where|when|how|why|everything|everyone|something|someone"
-# (what every match holds, the pattern, what it becomes): to look for a fixed text first is many times faster
+# (a text in every match, the pattern, its replacement): to look for the text first is many times faster
 _CONTRACTIONS = (
     (" '", re.compile(r" ?'(?=(?:s|m|re|ve|ll|d|t)\b)"), "'"),
     ("n't", re.compile(r"\bcan't\b|\bca n't\b"), "can not"),
@@ -154,7 +154,7 @@ def to_grams(words: Words, longest: int) -> Grams:
     """
     Buckets of all n-grams of 1 to `longest` words within one text, by length, then position.
 
-    So sums over them do not depend on other texts.
+    In this order, sums over them do not depend on other texts.
     """
     row = np.repeat(np.arange(len(words.lengths)), words.lengths)
     gram, rows, buckets = words.hashes, [row], [_mix(words.hashes)]
@@ -172,7 +172,7 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
     """
     The features that are not words, `(n, SURFACE)`: lengths, punctuation, who is spoken of, place in the dialogue.
 
-    `reply` and `turn` are the words of `n` replies and of the turns before them; `utterances` counts each context's.
+    `reply` and `turn` are the words of `n` replies and of the turns before; `utterances` is each context's length.
     """
 
     def count(words: Words, *tokens: str) -> np.ndarray:

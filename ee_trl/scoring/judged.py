@@ -19,7 +19,7 @@ from ..errors import FormatError, ScoresError, require
 from .store import dialogue_key
 
 
-FEWEST = 50  # judged samples; below that nothing that is measured means anything
+FEWEST = 50  # judged samples; results from fewer mean nothing
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Judged:
     dialogues: list[Dialogue]
     scores: np.ndarray  # (n, 2), none is missing
     conversations: np.ndarray  # (n,), see `conversation_numbers`
-    judges: tuple[str, ...]  # fingerprints of what made the scores; "given" where nobody knows
+    judges: tuple[str, ...]  # the scorers' fingerprints; "given" where unknown
     left_out: int  # rows without a dialogue, or without scores
     rows: np.ndarray  # (n,), which rows of the data set they are
 
@@ -44,11 +44,11 @@ class Judged:
 
 
 def open_judged(scored: AnyDataset | str | os.PathLike[str], at_least: int = FEWEST) -> Judged:
-    """[`read_judged`] of a data set, or of the file, folder or hub name of one."""
+    """[`read_judged`] of a data set, file, folder or hub name."""
     dataset: Any = open_rows(scored) if isinstance(scored, (str, os.PathLike)) else scored
     parts = list(dataset.values()) if hasattr(dataset, "keys") else [dataset]
     if len(parts) != 1:
-        raise FormatError(f"there are several splits: {', '.join(dataset)}; take one of them")
+        raise FormatError(f"there are several splits: {', '.join(dataset)}; give one of them")
     return read_judged(parts[0], at_least)
 
 
@@ -56,7 +56,7 @@ def read_judged(dataset: AnyDataset, at_least: int = FEWEST) -> Judged:
     """
     Judged samples of one split with the columns `sensibility` and `rationality`.
 
-    Of a conversation of several turns the last is taken for the one judged, unless the row names a `turn`.
+    In a conversation of several turns the last counts as the judged one, unless the row names a `turn`.
     """
     columns = list(features_of(dataset))
     check_scored(columns)
@@ -91,7 +91,7 @@ def conversation_numbers(dialogues: Sequence[Dialogue]) -> np.ndarray:
 
 
 def folds_of(conversations: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold numbers of shape `(n,)`; no conversation is split. Recorded results rest on them."""
+    """Fold numbers of shape `(n,)`; no conversation is split. Recorded results depend on them."""
     unique, inverse = np.unique(conversations, return_inverse=True)
     return np.random.default_rng(seed).permutation(len(unique))[inverse] % folds
 
@@ -106,9 +106,9 @@ def held_out_of(conversations: np.ndarray, share: float, seed: int) -> np.ndarra
 
 def targets(scores: np.ndarray) -> np.ndarray:
     """
-    The targets of a regression: the judge's scores as ranks and as they are, half and half in standard deviations.
+    Regression targets: the mean of the judge's scores and of their ranks, both standardised.
 
-    The ranks keep apart what a judge crowds into a few scores; the scores keep how far apart they are.
+    The ranks spread out scores that a judge crowds together; the scores keep the distances.
     """
     stats = require("scipy.stats", extra="report", purpose="distillation")
     ranks = np.stack([stats.rankdata(column) for column in scores.T], axis=1)

@@ -16,7 +16,7 @@ SCORERS = ("linear", "server", "cascade")
 """Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# the file that tells a kind of scorer; a folder without any of them is taken for a language model
+# the file that identifies each kind of scorer; a folder without any of them counts as a language model
 _MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
 
 
@@ -70,7 +70,7 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
         from .linear import LinearScorer
 
         if options:
-            raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; it has none")
+            raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; give none")
         return LinearScorer() if spec == "linear" else LinearScorer(folder_of(spec))
     if kind == "encoder":
         from .encoder import EncoderScorer
@@ -109,5 +109,5 @@ def _kind_of(spec: str | os.PathLike[str]) -> str:
         except HFValidationError as error:
             raise ScorerError(f"{str(spec)!r} is neither a folder nor a hub id: {error}") from error
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-            break  # loading the judge tells what is wrong, if anything is
+            break  # loading the judge reports what is wrong, if anything is
     return "judge"

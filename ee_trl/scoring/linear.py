@@ -183,7 +183,7 @@ class RawModel:
 
 
 class _WordSums(dict[str, int]):
-    """The sums over the words' character n-grams, remembered, since most words recur: word -> its place in a table."""
+    """Cached sums over the words' character n-grams, since most words recur: word -> its place in a table."""
 
     def __init__(self, chars: np.ndarray):
         super().__init__()
@@ -218,13 +218,13 @@ def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 def knots_of(raw: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
-    Which raw predictions `(n, 2)` become the scores 0 to 10; they are of samples not trained on, `scores` the judge's.
+    The raw predictions that become the scores 0 to 10; `raw` and the judge's `scores`, `(n, 2)`, are held out.
 
-    A regression draws its predictions to the middle, so that a threshold on them would keep far too little or too
-    much. So each axis is cut at a quantile, where the judge's own share of samples lies below. The judge gives whole
-    numbers, so at T the cut may lie anywhere from the share below T to the share up to T. It is taken, at the same
-    relative place on both axes, where the share of the sensibility set is nearest to the judge's. The knots increase
-    on each axis.
+    A regression pulls its predictions to the middle, so a threshold on them would keep far too little or too much.
+    So each axis is cut at a quantile: the share of predictions below the cut is the judge's share of scores below T.
+    The judge gives whole numbers, so the cut may lie anywhere from its share below T to its share up to T. The place
+    in between, the same on both axes, is where the share of the sensibility set is nearest to the judge's. The knots
+    increase on each axis.
     """
 
     def cuts(t: int, place: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""[`load_scorer`]: from what a user writes to a scorer, a cascade included."""
+"""[`load_scorer`] makes a scorer, also a cascade, from what a user writes."""
 
 from __future__ import annotations
 

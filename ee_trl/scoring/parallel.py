@@ -1,4 +1,4 @@
-"""Several processes score into one store: those of one launch (`torchrun`, `accelerate launch`), or actors of Ray."""
+"""Several processes score into one store: processes of one launch (`torchrun`, `accelerate launch`), or Ray actors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .run import ScoringRun, checked_batches, stored_scores
 from .store import StoredScore
 
 
-_PATIENCE = timedelta(days=7)  # how long a process waits for one whose share takes longer
+_PATIENCE = timedelta(days=7)  # how long a process waits for slower ones
 _exchanges = count()
 _Value = TypeVar("_Value")
 
@@ -42,12 +42,12 @@ class Launch:
 
     @classmethod
     def from_environment(cls) -> Launch:
-        """What the launcher says; several machines cannot share one store."""
+        """Reads the launcher's variables; several machines cannot share one store."""
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
             raise ScorerError(
-                f"{processes} processes on several machines cannot share one score store; start the processes of one "
-                "machine alone, or score with --engine ray"
+                f"{processes} processes on several machines cannot share one score store; start processes on one "
+                "machine only, or score with --engine ray"
             )
         return cls(rank, processes)
 
@@ -105,7 +105,7 @@ def fill_share(run: ScoringRun, batches: Iterable[list[Dialogue]], launch: Launc
 @dataclass(frozen=True)
 class RayOptions:
     """
-    How many actors score, and what each takes.
+    How many actors score, and what each reserves.
 
     Args:
         actors (`int` or `tuple[int, int]`, *optional*, defaults to `1`): How many, or fewest and most: Ray then starts
@@ -113,7 +113,7 @@ class RayOptions:
         cpus (`float`, *optional*, defaults to `0.5`): CPU cores that an actor reserves.
         gpus (`float`, *optional*, defaults to `0.0`): GPUs that an actor reserves; may be a fraction.
         batch_size (`int`, *optional*, defaults to `64`): Dialogues that an actor is given at once.
-        address (`str`, *optional*): Of a cluster (`"auto"`, `"ray://..."`); by default Ray is started here.
+        address (`str`, *optional*): Address of a cluster (`"auto"`, `"ray://..."`); by default Ray is started here.
     """
 
     actors: int | tuple[int, int] = 1
@@ -192,7 +192,7 @@ def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> 
 
 
 class _Actor:
-    """A scorer in a process of its own: a table of dialogues in, a table of one row, what it made of them, out."""
+    """A scorer in its own process: takes a table of dialogues, returns its scores in a table of one row."""
 
     def __init__(self, spec: Any, options: dict[str, Any], fingerprint: str) -> None:
         self.scorer: Scorer = load_scorer(spec, **options)
@@ -215,7 +215,7 @@ class _Actor:
 
 def fill_with_ray(run: ScoringRun, batches: Iterable[list[Dialogue]], options: RayOptions) -> Coverage:
     """
-    Has actors score what the store lacks, and saves their scores as they come; the `run` is of a [`RemoteScorer`].
+    Actors score what the store lacks, and their scores are saved as they come; the `run` has a [`RemoteScorer`].
 
     Ray replaces an actor that dies, and gives its dialogues to another.
     """

@@ -33,11 +33,11 @@ class Scored:
 
 class ScoringRun:
     """
-    A scorer at work; it is asked for what the store lacks, without a store for every dialogue.
+    A scorer at work. It scores what the store lacks, or without a store every dialogue.
 
-    With `retry_failures`, dialogues that failed in an earlier run are tried again. `filled` is what
-    [`~ScoringRun.fill`] did in an earlier run, which counted already what this run finds in the store. `coverage`
-    tells what was done so far; `after_batch` is called after each batch that the scorer gave, for a progress bar.
+    With `retry_failures`, dialogues that failed in an earlier run are tried again. `filled` is the
+    coverage of an earlier [`~ScoringRun.fill`], which has already counted what this run finds in the store. `coverage`
+    counts what was done so far; `after_batch` is called after each of the scorer's batches, for a progress bar.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ScoringRun:
         self._tried: set[bytes] = set()  # failures that were tried again already
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
-        """Scores dialogues, each content once; after an error, the store has what the scorer gave before."""
+        """Scores dialogues; with a store, equal ones once, and an error loses nothing that was scored before."""
         keys, known, missing = self._sorted_out(dialogues)
         known |= self._fill(missing)
         found = [known[key] for key in keys]
@@ -69,7 +69,7 @@ class ScoringRun:
         return Scored(scores, [one.status for one in found], details)
 
     def fill(self, dialogues: Sequence[Dialogue]) -> None:
-        """Scores into the store what it lacks of these dialogues, and nothing more."""
+        """Scores the dialogues that the store lacks, and saves their scores."""
         self._fill(self.missing(dialogues))
 
     def missing(self, dialogues: Sequence[Dialogue]) -> dict[bytes, Dialogue]:
@@ -130,7 +130,7 @@ def checked_batches(
     scorer: Scorer, dialogues: Sequence[Dialogue], at_once: int | None = None
 ) -> Iterator[tuple[ScoredBatch, list[str]]]:
     """
-    What a scorer makes of dialogues, and the statuses; scores are NaN wherever one is missing or outside [0, 10].
+    A scorer's checked batches, and the statuses; scores are NaN wherever one is missing or outside [0, 10].
 
     A scorer without `score_batches` is given `at_once` dialogues at a time. Raises [`ScorerError`] where a scorer
     failed, gave another shape than [`Scorer`] promises, or left dialogues out.

@@ -1,4 +1,4 @@
-"""The score store: every score goes to disk as it is made, by the dialogue's content and the scorer's fingerprint.
+"""The score store: every score goes to disk at once, under the dialogue's content and the scorer's fingerprint.
 
 One SQLite file. Saved scores survive a killed process, several processes may write at once, and a second run asks only
 for what is missing. Failures are kept with their reason, so that they can be looked at and retried.
@@ -69,7 +69,7 @@ class StoredScore(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredScorer:
-    """A scorer that the store has scores of: counts, bytes (about), first and last use (Unix time)."""
+    """A scorer with scores in the store: counts, bytes (about), first and last use (Unix time)."""
 
     fingerprint: str
     scored: int
@@ -97,7 +97,7 @@ class ScoreStore:
         self._touched: dict[str, float] = {}
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._writing() as db:  # what cannot be written to is found now, not after hours of scoring
+            with self._writing() as db:  # an unwritable file fails now, not after hours of scoring
                 [version] = db.execute("PRAGMA user_version").fetchone()
                 if version == 0:
                     for statement in _TABLES.split(";\n"):
@@ -212,7 +212,7 @@ class ScoreStore:
 
         Args:
             fingerprint (`str`, *optional*): Only scores of this scorer.
-            unused_days (`float`, *optional*): Only scores of scorers that were not used for so many days, 0 or more.
+            unused_days (`float`, *optional*): Only scores of scorers that were not used for this many days, 0 or more.
             failures (`bool`, *optional*): Only failures, so that the next run tries them again.
         """
         if unused_days is not None and not 0 <= unused_days < math.inf:
@@ -271,7 +271,7 @@ class ScoreStore:
             remedy = f"give another place with --store FILE (store=...) or ${CACHE_VARIABLE}, or none with --no-store"
             said = str(error).lower()
             if _is_full(error):
-                problem = f"the disk is full, or refuses to be written to ({error})"
+                problem = f"the disk is full, or cannot be written to ({error})"
                 remedy = f"make room (`ee-trl cache prune`) and run the same command again, or {remedy}"
             elif "not a database" in said or "malformed" in said:
                 problem = f"it is not a score store, or a damaged one ({error})"

@@ -37,7 +37,7 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 @dataclass
 class DataArguments:
     """
-    What every recipe takes beside TRL's own arguments: dialogues and how to score them; see `--help` for each.
+    The arguments of every recipe beside TRL's own: dialogues and how to score them; see `--help` for each.
 
     Scores that the data set already has (columns `sensibility` and `rationality`) are used as they are.
     """
@@ -51,7 +51,7 @@ class DataArguments:
     )
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
     dataset_train_split: str = _option("train", "Split to train on.")
-    dataset_test_split: str | None = _option(None, "Split to evaluate on, all of it, with --eval_strategy.")
+    dataset_test_split: str | None = _option(None, "Split to evaluate on (all of it) with --eval_strategy.")
     empathy_scorer: str = _option("linear", "linear (bundled), a folder, or a hub id.")
     empathy_quantization: str | None = _option(None, "Quantization of a judge: none, int8 or nf4 (bitsandbytes).")
     empathy_rubric: str | None = _option(None, "A text file with a judge's rubric. Default: the bundled rubric.")
@@ -78,7 +78,7 @@ class DataArguments:
 
 @dataclass
 class ExpertArguments(DataArguments):
-    """What a recipe that selects takes beside TRL's own arguments; see `--help` for each."""
+    """The arguments of a recipe that selects, beside TRL's own; see `--help` for each."""
 
     empathy_max_unscored: float = _option(
         DEFAULT_MAX_UNSCORED, "Share without a score, in [0, 1], that the run accepts."
@@ -97,7 +97,7 @@ class ExpertArguments(DataArguments):
 
 @dataclass
 class MoEArguments(ExpertArguments):
-    """What the recipe for a mixture's router takes beside TRL's own arguments; see `--help` for each."""
+    """The arguments of the recipe for a mixture's router, beside TRL's own; see `--help` for each."""
 
     demonstration: ClassVar[str] = "configs/moe_tiny_cpu.yaml"
     config_for_one_gpu: ClassVar[str] = "configs/moe_8b.yaml"
@@ -112,7 +112,7 @@ class MoEArguments(ExpertArguments):
 @dataclass
 class PipelineArguments(ExpertArguments):
     """
-    What the recipe of the whole method takes beside TRL's own arguments, which are the experts'; see `--help`.
+    The arguments of the recipe of the whole method, beside TRL's own (for the experts); see `--help`.
 
     Raises [`EmpathyError`] for a mapping with a key that its stage does not know.
     """
@@ -122,8 +122,8 @@ class PipelineArguments(ExpertArguments):
 
     empathy_dataset_test: str | None = _option(None, "File, folder or hub name of the held-out dialogues.")
     empathy_holdout: float = _option(0.1, "Share of conversations to hold out, without a held-out file or split.")
-    empathy_base_training: Options = _option(None, "Other TRL settings for a tiny base, a mapping in YAML, or JSON.")
-    empathy_router_training: Options = _option(None, "Other TRL settings for the router: '{\"max_steps\": 9}'.")
+    empathy_base_training: Options = _option(None, "TRL settings to change for a tiny base: YAML mapping or JSON.")
+    empathy_router_training: Options = _option(None, "TRL settings to change for the router: '{\"max_steps\": 9}'.")
     empathy_attention_lora_r: int | None = _option(None, "Rank of a LoRA on the attention. Default: none.")
     empathy_moe: Options = _option(None, "For compose_moe: shared, top_k, gate_init, gate_samples, seed, dtype.")
     empathy_eval_samples: int = _option(1000, "Held-out samples for the perplexities.")
@@ -154,7 +154,7 @@ class PipelineArguments(ExpertArguments):
 @dataclass
 class OnlineArguments(DataArguments):
     """
-    What a recipe that selects while it trains takes beside TRL's own arguments; see `--help` for each.
+    The arguments of a recipe that selects while it trains, beside TRL's own; see `--help` for each.
 
     Raises [`SelectionError`] for an unknown policy, option or schedule.
     """
@@ -283,7 +283,7 @@ def _check_names(parser: TrlParser, args: list[str], file: str, config: dict[str
 
 
 def _without_policy_options(args: list[str], file: str, config: dict[str, Any]) -> list[str]:
-    """Empty options of the policy, where the command line names another policy than the YAML file, and no options."""
+    """Empties the policy's options, if the command line names another policy than the YAML file, and no options."""
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("policy", "policy_options"):
         names.add_argument(f"--empathy_{name}", dest=name)

@@ -1,4 +1,4 @@
-"""The data of runs: opened, known by their content, scored, selected, held out."""
+"""Opens the data of runs, names them by content, scores, selects, and holds out."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ def with_scores(
     rescue: Path | None = None,
 ) -> Dataset:
     """
-    The data set with scores: those that it has, or else the selector's.
+    The data set with its own scores, or else with the selector's.
 
-    All processes call this under [`score_together`], otherwise the main one. If a greater share than `max_unscored` of
+    Under [`score_together`] all processes call this, else only the main one. If a greater share than `max_unscored` of
     the samples has no score, the scored samples are written to `rescue` and [`CoverageError`] is raised.
     """
     if has_scores(dataset):

@@ -1,4 +1,4 @@
-"""The run of an expert: what a rule selects from the data set, trained on, with the record of why."""
+"""The run of an expert: trains on what a rule selects from the data set, and records why."""
 
 from __future__ import annotations
 

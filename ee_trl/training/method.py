@@ -146,7 +146,7 @@ class EfficientEmpathy:
 
     def _expert(self, name: str, select: Stage, base: Stage) -> Stage:
         path, steps = select.folder / f"{name}.parquet", self.training_args.max_steps
-        own = {"max_steps": len(EXPERTS) * steps} if name == UNION and steps > 0 else {}  # as many as both have
+        own = {"max_steps": len(EXPERTS) * steps} if name == UNION and steps > 0 else {}  # as both experts do
         return self._train(name, path, content_of(str(path)), own, base)
 
     def _train(self, name: str, data: Path, content: str, own: Mapping[str, Any], model: Stage | None) -> Stage:
@@ -171,9 +171,9 @@ class EfficientEmpathy:
         return self.stages.run(name, inputs, work, together=True)
 
     def _arguments(self, kind: type[ExpertArguments], name: str, data: Path) -> ExpertArguments:
-        """The run's own arguments, but for all rows of a file."""
+        """The run's own arguments, changed to train on all rows of a file."""
         own = {field.name: getattr(self.args, field.name) for field in dataclasses.fields(ExpertArguments)}
-        if name == BASE:  # whatever the threshold
+        if name == BASE:  # the threshold does not matter
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
         own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
@@ -214,7 +214,7 @@ class EfficientEmpathy:
     def _combine(
         self, combine: Callable[..., Any], folder: Path, experts: Mapping[str, Stage], base: Stage, **options: Any
     ) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # whole, but an earlier run was stopped before it said so
+        shutil.rmtree(folder, ignore_errors=True)  # complete, but an earlier run stopped before it recorded this
         folders = {name: stage.folder for name, stage in experts.items()}
         revision = self.model_args.model_revision
         combine(self.base_name or base.folder, folders, folder, revision=revision, **options)

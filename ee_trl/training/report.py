@@ -68,7 +68,7 @@ def write_page(folder: Path, record: Mapping[str, Any], parts: Iterable[str | Ta
 
 
 def picture(source: Path, folder: Path, title: str) -> Markup:
-    """A picture, copied to the folder; without one, how to get pictures."""
+    """A picture, copied to the folder; if there is none, how to get pictures."""
     if source.exists() and source.parent != folder:
         shutil.copyfile(source, folder / source.name)
     return picture_line(source.name if source.exists() else None, title)

@@ -101,7 +101,7 @@ class MoERun(ExpertRun):
 def report_rows(
     path: Path, number: int, selector: EmpathyDataSelector
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """At most `number` of the rows, as many of each quadrant if there are, and the quadrant and emotion of each."""
+    """At most `number` rows, equally many of each quadrant if possible, and the quadrant and emotion of each."""
     table = read_rows(path)
     sensibility, rationality = (np.asarray(table[axis], float) for axis in AXES)
     names = quadrants(sensibility, rationality, threshold=selector.threshold, ties=selector.ties)

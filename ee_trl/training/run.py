@@ -54,7 +54,7 @@ class RecipeRun(ABC):
     """
 
     args: DataArguments
-    free_prefixes: tuple[str, ...] = _FREE_PREFIXES  # of more settings that a rerun may change
+    free_prefixes: tuple[str, ...] = _FREE_PREFIXES  # prefixes of other settings that a rerun may change
     tiny = "tiny_base"  # the folder of the tiny model
     trainer_class: type[Any] = SFTTrainer
 
@@ -157,7 +157,7 @@ class RecipeRun(ABC):
         self._write_record("finished" if self.finished else "running")
 
     def _checkpoint(self) -> str | None:
-        """The checkpoint to resume from: the last one, or a named one; a named one of another run only at first."""
+        """The checkpoint to resume from: the last or a named one. One of another run serves only the first start."""
         named = self.training_args.resume_from_checkpoint
         last = get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
         if not named or (last and not self._is_ours(named)):

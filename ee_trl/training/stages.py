@@ -59,7 +59,7 @@ def digest_files(folder: Path) -> str:
 
 
 class Stages:
-    """The stages of a run, in one folder; the main process writes the records and talks, the others wait for it."""
+    """The stages of a run, in one folder; the main process writes the records and prints, the others wait for it."""
 
     def __init__(self, folder: Path, processes: PartialState, say: Callable[[str], Any] = print) -> None:
         self.folder, self.processes, self.say = folder, processes, say
@@ -71,8 +71,8 @@ class Stages:
         """
         Does a stage, unless its results from the same `inputs` are there.
 
-        `work` makes the results in a folder, which may hold what an interrupted run left; the main process does, or
-        all processes `together`.
+        `work` makes the results in a folder, which may hold files of an interrupted run. The main process calls it, or
+        with `together` all processes.
         """
         main = self.processes.is_main_process
         inputs = json.loads(json.dumps(inputs, default=str))

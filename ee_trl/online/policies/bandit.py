@@ -17,7 +17,7 @@ from .weights import Weights, in_range, one_of
 
 
 PRIORS = ("size", "equal")
-OUT, UNKNOWN = -1, -2  # in place of an arm's number: the arm is not played, or it is not known
+OUT, UNKNOWN = -1, -2  # instead of an arm's number: the arm is not played, or is unknown
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def arm_shares(
     reward. Dividing by g makes p independent of the scale of the loss, and damps rewards that are noise: their average
     is small beside them. Before there is any reward, p = b.
 
-    Sizes are the samples in each arm, not all 0; an empty arm has no share. For the others see [`Bandit`].
+    `sizes` counts each arm's samples (not all 0); an empty arm has no share. For the other arguments see [`Bandit`].
     """
     there = sizes > 0
     base = sizes / sizes.sum() if prior == "size" else there / there.sum()
@@ -97,14 +97,14 @@ class Bandit(ScorePolicy):
     Source: learning progress as reward is from Graves et al. 2017 (arXiv 1704.03003) and Matiisen et al. 2017 (arXiv
     1707.00183), the mixture with exploration from Exp3 (Auer et al. 2002), the use on groups of training data from
     Online Data Mixing (Albalak et al. 2023, arXiv 2312.02406), where the reward is the loss itself. Unlike Exp3 it
-    learns of all arms that are drawn at once and does not divide by their share.
+    updates all drawn arms at once, and does not divide by their shares.
 
     Args:
         labels (`Sequence`, *optional*): The arm of each sample in data-set order, e.g. `dataset["emotion"]`; None or
             `""` where it has none. By default the arms are the quadrants and the ties.
         keep (`str` or `Sequence[str]`, *optional*): Quadrants (and `"tie"`) to draw from; the others get weight 0. By
-            default all, and with labels the scores play no part then.
-        rate (`float`, *optional*, defaults to `0.2`): Of the moving average, in (0, 1].
+            default all; with labels, the scores are then not used.
+        rate (`float`, *optional*, defaults to `0.2`): Rate of the moving average, in (0, 1].
         temperature (`float`, *optional*, defaults to `1.0`): In (0, 100]; the higher, the nearer to the prior.
         explore (`float`, *optional*, defaults to `0.2`): In (0, 1]: each arm keeps this part of its prior share.
         prior (`str`, *optional*, defaults to `"size"`):
@@ -170,13 +170,13 @@ class Bandit(ScorePolicy):
         return codes
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learnt, as plain types and arrays; another bandit over the same arms goes on from it alike."""
+        """What was learnt, as plain types and arrays; another bandit with the same arms can continue from it."""
         names = ("updates", "losses", "last", "gain", "square")
         learnt = asdict(self.state) if self.state else dict.fromkeys(names) | {"updates": 0}
         return {"arms": list(self.arms), **learnt}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from [`~Bandit.state_dict`]; lists will do for arrays, and other arms raise [`SelectionError`]."""
+        """Goes on from [`~Bandit.state_dict`]; arrays may be lists; other arms raise [`SelectionError`]."""
         if tuple(state["arms"]) != self.arms:
             raise SelectionError(
                 f"the state is of arms {list(state['arms'])}, but this bandit's are {list(self.arms)}"
@@ -193,10 +193,10 @@ class Bandit(ScorePolicy):
 
 
 def _label_codes(labels: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The labels there are, sorted, and the number of each sample's."""
+    """The distinct labels, sorted, and the number of each sample's label."""
     names = ["" if label is None or label != label else str(label) for label in labels]
     arms = tuple(sorted({name for name in names if name}))
     if not arms:
-        raise SelectionError(f"labels: none of the {len(names)} samples has one; give one a sample, e.g. its emotion")
+        raise SelectionError(f"labels: none of the {len(names)} samples has one; give each a label, e.g. its emotion")
     number = {name: i for i, name in enumerate(arms)} | {"": UNKNOWN}
     return arms, np.array([number[name] for name in names], dtype=np.intp)

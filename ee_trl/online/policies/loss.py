@@ -16,7 +16,7 @@ from .weights import checked, in_range, one_of
 
 def loss_quantiles(losses: np.ndarray) -> np.ndarray:
     """
-    Where each loss stands among those seen: its middle rank over their number, in (0, 1); NaN where not seen.
+    The quantile of each loss among the losses seen: its middle rank over their number, in (0, 1); NaN where not seen.
 
     Equal losses have equal quantiles, and a single one has 0.5.
     """
@@ -62,14 +62,14 @@ class LossAware(ScorePolicy):
         keep (`str` or `Sequence[str]`, *optional*, defaults to `"sensibility"`): Quadrants of high quality.
         tau (`float`, *optional*, defaults to `1.0`): Temperature of the quality, in points of score, in (0, 100].
         learnt (`float`, *optional*, defaults to `0.2`): The lower the quantile of the loss is below this, the more the
-            sample counts as learnt; 0 leaves the lowest losses alone.
+            sample counts as learnt; 0: low losses count fully.
         hopeless (`float`, *optional*, defaults to `0.9`): The higher the quantile is above this, the more it counts as
-            hopeless. Above `learnt`; 1 leaves the highest losses alone.
+            hopeless. Above `learnt`; 1: high losses count fully.
         least (`float`, *optional*, defaults to `0.1`):
             Learnability at both ends, in (0, 1]: above 0, so that a sample that was forgotten can come back.
         weigh (`str`, *optional*, defaults to `"loss"`):
-            Whether the weights are of the loss or of the draws (`"sampling"`). Of the loss, every sample is drawn, and
-            its loss is measured again at each draw; of the draws, rarely drawn samples keep an old loss.
+            Loss weights, or sampling weights (`"sampling"`). With loss weights every sample is drawn, which updates
+            its loss; with sampling weights, rarely drawn samples keep an old loss.
         threshold, ties, unscored: See [`ScorePolicy`]; for ties, [`~ee_trl.online.policies.score.soft_gate`].
     """
 

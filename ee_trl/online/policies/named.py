@@ -1,9 +1,9 @@
 """Policies by name, and how a policy is asked.
 
-A policy is any callable that takes what [`~ee_trl.online.policies.weights.check_inputs`] checks and returns a pair as
-[`~ee_trl.online.policies.weights.Weights`] is. A plain function will do. An object may say `needs_losses` or
-`needs_weights` (whether it looks at losses, returns loss weights), and keep a state, of plain types and arrays, with
-`state_dict()` and `load_state_dict(state)`. `docs/policies.md` has a card of each named policy.
+A policy is any callable with the arguments of [`~ee_trl.online.policies.weights.check_inputs`] that returns a pair
+like [`~ee_trl.online.policies.weights.Weights`], e.g. a function. An object may have the attributes `needs_losses` and
+`needs_weights` (it reads losses, returns loss weights), and a state of plain types and arrays with `state_dict()` and
+`load_state_dict(state)`. `docs/policies.md` has a card of each named policy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .weights import Weights, bounded, check_number, check_weights, tamed
 
 Policy = Callable[[Any, Any, float], Any]
 
-POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {  # name -> class and what the name settles
+POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {  # name -> class, options that the name sets
     "sensibility": (Gate, {"keep": "sensibility"}),
     "rationality": (Gate, {"keep": "rationality"}),
     "gate": (Gate, {}),
@@ -65,9 +65,9 @@ def load_policy(
 
     Args:
         policy (`str` or callable):
-            A name in [`POLICIES`], or `policy(scores, losses, progress)`, which has its own idea of thresholds.
+            A name in [`POLICIES`], or `policy(scores, losses, progress)`, which handles thresholds itself.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`): T, for both axes or for each.
-        ties (`str`, *optional*, defaults to `"drop"`): What a score equal to T is; see [`~ee_trl.quadrants`].
+        ties (`str`, *optional*, defaults to `"drop"`): What a score equal to T counts as; see [`~ee_trl.quadrants`].
         options: Those of the policy's class, see [`policy_options`].
 
     Raises:
@@ -101,15 +101,15 @@ def name_of(policy: Any) -> str:
 @dataclass(frozen=True)
 class Schedule:
     """
-    When a policy is asked, and within which bounds its weights are kept.
+    When a policy is asked, and the bounds of its weights.
 
     Args:
         warmup (`float` or `int`, *optional*, defaults to `0`): Steps (`int`), or share of the training in [0, 1]
             (`float`), in which sampling is the stock trainer's and all weights are 1.
         every_n_steps (`int`, *optional*, defaults to `1`): The policy is asked at the first step after the warm-up,
             and every so many steps from there.
-        floor (`float`, *optional*): In [0, 1]. The least weight above 0, of draws and of the loss alike, where their
-            mean is 1; 0 stays 0: dropped. See [`~ee_trl.online.policies.weights.bounded`].
+        floor (`float`, *optional*): In [0, 1]. The least weight above 0, for draws and for the loss, at a mean of 1; 0
+            stays 0: dropped. See [`~ee_trl.online.policies.weights.bounded`].
         ceiling (`float`, *optional*): At least 1. The greatest.
     """
 

@@ -157,7 +157,7 @@ class SoftGate(ScorePolicy):
         keep (`str` or `Sequence[str]`, *optional*, defaults to `"sensibility"`): Quadrants.
         tau_start (`float`, *optional*, defaults to `2.0`): Temperature at first, in points of score, in (0, 100].
         tau_end (`float`, *optional*, defaults to `0.25`): Temperature at last; toward 0 it is the hard gate.
-        weigh (`str`, *optional*, defaults to `"sampling"`): Whether the weights are of the draws or of the `"loss"`.
+        weigh (`str`, *optional*, defaults to `"sampling"`): What the weights act on: the draws, or the `"loss"`.
         threshold, ties, unscored: See [`ScorePolicy`]; for a score equal to T, [`soft_gate`].
     """
 
@@ -187,7 +187,7 @@ class Curriculum(ScorePolicy):
         order (`str`, *optional*, defaults to `"sensibility_first"`): Or `"rationality_first"`.
         schedule (`str`, *optional*, defaults to `"linear"`): Or `"cosine"`.
         final_share (`float`, *optional*, defaults to `0.5`): m at the end of training, in (0, 1].
-        weigh (`str`, *optional*, defaults to `"sampling"`): Whether the weights are of the draws or of the `"loss"`.
+        weigh (`str`, *optional*, defaults to `"sampling"`): What the weights act on: the draws, or the `"loss"`.
         threshold, ties, unscored: See [`ScorePolicy`].
     """
 

@@ -17,7 +17,7 @@ class Weights(NamedTuple):
     """What a policy answers; each array is of shape `(n,)` in data-set order."""
 
     sampling: np.ndarray | None = None  # how often each sample is drawn, relative to the others; None: the stock order
-    loss: np.ndarray | None = None  # what its loss counts; None: all 1
+    loss: np.ndarray | None = None  # how much its loss counts; None: all 1
 
 
 def check_inputs(scores: ArrayLike, losses: ArrayLike, progress: float) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
     if len(wrong):
         raise SelectionError(
             f"{len(wrong)} of {n} {what} are not finite numbers of at least 0; the first is {weights[wrong[0]]} "
-            f"of sample {wrong[0]} (scores are NaN where a sample is unscored: say what such samples get)"
+            f"of sample {wrong[0]} (unscored samples have NaN scores; give them a weight too)"
         )
     if not weights.any():
         raise NothingLeftError(f"the {what} are all 0, so nothing is left to train on; at least one must be above 0")
@@ -74,7 +74,7 @@ def check_weights(values: ArrayLike | None, n: int, what: str) -> np.ndarray | N
 
 
 def checked(default: Any, check: Callable[[str, Any], object]) -> Any:
-    """A field of a policy whose value `check(name, value)` accepts, or raises."""
+    """A field of a policy; `check(name, value)` raises for a value that is not valid."""
     return field(default=default, metadata={"check": check})
 
 

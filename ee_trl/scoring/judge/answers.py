@@ -3,7 +3,7 @@
 A server's answer is generated text, so each number was written by one run of tokens: `" 8"`, `"10"`, or `"1"` then
 `"0"`. At its first token the alternatives that the server lists give the probabilities. Where the tokenizer splits 10,
 a first digit 1 can still become 10. If 1 was taken, the alternatives of the next token tell how probable that was. If
-another digit was taken, nothing tells, and the 1 counts as 1 or as 10, whichever lies nearer to the mean of the other
+another digit was taken, this is unknown: the 1 counts as 1 or as 10, whichever lies nearer to the mean of the other
 answers.
 """
 
@@ -26,7 +26,7 @@ from .rubric import form_spans, parse_form
 VALUES = tuple(range(int(MAX_SCORE) + 1))  # the integers that a judge can answer
 
 DETAILS = tuple(f"{axis}_{what}" for axis in AXES for what in ("mode", "std", "mass"))
-"""Columns on request: the greedy answer, the spread, and how much probability lay on answers 0 to 10 at all."""
+"""Columns on request: the greedy answer, the spread, and the total probability of the answers 0 to 10."""
 
 _NUMBERS = {str(value).encode(): value for value in VALUES}
 
@@ -65,7 +65,7 @@ class BatchedJudge(BatchedScorer):
 
 
 class Token(NamedTuple):
-    """A generated token, and the tokens that could have stood in its place, itself among them: (text, probability)."""
+    """A generated token, and its alternatives, itself included: (text, probability)."""
 
     text: bytes
     alternatives: tuple[tuple[bytes, float], ...]
@@ -125,7 +125,7 @@ class Completion:
 
 
 class Answer(NamedTuple):
-    """What came of one sample: the probability of each value and the integers written, or the `reason` for neither."""
+    """The result for one sample: each value's probability and the integers written, or the `reason` for neither."""
 
     sample: int
     reason: str | None
@@ -174,7 +174,7 @@ def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | Non
     """
     The probability of each answer 0 to 10, shape `(2, 11)`, read from the tokens around and in the rubric's form.
 
-    The rest to 1 lay on other tokens. `None` where the answer is not in the form or the tokens do not spell it.
+    The other tokens have the rest. `None` where the answer is not in the form or the tokens do not spell it.
     """
     spans, shown = form_spans(answer), answer.strip()
     begin = b"".join(token.text for token in tokens).rfind(_bytes(shown))
@@ -205,7 +205,7 @@ def _slot(tokens: Sequence[Token], ends: Sequence[int], start: int, stop: int) -
 
 
 def _value(text: bytes, lead: bytes) -> int | None:
-    """The number that a token is, if it is one and nothing else beside `lead` and white space."""
+    """The number in a token that holds nothing else but `lead` and white space; else `None`."""
     mark, bare = lead.strip(), text.strip()
     return _NUMBERS.get(bare[len(mark) :].strip()) if bare.startswith(mark) else None
 

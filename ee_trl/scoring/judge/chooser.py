@@ -158,7 +158,7 @@ class CausalLMChooser:
         """The ids of the slot, and the one id of each option after it."""
         trusted = self.tokens.trusted
         joined = [trusted(f"{slot} {option}") for option in options]
-        # where a space and an option are one token for some options alone, the space goes to the slot
+        # where a space and an option are one token for some options only, the space goes to the slot
         apart = [[*trusted(f"{slot} "), *trusted(option)] for option in options]
         for answers in (joined, apart):
             heads, lasts = {tuple(ids[:-1]) for ids in answers}, tuple(ids[-1] for ids in answers)

@@ -34,7 +34,7 @@ class Endpoint:
     """An OpenAI-compatible server; for the arguments see [`~ee_trl.ServerScorer`]."""
 
     def __init__(self, base_url: str | None, api_key_env: str | None, timeout: float, max_retries: int) -> None:
-        _openai()  # says at once where it is not installed
+        _openai()  # raises at once where it is not installed
         if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not 0 < timeout < float("inf"):
             raise ScorerError(f"timeout {timeout!r} is not valid; valid: seconds, more than 0")
         check_count("max_retries", max_retries, 0, ScorerError)
@@ -55,7 +55,7 @@ class Endpoint:
         """A new `openai.AsyncOpenAI`, for the event loop that it is made in."""
         openai = _openai()
         return openai.AsyncOpenAI(
-            api_key=self._key or "none",  # a client wants one, a server of your own does not look at it
+            api_key=self._key or "none",  # the client requires a key; your own server ignores it
             base_url=self.base_url,
             timeout=self.timeout,
             max_retries=self.max_retries,
@@ -138,7 +138,7 @@ def _bounded(base: type, seconds: float) -> Any:
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """The errors of a request, as opposed to those of this program."""
+    """The errors that a request can raise, unlike errors of this program."""
     return _openai().OpenAIError, TimeoutError
 
 
@@ -181,7 +181,7 @@ def each_answered(
 
 @dataclass(frozen=True)
 class _End:
-    """The last thing that the thread says: how the work ended."""
+    """The thread's last result: how the work ended."""
 
     error: BaseException | None = None
 
@@ -213,7 +213,7 @@ def in_background(work: Callable[[Callable[[Result], None]], Coroutine[Any, Any,
         while end is None:
             found: list[Result] = []
             with suppress(queue.Empty):
-                item = results.get(timeout=0.5)  # a wait without an end would not see an interrupt everywhere
+                item = results.get(timeout=0.5)  # an endless wait would miss an interrupt on some systems
                 while not isinstance(item, _End):
                     found.append(item)
                     item = results.get_nowait()

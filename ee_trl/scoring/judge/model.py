@@ -1,4 +1,4 @@
-"""The judge: any causal language model, asked by the rubric, read from its logits in one forward pass.
+"""The judge: any causal language model with a rubric; one forward pass gives the scores, from its logits.
 
 At each answer slot the next-token distribution gives the probability of every value 0 to 10. Their mean is the score,
 their standard deviation the spread; the mode is what greedy generation would write. Nothing is generated or parsed.
@@ -102,7 +102,7 @@ class CausalLMScorer(BatchedJudge):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the model's content, its precision, the tokens it is asked with and the rubric."""
+        """Names the model's content, its precision, the tokens of its prompt and the rubric."""
         asked = digest(repr((self.prompt.prefix, self.prompt.head, self.prompt.chains)))
         judge = f"{self._loaded.content}/{self._loaded.precision}"
         return f"{_LAYOUT}/{judge}/{self.rubric.fingerprint}/asked:{asked}/max:{self.max_length}"
@@ -128,7 +128,7 @@ class CausalLMScorer(BatchedJudge):
         """
         The probability of each answer 0 to 10, shape `(n, 2, 11)`, and the greedy answers, shape `(n, 2)`.
 
-        The rest to 1 lay on other tokens. NaN where a dialogue does not fit the model or the memory.
+        The remaining probability lies on other tokens. NaN where a dialogue does not fit the model or the memory.
         """
         found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
         for answers, _ in self._answers([self.fitted(dialogue) for dialogue in dialogues]):
@@ -159,7 +159,7 @@ class CausalLMScorer(BatchedJudge):
         """Whether shared computation gives what the plain texts give: tried once, on a small dialogue."""
         reason = why_no_tree(self.model) or self._tree_differs()
         if reason:
-            logger.warning("%s; each question is run as a text of its own, which is right but slower", reason)
+            logger.warning("%s; each question is run as a text of its own, which is correct but slower", reason)
         return reason is None
 
     def _tree_differs(self) -> str | None:

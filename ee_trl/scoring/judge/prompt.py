@@ -40,7 +40,7 @@ _MARKERS = re.compile(
     r"\[/?(?:(?:[BE]_)?INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w{1,30}|[GS]?MASK|SEP|CLS|PAD|UNK|IMG|control_\d+)\]",
     re.I,
 )
-_MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # what an added token looks like that is not a word
+_MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # the form of added tokens that are not words
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
 
@@ -98,7 +98,7 @@ class SafeTokenizer:
         parts = rendered(self.tokenizer, f"{before}{mark}").split(mark)
         if len(parts) != 2:
             raise ScorerError(
-                "the tokenizer's chat template loses or repeats what the user says; give another tokenizer"
+                "the tokenizer's chat template loses or repeats the user's message; give another tokenizer"
             )
         return parts[0], parts[1]
 
@@ -116,8 +116,8 @@ class Chain:
     """
     The question for one axis, and how its answer is read.
 
-    `tokens` are the slot (`- Sensibility: `), and where 10 is two tokens the first of them: the digit of 1, or a space
-    before 10 that other values have in their own token.
+    `tokens` are the slot (`- Sensibility: `), and where 10 is two tokens also the first of them: the digit 1, or a
+    space, which other values have within their own token.
     """
 
     tokens: tuple[int, ...]
@@ -192,8 +192,8 @@ class JudgePrompt(SafeTokenizer):
 
 
 PROMPT_DATE = "2024-07-26"
-"""The date that a chat template gets when it asks for today's date, so that a judge is asked the same, and has the
-same fingerprint, every day. It is the default date of Llama 3.1's template."""
+"""Chat templates get this date as today's date, so that a judge's prompt and fingerprint are the same every day. It is
+the default date of Llama 3.1's template."""
 
 # what the directives of strftime give at midnight of that day, in English whatever the locale
 _DIRECTIVES = {
@@ -219,7 +219,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=False,
-            enable_thinking=False,  # templates that know no thinking ignore it
+            enable_thinking=False,  # templates without thinking ignore it
             chat_template=_FIXED_CLOCK + template if "strftime_now" in template else None,
         )
     except (TemplateError, ValueError) as error:

@@ -59,7 +59,7 @@ def load_rubric(path: str | os.PathLike[str] | None = None) -> Rubric:
         bundled = files("ee_trl").joinpath(f"assets/rubric/{RUBRIC}.md")
         return Rubric(RUBRIC, bundled.read_text(encoding="utf-8").strip())
     path = Path(path)
-    remedy = "Give a text file, or none for the bundled rubric; `ee-trl rubric` prints that one as a model."
+    remedy = "Give a text file, or none for the bundled rubric; `ee-trl rubric` prints that one as an example."
     if path.is_dir():
         raise ScorerError(f"the rubric {str(path)!r} is a folder. {remedy}")
     try:
@@ -113,7 +113,7 @@ def form_spans(text: str) -> dict[str, tuple[int, int]] | None:
 
 def parse_slot(text: str) -> int | None:
     """
-    The whole number in [0, 10] that a judge wrote after one slot; `None` where there is none, or it goes on: `11`,
+    The whole number in [0, 10] that a judge wrote after one slot; `None` without one, or where it goes on: `11`,
     `8.5`, `8,5`, `8/10`, `80%`, `7-8`.
     """
     match = _AFTER_SLOT.match(text)

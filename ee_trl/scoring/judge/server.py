@@ -28,9 +28,9 @@ from .rubric import Rubric, load_rubric, parse_form
 logger = logging.getLogger(__name__)
 
 TOP = (20, 5)
-"""Alternatives a token to ask for, most first: servers allow different numbers."""
+"""How many alternatives a token to request, the most first: servers allow different numbers."""
 GIVE_UP_AFTER = 20
-"""Samples lost one after the other, to a server that does not answer, before the rest is not asked any more."""
+"""After this many unanswered samples in a row, the server is not asked for the rest."""
 
 _LAYOUT = "server-1"  # changes when the request does
 _MAX_TOKENS = 128
@@ -99,7 +99,7 @@ class Chat:
         words = f" It says: {said}" if said else ""
         if status in (401, 403) and not end.api_key_env:
             return ScorerError(
-                f"{end.host} wants a key ({status}), and none was sent. Put it into the environment variable "
+                f"{end.host} wants a key ({status}), but none was sent. Put it into the environment variable "
                 f"{DEFAULT_KEY_ENV}, or name another by api_key_env=....{words}"
             )
         if status in (401, 403):
@@ -122,7 +122,7 @@ class Chat:
         if status is None:
             what = "did not answer in time" if reason_of(error) == "server_timeout" else "cannot be reached"
             tried = f"tried {end.max_retries + 1} times, {end.timeout:g} s each"
-            return ScorerError(f"{end.host} {what} ({tried}). Is the server running, and base_url its address?")
+            return ScorerError(f"{end.host} {what} ({tried}). Is the server running? Is base_url right?")
         words = f"status {status}. It says: {end.said(error) or 'nothing'}"
         return await self._stop(client, error) or ScorerError(
             f"{end.host} does not answer for {self.model!r}: {words}"
@@ -208,7 +208,7 @@ class ServerScorer(BatchedJudge):
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
         self.model, self.logprobs, self.concurrency = model, logprobs, concurrency
         self.name = name or self.endpoint.host
-        self._lost = 0  # samples one after the other, over all calls
+        self._lost = 0  # unanswered samples in a row, over all calls
         self._told = False  # whether this outage was logged
 
     def __repr__(self) -> str:
@@ -216,8 +216,8 @@ class ServerScorer(BatchedJudge):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names model, server, rubric, request and what is read; the server is asked for that if `logprobs` is not
-        `False`."""
+        """Names model, server, rubric, request and number of alternatives read (from the server, if `logprobs` is not
+        `False`)."""
         top = 0 if self.logprobs is False else self.top_logprobs
         parts = [_LAYOUT, f"{self.model}@{self.name}", self.rubric.fingerprint, f"logprobs:{top}" if top else "text"]
         if self.chat.extra_body:
@@ -258,8 +258,8 @@ class ServerScorer(BatchedJudge):
         if self._lost >= GIVE_UP_AFTER and not self._told:
             self._told = True
             logger.warning(
-                "%s did not answer %d samples one after the other (the last: %s). The rest of this call is not asked "
-                "and stays unscored; run the same command again when the server is back",
+                "%s did not answer %d samples one after the other (the last: %s). The other samples of this call "
+                "stay unscored; run the same command again when the server is back",
                 self.endpoint.host,
                 GIVE_UP_AFTER,
                 reason,
@@ -298,13 +298,13 @@ class ServerScorer(BatchedJudge):
         found = Completion.read(body)
         if found is None:
             raise ScorerError(
-                f"{self.endpoint.host} answered with something that is no chat completion of one choice; is base_url "
-                "that of an OpenAI-compatible server?"
+                f"{self.endpoint.host} gave no chat completion of one choice; check that base_url is "
+                "the address of an OpenAI-compatible server"
             )
         if parse_form(found.text) is None:
             logger.warning(
                 "%s does not answer a plain dialogue in the rubric's form, but with %r: expect many samples without "
-                "scores. A model that thinks first needs it turned off (extra_body) or a higher max_tokens",
+                "scores. If the model thinks first, turn this off (extra_body) or raise max_tokens",
                 self.model,
                 found.text[:80],
             )

@@ -43,7 +43,7 @@ class Trunk:
 
 
 def trunks_of(samples: Sequence[Sequence[Sequence[int]] | None]) -> list[Trunk]:
-    """Samples on as few trunks as possible: one that is the beginning of a longer one shares its trunk."""
+    """Samples on as few trunks as possible: a sample that is the beginning of a longer one shares its trunk."""
     trunks: list[Trunk] = []
     ends: dict[tuple[Sequence[int], ...], tuple[Trunk, int]] = {}
     known = [(i, tuple(turns)) for i, turns in enumerate(samples) if turns is not None]
@@ -96,7 +96,7 @@ def within_memory(scorer: Any, way: Tree | QuestionTexts, trunks: Sequence[Trunk
     answers of each batch, and the tokens that went through the model.
     """
     waiting = deque(batches_of(trunks, way.branch_size, scorer.token_budget))
-    before = None  # the budget before halvings of which none has helped yet
+    before = None  # the budget before the halvings that have not helped yet
     while waiting:
         batch = waiting.popleft()
         try:
@@ -291,9 +291,9 @@ class PlainTexts:
     @cached_property
     def takes_padding(self) -> bool:
         """
-        Whether a text beside a longer one has the logits that it has alone; a warning says where not.
+        Whether a padded text has the same logits as without padding; warns if not.
 
-        In low precision the model's own rounding hides a small difference, so a model that cannot be told positions
+        In low precision the model's own rounding hides a small difference, so a model without `position_ids`
         counts as one that does not take padding.
         """
         model, text = self.model, self.example
@@ -303,7 +303,7 @@ class PlainTexts:
             likely = by_itself.topk(min(20, len(by_itself))).indices
             if bool((beside - by_itself)[likely].abs().max() <= (1e-2 if self.exact else 1.0)):
                 return True
-        logger.warning("this model gives other numbers beside padding; texts run one by one, which is right but slow")
+        logger.warning("this model gives other numbers beside padding; texts run one by one: correct, but slow")
         return False
 
 
@@ -320,13 +320,13 @@ def last_logits(model: Any, texts: Sequence[Sequence[int]], keep: int) -> torch.
 
 
 def _parameters(model: Any) -> frozenset[str]:
-    """The names of the parameters of the model's forward; of an adapter, those of the model under it."""
+    """The names of the parameters of the model's forward; for an adapter, of its base model's forward."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(inspect.signature(inner.forward).parameters)
 
 
 class QuestionTexts(PlainTexts):
-    """Every question as a text of its own: right for any model, and what the tree is checked against."""
+    """Every question as a text of its own: correct for any model, and the reference for the tree."""
 
     def __init__(self, model: Any, exact: bool, prompt: JudgePrompt) -> None:
         super().__init__(model, exact, prompt.prefix[-64:])
