@@ -260,7 +260,7 @@ def test_own_scores_of_a_conversation_are_of_its_last_reply(selector: EmpathyDat
 def test_own_scores_of_single_utterances_belong_to_no_reply(selector: EmpathyDataSelector) -> None:
     rows = [{**row, "sensibility": 8, "rationality": 2} for row in MULTI_TURN["empathetic_dialogues"]]
     for data in (Dataset.from_list(rows), Dataset.from_list(rows).to_iterable_dataset(), generator(rows)):
-        with pytest.raises(FormatError, match="one utterance a row"):
+        with pytest.raises(FormatError, match="each row of the data set is one utterance"):
             list(selector.select(data))
 
 

@@ -297,7 +297,7 @@ def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
     assert (record["samples"], record["left_out"]) == (20, {})
 
     own.write_text("".join(json.dumps(row | {"sensibility": 1, "rationality": 2}) + "\n" for row in talk))
-    with pytest.raises(FormatError, match="one utterance a row"):
+    with pytest.raises(FormatError, match="each row of the data set is one utterance"):
         run(sft_online, *args, "--output_dir", str(tmp_path / "other"))
 
 
