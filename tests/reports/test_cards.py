@@ -271,7 +271,7 @@ def test_the_licence_of_a_data_sets_own_information(selector: EmpathyDataSelecto
 
 
 def test_licences_that_the_hub_would_refuse_are_refused(selector: EmpathyDataSelector, tmp_path: Path) -> None:
-    with pytest.raises(EmpathyError, match=r"'CC BY 4.0' is not a name.*cc-by-nc-4.0"):
+    with pytest.raises(EmpathyError, match=r"'CC BY 4.0' is not a licence name.*cc-by-nc-4.0"):
         selector.card(rows(), license="CC BY 4.0")
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(EmpathyError, match="cannot be read"):

@@ -119,7 +119,9 @@ def test_a_given_base_is_known_by_its_tokenizer_too(tmp_path: Path) -> None:
 
 def test_the_revision_of_a_base_is_the_one_that_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append(k["revision"]) or tmp_path)
+    monkeypatch.setattr(
+        "ee_trl.moe.checkpoint.snapshot_download", lambda *a, **k: asked.append(k["revision"]) or tmp_path
+    )
     options = ["--output_dir", str(tmp_path / "run"), "--model_name_or_path", "owner/model", "--model_revision", "v2"]
     run = prepared(*options, "--empathy_moe", '{"gate_init": "zeros"}')
     base = run._base(STAGE)
