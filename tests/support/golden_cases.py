@@ -405,6 +405,11 @@ def workplace(folder: Path) -> Path:
     return folder
 
 
+def type_name(kind: Any) -> str:
+    """An Arrow type; older versions of datasets sort the fields of a message in JSON by their names."""
+    return str(kind).replace("struct<content: string, role: string>", "struct<role: string, content: string>")
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """What a finished run left: weights, losses, and what was selected or drawn."""
     import pyarrow.parquet as pq
@@ -424,7 +429,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             table = pq.read_table(folder / name)
             numbers = [n for n in table.column_names if n not in ("prompt", "completion", "messages")]
             found[name] = {
-                "columns": {field.name: str(field.type) for field in table.schema},
+                "columns": {field.name: type_name(field.type) for field in table.schema},
                 "values": {n: plain(table.column(n).to_pylist()) for n in numbers},
                 "text": digest(table.select([n for n in table.column_names if n not in numbers]).to_pylist()),
             }
@@ -725,4 +730,4 @@ def parquet(path: Path) -> dict[str, Any]:
     schema = pq.read_schema(path)
     known = {key.decode(): value for key, value in (schema.metadata or {}).items()}
     own = {key: normal(json.loads(value)) for key, value in known.items() if key not in ("huggingface", "pandas")}
-    return {"columns": {field.name: str(field.type) for field in schema}, "metadata": own}
+    return {"columns": {field.name: type_name(field.type) for field in schema}, "metadata": own}
