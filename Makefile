@@ -52,7 +52,7 @@ efficient-empathy: .venv/runs
 test: .venv/installed
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
-# the browser's tests run in one process: a worker cannot send all that their reports hold
+# the browser's tests measure milliseconds, so nothing runs beside them
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow $(PARALLEL) --ignore tests/reports/test_explorer_browser.py
 	$(BIN)/pytest -m slow tests/reports/test_explorer_browser.py

@@ -413,7 +413,7 @@ def test_a_slider_moves_at_once_with_forty_thousand_dialogues(
     page = open_page(path)
     assert quadrant_table(page)["sensibility"][0] > 5_000
     times = np.array(page.evaluate(MOVES, list(range(20, 80))))
-    counted, drawn = np.median(times, axis=0)
+    counted, drawn = np.median(times, axis=0).tolist()
     print(f"40,000 dialogues: counts after {counted:.1f} ms, all drawn after {drawn:.1f} ms (median of {len(times)})")
     record_property("slider_ms", {"counted": counted, "drawn": drawn})
     assert counted < 50
