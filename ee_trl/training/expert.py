@@ -43,7 +43,7 @@ class ExpertRun(RecipeRun):
         chosen, summary = choose(scored, selector, self.args.rule_options()), selector.summary(scored)
         scores = read_scores(scored, emotion=True)
         record = {
-            "dataset": self.args.dataset or EMBEDDED,
+            "dataset": self.args.named or EMBEDDED,
             "settings": chosen.settings,
             "counts": chosen.counts(),
             "summary": summary.to_dict(),

@@ -42,6 +42,7 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
+_LATER_ARGUMENTS = ("datasets", "test_split_size")  # records of 0.1.0 do not have them
 
 
 class RecipeRun(ABC):
@@ -180,9 +181,13 @@ class RecipeRun(ABC):
         """Everything that determines what is learnt, as plain types."""
         identity = {
             "processes": self.state.num_processes,
-            "data": content_of(self.args.dataset),
+            "data": content_of(self.args.datasets or self.args.dataset),
             "scorer": self._scores_by(),
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
+            **{
+                f"data.{name}": value
+                for name, value in asdict(self.args).items()
+                if name not in _FREE_ARGUMENTS and (name not in _LATER_ARGUMENTS or value is not None)
+            },
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
@@ -200,10 +205,12 @@ class RecipeRun(ABC):
         """All dialogues of the test split; `None` without an evaluation strategy."""
         if self.training_args.eval_strategy == "no":
             return None
-        if self.args.dataset_test_split is None and self.args.dataset is not None:
+        args = self.args
+        if args.named is not None and args.dataset_test_split is None and args.test_split_size is None:
+            needed = "--test_split_size" if args.datasets else "--dataset_test_split"
             raise EmpathyError(
                 f"eval_strategy={str(self.training_args.eval_strategy)!r} needs a data set to evaluate on: give "
-                "--dataset_test_split, or --eval_strategy no"
+                f"{needed}, or --eval_strategy no"
             )
         return all_dialogues(open_split(self.args, self.args.dataset_test_split or "test"), self.selector.turns)
 
