@@ -9,7 +9,7 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from .axes import (
     AXES,
     DEFAULT_THRESHOLD,
+    FLAGS,
     QUADRANT_NAMES,
     QUADRANTS,
     RATIONALITY,
@@ -50,7 +51,7 @@ class Selection(Displayed):
     Args:
         indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
-            Why each sample is dropped, `""` if it is kept: `unscored`, `tie`,
+            Why each sample is dropped, `""` if it is kept: `unscored`, `flag_<name>`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
         settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
     """
@@ -146,6 +147,18 @@ def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def exclude_set(exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """The flags whose samples are dropped, from `"all"`, `"none"`, one name, several names, or names with commas."""
+    names = [name.strip() for name in exclude.split(",")] if isinstance(exclude, str) else list(exclude)
+    if names in (["all"], ["none"]):
+        return FLAGS if names == ["all"] else ()
+    for name in names:
+        check_choice("flag to exclude", name, ("all", "none", *FLAGS), SelectionError)
+    if {"all", "none"} & {*names}:
+        raise SelectionError(f"exclude {exclude!r} mixes {names[0]!r} with others; give all, none, or names of flags")
+    return tuple(dict.fromkeys(names))
+
+
 def select_indices(
     sensibility: ArrayLike,
     rationality: ArrayLike,
@@ -159,6 +172,8 @@ def select_indices(
     axis: str | None = None,
     seed: int = 0,
     lengths: ArrayLike | None = None,
+    flags: Coded | Sequence[str | None] | None = None,
+    exclude: str | Iterable[str] = "all",
 ) -> Selection:
     """
     Chooses samples by their scores.
@@ -180,6 +195,11 @@ def select_indices(
             Defaults to `keep` if that is one of the axes.
         seed (`int`, *optional*, defaults to `0`): Seed of the random rule.
         lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"`.
+        flags ([`~ee_trl.data.columns.Coded`] or `Sequence` of length `n`, *optional*):
+            What the scorer found wrong with each reply, one of [`~ee_trl.axes.FLAGS`]; `None` or `""` where nothing.
+        exclude (`str` or `Iterable[str]`, *optional*, defaults to `"all"`):
+            The flags whose samples every rule drops: `"all"`, `"none"`, or names. Recorded in the settings where it
+            is not `"all"`.
 
     Returns:
         [`Selection`]. Only scored samples are kept; of equally ranked samples, the earlier ones.
@@ -196,16 +216,23 @@ def select_indices(
         "threshold": list(thresholds(threshold)),
         "ties": ties,
     }
+    out = exclude_set(exclude)
+    if out != FLAGS:
+        settings["exclude"] = list(out) or "none"
+    flagged = _flag_codes(flags, out, len(where))
+    flagged[where.is_("")] = 0
+    reasons = [_reason(name, names) for name in where.names]
+    coded = tuple(dict.fromkeys(("", "unscored", *reasons, *(f"flag_{name}" for name in FLAGS))))
+    codes = np.array([coded.index(reason) for reason in reasons], np.uint8)[where.codes]
+    first = coded.index(f"flag_{FLAGS[0]}") - 1
+    drops = Coded(np.where(flagged > 0, first + flagged, codes).astype(np.uint8), coded)
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
-        reasons = [_reason(name, names) for name in where.names]
-        coded = tuple(dict.fromkeys(("", "unscored", *reasons)))
-        codes = np.array([coded.index(reason) for reason in reasons], np.uint8)
-        drops = Coded(codes[where.codes], coded)
         return Selection(np.flatnonzero(drops.is_("")), drops, settings)
 
-    scored = np.flatnonzero(~where.is_(""))
-    settings["n"] = _size(len(scored), n, fraction, default=sum(where.counts().get(name, 0) for name in names))
+    eligible = ~where.is_("") & (flagged == 0)
+    scored = np.flatnonzero(eligible)
+    settings["n"] = _size(len(scored), n, fraction, default=int(drops.is_("").sum()))
     if rule == "top":
         settings["axis"] = _axis(axis, names)
         s, r = (scores_array(values, "") for values in (sensibility, rationality))
@@ -220,7 +247,7 @@ def select_indices(
         _refuse(rule, axis=axis)
         order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
     indices = np.sort(scored[order[: settings["n"]]])
-    drops = Coded(np.where(where.is_(""), np.uint8(1), np.uint8(2)), ("", "unscored", why))
+    drops = Coded(np.where(eligible, np.uint8(len(coded)), drops.codes), (*coded, why))
     drops.codes[indices] = 0
     return Selection(indices, drops, settings)
 
@@ -230,6 +257,18 @@ def _reason(quadrant: str, kept: tuple[str, ...]) -> str:
     if quadrant in kept:
         return ""
     return f"quadrant_{quadrant}" if quadrant in QUADRANTS else quadrant or "unscored"
+
+
+def _flag_codes(flags: Coded | Sequence[str | None] | None, out: tuple[str, ...], n: int) -> np.ndarray:
+    """For each sample 1 + the number of its flag among [`FLAGS`], 0 where it has none of those in `out`."""
+    if flags is None:
+        return np.zeros(n, np.intp)
+    if len(flags) != n:
+        raise SelectionError(f"{n} sensibility scores, but {len(flags)} flags")
+    number: dict[str | None, int] = {name: FLAGS.index(name) + 1 for name in out}
+    if isinstance(flags, Coded):
+        return np.array([number.get(name, 0) for name in flags.names], np.intp)[flags.codes]
+    return np.array([number.get(name, 0) for name in flags], np.intp)
 
 
 def _refuse(rule: str, **given: object) -> None:
@@ -249,7 +288,7 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
         return default
     check_count("n", n, error=SelectionError)
     if n > scored:
-        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored; lower n")
+        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored and not flagged; lower n")
     return int(n)
 
 

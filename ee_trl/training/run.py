@@ -42,6 +42,7 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
+_LATER_ARGUMENTS = {"empathy_exclude": "all"}  # not recorded at this default: records of earlier runs lack them
 
 
 class RecipeRun(ABC):
@@ -182,7 +183,7 @@ class RecipeRun(ABC):
             "processes": self.state.num_processes,
             "data": content_of(self.args.dataset),
             "scorer": self._scores_by(),
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
+            **{f"data.{name}": value for name, value in asdict(self.args).items() if _counts(name, value)},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
@@ -234,6 +235,10 @@ class RecipeRun(ABC):
             trainer.push_to_hub(dataset_name=hub_name(self.args.dataset))
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
+
+
+def _counts(name: str, value: Any) -> bool:
+    return name not in _FREE_ARGUMENTS and (name not in _LATER_ARGUMENTS or value != _LATER_ARGUMENTS[name])
 
 
 def identity_of(
