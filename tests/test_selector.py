@@ -415,9 +415,28 @@ def test_wrong_setting_is_refused_at_once(options: dict[str, Any]) -> None:
         EmpathyDataSelector(**options)
 
 
-def test_option_that_the_scorer_does_not_know(word_scorer: Any) -> None:
-    with pytest.raises(ScorerError, match="precision"):
-        EmpathyDataSelector("linear", precision="high").score(Dataset.from_list(WAYS["messages"]))
+@pytest.mark.parametrize(
+    ("scorer", "options", "said"),
+    [
+        ("linear", {"precision": "high"}, "'precision'; valid: scorer, threshold, "),
+        ("linear", {"thresold": 4.0}, "linear scorer or of EmpathyDataSelector 'thresold'.* mean 'threshold'"),
+        ("owner/judge", {"quantisation": "nf4"}, "mean 'quantization'"),
+        ("server", {"model": "tiny", "baseurl": "http://127.0.0.1"}, "mean 'base_url'"),
+        ("cascade", {"cheap": "linear", "judge": "owner/judge", "buget": 0.1}, "mean 'budget'"),
+        ("cascade", {"cheap": "linear", "judge": "owner/judge", "judge_options": {"dtpe": "auto"}}, "mean 'dtype'"),
+    ],
+)
+def test_an_option_that_nobody_knows_is_refused_before_anything_is_loaded(
+    scorer: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ee_trl.scoring.dataset.load_scorer", None)
+    with pytest.raises(ScorerError, match=said):
+        EmpathyDataSelector(scorer, **options)
+
+
+def test_no_option_goes_with_a_scorer_object(word_scorer: Any) -> None:
+    with pytest.raises(ScorerError, match="with a scorer object .* mean 'show_progress'"):
+        EmpathyDataSelector(word_scorer, show_progres=False)
 
 
 def test_scorer_is_loaded_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
