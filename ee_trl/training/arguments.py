@@ -89,10 +89,13 @@ class ExpertArguments(DataArguments):
     empathy_fraction: float | None = _option(None, "Share to keep (not for threshold).")
     empathy_axis: str | None = _option(None, "What rule top ranks by: sensibility, rationality or difference.")
     empathy_seed: int = _option(0, "Seed of rule random.")
+    empathy_control: str | None = _option(None, "length: keep the distribution of reply lengths. Default: none.")
 
     def rule_options(self) -> dict[str, Any]:
         """The options of [`EmpathyDataSelector.select`]."""
-        return {name: getattr(self, f"empathy_{name}") for name in ("keep", "rule", "n", "fraction", "axis", "seed")}
+        names = ("keep", "rule", "n", "fraction", "axis", "seed")
+        control = {"control": self.empathy_control} if self.empathy_control else {}  # stages are named by the options
+        return {name: getattr(self, f"empathy_{name}") for name in names} | control
 
 
 @dataclass
