@@ -28,8 +28,8 @@ from ..errors import ScorerError, SelectionError, check_choice, check_count
 from . import engine
 from .base import Scorer, ScoringSpec
 from .coverage import Coverage
-from .kinds import check_scorer
-from .load import load_scorer
+from .kinds import arguments_of, check_scorer
+from .load import check_scorer_options, load_scorer
 from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
 from .run import ScoringRun
 from .store import FILE_NAME, ScoreStore, cache_folder
@@ -63,6 +63,8 @@ class DatasetScorer:
         **scorer_options: Any,
     ) -> None:
         check_scorer(scorer)
+        own = [name for name in arguments_of(type(self)) if name != "scorer_options"]
+        check_scorer_options(scorer, scorer_options, type(self).__name__, own)
         check_turns(turns)
         check_choice("ties", ties, TIES, SelectionError)
         check_count("batch_rows", batch_rows, error=SelectionError)
