@@ -277,8 +277,8 @@ def select_indices(
 
 def length_bins(lengths: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each length, from 0: quantiles of all the lengths, so that equal lengths are in one bin."""
-    edges = np.unique(np.quantile(lengths, np.arange(1, bins) / bins)) if bins > 1 and len(lengths) else []
-    return np.unique(np.searchsorted(edges, lengths), return_inverse=True)[1].reshape(-1)
+    edges = np.quantile(lengths, np.arange(1, bins) / bins) if len(lengths) else np.zeros(0)
+    return np.unique(np.searchsorted(np.unique(edges), lengths), return_inverse=True)[1].reshape(-1)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
