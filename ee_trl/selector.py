@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from .data.tables import AnyDataset
 
-RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed", "exclude")
+RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed", "control", "exclude")
 
 
 class EmpathyDataSelector(DatasetScorer):
@@ -102,6 +102,7 @@ class EmpathyDataSelector(DatasetScorer):
         fraction: float | None = None,
         axis: str | None = None,
         seed: int = 0,
+        control: str | None = None,
         exclude: str | Iterable[str] = "all",
     ) -> Any:
         """
@@ -110,8 +111,8 @@ class EmpathyDataSelector(DatasetScorer):
         Args:
             scored (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
                 What [`~EmpathyDataSelector.score`] returned, or any data set with columns `sensibility` and
-                `rationality`. A stream takes only the threshold rule.
-            keep, rule, n, fraction, axis, seed, exclude:
+                `rationality`. A stream takes only the threshold rule, without control.
+            keep, rule, n, fraction, axis, seed, control, exclude:
                 See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
 
         Returns:
@@ -129,6 +130,7 @@ class EmpathyDataSelector(DatasetScorer):
             "fraction": fraction,
             "axis": axis,
             "seed": seed,
+            "control": control,
             "exclude": exclude,
         }
         scored = opened(scored)
@@ -144,10 +146,11 @@ class EmpathyDataSelector(DatasetScorer):
         """What the threshold rule keeps of a stream; nothing is read yet, but bad options are refused at once."""
         from datasets import IterableDataset
 
-        if options["rule"] != "threshold":
+        if options["rule"] != "threshold" or options["control"] is not None:
+            what = f"rule {options['rule']!r}" if options["rule"] != "threshold" else f"control={options['control']!r}"
             raise SelectionError(
-                f"rule {options['rule']!r} needs all the scores at once, and a stream does not give them; use "
-                "rule='threshold', or a datasets.Dataset"
+                f"{what} needs all the scores at once, and a stream does not give them; use rule='threshold' without "
+                "control, or a datasets.Dataset"
             )
         stream = stream.with_format(None)
         columns = columns_of(stream)
@@ -193,7 +196,8 @@ class EmpathyDataSelector(DatasetScorer):
         scored = opened(scored)
         if hasattr(scored, "keys"):
             raise FormatError(f"there are several splits: {', '.join(scored)}; choose from one of them")
-        scores = read_scores(scored, lengths=options.get("rule") == "longest")
+        needed = options.get("rule") == "longest" or options.get("control") is not None
+        scores = read_scores(scored, lengths=needed)
         chosen = rules.select_indices(
             scores.sensibility,
             scores.rationality,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..axes import FLAGS
 from ..errors import EmpathyError
-from ..selection import KEEPABLE, RANKINGS, RULES
+from ..selection import CONTROLS, KEEPABLE, RANKINGS, RULES
 from . import options
 
 
@@ -48,6 +48,8 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of rule random (default: 0)")
     note = f"flags whose samples are dropped: all (default), none, or names joined by commas: {', '.join(FLAGS)}"
     add("--exclude", default="all", metavar="FLAGS", help=note)
+    note = "length: choose within bins of reply length, so that the kept replies are as long as all are (not longest)"
+    add("--control", choices=CONTROLS, help=note)
 
 
 def run_select(args: argparse.Namespace) -> int:
@@ -88,7 +90,8 @@ def run_select(args: argparse.Namespace) -> int:
         write_file(tables, features, dropped_path, metadata=metadata)
     if card_path and card:
         write_text(card_path, str(card))
-    found = {"output": str(path), "settings": chosen.settings, "counts": counts}
+    lengths = {"lengths": chosen.lengths} if chosen.lengths else {}
+    found = {"output": str(path), "settings": chosen.settings, "counts": counts, **lengths}
     wrote = " and ".join(str(p) for p in (path, dropped_path, card_path) if p)
     return options.show(args, found, chosen, f"wrote {wrote}")
 

@@ -26,6 +26,9 @@ from ..selector import RULE_OPTIONS, EmpathyDataSelector
 
 logger = logging.getLogger(__name__)
 
+NEW_OPTIONS = {"control": None, "exclude": "all"}
+"""Options of the rule that older runs lack, and the value that does what older runs did."""
+
 
 Options: TypeAlias = dict[str, Any] | str | None
 """A mapping in YAML, or JSON text on the command line."""
@@ -90,14 +93,13 @@ class ExpertArguments(DataArguments):
     empathy_fraction: float | None = _option(None, "Share to keep (not for threshold).")
     empathy_axis: str | None = _option(None, "What rule top ranks by: sensibility, rationality or difference.")
     empathy_seed: int = _option(0, "Seed of rule random.")
+    empathy_control: str | None = _option(None, "length: keep the distribution of reply lengths. Default: none.")
     empathy_exclude: str = _option("all", "Flags whose samples are dropped: all, none, or names joined by commas.")
 
     def rule_options(self) -> dict[str, Any]:
-        """The options of [`EmpathyDataSelector.select`]."""
+        """The options of [`EmpathyDataSelector.select`]; newer ones only where given, since they name stages."""
         given = {name: getattr(self, f"empathy_{name}") for name in RULE_OPTIONS}
-        if given["exclude"] == "all":
-            del given["exclude"]  # records of earlier runs do not have it
-        return given
+        return {name: value for name, value in given.items() if (name, value) not in NEW_OPTIONS.items()}
 
 
 @dataclass
