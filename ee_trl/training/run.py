@@ -24,7 +24,7 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
-from .arguments import DataArguments
+from .arguments import NEW_OPTIONS, DataArguments
 from .data import content_of, has_scores, open_split
 from .tiny_model import build_tiny_causal_lm
 
@@ -42,7 +42,8 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
-_LATER_ARGUMENTS = ("datasets", "test_split_size")  # records of 0.1.0 do not have them
+_SINCE: dict[str, object] = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
+_SINCE |= {"datasets": None, "test_split_size": None}
 
 
 class RecipeRun(ABC):
@@ -179,15 +180,13 @@ class RecipeRun(ABC):
 
     def _identity(self) -> dict[str, Any]:
         """Everything that determines what is learnt, as plain types."""
+        given = asdict(self.args).items()
+        arguments = {name: value for name, value in given if name not in _SINCE or value != _SINCE[name]}
         identity = {
             "processes": self.state.num_processes,
             "data": content_of(self.args.datasets or self.args.dataset),
             "scorer": self._scores_by(),
-            **{
-                f"data.{name}": value
-                for name, value in asdict(self.args).items()
-                if name not in _FREE_ARGUMENTS and (name not in _LATER_ARGUMENTS or value is not None)
-            },
+            **{f"data.{name}": value for name, value in arguments.items() if name not in _FREE_ARGUMENTS},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
