@@ -62,6 +62,9 @@ class DataArguments:
     )
     empathy_ties: str = _option("drop", "What a score equal to T counts as: drop, high or low.")
     empathy_turns: str = _option("each", "Replies of a conversation to use: each listener turn, or the last.")
+    empathy_join_turns: bool | None = _option(
+        None, "Join neighbouring turns of one side for training. Default: only where the chat template needs it."
+    )
 
     def make_selector(self) -> EmpathyDataSelector:
         """The selector that the arguments describe."""
