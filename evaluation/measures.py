@@ -12,6 +12,7 @@ import numpy as np
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, check_choice, check_count, require
 from ee_trl.scoring.judge.chooser import load_chooser
+from ee_trl.scoring.kinds import DEFAULT_SCORER
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.selector import EmpathyDataSelector
 
@@ -83,7 +84,7 @@ class Tools:
 
 def load_tools(
     *,
-    scorer: Any = "linear",
+    scorer: Any = DEFAULT_SCORER,
     threshold: Any = DEFAULT_THRESHOLD,
     ties: str = "drop",
     store: Any = True,

@@ -20,10 +20,14 @@ from ..errors import EmpathyError, SelectionError, check_choice
 from ..online.lookahead import BEHIND, ON_FAILURE
 from ..online.policies.named import Schedule, load_policy, policy_options
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
-from ..selector import EmpathyDataSelector
+from ..scoring.kinds import DEFAULT_SCORER
+from ..selector import RULE_OPTIONS, EmpathyDataSelector
 
 
 logger = logging.getLogger(__name__)
+
+NEW_OPTIONS = {"control": None, "exclude": "all", "join_turns": None}
+"""Options that older runs lack, and the value that does what older runs did."""
 
 
 Options: TypeAlias = dict[str, Any] | str | None
@@ -52,7 +56,7 @@ class DataArguments:
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
     dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str | None = _option(None, "Split to evaluate on (all of it) with --eval_strategy.")
-    empathy_scorer: str = _option("linear", "linear (bundled), a folder, or a hub id.")
+    empathy_scorer: str = _option(DEFAULT_SCORER, "A bundled scorer by name, a folder, or a hub id.")
     empathy_quantization: str | None = _option(None, "Quantization of a judge: none, int8 or nf4 (bitsandbytes).")
     empathy_rubric: str | None = _option(None, "A text file with a judge's rubric. Default: the bundled rubric.")
     empathy_store: str | None = _option(None, "File of a judge's scores, or none. Default: one in the cache folder.")
@@ -92,10 +96,13 @@ class ExpertArguments(DataArguments):
     empathy_fraction: float | None = _option(None, "Share to keep (not for threshold).")
     empathy_axis: str | None = _option(None, "What rule top ranks by: sensibility, rationality or difference.")
     empathy_seed: int = _option(0, "Seed of rule random.")
+    empathy_control: str | None = _option(None, "length: keep the distribution of reply lengths. Default: none.")
+    empathy_exclude: str = _option("all", "Flags whose samples are dropped: all, none, or names joined by commas.")
 
     def rule_options(self) -> dict[str, Any]:
-        """The options of [`EmpathyDataSelector.select`]."""
-        return {name: getattr(self, f"empathy_{name}") for name in ("keep", "rule", "n", "fraction", "axis", "seed")}
+        """The options of [`EmpathyDataSelector.select`]; newer ones only where given, since they name stages."""
+        given = {name: getattr(self, f"empathy_{name}") for name in RULE_OPTIONS}
+        return {name: value for name, value in given.items() if (name, value) not in NEW_OPTIONS.items()}
 
 
 @dataclass

@@ -46,6 +46,7 @@ class ExpertRun(RecipeRun):
             "dataset": self.args.dataset or EMBEDDED,
             "settings": chosen.settings,
             "counts": chosen.counts(),
+            **({"lengths": chosen.lengths} if chosen.lengths else {}),
             "summary": summary.to_dict(),
             "coverage": selector.coverage.to_dict() if selector.coverage else None,
             "rubric": None if self._scores_given else rubric_text(selector.scorer),

@@ -177,7 +177,8 @@ class EfficientEmpathy:
         if name == BASE:  # the threshold does not matter
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
-        own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
+        own |= dict.fromkeys(("dataset_config", "dataset_test_split"))
+        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:

@@ -24,7 +24,7 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
-from .arguments import DataArguments
+from .arguments import NEW_OPTIONS, DataArguments
 from .data import content_of, has_scores, in_template, open_split
 from .tiny_model import build_tiny_causal_lm
 
@@ -42,6 +42,7 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
+_SINCE = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
 
 
 class RecipeRun(ABC):
@@ -192,11 +193,13 @@ class RecipeRun(ABC):
 
     def _identity(self) -> dict[str, Any]:
         """Everything that determines what is learnt, as plain types."""
+        given = asdict(self.args).items()
+        arguments = {name: value for name, value in given if name not in _SINCE or value != _SINCE[name]}
         identity = {
             "processes": self.state.num_processes,
             "data": content_of(self.args.dataset),
             "scorer": self._scores_by(),
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
+            **{f"data.{name}": value for name, value in arguments.items() if name not in _FREE_ARGUMENTS},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
