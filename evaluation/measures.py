@@ -283,8 +283,10 @@ def _perplexity(by: Evaluator, replies: Replies, model: LoadedModel | None) -> M
     assert model is not None
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     samples = [
-        completion_perplexity.tokenize_sample(d.prompt, d.completion, model.tokenizer, max_length=limit)
-        for d in by.eval_set.dialogues
+        completion_perplexity.tokenize_sample(
+            d.prompt, d.completion, model.tokenizer, max_length=limit, where=f"dialogue {i} of {len(by.eval_set)}"
+        )
+        for i, d in enumerate(by.eval_set.dialogues, 1)
     ]
     nlls = completion_perplexity.sample_nlls(samples, model.model, batch_size=by.tools.batch_size)
     tokens = [sample.scored for sample in samples]

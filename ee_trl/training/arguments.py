@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # torch, which TRL's settings load, takes ten seconds: wrong 
 
 logger = logging.getLogger(__name__)
 
-NEW_OPTIONS = {"control": None, "exclude": "all"}
-"""Options of the rule that older runs lack, and the value that does what older runs did."""
+NEW_OPTIONS = {"control": None, "exclude": "all", "join_turns": None}
+"""Options that older runs lack, and the value that does what older runs did."""
 
 
 Options: TypeAlias = dict[str, Any] | str | None
@@ -86,6 +86,9 @@ class DataArguments:
     )
     empathy_ties: str = _option("drop", "What a score equal to T counts as: drop, high or low.")
     empathy_turns: str = _option("each", "Replies of a conversation to use: each listener turn, or the last.")
+    empathy_join_turns: bool | None = _option(
+        None, "Join neighbouring turns of one side for training. Default: only where the chat template needs it."
+    )
 
     def __post_init__(self) -> None:
         mixture = _from_json("datasets", self.datasets) if isinstance(self.datasets, str) else self.datasets
