@@ -25,9 +25,9 @@ from ..scoring.biencoder import (
     Head,
     compared,
     encode_apart,
+    flag_odds,
     head_outputs,
     load_head,
-    log_odds,
     means,
     save_head,
     text_vectors,
@@ -72,6 +72,12 @@ class Compared:
         contexts, replies = zip(*(self._known[dialogue] for dialogue in dialogues), strict=True)
         return torch.stack(contexts), torch.stack(replies)
 
+    def save(self, folder: Path) -> None:
+        """Writes encoder, tokenizer and head; it can be given to `distill` as an encoder."""
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_head(self.head, folder)
+
     def with_axes(self, dialogues: Sequence[Dialogue], scores: np.ndarray) -> FittedApart:
         """Adds both axes: ridge regression on the compared vectors, to a judge's scores of shape `(n, 2)`."""
         from sklearn.linear_model import Ridge
@@ -97,9 +103,9 @@ class FittedApart(Fitted):
     compared: Compared
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
-        """Predictions of the axes, and the log odds that the reply fits its context: shape `(n, 3)`."""
+        """Predictions of the axes, and the log odds of the flags: shape `(n, 2 + flags)`."""
         outputs = head_outputs(self.head, *self.compared.vectors(dialogues, token_budget))
-        return np.column_stack([outputs[:, : len(AXES)], log_odds(outputs)])
+        return np.column_stack([outputs[:, : len(AXES)], flag_odds(outputs)])
 
     def save(self, folder: Path) -> None:
         """Writes encoder, tokenizer and head."""
@@ -126,7 +132,10 @@ def learn_to_compare(
     flags = tuple(flag for flag in FLAGS if flag in made)
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=trust_remote_code)
-        model = AutoModel.from_pretrained(encoder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        # on a CPU the backward pass of fused attention takes most of the time
+        how = None if torch.cuda.is_available() else "eager"
+        settings = {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "attn_implementation": how}
+        model = AutoModel.from_pretrained(encoder, **settings)
     except (OSError, ValueError, ImportError) as error:
         raise TrainingError(f"the encoder {os.fspath(encoder)!r} cannot be loaded: {error}") from error
     width = model.config.hidden_size
@@ -165,7 +174,12 @@ def _rows(
     _, made = encode_apart(options.inputs, tokenizer, [negative.dialogue for negative in negatives])
     conversations = conversation_numbers(dialogues).tolist()
     rows = [
-        {"context": context["input_ids"], "replies": [reply["input_ids"]], "classes": [0], "conversation": conversation}
+        {
+            "context": context["input_ids"],
+            "replies": [reply["input_ids"]],
+            "classes": [0],
+            "conversation": conversation,
+        }
         for context, reply, conversation in zip(contexts, replies, conversations, strict=True)
     ]
     for negative, text in zip(negatives, made, strict=True):
@@ -176,7 +190,11 @@ def _rows(
 
 def _batch(tokenizer: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The texts of some rows, in small groups of similar length; first all true replies, then the made ones."""
-    made = [(i, ids, c) for i, row in enumerate(rows) for ids, c in zip(row["replies"][1:], row["classes"][1:], strict=True)]
+    made = [
+        (i, ids, c)
+        for i, row in enumerate(rows)
+        for ids, c in zip(row["replies"][1:], row["classes"][1:], strict=True)
+    ]
     replies = [row["replies"][0] for row in rows] + [ids for _, ids, _ in made]
     return {
         "contexts": _grouped(tokenizer, [row["context"] for row in rows]),
@@ -225,7 +243,9 @@ class _Contrast(torch.nn.Module):
             left.append(here[apart])
             right.append(other[apart])
         swapped = sum(len(part) for part in left[2:])
-        wanted = torch.cat([torch.zeros_like(here), classes, torch.full((swapped,), self.off_topic, device=first.device)])
+        wanted = torch.cat(
+            [torch.zeros_like(here), classes, torch.full((swapped,), self.off_topic, device=first.device)]
+        )
         weights = torch.ones(len(wanted), device=first.device)
         weights[len(wanted) - swapped :] = _SWAPPED_WEIGHT
         logits = self.head.logits(first[torch.cat(left)], second[torch.cat(right)])

@@ -18,6 +18,7 @@ from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError, check_count, require
 from ..reports.agreement import agree
 from ..reports.rubric import rubric_of_file
+from ..scoring.biencoder import appropriateness
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
 from ..scoring.linear import calibrate, knots_of
@@ -155,7 +156,7 @@ def distill(
     final = run.fit(np.ones(len(judged), bool), "all samples")
     knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of(final, run.chosen))
     told = run.told(final, fold == 0) if flags else None
-    settings = EncoderSettings(inputs, knots, words, flags, told["cut"] if told else 0.0)
+    settings = EncoderSettings(inputs, knots, words, flags, tuple(told["cuts"].values()) if told else ())
     _save(final, settings, folder)
     report = {
         "encoder": _name(encoder),
@@ -214,20 +215,22 @@ class _Run:
         return self.compared.flags
 
     def told(self, fitted: Fitted, where: np.ndarray) -> dict[str, Any]:
-        """How well a fit tells held-out replies from made ones, and its cut: what flags `false_flags` of them."""
+        """How well a fit tells held-out replies from made ones; each flag's cut flags its part of `false_flags`."""
         from sklearn.metrics import roc_auc_score
 
-        dialogues = self.judged.part(where).dialogues
-        true = fitted.raw(dialogues)[:, -1]
-        cut = float(np.quantile(true, self.options.false_flags))
+        dialogues, flags = self.judged.part(where).dialogues, self.compared.flags
+        true = fitted.raw(dialogues)[:, len(AXES) :]
+        cuts = np.quantile(true, 1 - self.options.false_flags / len(flags), axis=0)
         made = list(negatives_of(dialogues, self.options, self.options.seed + 1))
-        odds, kinds = fitted.raw([one.dialogue for one in made])[:, -1], np.array([one.kind for one in made])
+        odds, kinds = fitted.raw([one.dialogue for one in made])[:, len(AXES) :], np.array([one.kind for one in made])
+        fits, fits_made = appropriateness(true, cuts), appropriateness(odds, cuts)
         rows = {}
         for kind in dict.fromkeys(kinds.tolist()):
-            of_kind = odds[kinds == kind]
-            auc = roc_auc_score([1] * len(true) + [0] * len(of_kind), np.concatenate([true, of_kind]))
-            rows[kind] = {"made": len(of_kind), "auc": float(auc), "flagged": float((of_kind < cut).mean())}
-        return {"cut": cut, "true": len(true), "false_flags": float((true < cut).mean()), "kinds": rows}
+            of_kind = fits_made[kinds == kind]
+            auc = roc_auc_score([1] * len(fits) + [0] * len(of_kind), np.concatenate([fits, of_kind]))
+            rows[kind] = {"made": len(of_kind), "auc": float(auc), "flagged": float((of_kind < 0.5).mean())}
+        found = {"cuts": dict(zip(flags, cuts.tolist(), strict=True)), "true": len(true)}
+        return {**found, "false_flags": float((fits < 0.5).mean()), "kinds": rows}
 
     def fit(self, where: np.ndarray, what: str) -> Fitted:
         part = self.judged.part(where)

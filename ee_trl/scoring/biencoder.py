@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,10 @@ from torch.nn import functional
 from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError
-from .base import folder_of
 from .encoder import (
     Encoded,
     EncoderInputs,
     EncoderScorer,
-    EncoderSettings,
     Predicted,
     fixed_batches,
     loaded,
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEAD_FILE = "head.safetensors"
+BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "minilm"
 _AT_ONCE = 256  # dialogues whose texts are read together
 _ROWS = 64  # of the head's batches: all have one shape, so that no number depends on its neighbours
 
@@ -108,7 +106,9 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     ids = tokenizer("no")["input_ids"]
     start = next((i for i in range(len(ids)) if ids[i : i + len(inside)] == inside), None)
     if not inside or start is None:
-        raise ScorerError(f"{type(tokenizer).__name__} does not put special tokens around a text; give another encoder")
+        raise ScorerError(
+            f"{type(tokenizer).__name__} does not put special tokens around a text; give another encoder"
+        )
     return ids[:start], ids[start + len(inside) :]
 
 
@@ -139,10 +139,14 @@ def head_outputs(head: Head, contexts: torch.Tensor, replies: torch.Tensor) -> n
     return np.concatenate(found)
 
 
-def log_odds(outputs: np.ndarray) -> np.ndarray:
-    """The log odds that a reply fits its context, shape `(n,)`, from the head's outputs."""
-    fits, flags = outputs[:, len(AXES)], outputs[:, len(AXES) + 1 :]
-    return fits - np.logaddexp.reduce(flags, axis=1)
+def flag_odds(outputs: np.ndarray) -> np.ndarray:
+    """The log odds of each flag against a reply that fits its context, shape `(n, flags)`, from the head's outputs."""
+    return outputs[:, len(AXES) + 1 :] - outputs[:, len(AXES), None]
+
+
+def appropriateness(odds: np.ndarray, cuts: Sequence[float]) -> np.ndarray:
+    """In [0, 1], shape `(n,)`, from [`flag_odds`]: 0.5 where the odds of one flag reach their cut, lower above it."""
+    return np.round(1 / (1 + np.exp((odds - np.asarray(cuts)).max(axis=1))), 4)
 
 
 class BiEncoderScorer(EncoderScorer):
@@ -180,8 +184,8 @@ class BiEncoderScorer(EncoderScorer):
                 text_vectors(self.model, self.tokenizer, side, self.token_budget, inputs.max_length) for side in sides
             ]
             outputs = head_outputs(self.head, vectors[0][0], vectors[1][0])
-            fits = np.round(1 / (1 + np.exp(settings.cut - log_odds(outputs))), 4)
-            likeliest = outputs[:, len(AXES) + 1 :].argmax(axis=1)
+            odds = flag_odds(outputs)
+            fits, likeliest = appropriateness(odds, settings.cuts), (odds - settings.cuts).argmax(axis=1)
             flags = [None if fit >= 0.5 else settings.flags[i] for fit, i in zip(fits, likeliest, strict=True)]
             yield Predicted(
                 members,
@@ -201,7 +205,9 @@ def load_head(folder: Path, width: int, flags: int) -> Head:
     try:
         head.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()})
     except (OSError, RuntimeError, ValueError) as error:
-        raise ScorerError(f"{str(folder / HEAD_FILE)!r} cannot be loaded: {error}; run `ee-trl distill` again") from error
+        raise ScorerError(
+            f"{str(folder / HEAD_FILE)!r} cannot be loaded: {error}; run `ee-trl distill` again"
+        ) from error
     return head.eval()
 
 
@@ -210,9 +216,3 @@ def save_head(head: Head, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD_FILE)
-
-
-def load_distilled(path: str | os.PathLike[str], **options: Any) -> EncoderScorer:
-    """The scorer in a folder that [`ee_trl.distill`] wrote, or a hub id of one; for options see [`EncoderScorer`]."""
-    found = EncoderSettings.load(folder_of(path, options.get("revision")))
-    return (BiEncoderScorer if found.flags else EncoderScorer)(path, **options)

@@ -168,7 +168,7 @@ class EncoderSettings:
     knots: np.ndarray  # (2, 11), see `linear.calibrate`
     words: float = 0.0  # share of a linear model over words in the raw prediction
     flags: tuple[str, ...] = ()  # those of a bi-encoder, see `biencoder`
-    cut: float = 0.0  # the log odds that its appropriateness of 0.5 stands for
+    cuts: tuple[float, ...] = ()  # the log odds from which each of them is given
 
     @property
     def layout(self) -> str:
@@ -179,7 +179,7 @@ class EncoderSettings:
         """Writes [`SETTINGS_FILE`]."""
         made = {"layout": self.layout, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
         if self.flags:
-            made |= {"flags": list(self.flags), "cut": self.cut}
+            made |= {"flags": list(self.flags), "cuts": list(self.cuts)}
         write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})
 
     @classmethod
@@ -190,12 +190,14 @@ class EncoderSettings:
             found = read_json(path)
             knots = np.array(found["knots"], np.float64)
             inputs, layout, words = EncoderInputs(**found["inputs"]), found["layout"], float(found["words"])
-            flags, cut = tuple(found.get("flags", ())), float(found.get("cut", 0.0))
+            flags, cuts = (tuple(found.get(name, ())) for name in ("flags", "cuts"))
         except FileNotFoundError:
             remedy = "give a folder that `ee-trl distill` wrote"
             raise ScorerError(f"no {SETTINGS_FILE} in {str(folder)!r}; {remedy}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScorerError(f"{str(path)!r} is damaged ({error}); run `ee-trl distill` again") from error
+        if len(cuts) != len(flags) or not all(isinstance(cut, float) for cut in cuts):
+            raise ScorerError(f"{str(path)!r} does not have a cut for each flag; run `ee-trl distill` again")
         if layout != (BI_ENCODER if flags else CROSS_ENCODER):
             valid = f"{CROSS_ENCODER!r} and {BI_ENCODER!r}"
             raise ScorerError(f"{str(path)!r} has layout {layout!r}, this ee-trl reads {valid}; distil again")
@@ -203,7 +205,7 @@ class EncoderSettings:
             raise ScorerError(
                 f"{str(path)!r}: the knots do not increase or are not (2, 11); run `ee-trl distill` again"
             )
-        return cls(inputs, knots, words, flags, cut)
+        return cls(inputs, knots, words, flags, cuts)
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,9 @@ class EncoderScorer(BatchedScorer):
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
         for found in self._predicted(dialogues):
-            scores = calibrate(self._with_words(found.axes, [dialogues[i] for i in found.members]), self.settings.knots)
+            scores = calibrate(
+                self._with_words(found.axes, [dialogues[i] for i in found.members]), self.settings.knots
+            )
             yield ScoredBatch(
                 found.members, scores, None, found.details, found.tokens, found.forward_tokens, found.flags
             )
@@ -300,7 +304,11 @@ class EncoderScorer(BatchedScorer):
         """The tokenizer and the model, with its head in float32."""
         from transformers import AutoModelForSequenceClassification as Kind
 
-        heads = list(heads_of(loaded(Kind, folder, torch.device("cpu"), trust_remote_code))) if quantization == "int8" else []
+        heads = (
+            list(heads_of(loaded(Kind, folder, torch.device("cpu"), trust_remote_code)))
+            if quantization == "int8"
+            else []
+        )
         model = loaded(Kind, folder, device, trust_remote_code, quantization, heads)
         return tokenizer_of(folder, trust_remote_code), with_head_in_float32(model, dtype, quantization)
 

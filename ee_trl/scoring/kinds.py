@@ -13,15 +13,15 @@ from ..errors import ScorerError, check_choice, unknown
 from .base import Scorer, folder_of
 
 
-SCORERS = ("linear", "server", "cascade")
-"""Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
+SCORERS = ("minilm", "linear", "server", "cascade")
+"""Scorers that have a name: the two bundled ones, a judge behind a server, a cheap scorer before a judge."""
 
 DEFAULT_SCORER = "linear"
 """The scorer wherever none is named."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # the file that identifies each kind of scorer; a folder without any of them counts as a language model
-_MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
+_MARKS = {"linear": "weights.npz", "bi-encoder": "head.safetensors", "encoder": "empathy_scorer.json"}
 
 
 def check_scorer(spec: Any) -> None:
@@ -77,6 +77,10 @@ def _class_of(kind: str) -> tuple[type[Any], str, str]:
         from .judge.server import ServerScorer
 
         return ServerScorer, "of the scorer 'server'", ""
+    if kind in ("minilm", "bi-encoder"):
+        from .biencoder import BiEncoderScorer
+
+        return BiEncoderScorer, "of a distilled scorer", "path"
     if kind == "encoder":
         from .encoder import EncoderScorer
 
@@ -100,13 +104,15 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
     check_options(options, scorer, whose, without)
     if kind == "server" and "model" not in options:
         raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
-    if kind in SCORERS and spec == kind:
+    if kind == "minilm" and spec == kind:
+        from .biencoder import BUNDLED as spec
+    elif kind in SCORERS and spec == kind:
         return scorer(**options)
     return scorer(folder_of(spec) if kind == "linear" else spec, **options)
 
 
 def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
-    """`"linear"`, `"encoder"`, or `"judge"` for a folder with a language model; `None` for any other."""
+    """The kind of scorer in a folder, `"judge"` for a language model; `None` for any other folder."""
     for kind, name in _MARKS.items():
         if (Path(folder) / name).exists():
             return kind
