@@ -199,12 +199,13 @@ class BiEncoderScorer(EncoderScorer):
 
 def load_head(folder: Path, width: int, flags: int) -> Head:
     """The head of a saved bi-encoder, in float32."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     head = Head(width, flags)
     try:
         head.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()})
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ScorerError(
             f"{str(folder / HEAD_FILE)!r} cannot be loaded: {error}; run `ee-trl distill` again"
         ) from error
