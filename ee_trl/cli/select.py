@@ -30,6 +30,7 @@ def add_select(commands: Any) -> None:
     )
     card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
     card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
+    card.add_argument("--check", metavar="FILE", help="check.json of `ee-trl check -o`, for the card")
 
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +76,8 @@ def run_select(args: argparse.Namespace) -> int:
     if card_path:
         from ..reports.cards import card_of
 
-        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(scored, chosen, **named)
+        given = options.picked(args, "license", "agreement", "check")
+        card = card_of(scored, chosen, source=args.scored, file=path.name, **given)
     features, tables = selector.select_tables(scored, chosen)
     write_file(tables, features, path, metadata=metadata)
     if dropped_path:
@@ -94,7 +95,7 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
     from ..reports.cards import is_own_card
 
     if not args.card:
-        given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
+        given = [f"--{name}" for name in ("license", "agreement", "check") if getattr(args, name)]
         if given:
             raise EmpathyError(f"{given[0]} goes with --card")
         return None

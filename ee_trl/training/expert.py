@@ -59,7 +59,8 @@ class ExpertRun(RecipeRun):
 
     def data_section(self) -> str:
         """What was selected, and why."""
-        return selection_section(read_json(self.folder / SELECTION_DIR / "selection.json"))
+        record = read_json(self.folder / SELECTION_DIR / "selection.json")
+        return selection_section(record, self.args.empathy_scorer)
 
     def left_behind(self) -> str:
         """The folder of the selection."""

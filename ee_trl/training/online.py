@@ -85,9 +85,8 @@ class OnlineRun(RecipeRun):
 
     def data_section(self) -> str:
         """What was drawn, and why."""
-        return draws_section(
-            read_json(self.folder / ROWS_DIR / "rows.json"), by_quadrant(read_draws(self.folder / DRAWS))
-        )
+        rows = by_quadrant(read_draws(self.folder / DRAWS))
+        return draws_section(read_json(self.folder / ROWS_DIR / "rows.json"), rows, self.args.empathy_scorer)
 
     def left_behind(self) -> str:
         """The rows, and what the policy drew of them."""
