@@ -58,7 +58,7 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
     valid = list(valid)
     close = difflib.get_close_matches(str(value), valid, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {value!r}; valid: {', '.join(valid)}.{hint}"
+    return f"unknown {kind} {value!r}; valid: {', '.join(valid) or 'none'}.{hint}"
 
 
 def root_cause(error: BaseException) -> str:

@@ -175,6 +175,18 @@ def test_longest_replies(selector: EmpathyDataSelector) -> None:
     ]
 
 
+def test_control_of_length_reads_the_replies(selector: EmpathyDataSelector) -> None:
+    data = own(*[(9 - i / 10, 1) for i in range(40)], *[(4 - i / 10, 1) for i in range(40)])
+    data = data.map(lambda row, i: {"response": "word " * (20 if i < 40 else 2) + f"{i:02}"}, with_indices=True)
+    plain, chosen = selector.choose(data), selector.choose(data, control="length")
+    assert plain.indices.tolist() == list(range(40))
+    assert chosen.indices.tolist() == [*range(20), *range(40, 60)]
+    assert len(selector.select(data, control="length")) == len(plain)
+    assert "chosen in bins of reply length" in str(selector.card(data, control="length"))
+    with pytest.raises(SelectionError, match="control='length' needs all the scores at once"):
+        selector.select(data.to_iterable_dataset(), control="length")
+
+
 def test_dropped_rows_are_whole_and_say_why(selector: EmpathyDataSelector) -> None:
     scored = selector.score(Dataset.from_list(WAYS["messages"] + [{"messages": None}]))
     features, tables = dropped_tables(scored, selector.choose(scored).drops)
@@ -415,9 +427,28 @@ def test_wrong_setting_is_refused_at_once(options: dict[str, Any]) -> None:
         EmpathyDataSelector(**options)
 
 
-def test_option_that_the_scorer_does_not_know(word_scorer: Any) -> None:
-    with pytest.raises(ScorerError, match="precision"):
-        EmpathyDataSelector("linear", precision="high").score(Dataset.from_list(WAYS["messages"]))
+@pytest.mark.parametrize(
+    ("scorer", "options", "said"),
+    [
+        ("linear", {"precision": "high"}, "'precision'; valid: scorer, threshold, "),
+        ("linear", {"thresold": 4.0}, "linear scorer or of EmpathyDataSelector 'thresold'.* mean 'threshold'"),
+        ("owner/judge", {"quantisation": "nf4"}, "mean 'quantization'"),
+        ("server", {"model": "tiny", "baseurl": "http://127.0.0.1"}, "mean 'base_url'"),
+        ("cascade", {"cheap": "linear", "judge": "owner/judge", "buget": 0.1}, "mean 'budget'"),
+        ("cascade", {"cheap": "linear", "judge": "owner/judge", "judge_options": {"dtpe": "auto"}}, "mean 'dtype'"),
+    ],
+)
+def test_an_option_that_nobody_knows_is_refused_before_anything_is_loaded(
+    scorer: str, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ee_trl.scoring.dataset.load_scorer", None)
+    with pytest.raises(ScorerError, match=said):
+        EmpathyDataSelector(scorer, **options)
+
+
+def test_no_option_goes_with_a_scorer_object(word_scorer: Any) -> None:
+    with pytest.raises(ScorerError, match="with a scorer object .* mean 'show_progress'"):
+        EmpathyDataSelector(word_scorer, show_progres=False)
 
 
 def test_scorer_is_loaded_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
     """The card's title, and how the samples were chosen, after "so many of so many samples"."""
     axis = str(settings.get("axis"))
     ranked_by = f"{SENSIBILITY} minus {RATIONALITY}" if axis == DIFFERENCE else axis
-    return {
+    title, how = {
         "threshold": (
             f"{' and '.join(settings['keep'])} samples",
             "selected by two scores of each listener's reply",
@@ -168,6 +168,9 @@ def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
             "those with the longest replies of all that have scores, whatever these are",
         ),
     }[settings["rule"]]
+    if settings.get("control"):
+        how += "; chosen in bins of reply length, so that the kept replies are as long as all scored replies"
+    return title, how
 
 
 def _made_by(scorers: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from .base import Scorer, folder_of
 
 SCORERS = ("linear", "server", "cascade")
 """Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
+
+DEFAULT_SCORER = "linear"
+"""The scorer wherever none is named."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # the file that identifies each kind of scorer; a folder without any of them counts as a language model
@@ -42,11 +46,44 @@ def check_scorer(spec: Any) -> None:
         raise ScorerError(f"the fingerprint {spec.fingerprint!r} of {spec!r} is not one line of text")
 
 
-def check_options(options: dict[str, Any], scorer: type, whose: str, without: str = "") -> None:
+def check_options(options: Iterable[str], scorer: type, whose: str, without: str = "") -> None:
     """Raises [`ScorerError`] for an option that the class does not know."""
-    known = [name for name in inspect.signature(scorer).parameters if name != without]
     for name in options:
-        check_choice(f"option {whose}", name, known, ScorerError)
+        check_choice(f"option {whose}", name, arguments_of(scorer, without), ScorerError)
+
+
+def options_of(spec: Any) -> tuple[str, list[str]]:
+    """Whose the options for a scorer are, and their names; loads no model and does not ask the hub."""
+    if not isinstance(spec, (str, os.PathLike)):
+        return "with a scorer object", []
+    kinds = [spec] if spec in SCORERS else [_kind_of(spec)] if Path(spec).is_dir() else ["judge", "encoder"]
+    found = [_class_of(str(kind)) for kind in kinds]
+    names = dict.fromkeys(name for scorer, _, without in found for name in arguments_of(scorer, without))
+    return found[0][1], list(names)
+
+
+def arguments_of(scorer: type, without: str = "") -> list[str]:
+    """The names of a class's arguments."""
+    return [name for name in inspect.signature(scorer).parameters if name != without]
+
+
+def _class_of(kind: str) -> tuple[type[Any], str, str]:
+    """The class of a kind of scorer, whose its options are, and the argument that is no option."""
+    if kind == "linear":
+        from .linear import LinearScorer
+
+        return LinearScorer, "of the linear scorer", "path"
+    if kind == "server":
+        from .judge.server import ServerScorer
+
+        return ServerScorer, "of the scorer 'server'", ""
+    if kind == "encoder":
+        from .encoder import EncoderScorer
+
+        return EncoderScorer, "of a distilled scorer", "path"
+    from .judge.model import CausalLMScorer
+
+    return CausalLMScorer, "of a judge", "model"
 
 
 def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer:
@@ -58,29 +95,14 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
         return spec
     if spec == "cascade":
         raise ScorerError("a cascade within a cascade cannot be given by name; give a CascadeScorer object")
-    if spec == "server":
-        from .judge.server import ServerScorer
-
-        check_options(options, ServerScorer, "of the scorer 'server'")
-        if "model" not in options:
-            raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
-        return ServerScorer(**options)
-    kind = "linear" if spec == "linear" else _kind_of(spec)
-    if kind == "linear":
-        from .linear import LinearScorer
-
-        if options:
-            raise ScorerError(f"the linear scorer has no option {', '.join(map(repr, sorted(options)))}; give none")
-        return LinearScorer() if spec == "linear" else LinearScorer(folder_of(spec))
-    if kind == "encoder":
-        from .encoder import EncoderScorer
-
-        check_options(options, EncoderScorer, "of a distilled scorer", without="path")
-        return EncoderScorer(spec, **options)
-    from .judge.model import CausalLMScorer
-
-    check_options(options, CausalLMScorer, "of a judge", without="model")
-    return CausalLMScorer(spec, **options)
+    kind = spec if spec in SCORERS else _kind_of(spec)
+    scorer, whose, without = _class_of(str(kind))
+    check_options(options, scorer, whose, without)
+    if kind == "server" and "model" not in options:
+        raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
+    if kind in SCORERS and spec == kind:
+        return scorer(**options)
+    return scorer(folder_of(spec) if kind == "linear" else spec, **options)
 
 
 def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:

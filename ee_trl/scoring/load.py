@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ..data.samples import GIVEN
-from ..errors import ScorerError
+from ..errors import ScorerError, check_choice
 from .base import Scorer
 from .cascade import CascadeScorer
 from .judged import calibration_of
-from .kinds import check_options, load_single
+from .kinds import DEFAULT_SCORER, arguments_of, check_options, load_single, options_of
 
 
 logger = logging.getLogger(__name__)
 
 
-def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any) -> Scorer:
+def load_scorer(spec: str | os.PathLike[str] | Scorer = DEFAULT_SCORER, **options: Any) -> Scorer:
     """
     Loads a scorer.
 
     Args:
-        spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
+        spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             `"linear"`, the bundled scorer; `"server"`, a judge behind a server ([`ServerScorer`], with `model=...`);
             `"cascade"`, a cheap scorer before a judge ([`CascadeScorer`], with `cheap=...`, `judge=...`); a folder or
             hub id of a causal language model ([`CausalLMScorer`]), of a distilled scorer ([`EncoderScorer`]) or of a
@@ -55,3 +56,15 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any
     if GIVEN in judged.judges:
         logger.warning("%s does not say who scored it; the promise holds if it was %s", os.fspath(source), judge)
     return cascade
+
+
+def check_scorer_options(spec: Any, options: Mapping[str, Any], user: str, own: list[str]) -> None:
+    """Raises [`ScorerError`] for an option that neither the scorer nor its `user` (a class) has; loads no scorer."""
+    if not options:
+        return
+    cascade = spec == "cascade"
+    whose, known = ("of the scorer 'cascade'", arguments_of(CascadeScorer)) if cascade else options_of(spec)
+    for name in options:
+        check_choice(f"option {whose} or of {user}", name, [*own, *known], ScorerError)
+    for part in ("cheap", "judge") if cascade else ():
+        check_scorer_options(options.get(part), options.get(f"{part}_options") or {}, f"{part}_options", [])

@@ -715,8 +715,8 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     for scorer, options, why in (
         ("server", [], "--model NAME"),
         ("server", ["--model", "tiny"], "OPENAI_API_KEY is not set"),
-        ("server", ["--model", "tiny", "--dtype", "float32"], "unknown option of the scorer 'server' 'dtype'"),
-        ("linear", ["--model", "tiny"], "the linear scorer has no option 'model'"),
+        ("server", ["--model", "tiny", "--dtype", "float32"], "the scorer 'server' or of EmpathyDataSelector 'dtype'"),
+        ("linear", ["--model", "tiny"], "the linear scorer or of EmpathyDataSelector 'model'"),
     ):
         assert main([*command, scorer, *options]) == 3
         assert why in capsys.readouterr().err
