@@ -237,14 +237,14 @@ def _section(
     scorer: str | None,
 ) -> str:
     report = Path(scorer) / "report.json" if scorer and kind_of_folder(scorer) == "encoder" else None
-    check = check_text(scorers, None, report if report and report.is_file() else None)
+    check = read_json(report).get("check") if report and report.is_file() else None
     parts = [
         Heading(f"Training data: what was {done}, and why"),
         Markup(what),
         _settings_table(settings),
         *tables,
         agreement_text(scorers),
-        *([check] if check else []),
+        *(check_parts(check) if check else []),
         *rubric_parts(rubric),
         f"{done.capitalize()} with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
     ]
@@ -345,7 +345,7 @@ def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None
 
 def check_text(scorers: Sequence[str], *reports: str | os.PathLike[str] | None) -> Markup:
     """
-    The scorer's behavioural check as Markdown, from the first report of `check`, `agreement` or `distill` that has it.
+    The scorer's behavioural check as Markdown, from the first report of `check` or `agreement` that has it.
 
     It is empty where none is found; raises [`EmpathyError`] if the first report is given and is about other scorers.
     """

@@ -19,6 +19,7 @@ from ..axes import (
     TIE,
     TIES,
     Threshold,
+    combined_scores,
     quadrants,
     thresholds,
 )
@@ -29,6 +30,7 @@ from ..errors import SelectionError, check_choice, check_count
 from ..files import digest
 from ..scoring.base import Scorer
 from ..scoring.dataset import DatasetScorer
+from ..scoring.kinds import DEFAULT_SCORER
 from ..scoring.run import ScoringRun
 from .check_set import CORRUPTED, KINDS, TRUE, Case, Kind, corrupted_cases, set_cases
 from .ratings import Rated, read_rated, with_people, word_counts
@@ -183,7 +185,7 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
 
 
 def behaviour_check(
-    scorers: AnyScorer | Iterable[AnyScorer] | Mapping[str, AnyScorer] = "linear",
+    scorers: AnyScorer | Iterable[AnyScorer] | Mapping[str, AnyScorer] = DEFAULT_SCORER,
     data: AnyDataset | str | os.PathLike[str] | None = None,
     *,
     turns: Turns = "each",
@@ -283,11 +285,9 @@ def _score(run: ScoringRun, dialogues: Sequence[Dialogue], bar: Any) -> _Scored:
         found = run.score(dialogues[start : start + _STEP])
         here = slice(start, start + len(found.scores))
         scores[here], fits[here] = found.scores, found.details.get(APPROPRIATENESS, np.nan)
-        flags += getattr(found, "flags", None) or [None] * len(found.scores)
+        flags += found.flags or [None] * len(found.scores)
         bar.update(len(found.scores))
-    combined = scores.mean(axis=1) * np.where(np.isnan(fits), 1.0, fits)
-    combined[[bool(flag) for flag in flags]] = 0.0
-    return _Scored(scores, combined, np.array(flags, object))
+    return _Scored(scores, combined_scores(scores, fits, flags), np.array(flags, object))
 
 
 def _by_kind(
@@ -296,7 +296,7 @@ def _by_kind(
     """For each kind of reply: how it ranks beside the true reply, where it falls, and the verdict."""
     where = quadrants(found.scores[:, 0], found.scores[:, 1], threshold, ties)
     known = where != ""
-    where[known & (found.flags != None)] = FLAGGED  # noqa: E711 (an array of objects)
+    where[known & found.flags.astype(bool)] = FLAGGED
     of_true = {case.group: i for i, case in enumerate(cases) if case.kind == TRUE}
     table: dict[str, dict[str, Any]] = {}
     for kind, bar in bars.items():

@@ -61,7 +61,7 @@ class ExpertRun(RecipeRun):
     def data_section(self) -> str:
         """What was selected, and why."""
         record = read_json(self.folder / SELECTION_DIR / "selection.json")
-        return selection_section(record, self.args.empathy_scorer)
+        return selection_section(record, None if self._scores_given else self.args.empathy_scorer)
 
     def left_behind(self) -> str:
         """The folder of the selection."""

@@ -86,7 +86,8 @@ class OnlineRun(RecipeRun):
     def data_section(self) -> str:
         """What was drawn, and why."""
         rows = by_quadrant(read_draws(self.folder / DRAWS))
-        return draws_section(read_json(self.folder / ROWS_DIR / "rows.json"), rows, self.args.empathy_scorer)
+        scorer = None if self._scores_given else self.args.empathy_scorer
+        return draws_section(read_json(self.folder / ROWS_DIR / "rows.json"), rows, scorer)
 
     def left_behind(self) -> str:
         """The rows, and what the policy drew of them."""

@@ -14,6 +14,7 @@ from datasets import Dataset
 from scipy.stats import rankdata, spearmanr
 
 from ee_trl import Dialogue, LinearScorer, behaviour_check, load_sample
+from ee_trl.axes import FLAGS
 from ee_trl.cli.main import main
 from ee_trl.data.samples import read_samples
 from ee_trl.errors import EmpathyError, ScoresError
@@ -21,6 +22,7 @@ from ee_trl.files import read_json
 from ee_trl.reports.check import BASELINES, LENGTH, Baseline, auc, wilson
 from ee_trl.reports.check_set import CORRUPTED, KINDS, TRUE, WRITTEN, corrupted_cases, set_cases
 from ee_trl.reports.ratings import correlations
+from ee_trl.scoring.base import ScoredBatch
 
 
 CASES = set_cases()
@@ -36,6 +38,26 @@ class ByKind:
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         return np.array([self.scores(self.kinds[dialogue]) for dialogue in dialogues])
+
+
+class Flagging(ByKind):
+    """Gives all replies the same scores, but flags the bad ones, or gives them a low appropriateness."""
+
+    flags = FLAGS
+    details = ("appropriateness",)
+
+    def __init__(self, flagged: bool) -> None:
+        super().__init__(f"flags-{flagged}", lambda kind: (8.0, 2.0))
+        self.flagged = flagged
+
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Any:
+        bad = np.array([self.kinds[dialogue] not in GOOD for dialogue in dialogues])
+        yield ScoredBatch(
+            range(len(dialogues)),
+            self.score(dialogues),
+            details={"appropriateness": np.where(bad, 0.2, 0.9)},
+            flags=["hostile" if one and self.flagged else None for one in bad],
+        )
 
 
 def checked(scorer: Any, **options: Any) -> dict[str, Any]:
@@ -111,6 +133,16 @@ def test_an_oracle_passes_and_its_opposite_fails() -> None:
 def test_equal_scores_count_half() -> None:
     constant = checked(ByKind("constant", lambda kind: (9.0, 2.0)))
     assert {row["below"]["share"] for kind, row in constant.items() if kind != TRUE} == {0.5}
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_flags_and_appropriateness_rank_and_flagged_replies_are_kept_nowhere(flagged: bool) -> None:
+    found = checked(Flagging(flagged))
+    assert found["cruel"]["below"]["share"] == 1
+    assert found["cruel"]["kept"]["share"] == (0 if flagged else 1)
+    assert found["cruel"]["flags"] == ({"hostile": found["cruel"]["n"]} if flagged else {})
+    assert found["cruel"]["quadrants"]["sensibility"] + found["cruel"]["flagged"]["share"] == 1
+    assert found[TRUE]["flagged"]["share"] == 0
 
 
 def test_a_scorer_that_is_length_alone_ranks_as_the_length_baseline() -> None:

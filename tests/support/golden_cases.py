@@ -674,7 +674,7 @@ COMMANDS: dict[str, str] = {
     "refused": "score nowhere.parquet -o x.parquet --json",
 }
 BY_SHAPE = ("check", "distill", "evaluate, model", "train-epitome", "explore")
-"""Commands whose numbers are of a training or a generation on this machine, of a page, or of texts that may be improved:
+"""Commands whose numbers are of a training or a generation on this machine, of a page, or of texts that may change:
 names and types alone."""
 
 
