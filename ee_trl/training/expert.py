@@ -58,6 +58,10 @@ class ExpertRun(RecipeRun):
         write_text(folder / "summary.txt", f"{summary}\n")
         write_json(folder / "selection.json", record)  # last: if it is there, the others are whole
 
+    def scorers(self) -> list[str]:
+        """The fingerprints of what made the scores."""
+        return read_json(self.folder / SELECTION_DIR / "selection.json")["settings"]["scorer"]
+
     def data_section(self) -> str:
         """What was selected, and why."""
         record = read_json(self.folder / SELECTION_DIR / "selection.json")

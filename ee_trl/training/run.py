@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
+from ..reports.licence import Licence, Origin, find_licence
 from .arguments import NEW_OPTIONS, DataArguments
 from .data import content_of, has_scores, in_template, open_split
 from .tiny_model import build_tiny_causal_lm
@@ -172,6 +174,20 @@ class RecipeRun(ABC):
         self.state.wait_for_everyone()  # all processes have looked: the folder may change
         self._write_record("finished" if self.finished else "running")
 
+    def _origin(self) -> Origin:
+        """What the model is made from, for its card."""
+        place = files("ee_trl").joinpath("assets/sample") if self.args.named is None else self.args.dataset
+        try:
+            licence = find_licence(str(place) if place else None, self.source)
+        except EmpathyError as error:  # the model is trained: a card that cannot be read does not stop it
+            logger.warning("the licence of the data is not known: %s", error)
+            licence = Licence()
+        return Origin(self.model_args.model_name_or_path, licence, self.scorers())
+
+    def scorers(self) -> list[str]:
+        """The fingerprints of what made the scores."""
+        return [self.identity["scorer"]]
+
     def _checkpoint(self) -> str | None:
         """The checkpoint to resume from: the last or a named one. One of another run serves only the first start."""
         named = self.training_args.resume_from_checkpoint
@@ -246,7 +262,8 @@ class RecipeRun(ABC):
         trainer.save_model(str(self.folder))
         trainer.save_state()
         if self.state.is_main_process:
-            create = with_section(trainer.create_model_card, self.folder / "README.md", self.data_section)
+            card = self.folder / "README.md"
+            create = with_section(trainer.create_model_card, card, self.data_section, self._origin())
             trainer.create_model_card = create  # type: ignore[method-assign]  # each push writes the card again
             trainer.create_model_card(model_name=self.folder.name, dataset_name=hub_name(self.args.dataset))
         self._write_record("finished")
