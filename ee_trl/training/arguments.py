@@ -50,6 +50,8 @@ class DataArguments:
         None, "File, folder or hub name of the dialogues. Default: the embedded sample.", aliases=["--dataset_name"]
     )
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
+    empathy_encoding: str | None = _option(None, "Encoding of a csv or json file, e.g. cp1252. Default: utf-8.")
+    empathy_map: Options = _option(None, 'What names in the data mean: \'{"chosen": "response", "client": "user"}\'.')
     dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str | None = _option(None, "Split to evaluate on (all of it) with --eval_strategy.")
     empathy_scorer: str = _option("linear", "linear (bundled), a folder, or a hub id.")
@@ -62,6 +64,10 @@ class DataArguments:
     )
     empathy_ties: str = _option("drop", "What a score equal to T counts as: drop, high or low.")
     empathy_turns: str = _option("each", "Replies of a conversation to use: each listener turn, or the last.")
+
+    def reading_options(self) -> dict[str, Any]:
+        """How [`~ee_trl.data.reading.open_dataset`] reads the data."""
+        return {"encoding": self.empathy_encoding, "mapping": _mapping("empathy_map", self.empathy_map)}
 
     def make_selector(self) -> EmpathyDataSelector:
         """The selector that the arguments describe."""

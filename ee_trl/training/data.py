@@ -37,7 +37,7 @@ def open_split(args: DataArguments, name: str) -> Dataset:
     """A split of the data set that the arguments name; of the embedded sample if they name none."""
     if args.dataset is None:
         return load_sample(name)  # type: ignore[arg-type]
-    dataset: Any = open_dataset(args.dataset, config=args.dataset_config)
+    dataset: Any = open_dataset(args.dataset, config=args.dataset_config, **args.reading_options())
     if not hasattr(dataset, "keys"):
         if name != "train":
             raise FormatError(f"{args.dataset!r} is one file and has no split {name!r}")
@@ -51,7 +51,7 @@ def open_parts(args: PipelineArguments) -> dict[str, Dataset]:
     """What to train on, and what to hold out: another file, another split, or a share of the conversations."""
     train = open_split(args, args.dataset_train_split)
     if args.empathy_dataset_test:
-        test: Any = open_dataset(args.empathy_dataset_test)
+        test: Any = open_dataset(args.empathy_dataset_test, **args.reading_options())
         if hasattr(test, "keys"):
             test = test["test" if "test" in test else "train"]
         return {"train": train, "test": test}

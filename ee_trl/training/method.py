@@ -90,6 +90,7 @@ class EfficientEmpathy:
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
+            **{name: value for name, value in args.reading_options().items() if value},
             **_VERSION,
         }
 
@@ -176,7 +177,8 @@ class EfficientEmpathy:
         if name == BASE:  # the threshold does not matter
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
-        own |= dict.fromkeys(("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis"))
+        unset = ("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis")
+        own |= dict.fromkeys((*unset, "empathy_encoding", "empathy_map"))
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:

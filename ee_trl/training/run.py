@@ -182,7 +182,7 @@ class RecipeRun(ABC):
             "processes": self.state.num_processes,
             "data": content_of(self.args.dataset),
             "scorer": self._scores_by(),
-            **{f"data.{name}": value for name, value in asdict(self.args).items() if name not in _FREE_ARGUMENTS},
+            **{f"data.{name}": value for name, value in asdict(self.args).items() if _determines(name, value)},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
         }
         return json.loads(json.dumps(identity, default=str))
@@ -234,6 +234,11 @@ class RecipeRun(ABC):
             trainer.push_to_hub(dataset_name=hub_name(self.args.dataset))
         if self.state.is_main_process:
             print(f"Saved {self.folder}: the model, {self.left_behind()}, README.md")
+
+
+def _determines(name: str, value: Any) -> bool:
+    """Whether an argument is part of the run's identity; those of reading are only if they are given."""
+    return name not in _FREE_ARGUMENTS and (value is not None or name not in ("empathy_encoding", "empathy_map"))
 
 
 def identity_of(
