@@ -9,7 +9,7 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -19,7 +19,10 @@ from numpy.typing import ArrayLike
 
 from .axes import (
     AXES,
+    BALANCED,
     DEFAULT_THRESHOLD,
+    FLAGS,
+    LOW,
     QUADRANT_NAMES,
     QUADRANTS,
     RATIONALITY,
@@ -36,6 +39,9 @@ from .errors import SelectionError, check_choice, check_count
 
 
 RULES = ("threshold", "top", "random", "longest")
+CONTROLS = ("length",)
+LENGTH_BINS = 20
+"""The most bins of reply lengths in which `control="length"` chooses; a bin keeps about two samples at least."""
 KEEPABLE = (*QUADRANTS, TIE)
 DIFFERENCE = "difference"
 RANKINGS = (*AXES, DIFFERENCE)
@@ -50,14 +56,19 @@ class Selection(Displayed):
     Args:
         indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
-            Why each sample is dropped, `""` if it is kept: `unscored`, `tie`,
-            `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`.
+            Why each sample is dropped, `""` if it is kept: `unscored`, `flag_<name>`, `tie`,
+            `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`; `length_full` if `control="length"`
+            keeps no more samples of this length.
         settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
+        lengths (`dict`, *optional*):
+            With `control="length"`: `bins`, how many there were; `distance`, between the lengths of the kept replies
+            and of all (Kolmogorov-Smirnov); `outside`, how many kept samples are outside the quadrants to keep.
     """
 
     indices: np.ndarray
     drops: Coded
     settings: dict[str, Any]
+    lengths: dict[str, float] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,6 +94,16 @@ class Selection(Displayed):
         rows = [(name, f"{n:,}", percent(n, total)) for name, n in self.counts().items()]
         yield Table(("kept, or dropped because", "samples", "share"), rows, f"{total:,} samples")
         yield Table(("setting", ""), [(name, str(value)) for name, value in self.settings.items()])
+        if self.lengths:
+            yield lengths_text(self.lengths)
+
+
+def lengths_text(lengths: Mapping[str, float]) -> str:
+    """[`Selection`]'s `lengths` in a sentence."""
+    return (
+        f"Reply lengths: the kept replies' distribution is within {lengths['distance']:.3f} of all scored replies' "
+        f"(Kolmogorov-Smirnov, {lengths['bins']} bins). {lengths['outside']:,} kept samples lie outside the quadrants."
+    )
 
 
 class Sweep(list[dict[str, Any]], Displayed):
@@ -146,6 +167,18 @@ def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def exclude_set(exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """The flags whose samples are dropped, from `"all"`, `"none"`, one name, several names, or names with commas."""
+    names = [name.strip() for name in exclude.split(",")] if isinstance(exclude, str) else list(exclude)
+    if names in (["all"], ["none"]):
+        return FLAGS if names == ["all"] else ()
+    for name in names:
+        check_choice("flag to exclude", name, ("all", "none", *FLAGS), SelectionError)
+    if {"all", "none"} & {*names}:
+        raise SelectionError(f"exclude {exclude!r} mixes {names[0]!r} with others; give all, none, or names of flags")
+    return tuple(dict.fromkeys(names))
+
+
 def select_indices(
     sensibility: ArrayLike,
     rationality: ArrayLike,
@@ -159,9 +192,18 @@ def select_indices(
     axis: str | None = None,
     seed: int = 0,
     lengths: ArrayLike | None = None,
+    control: str | None = None,
+    flags: Coded | Sequence[str | None] | None = None,
+    exclude: str | Iterable[str] = "all",
 ) -> Selection:
     """
     Chooses samples by their scores.
+
+    With `control="length"` the rule keeps as many samples as without, but with the distribution of reply lengths of
+    all scored samples. It chooses within bins of length (quantiles). If it keeps n samples, and F(b) is the share of
+    all scored samples in the first b bins, bin b keeps round(n F(b)) - round(n F(b - 1)) samples. In each bin the
+    threshold rule prefers the samples furthest inside the quadrants, by the smaller of their distances to T on the two
+    axes, and then those nearest outside: this moves T in each bin until the size fits. Other rules keep their order.
 
     Args:
         sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
@@ -179,7 +221,14 @@ def select_indices(
             What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
             Defaults to `keep` if that is one of the axes.
         seed (`int`, *optional*, defaults to `0`): Seed of the random rule.
-        lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"`.
+        lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"` and `control`.
+        control (`str`, *optional*):
+            `"length"`: keep the pool's distribution of reply lengths. It does not go with the rule `"longest"`.
+        flags ([`~ee_trl.data.columns.Coded`] or `Sequence` of length `n`, *optional*):
+            What the scorer found wrong with each reply, one of [`~ee_trl.axes.FLAGS`]; `None` or `""` where nothing.
+        exclude (`str` or `Iterable[str]`, *optional*, defaults to `"all"`):
+            The flags whose samples every rule drops, as if they had no scores: `"all"`, `"none"`, or names. Recorded
+            in the settings where it is not `"all"`.
 
     Returns:
         [`Selection`]. Only scored samples are kept; of equally ranked samples, the earlier ones.
@@ -188,6 +237,10 @@ def select_indices(
         [`SelectionError`]: An argument is unknown, out of range, or not valid for the rule.
     """
     check_choice("rule", rule, RULES, SelectionError)
+    if control is not None:
+        check_choice("control", control, CONTROLS, SelectionError)
+        if rule == "longest":
+            raise SelectionError("control='length' does not go with rule 'longest'; leave one of them out")
     names = keep_set(keep)
     where = coded_quadrants(sensibility, rationality, threshold, ties)
     settings: dict[str, Any] = {
@@ -196,33 +249,95 @@ def select_indices(
         "threshold": list(thresholds(threshold)),
         "ties": ties,
     }
+    if control is not None:
+        settings["control"] = control
+    out = exclude_set(exclude)
+    if out != FLAGS:
+        settings["exclude"] = list(out) or "none"
+    flagged = _flag_codes(flags, out, len(where))
+    flagged[where.is_("")] = 0
+    reasons = [_reason(name, names) for name in where.names]
+    coded = tuple(dict.fromkeys(("", "unscored", *reasons, *(f"flag_{name}" for name in FLAGS))))
+    codes = np.array([coded.index(reason) for reason in reasons], np.uint8)[where.codes]
+    codes[flagged > 0] = coded.index(f"flag_{FLAGS[0]}") - 1 + flagged[flagged > 0]
+    drops, eligible = Coded(codes, coded), ~where.is_("") & (flagged == 0)
+    inside, scored = drops.is_(""), np.flatnonzero(eligible)
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
-        reasons = [_reason(name, names) for name in where.names]
-        coded = tuple(dict.fromkeys(("", "unscored", *reasons)))
-        codes = np.array([coded.index(reason) for reason in reasons], np.uint8)
-        drops = Coded(codes[where.codes], coded)
-        return Selection(np.flatnonzero(drops.is_("")), drops, settings)
-
-    scored = np.flatnonzero(~where.is_(""))
-    settings["n"] = _size(len(scored), n, fraction, default=sum(where.counts().get(name, 0) for name in names))
-    if rule == "top":
-        settings["axis"] = _axis(axis, names)
-        s, r = (scores_array(values, "") for values in (sensibility, rationality))
-        ranks = {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[settings["axis"]]
-        order, why = np.argsort(-ranks[scored], kind="stable"), "not_in_top"
-    elif rule == "random":
-        _refuse(rule, axis=axis)
-        check_count("seed", seed, 0, SelectionError)
-        settings["seed"] = seed
-        order, why = np.random.default_rng(int(seed)).permutation(len(scored)), "not_drawn"
+        if control is None:
+            return Selection(np.flatnonzero(inside), drops, settings)
+        margins = _margins(sensibility, rationality, threshold, names)
+        size, order = int(inside.sum()), np.lexsort((-margins[scored], ~inside[scored]))
+        drops = Coded(np.where(inside, np.uint8(len(coded)), drops.codes), (*coded, "length_full"))
     else:
-        _refuse(rule, axis=axis)
-        order, why = np.argsort(-_lengths(lengths, len(where))[scored], kind="stable"), "shorter"
-    indices = np.sort(scored[order[: settings["n"]]])
-    drops = Coded(np.where(where.is_(""), np.uint8(1), np.uint8(2)), ("", "unscored", why))
+        size = settings["n"] = _size(len(scored), n, fraction, default=int(inside.sum()))
+        if rule == "top":
+            settings["axis"] = _axis(axis, names)
+            s, r = (scores_array(values, "") for values in (sensibility, rationality))
+            ranks = {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[settings["axis"]]
+            order, why = np.argsort(-ranks[scored], kind="stable"), "not_in_top"
+        elif rule == "random":
+            _refuse(rule, axis=axis)
+            check_count("seed", seed, 0, SelectionError)
+            settings["seed"] = seed
+            order, why = np.random.default_rng(int(seed)).permutation(len(scored)), "not_drawn"
+        else:
+            _refuse(rule, axis=axis)
+            order, why = np.argsort(-_lengths(lengths, len(where), rule)[scored], kind="stable"), "shorter"
+        drops = Coded(np.where(eligible, np.uint8(len(coded)), drops.codes), (*coded, why))
+    found = None
+    if control is None:
+        indices = np.sort(scored[order[:size]])
+    else:
+        pool = _lengths(lengths, len(where), f"{rule}' with control 'length")[scored]
+        bins = length_bins(pool, min(LENGTH_BINS, size // 2))
+        chosen = _as_the_pool(order, bins, size)
+        indices = np.sort(scored[chosen])
+        found = {
+            "bins": int(bins.max(initial=0)) + 1,
+            "distance": distance(pool[chosen], pool),
+            "outside": int((~inside[indices]).sum()),
+        }
     drops.codes[indices] = 0
-    return Selection(indices, drops, settings)
+    return Selection(indices, drops, settings, found)
+
+
+def length_bins(lengths: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each length, from 0: quantiles of all the lengths, so that equal lengths are in one bin."""
+    edges = np.quantile(lengths, np.arange(1, bins) / bins) if len(lengths) else np.zeros(0)
+    return np.unique(np.searchsorted(np.unique(edges), lengths), return_inverse=True)[1].reshape(-1)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The Kolmogorov-Smirnov distance: how far the shares of `a` and `b` up to a value differ at most; 0 if empty."""
+    values = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(part), values, "right") / max(len(part), 1) for part in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max(initial=0.0)) if len(a) and len(b) else 0.0
+
+
+def _as_the_pool(order: np.ndarray, bins: np.ndarray, n: int) -> np.ndarray:
+    """`n` samples, the first of `order` in each bin; each bin's share of them is its share of all samples."""
+    sizes = np.bincount(bins)
+    quotas = np.diff(np.floor(n * np.cumsum(sizes) / max(len(bins), 1) + 0.5), prepend=0)
+    grouped = order[np.argsort(bins[order], kind="stable")]
+    places = np.arange(len(grouped)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return grouped[places < quotas[bins[grouped]]]
+
+
+def _margins(
+    sensibility: ArrayLike, rationality: ArrayLike, threshold: Threshold, names: tuple[str, ...]
+) -> np.ndarray:
+    """How far each sample lies inside the nearest of the quadrants; outside of them it is negative."""
+    t_s, t_r = thresholds(threshold)
+    s, r = scores_array(sensibility, SENSIBILITY) - t_s, scores_array(rationality, RATIONALITY) - t_r
+    of = {
+        SENSIBILITY: np.minimum(s, -r),
+        RATIONALITY: np.minimum(-s, r),
+        BALANCED: np.minimum(s, r),
+        LOW: np.minimum(-s, -r),
+        TIE: -np.minimum(abs(s), abs(r)),
+    }
+    return np.max([of[name] for name in names], axis=0)
 
 
 def _reason(quadrant: str, kept: tuple[str, ...]) -> str:
@@ -230,6 +345,18 @@ def _reason(quadrant: str, kept: tuple[str, ...]) -> str:
     if quadrant in kept:
         return ""
     return f"quadrant_{quadrant}" if quadrant in QUADRANTS else quadrant or "unscored"
+
+
+def _flag_codes(flags: Coded | Sequence[str | None] | None, out: tuple[str, ...], n: int) -> np.ndarray:
+    """For each sample 1 + the number of its flag among [`FLAGS`], 0 where it has none of those in `out`."""
+    if flags is None:
+        return np.zeros(n, np.intp)
+    if len(flags) != n:
+        raise SelectionError(f"{n} sensibility scores, but {len(flags)} flags")
+    number: dict[str | None, int] = {name: FLAGS.index(name) + 1 for name in out}
+    if isinstance(flags, Coded):
+        return np.array([number.get(name, 0) for name in flags.names], np.intp)[flags.codes]
+    return np.array([number.get(name, 0) for name in flags], np.intp)
 
 
 def _refuse(rule: str, **given: object) -> None:
@@ -249,7 +376,7 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
         return default
     check_count("n", n, error=SelectionError)
     if n > scored:
-        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored; lower n")
+        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored and not flagged; lower n")
     return int(n)
 
 
@@ -262,9 +389,9 @@ def _axis(axis: str | None, names: tuple[str, ...]) -> str:
     return axis
 
 
-def _lengths(lengths: ArrayLike | None, n: int) -> np.ndarray:
+def _lengths(lengths: ArrayLike | None, n: int, rule: str) -> np.ndarray:
     if lengths is None:
-        raise SelectionError("rule 'longest' needs the lengths of the replies: lengths=[...]")
+        raise SelectionError(f"rule '{rule}' needs the lengths of the replies: lengths=[...]")
     array = np.asarray(lengths, dtype=np.float64)
     if array.shape != (n,):
         raise SelectionError(f"lengths has shape {array.shape}; expected ({n},)")

@@ -11,7 +11,7 @@ import pytest
 
 from ee_trl.axes import AXES, QUADRANTS, TIES, quadrants, thresholds
 from ee_trl.errors import SelectionError
-from ee_trl.selection import KEEPABLE, RANKINGS, RULES, keep_set, select_indices, sweep
+from ee_trl.selection import KEEPABLE, RANKINGS, RULES, distance, keep_set, select_indices, sweep
 
 
 NAN = float("nan")
@@ -247,6 +247,10 @@ def test_nothing_scored(rule: str) -> None:
         ({"rule": "top", "n": 2, "fraction": 0.5}, "give one"),
         ({"rule": "top", "n": 6}, "only 5 are scored"),
         ({"rule": "longest", "n": 2}, "lengths"),
+        ({"control": "length"}, "lengths"),
+        ({"control": "lenght"}, "Did you mean 'length'"),
+        ({"control": "length", "lengths": [1, 2]}, "shape"),
+        ({"control": "length", "rule": "longest", "lengths": range(6)}, "does not go with rule 'longest'"),
         ({"rule": "longest", "n": 2, "lengths": [1, 2]}, "shape"),
         *(({"rule": "top", "n": n}, "whole number") for n in (0, -1, 1.5, "3", NAN, math.inf)),
         *(({"rule": "top", "fraction": share}, "not in") for share in (0, -0.1, 1.1, NAN, "all")),
@@ -256,6 +260,79 @@ def test_nothing_scored(rule: str) -> None:
 def test_wrong_argument_is_refused_with_the_valid_ones(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SelectionError, match=message):
         kept(**options)
+
+
+# ---- length told apart -------------------------------------------------------------------------------------------
+
+
+def test_control_by_hand() -> None:
+    # eight short and eight long replies; the rule takes six long and two short ones, the control four of each
+    s = [9, 8, 4, 3, 2, 1, 1, 0, 9, 9, 8, 8, 7, 6, 0, 0]
+    lengths = [1] * 8 + [9] * 8
+    plain = select_indices(s, [1] * 16)
+    assert plain.indices.tolist() == [0, 1, 8, 9, 10, 11, 12, 13]
+    chosen = select_indices(s, [1] * 16, lengths=lengths, control="length")
+    # the nearest outside fill the short ones up; those least inside leave the long ones
+    assert chosen.indices.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert chosen.counts() == {"kept": 8, "quadrant_low": 6, "length_full": 2}
+    assert chosen.lengths == {"bins": 2, "distance": 0.0, "outside": 2}
+    assert chosen.settings == {**plain.settings, "control": "length"}
+    assert "2 kept samples lie outside the quadrants" in str(chosen)
+    assert "Reply lengths" not in str(plain)
+
+
+@pytest.mark.parametrize(
+    ("rule", "keep"), [("threshold", "sensibility"), ("threshold", "low+tie"), ("top", "rationality")]
+)
+@pytest.mark.parametrize("ties", TIES)
+def test_control_keeps_size_and_lengths(rule: str, keep: str, ties: str) -> None:
+    drawn = np.random.default_rng(0)
+    lengths = drawn.integers(5, 120, 2000)
+    s = np.clip(np.round(2 + lengths / 20 + drawn.normal(size=2000)), 0, 10)  # longer replies score higher
+    r = np.clip(np.round(drawn.normal(4, 2, 2000)), 0, 10)
+    s[:50] = NAN
+    options: Any = {"rule": rule, "keep": keep, "ties": ties, "lengths": lengths}
+    plain, chosen = (select_indices(s, r, **options, control=control) for control in (None, "length"))
+    assert len(chosen) == len(plain)
+    kept, pool = np.sort(lengths[chosen.indices]), np.sort(lengths[50:])
+    found = max(abs(np.mean(kept <= x) - np.mean(pool <= x)) for x in range(121))
+    assert chosen.lengths is not None
+    assert chosen.lengths["distance"] == pytest.approx(found)
+    assert found < 0.03
+    again = select_indices(s, r, **chosen.settings, lengths=lengths)
+    assert again.indices.tolist() == chosen.indices.tolist()
+    order = drawn.permutation(2000)  # the draw of bins does not depend on the order of the data
+    other = select_indices(s[order], r[order], **{**options, "lengths": lengths[order]}, control="length")
+    assert np.sort(lengths[order][other.indices]).mean() == pytest.approx(kept.mean(), rel=0.01)
+
+
+def test_control_on_the_published_scores(real_data: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(real_data / "ed_validation_scored.parquet")
+    s, r = (table.column(axis).to_numpy() for axis in AXES)
+    lengths = np.array([len(text) for text in table.column("response").to_pylist()])
+
+    def measured(keep: str, rule: str = "threshold", control: str | None = None) -> tuple[int, float, int]:
+        found = select_indices(s, r, keep=keep, rule=rule, control=control, lengths=lengths).indices
+        inside = select_indices(s, r, keep=keep).indices
+        return len(found), round(distance(lengths[found], lengths), 3), len(np.intersect1d(found, inside))
+
+    # as docs/selection.md tells
+    assert measured("sensibility") == (3473, 0.037, 3473)
+    assert measured("sensibility", control="length") == (3473, 0.003, 3342)
+    assert measured("sensibility", rule="longest") == (3473, 0.394, 1999)
+    assert measured("rationality") == (393, 0.27, 393)
+    assert measured("rationality", control="length") == (393, 0.013, 282)
+    assert measured("rationality", rule="longest") == (393, 0.93, 11)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7])
+def test_control_of_few_samples(size: int) -> None:
+    lengths = [3, 9, 99, 9, 1, 4, 5, 2][:size]
+    chosen = select_indices([9.0] * size, [1.0] * size, lengths=lengths, control="length")
+    assert len(chosen) == size
+    assert select_indices([NAN] * size, [1.0] * size, lengths=lengths, control="length").counts()["kept"] == 0
 
 
 # ---- sweep ---------------------------------------------------------------------------------------------------------

@@ -175,6 +175,18 @@ def test_longest_replies(selector: EmpathyDataSelector) -> None:
     ]
 
 
+def test_control_of_length_reads_the_replies(selector: EmpathyDataSelector) -> None:
+    data = own(*[(9 - i / 10, 1) for i in range(40)], *[(4 - i / 10, 1) for i in range(40)])
+    data = data.map(lambda row, i: {"response": "word " * (20 if i < 40 else 2) + f"{i:02}"}, with_indices=True)
+    plain, chosen = selector.choose(data), selector.choose(data, control="length")
+    assert plain.indices.tolist() == list(range(40))
+    assert chosen.indices.tolist() == [*range(20), *range(40, 60)]
+    assert len(selector.select(data, control="length")) == len(plain)
+    assert "chosen in bins of reply length" in str(selector.card(data, control="length"))
+    with pytest.raises(SelectionError, match="control='length' needs all the scores at once"):
+        selector.select(data.to_iterable_dataset(), control="length")
+
+
 def test_dropped_rows_are_whole_and_say_why(selector: EmpathyDataSelector) -> None:
     scored = selector.score(Dataset.from_list(WAYS["messages"] + [{"messages": None}]))
     features, tables = dropped_tables(scored, selector.choose(scored).drops)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..axes import FLAGS
 from ..errors import EmpathyError
-from ..selection import KEEPABLE, RANKINGS, RULES
+from ..selection import CONTROLS, KEEPABLE, RANKINGS, RULES
 from . import options
 
 
@@ -51,6 +52,10 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     add("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
     add("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
     add("--seed", type=int, default=0, help="of rule random (default: 0)")
+    note = f"flags whose samples are dropped: all (default), none, or names joined by commas: {', '.join(FLAGS)}"
+    add("--exclude", default="all", metavar="FLAGS", help=note)
+    note = "length: choose within bins of reply length, so that the kept replies are as long as all are (not longest)"
+    add("--control", choices=CONTROLS, help=note)
 
 
 def run_select(args: argparse.Namespace) -> int:
@@ -59,6 +64,7 @@ def run_select(args: argparse.Namespace) -> int:
     from ..data.samples import dropped_tables
     from ..data.tables import to_dataset, write_file
     from ..files import check_output, write_json, write_text
+    from ..selector import RULE_OPTIONS
 
     selector = options.make_selector(args)
     endings = {"endings": (".json",)} if args.format == "argilla" else {}
@@ -68,7 +74,7 @@ def run_select(args: argparse.Namespace) -> int:
     scored = options.open_input(args.scored, args)
     if args.format == "dpo":
         return _write_pairs(args, scored, path)
-    chosen = selector.choose(scored, **options.picked(args, "keep", "rule", "n", "fraction", "axis", "seed"))
+    chosen = selector.choose(scored, **options.picked(args, *RULE_OPTIONS))
     counts = chosen.counts()
     if not len(chosen):
         options.note(f"ee-trl: nothing selected by {chosen.settings}: {counts}. Look at: ee-trl sweep {args.scored}")
@@ -97,7 +103,8 @@ def run_select(args: argparse.Namespace) -> int:
         write_file(tables, features, dropped_path, metadata=metadata)
     if card_path and card:
         write_text(card_path, str(card))
-    found = {"output": str(path), "settings": chosen.settings, "counts": counts}
+    lengths = {"lengths": chosen.lengths} if chosen.lengths else {}
+    found = {"output": str(path), "settings": chosen.settings, "counts": counts, **lengths}
     wrote = " and ".join(str(p) for p in (path, dropped_path, card_path) if p)
     return options.show(args, found, chosen, f"wrote {wrote}")
 

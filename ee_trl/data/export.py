@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
-from ..axes import AXES, SENSIBILITY
+from ..axes import AXES, FLAG, SENSIBILITY
 from ..errors import check_choice
 from .dialogue import Dialogue
 from .samples import check_scored, iter_samples
@@ -35,7 +35,7 @@ def preference_pairs(scored: AnyRows, axis: str = SENSIBILITY) -> Iterator[dict[
     check_scored(columns_of(scored))
     ends: dict[tuple[Any, ...], list[tuple[float, float, Dialogue]]] = {}  # context -> its lowest and highest reply
     for row, dialogue in _scored_replies(scored):
-        entry = (-1.0 if row.get("score_flag") else row[axis], row[axis], dialogue)
+        entry = (-1.0 if row.get(FLAG) else row[axis], row[axis], dialogue)
         low, high = ends.setdefault((dialogue.system, dialogue.roles, dialogue.context), [entry, entry])
         pair = [entry if entry[0] < low[0] else low, entry if entry[0] > high[0] else high]
         ends[dialogue.system, dialogue.roles, dialogue.context] = pair
@@ -48,7 +48,7 @@ def preference_pairs(scored: AnyRows, axis: str = SENSIBILITY) -> Iterator[dict[
 
 def _scored_replies(scored: AnyRows) -> Iterator[tuple[dict[str, Any], Dialogue]]:
     """The rows with both scores and a dialogue."""
-    for batch in iter_samples(scored, "last", columns=(*AXES, "score_flag", "quadrant", "emotion", "scorer")):
+    for batch in iter_samples(scored, "last", columns=(*AXES, FLAG, "quadrant", "emotion", "scorer")):
         for sample in batch.samples:
             row = batch.rows[sample.row]
             if sample.dialogue is not None and all(row[axis] is not None and row[axis] == row[axis] for axis in AXES):
@@ -82,7 +82,7 @@ def argilla_records(scored: AnyRows) -> list[dict[str, Any]]:
     records = []
     for number, (row, dialogue) in enumerate(_scored_replies(scored)):
         agent = row.get("scorer") or "given"
-        names = (*AXES, "quadrant", "emotion", "score_flag")
+        names = (*AXES, "quadrant", "emotion", FLAG)
         records.append(
             {
                 "id": str(number),

@@ -84,7 +84,7 @@ class EfficientEmpathy:
         """Scores the dialogues to train on and the held-out dialogues."""
         args = self.args
         inputs = {
-            "dataset": content_of(args.dataset),
+            "dataset": content_of(args.datasets or args.dataset),
             "dataset_test": content_of(args.empathy_dataset_test) if args.empathy_dataset_test else None,
             "splits": [args.dataset_config, args.dataset_train_split, args.dataset_test_split, args.empathy_holdout],
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
@@ -161,6 +161,7 @@ class EfficientEmpathy:
             "threshold": [arguments.empathy_threshold, arguments.empathy_ties],
             "versions": {**_VERSION, **package_versions(*_LIBRARIES)},
             **identity_of(training, models),
+            **({"join_turns": True} if self.args.empathy_join_turns else {}),
         }
         inputs.pop("model.model_name_or_path")
         kind = MoERun if name == ROUTER else ExpertRun
@@ -177,8 +178,8 @@ class EfficientEmpathy:
         if name == BASE:  # the threshold does not matter
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
-        unset = ("dataset_config", "dataset_test_split", "empathy_n", "empathy_fraction", "empathy_axis")
-        own |= dict.fromkeys((*unset, "empathy_encoding", "empathy_map"))
+        own |= dict.fromkeys(("datasets", "test_split_size", "dataset_config", "dataset_test_split"))
+        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control", "encoding", "map")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:

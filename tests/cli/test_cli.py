@@ -108,6 +108,18 @@ def test_select_counts_every_reason_and_writes_what_was_dropped(
     assert {reason: reasons.count(reason) for reason in set(reasons)} == counts
 
 
+def test_length_is_controlled_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scored, out = str(folder / "scored.parquet"), folder / "controlled.parquet"
+    plain = run_json(capsys, "select", scored, "-o", str(folder / "plain.parquet"))
+    found = run_json(capsys, "select", scored, "-o", str(out), "--control", "length", "--card", "--overwrite")
+    assert found["counts"]["kept"] == plain["counts"]["kept"]
+    assert found["settings"] == {**plain["settings"], "control": "length"}
+    assert found["lengths"]["distance"] < 0.1
+    assert "lengths" not in plain
+    assert read_metadata(out)["control"] == "length"
+    assert "chosen in bins of reply length" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("rule", ["top", "random", "longest"])
 def test_baselines_are_of_equal_size(rule: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scored, out = str(folder / "scored.parquet"), str(folder / f"{rule}.parquet")

@@ -199,14 +199,16 @@ def test_any_data_set_can_be_trained_on(given: str, tiny_model: Path, tmp_path: 
 
 
 def test_the_baselines_are_a_matter_of_one_option(tmp_path: Path) -> None:
-    for rule in ("random", "longest"):
-        out = tmp_path / rule
-        run(sft_sensibility, "--output_dir", str(out), "--empathy_rule", rule, *QUICK)
-        assert selection(out)["settings"]["rule"] == rule
+    for option, value in (("rule", "random"), ("rule", "longest"), ("control", "length")):
+        out = tmp_path / value
+        run(sft_sensibility, "--output_dir", str(out), f"--empathy_{option}", value, *QUICK)
+        assert selection(out)["settings"][option] == value
     selector = EmpathyDataSelector("linear")
     expected = len(selector.select(selector.score(load_sample("train"))))
     assert selection(tmp_path / "random")["counts"]["kept"] == expected
     assert selection(tmp_path / "longest")["counts"]["kept"] == expected
+    assert selection(tmp_path / "length")["counts"]["kept"] == expected
+    assert selection(tmp_path / "length")["lengths"]["distance"] < 0.05
 
 
 def test_it_evaluates_on_the_held_out_dialogues_when_asked(tmp_path: Path) -> None:
