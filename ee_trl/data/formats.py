@@ -107,7 +107,7 @@ _TOKEN = re.compile(
 
 def listed(text: str) -> Any:
     """The list or mapping that a text is written as; `None` for other text. Raises [`BadRow`] for a broken list."""
-    if text[:1].isalnum() or not _LIST.match(text):
+    if (text[:1].isalnum() and not text.startswith("array(")) or not _LIST.match(text):
         return None
     try:
         return _read_list(text)
