@@ -90,6 +90,7 @@ class EfficientEmpathy:
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
+            **{name: value for name, value in args.reading_options().items() if value},
             **_VERSION,
         }
 
@@ -178,7 +179,7 @@ class EfficientEmpathy:
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
         own |= dict.fromkeys(("datasets", "test_split_size", "dataset_config", "dataset_test_split"))
-        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control")}
+        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control", "encoding", "map")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:

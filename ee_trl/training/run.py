@@ -45,7 +45,7 @@ _FREE_PREFIXES = (
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
 _SINCE: dict[str, object] = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
-_SINCE |= {"datasets": None, "test_split_size": None}
+_SINCE |= {"datasets": None, "test_split_size": None, "empathy_encoding": None, "empathy_map": None}
 
 
 class RecipeRun(ABC):
