@@ -17,10 +17,12 @@ from ..data.dialogue import Dialogue
 from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError, check_count, require
 from ..reports.agreement import agree
+from ..reports.check import behaviour_check
 from ..reports.rubric import rubric_of_file
 from ..scoring.biencoder import appropriateness
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
+from ..scoring.kinds import load_single
 from ..scoring.linear import calibrate, knots_of
 from .fit import FitOptions, Fitted, fit
 from .negatives import Negative
@@ -158,6 +160,7 @@ def distill(
     told = run.told(final, fold == 0) if flags else None
     settings = EncoderSettings(inputs, knots, words, flags, tuple(told["cuts"].values()) if told else ())
     _save(final, settings, folder)
+    scorer = load_single(folder, trust_remote_code=trust_remote_code)
     report = {
         "encoder": _name(encoder),
         "samples": len(judged),
@@ -169,6 +172,7 @@ def distill(
         "split": split | {"samples": len(measured.scores)},
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
         "encoder_alone": measured.alone,
+        "check": behaviour_check({"distilled": scorer}, threshold=pair, ties=ties, store=False).scorers,
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..axes import AXES
+from ..axes import APPROPRIATENESS, AXES
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError
 from .encoder import (
@@ -157,7 +157,7 @@ class BiEncoderScorer(EncoderScorer):
     is that a reply fits its context. A reply below 0.5 gets the likeliest flag.
     """
 
-    details = ("appropriateness",)
+    details = (APPROPRIATENESS,)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ class BiEncoderScorer(EncoderScorer):
                 outputs[:, : len(AXES)],
                 tokens=sum(len(text["input_ids"]) for side in sides for text in side),
                 forward_tokens=sum(tokens for _, tokens in vectors),
-                details={"appropriateness": fits},
+                details={APPROPRIATENESS: fits},
                 flags=flags,
             )
 
