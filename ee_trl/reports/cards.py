@@ -199,7 +199,7 @@ def selection_section(record: Mapping[str, Any], scorer: str | None = None) -> s
     return _section(
         "selected",
         f"{found['kept']:,} of {total:,} samples ({percent(found['kept'], total)}) of {_code(record['dataset'])} were "
-        f"kept. {_made_by(settings['scorer'])}",
+        f"kept. {_untrained(record)}{_made_by(settings['scorer'])}",
         settings,
         [
             _reasons_table(found),
@@ -227,12 +227,22 @@ def draws_section(
         "drawn",
         f"A policy drew from all {record['samples']:,} samples of {_code(record['dataset'])} while training"
         + (f"; without a dialogue to train on: {markdown_text(left_out)}. " if left_out else ". ")
-        + f"Scores by {_code(record['scores'])}.",
+        + f"{_untrained(record)}Scores by {_code(record['scores'])}.",
         {name: record[name] for name in names if record[name] not in (None, {})},
         [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table)],
         [record["scores"]],
         record["rubric"],
         scorer,
+    )
+
+
+def _untrained(record: Mapping[str, Any]) -> str:
+    """How many samples were not trained on, as a sentence; nothing if all were."""
+    if not record.get("not_trained_on"):
+        return ""
+    return (
+        f"{record['not_trained_on']:,} of them were not trained on: `max_length` left nothing of their replies. A "
+        "greater `max_length`, or `truncation_mode: keep_end`, keeps them. "
     )
 
 
