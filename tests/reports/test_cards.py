@@ -29,7 +29,15 @@ from ee_trl.reports.cards import (
     selection_section,
     with_section,
 )
-from ee_trl.reports.licence import UNKNOWN, Origin, find_licence, given_licence, scorer_terms, shared_licence
+from ee_trl.reports.licence import (
+    UNKNOWN,
+    Origin,
+    bundled_scorer,
+    find_licence,
+    given_licence,
+    scorer_terms,
+    shared_licence,
+)
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -211,9 +219,12 @@ def test_an_agreement_report_is_quoted_if_it_is_about_the_scorer(
         selector.card(scored, agreement=tmp_path / "no.json")
 
 
-def test_a_behavioural_check_is_shown_if_it_is_about_the_scorer(selector: EmpathyDataSelector, tmp_path: Path) -> None:
+def test_a_behavioural_check_is_shown_if_it_is_about_the_scorer(
+    selector: EmpathyDataSelector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scored, path = selector.score(load_sample("test")), tmp_path / "check.json"
-    write_json(path, behaviour_check({"mine": selector.scorer}, show_progress=False).to_dict())
+    found = behaviour_check({"mine": selector.scorer}, show_progress=False)
+    write_json(path, found.to_dict())
     text = str(selector.card(scored, check=path))
     assert "## Behavioural check" in text
     assert "| kind of reply | bar | mine | length | random |" in text
@@ -222,6 +233,9 @@ def test_a_behavioural_check_is_shown_if_it_is_about_the_scorer(selector: Empath
     path.write_text("[1]")
     with pytest.raises(EmpathyError, match="not a report of this package"):
         selector.card(scored, check=path)
+    known = {"fingerprint": selector.scorer.fingerprint, "check": found.scorers}
+    monkeypatch.setattr("ee_trl.reports.cards.bundled_scorer", lambda scorers: bundled_scorer(scorers) | known)
+    assert "| kind of reply | bar | mine | length | random |" in str(selector.card(scored))
 
 
 HOSTILE = (
