@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from ee_trl import distill
+from ee_trl import behaviour_check, distill, load_scorer
 from ee_trl.data.reading import open_rows
 from ee_trl.data.samples import read_samples
+from ee_trl.display import Markup, as_markdown
 from ee_trl.distillation.contrast import learn_to_compare
 from ee_trl.distillation.fit import FitOptions
 from ee_trl.distillation.negatives import negatives
+from ee_trl.distillation.report import NAMES, RECORD, report_parts
+from ee_trl.files import read_json, write_json, write_text
 from ee_trl.scoring.encoder import EncoderInputs
 
 
@@ -66,6 +68,21 @@ def packed(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def publish(output: Path) -> None:
+    """Packs the model, checks it as packed, and writes `metrics.json` and the card beside its folder."""
+    model = output / "model"
+    report = read_json(model / RECORD)
+    packed(model)
+    for name in NAMES:
+        (model / name).unlink()
+    scorer = load_scorer(model)
+    report["check"] = behaviour_check({"minilm": scorer}, store=False).scorers
+    write_json(output / "metrics.json", {"fingerprint": scorer.fingerprint.rsplit("/", 2)[0], **report})
+    card = Path(__file__).with_name("minilm_card.md").read_text()
+    text = card.format(**report, fingerprint=scorer.fingerprint)
+    write_text(output / "README.md", as_markdown([Markup(text), *report_parts(report)]) + "\n")
+
+
 def main() -> None:
     """Trains, distils and packs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,9 +110,8 @@ def main() -> None:
             "negatives": "all",
             "false_flags": 0.05,
         }
-        print(distill(args.judged, middle, args.output, folds=args.folds, overwrite=True, **settings))
-    packed(args.output)
-    shutil.rmtree(args.output / ".cache", ignore_errors=True)
+        print(distill(args.judged, middle, args.output / "model", folds=args.folds, overwrite=True, **settings))
+    publish(args.output)
 
 
 if __name__ == "__main__":

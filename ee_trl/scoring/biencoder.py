@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,16 @@ from .encoder import (
     padded,
     tokenizer_of,
 )
+from .linear import LICENCE_NOTICE
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger("ee_trl")
+
 HEAD_FILE = "head.safetensors"
-BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "minilm"
+BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "minilm" / "model"
 _AT_ONCE = 256  # dialogues whose texts are read together
 _ROWS = 64  # of the head's batches: all have one shape, so that no number depends on its neighbours
 
@@ -195,6 +200,17 @@ class BiEncoderScorer(EncoderScorer):
                 details={APPROPRIATENESS: fits},
                 flags=flags,
             )
+
+
+@cache  # once per process
+def _log_notice() -> None:
+    logger.warning(LICENCE_NOTICE.replace("'linear'", "'minilm'"))
+
+
+def bundled_minilm(**options: Any) -> BiEncoderScorer:
+    """The bundled scorer; it logs the licence of its weights once per process."""
+    _log_notice()
+    return BiEncoderScorer(BUNDLED, **options)
 
 
 def load_head(folder: Path, width: int, flags: int) -> Head:

@@ -13,10 +13,10 @@ from ..errors import ScorerError, check_choice, unknown
 from .base import Scorer, folder_of
 
 
-SCORERS = ("linear", "server", "cascade")
-"""Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
+SCORERS = ("minilm", "linear", "server", "cascade")
+"""Scorers that have a name: the two bundled ones, a judge behind a server, a cheap scorer before a judge."""
 
-DEFAULT_SCORER = "linear"
+DEFAULT_SCORER = "minilm"
 """The scorer wherever none is named."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -81,7 +81,7 @@ def _class_of(kind: str) -> tuple[type[Any], str, str]:
         from .judge.server import ServerScorer
 
         return ServerScorer, "of the scorer 'server'", ""
-    if kind == "bi-encoder":
+    if kind in ("minilm", "bi-encoder"):
         from .biencoder import BiEncoderScorer
 
         return BiEncoderScorer, "of a distilled scorer", "path"
@@ -108,6 +108,10 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
     check_options(options, scorer, whose, without)
     if kind == "server" and "model" not in options:
         raise ScorerError("the scorer 'server' needs the name of the model on it: model=... (--model NAME)")
+    if kind == "minilm" and spec == kind:
+        from .biencoder import bundled_minilm
+
+        return bundled_minilm(**options)
     if kind in SCORERS and spec == kind:
         return scorer(**options)
     return scorer(folder_of(spec) if kind == "linear" else spec, **options)
