@@ -26,6 +26,8 @@ def written(folder: Path, **arrays: np.ndarray) -> Path:
     weights, draw = load_weights(BUNDLED), np.random.default_rng(0)
     weights = {name: weights[name] for name in shapes()}
     weights |= {name: draw.integers(-3, 4, shape) * 0.1 for name, shape in fitness.shapes().items()}
+    weights["fit_dense"] = weights["fit_dense"] / 50  # or they outweigh the words
+    weights["fit_bias"] = np.full(len(fitness.CLASSES), -np.log(len(fitness.CLASSES)))
     weights["fit_known"] = draw.integers(0, 256, fitness.shapes()["fit_known"]).astype(np.uint8)
     np.savez(folder / WEIGHTS_FILE, **(weights | arrays))
     return folder
