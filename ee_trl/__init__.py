@@ -25,9 +25,11 @@ _EXPORTS = {
     "Scorer": "scoring.base",
     "Selection": "selection",
     "ServerScorer": "scoring.judge.server",
+    "behaviour_check": "reports.check",
     "build_tiny_causal_lm": "training.tiny_model",
     "choose_to_label": "distillation.labels",
     "compose_moe": "moe.compose",
+    "demo_model": "training.demo_model",
     "distill": "distillation.run",
     "list_metrics": "evaluation.load",
     "load_metric": "evaluation.load",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from .moe.request_router import RequestRouter
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
+    from .reports.check import behaviour_check
     from .reports.explorer import write_explorer
     from .scoring.base import Scorer
     from .scoring.cascade import CascadeScorer
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from .scoring.load import load_scorer
     from .selection import Selection, select_indices, sweep
     from .selector import EmpathyDataSelector
+    from .training.demo_model import demo_model
     from .training.tiny_model import build_tiny_causal_lm
 
 

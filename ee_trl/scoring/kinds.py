@@ -21,7 +21,7 @@ DEFAULT_SCORER = "linear"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # the file that identifies each kind of scorer; a folder without any of them counts as a language model
-_MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
+_MARKS = {"linear": "weights.npz", "bi-encoder": "head.safetensors", "encoder": "empathy_scorer.json"}
 
 
 def check_scorer(spec: Any) -> None:
@@ -29,12 +29,16 @@ def check_scorer(spec: Any) -> None:
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
     if isinstance(spec, str):
-        if spec in SCORERS or (spec and Path(spec).is_dir()):
+        if spec in SCORERS or (spec and (Path(spec).is_dir() or _is_gguf(spec))):
             return
+        if spec.lower().endswith(".gguf"):
+            raise ScorerError(f"there is no GGUF file {spec!r} (in {os.getcwd()!r})")
         if spec.startswith((".", "/", "~")):
             raise ScorerError(f"there is no folder {spec!r} (in {os.getcwd()!r}) with a scorer or a language model")
         if not _HUB_ID.fullmatch(spec):
-            raise ScorerError(f"{unknown('scorer', spec, SCORERS)} Or give a folder or a hub id (owner/name).")
+            raise ScorerError(
+                f"{unknown('scorer', spec, SCORERS)} Or give a folder, a hub id (owner/name) or a GGUF file."
+            )
     elif isinstance(spec, type):
         raise ScorerError(f"{spec!r} is a class; give an object of it: {spec.__name__}(...)")
     elif not isinstance(spec, Scorer) or not isinstance(spec.fingerprint, str) or not callable(spec.score):
@@ -77,6 +81,10 @@ def _class_of(kind: str) -> tuple[type[Any], str, str]:
         from .judge.server import ServerScorer
 
         return ServerScorer, "of the scorer 'server'", ""
+    if kind == "bi-encoder":
+        from .biencoder import BiEncoderScorer
+
+        return BiEncoderScorer, "of a distilled scorer", "path"
     if kind == "encoder":
         from .encoder import EncoderScorer
 
@@ -106,14 +114,20 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
 
 
 def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
-    """`"linear"`, `"encoder"`, or `"judge"` for a folder with a language model; `None` for any other."""
+    """The kind of scorer in a folder, `"judge"` for a language model; `None` for any other folder."""
     for kind, name in _MARKS.items():
         if (Path(folder) / name).exists():
             return kind
     return "judge" if (Path(folder) / "config.json").exists() else None
 
 
+def _is_gguf(spec: str | os.PathLike[str]) -> bool:
+    return os.fspath(spec).lower().endswith(".gguf") and Path(spec).is_file()
+
+
 def _kind_of(spec: str | os.PathLike[str]) -> str:
+    if _is_gguf(spec):
+        return "judge"
     if Path(spec).is_dir():
         if kind := kind_of_folder(spec):
             return kind
