@@ -388,6 +388,7 @@ WHOLE: dict[str, tuple[str, Rows]] = {
     "one conversation": (json.dumps(TALKS[0], indent=1), TALKS[:1]),
     "array after blank lines and a byte order mark": ("\ufeff\n \n" + json.dumps(ROWS, indent=1), ROWS),
     "array with a last comma": ("[\n" + "".join(json.dumps(row) + ",\n" for row in ROWS) + "]\n", ROWS),
+    "indented array with a last comma": (json.dumps(ROWS, indent=1).removesuffix("\n]") + ",\n]\n", ROWS),
     "lines with commas": ("".join(json.dumps(row) + ",\n" for row in ROWS), ROWS),
     "one line with a comma": (json.dumps(ROWS[0]) + ",", ROWS[:1]),
     "unknown columns under a key": (json.dumps({"items": [{"q": 1, "a": 2}]}), [{"q": 1, "a": 2}]),
