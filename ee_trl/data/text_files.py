@@ -466,9 +466,12 @@ def _rows_in(path: Path, values: list[Any]) -> list[Any]:
         raise FormatError(f"{str(path)!r} holds nothing that is a JSON object: it is one JSON {inner}. {_HOW}")
     lists = {name: rows for name, rows in value.items() if _are_objects(rows)}
     of_rows = {name: rows for name, rows in lists.items() if fitting(rows[0])}
-    if not of_rows and fitting(value):
+    fmt = fitting(value)
+    if not of_rows and fmt:
         sizes = {len(part) if isinstance(part, dict) or _are_texts(part) else 1 for part in value.values()}
-        if all(isinstance(part, dict) for part in value.values()) or (len(sizes) == 1 and sizes != {1}):
+        if all(isinstance(part, dict) for part in value.values()) or not (
+            fmt.multi_turn or len(sizes) > 1 or 1 in sizes
+        ):
             raise FormatError(
                 f"{str(path)!r} is one JSON object of columns, not of rows; in pandas: to_json(path, "
                 f"orient='records', lines=True). {_HOW}"

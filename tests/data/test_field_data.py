@@ -385,6 +385,7 @@ WHOLE: dict[str, tuple[str, Rows]] = {
     "rows under a key": (json.dumps({"version": "1", "data": ROWS}), ROWS),
     "rows under a key, indented": ("\n" + json.dumps({"data": ROWS, "about": {"n": 2}}, indent=2), ROWS),
     "rows under a format's name": (json.dumps({"conversations": TALKS, "tags": []}), TALKS),
+    "one conversation of texts": (json.dumps({"dialog": TEXTS}), [{"dialog": TEXTS}]),
     "one conversation": (json.dumps(TALKS[0], indent=1), TALKS[:1]),
     "array after blank lines and a byte order mark": ("\ufeff\n \n" + json.dumps(ROWS, indent=1), ROWS),
     "array with a last comma": ("[\n" + "".join(json.dumps(row) + ",\n" for row in ROWS) + "]\n", ROWS),

@@ -309,7 +309,8 @@ def test_names_and_encoding_of_the_data(tmp_path: Path) -> None:
     args, *_ = parsed(tmp_path, text)
     [sample] = read_samples(open_split(args, "train"))
     assert sample.dialogue == Dialogue(("I can’t sleep.",), "That’s hard.", ("user",))
-    mixed = DataArguments(datasets=[{"path": "csv", "data_files": str(path), "encoding": "cp1252"}], empathy_map=names)
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"talk": talk, "id": 1}), encoding="utf-8")
+    mixed = DataArguments(datasets=[{"path": str(tmp_path / "talks.jsonl")}], empathy_map=names)
     assert len(list(read_samples(open_split(mixed, "train")))) == 1
 
 
