@@ -19,11 +19,11 @@ from ee_trl.display import Displayed, Table
 from ee_trl.errors import EmpathyError, check_choice
 from ee_trl.files import json_ready
 
-from .bootstrap import Bootstrap, compare, holm, intervals
+from .bootstrap import Bootstrap, Resampler, compare, holm, intervals
 from .candidates import MODEL, Candidate, Replies, candidates_of, check_emotions, load_candidate, read_replies
 from .eval_set import EvalSet, read_eval_set
 from .generation import WAY, Decoding, StoredReplies, generate_replies
-from .measures import METRICS, Evaluator, Measure, check_metrics, load_tools, numbers_of
+from .measures import METRICS, AtLikeLength, Evaluator, Measure, at_like_length, check_metrics, load_tools, numbers_of
 from .metrics.judge import judge_pairs as judged_pairs
 from .report import parts_of, write_report
 
@@ -41,11 +41,15 @@ class Comparison(Displayed):
     Args:
         dataset (`dict`): Name, size, fingerprint and what was left out of the evaluation set.
         settings (`dict`): How replies were made and measured.
-        models (`dict[str, dict]`): Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`.
-        references (`dict`): `numbers`, `intervals` and `details` of the reference replies.
+        models (`dict[str, dict]`):
+            Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`, and `like_length`: the
+            `numbers` of empathy and their `intervals` at like length with all other models, the number of `bins` of
+            length, and `covered`, the share of the replies in bins where all models have replies.
+        references (`dict`): `numbers`, `intervals`, `details` and `like_length` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
             `p_holm`, corrected for the number of metrics (only for the primary number of each metric, else null). With
-            `judge_pairs`, also the judge's verdicts as `judge`.
+            `judge_pairs`, also the judge's verdicts as `judge`. `like_length` has the `difference` and the `interval`
+            of each number of empathy at like length of the two.
         emotions (`dict[str, dict]`): Emotion -> `n`, and model -> the mean of each per-sample number.
         examples (`list[dict]`): The dialogues where the models differ most.
         replies (`dict[str, list[str]]`): The replies of each model, in the order of the set.
@@ -246,6 +250,20 @@ def _comparison(
         name: {key: values for found in measures[name].values() for key, values in found.samples.items()}
         for name in names
     }
+    of_references = evaluator.measure_references(settings["metrics"])
+    all_measures = [*(measures[name] for name in names), of_references]
+    all_replies = [*(replies[name].texts for name in names), eval_set.references]
+    alike = [_like_length(found, bootstrap) for found in at_like_length(all_measures, all_replies, len(names))]
+    paired = differences(pairs_of(names, settings["baseline"]), measures, bootstrap)
+    for pair in paired:
+        both = [pair["a"], pair["b"]]
+        a, b = at_like_length([measures[name] for name in both], [replies[name].texts for name in both])
+        found = [compare(a[metric], b[metric], bootstrap) for metric in a if metric in b]
+        pair["like_length"] = {
+            name: {"difference": row["difference"], "interval": row["interval"]}
+            for rows in found
+            for name, row in rows.items()
+        }
     return Comparison(
         dataset={
             "name": eval_set.name,
@@ -270,11 +288,12 @@ def _comparison(
                 "description": replies[c.name].description,
                 "fingerprint": replies[c.name].fingerprint,
                 **entry_of(measures[c.name], bootstrap),
+                "like_length": like_length,
             }
-            for c in candidates
+            for c, like_length in zip(candidates, alike, strict=False)
         },
-        references=entry_of(evaluator.measure_references(settings["metrics"]), bootstrap),
-        paired=differences(pairs_of(names, settings["baseline"]), measures, bootstrap),
+        references={**entry_of(of_references, bootstrap), "like_length": alike[-1]},
+        paired=paired,
         emotions=by_emotion(eval_set, samples),
         examples=examples_of(eval_set, {name: replies[name].texts for name in names}, samples),
         replies={name: list(replies[name].texts) for name in names},
@@ -283,10 +302,26 @@ def _comparison(
 
 def entry_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[str, Any]:
     """A candidate's `numbers` and `intervals` by name, and the `details` of each metric."""
-    resamplers = [resampler for found in measures.values() for resampler in found.resamplers]
-    ends = {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+    ends = _ends([resampler for found in measures.values() for resampler in found.resamplers], bootstrap)
     details = {name: found.details for name, found in measures.items()}
     return {"numbers": numbers_of(measures), "intervals": ends, "details": details}
+
+
+def _ends(resamplers: Iterable[Resampler], bootstrap: Bootstrap) -> dict[str, list[float]]:
+    return {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+
+
+def _like_length(found: Mapping[str, AtLikeLength], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """A candidate's numbers of empathy at like length; `None` if there are none."""
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    return {
+        "bins": int(first.bins.max()) + 1,
+        "covered": float((first.weights(np.ones((1, first.n))) > 0).mean()),
+        "numbers": {name: value for metric in found.values() for name, value in metric.point().items()},
+        "intervals": _ends(found.values(), bootstrap),
+    }
 
 
 def differences(

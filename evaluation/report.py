@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, with_interval
+from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, percent, with_interval
 from ee_trl.errors import MissingExtraError, require
 from ee_trl.files import package_versions, write_json, write_text
 
@@ -34,6 +34,7 @@ BY_EMOTION = ("sensibility", "rationality", "empathy", "rougeL", "emotional_reac
 ROLES = {"user": "speaker", "assistant": "listener"}
 
 Data = Mapping[str, Any]
+NOTHING: Data = {"numbers": {}, "intervals": {}, "bins": 0}
 
 
 def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str | os.PathLike[str]) -> Path:
@@ -78,6 +79,7 @@ def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[
     yield from _remarks(data)
     if "numbers" in pictures:
         yield pictures["numbers"]
+    yield from _at_like_length(data, names)
     if "plane" in pictures:
         yield Heading("Sensibility and rationality")
         yield pictures["plane"]
@@ -120,12 +122,30 @@ def _remarks(data: Data) -> Iterable[str]:
         yield f"Not measured: {'; '.join(f'{name} needs {METRICS[name].needs}' for name in missing)}."
 
 
+def _at_like_length(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
+    heads = [*data["models"], "references"]
+    entries = [entry.get("like_length") or NOTHING for entry in (*data["models"].values(), data["references"])]
+    rows = [(name, *(_cell(entry, name) for entry in entries)) for name in names]
+    rows = [row for row in rows if any(row[1:])]
+    if not rows:
+        return
+    covered = [f"{percent(entry.get('covered'))} of {name}" for name, entry in zip(heads, entries, strict=True)]
+    yield Heading("Empathy at like length")
+    yield (
+        "Longer replies score higher. Here the replies are weighted so that all candidates, and the references, have "
+        f"the same distribution of lengths, in {max(entry['bins'] for entry in entries)} bins of words. Only bins "
+        f"where all candidates have replies count. Replies in these bins: {', '.join(covered)}."
+    )
+    yield Table(("number", *heads), rows)
+
+
 def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
     claimed = [name for name in names if any(_is_claimed(pair, name) for pair in data["paired"])]
     yield (
         "Paired bootstrap: both candidates are measured on the same draws of the conversations. p is two-sided, and "
         f"given for one number of each metric ({', '.join(claimed)}), with Holm's correction for the number of "
-        f"metrics; * is below {SIGNIFICANT} after it. The other numbers are shown without a claim."
+        f"metrics; * is below {SIGNIFICANT} after it. The other numbers are shown without a claim. The last column "
+        "gives the difference at like length: between replies in the same bins of words, as many of both."
     )
     for pair in data["paired"]:
         rows = []
@@ -135,9 +155,11 @@ def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
             if _is_claimed(pair, name):
                 sure = row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT
                 ps = (number(row["p"], ".3f"), number(row["p_holm"], ".3f") + " *" * sure)
-            rows.append((name, with_interval(row["difference"], row["interval"]), *ps))
+            alike = pair.get("like_length", {}).get(name)
+            alike = with_interval(alike["difference"], alike["interval"]) if alike else ""
+            rows.append((name, with_interval(row["difference"], row["interval"]), *ps, alike))
         a, b = pair["a"], pair["b"]
-        yield Table(("number", f"{b} minus {a}", "p", "p (Holm)"), rows)
+        yield Table(("number", f"{b} minus {a}", "p", "p (Holm)", "at like length"), rows)
         if verdicts := pair.get("judge"):
             aspects = [name.removesuffix("_win") for name in verdicts if name.endswith("_win")]
             keys = [[f"{aspect}_{verdict}" for verdict in VERDICTS] for aspect in aspects]
