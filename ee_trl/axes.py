@@ -30,6 +30,11 @@ QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 
 UNSCORED = "unscored"  # in place of a quadrant, for a sample without scores
 QUADRANT = "quadrant"  # the column that names a sample's quadrant
+FLAG = "score_flag"  # the column that names a sample's flag, null where it has none
+NOT_ENGLISH = "not_english"
+FLAGS = ("hostile", "dismissive", "off_topic", "repetitive", NOT_ENGLISH)
+"""What a scorer may find wrong with a reply, whatever its scores. Stores keep the positions: add names at the end."""
+
 QUADRANT_NAMES = ("", *QUADRANTS, TIE)  # the names behind the codes of `quadrant_codes`; "" is unscored
 DEFAULT_THRESHOLD = 5.0  # T of the released rule (Efficient-Empathy)
 Threshold = float | Sequence[float] | Mapping[str, float]
@@ -119,3 +124,27 @@ def quadrant_codes(
     ):
         codes[where] = QUADRANT_NAMES.index(name)
     return codes
+
+
+def combined_scores(
+    scores: ArrayLike, appropriateness: ArrayLike | None = None, flags: Sequence[str | None] | None = None
+) -> np.ndarray:
+    """
+    One number for each sample, where one is needed: `(S + R) / 2`, times the appropriateness; 0 for a flagged reply.
+
+    Args:
+        scores (`ArrayLike` of shape `(n, 2)`): Sensibility and rationality in [0, 10], NaN where unscored.
+        appropriateness (`ArrayLike` of shape `(n,)`, *optional*):
+            The probability that the reply fits its context, in [0, 1]. NaN counts as 1.
+        flags (`Sequence` of length `n`, *optional*): One of [`FLAGS`] for each sample, or `None`.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, in [0, 10], NaN where a sample is unscored.
+    """
+    combined = np.asarray(scores, np.float64).mean(axis=1)
+    if appropriateness is not None:
+        fits = np.asarray(appropriateness, np.float64)
+        combined = combined * np.where(np.isnan(fits), 1.0, fits)
+    if flags is not None:
+        combined[[bool(flag) for flag in flags]] = 0.0
+    return combined

@@ -18,6 +18,7 @@ from .data.dialogue import dialogue_of
 from .data.formats import BadRow, content_text
 from .errors import EmpathyError, FormatError, check_choice
 from .scoring.base import Scorer
+from .scoring.kinds import DEFAULT_SCORER
 from .scoring.load import load_scorer
 from .scoring.run import ScoringRun
 
@@ -32,7 +33,8 @@ class EmpathyReward:
     TRL's logs name it by its axes and weights, e.g. `sensibility_reward` or `sensibility_0.7_rationality_0.3_reward`.
 
     Args:
-        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`): What [`load_scorer`] takes.
+        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
+            What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
             The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
             they are divided by the sum of their absolute values. A negative weight subtracts its axis,
@@ -49,7 +51,7 @@ class EmpathyReward:
 
     def __init__(
         self,
-        scorer: Any = "linear",
+        scorer: Any = DEFAULT_SCORER,
         axis: str | Mapping[str, float] = SENSIBILITY,
         *,
         failed: float | None = None,
@@ -128,15 +130,15 @@ def context_of(prompt: Any) -> list[Any]:
 
 
 @lru_cache(maxsize=2)
-def _linear(axis: str) -> EmpathyReward:
-    return EmpathyReward("linear", axis)
+def _default(axis: str) -> EmpathyReward:
+    return EmpathyReward(axis=axis)
 
 
 def sensibility_reward(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
     """Sensibility by the bundled scorer, 0 to 1; see [`EmpathyReward`]."""
-    return _linear(SENSIBILITY)(prompts, completions, **kwargs)
+    return _default(SENSIBILITY)(prompts, completions, **kwargs)
 
 
 def rationality_reward(prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
     """Rationality by the bundled scorer, 0 to 1; see [`EmpathyReward`]."""
-    return _linear(RATIONALITY)(prompts, completions, **kwargs)
+    return _default(RATIONALITY)(prompts, completions, **kwargs)

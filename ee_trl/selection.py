@@ -9,7 +9,7 @@ The two inequalities span four quadrants; a score equal to T is in none of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -21,6 +21,7 @@ from .axes import (
     AXES,
     BALANCED,
     DEFAULT_THRESHOLD,
+    FLAGS,
     LOW,
     QUADRANT_NAMES,
     QUADRANTS,
@@ -55,7 +56,7 @@ class Selection(Displayed):
     Args:
         indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
-            Why each sample is dropped, `""` if it is kept: `unscored`, `tie`,
+            Why each sample is dropped, `""` if it is kept: `unscored`, `flag_<name>`, `tie`,
             `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`; `length_full` if `control="length"`
             keeps no more samples of this length.
         settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
@@ -166,6 +167,18 @@ def keep_set(keep: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def exclude_set(exclude: str | Iterable[str]) -> tuple[str, ...]:
+    """The flags whose samples are dropped, from `"all"`, `"none"`, one name, several names, or names with commas."""
+    names = [name.strip() for name in exclude.split(",")] if isinstance(exclude, str) else list(exclude)
+    if names in (["all"], ["none"]):
+        return FLAGS if names == ["all"] else ()
+    for name in names:
+        check_choice("flag to exclude", name, ("all", "none", *FLAGS), SelectionError)
+    if {"all", "none"} & {*names}:
+        raise SelectionError(f"exclude {exclude!r} mixes {names[0]!r} with others; give all, none, or names of flags")
+    return tuple(dict.fromkeys(names))
+
+
 def select_indices(
     sensibility: ArrayLike,
     rationality: ArrayLike,
@@ -180,6 +193,8 @@ def select_indices(
     seed: int = 0,
     lengths: ArrayLike | None = None,
     control: str | None = None,
+    flags: Coded | Sequence[str | None] | None = None,
+    exclude: str | Iterable[str] = "all",
 ) -> Selection:
     """
     Chooses samples by their scores.
@@ -209,6 +224,11 @@ def select_indices(
         lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"` and `control`.
         control (`str`, *optional*):
             `"length"`: keep the pool's distribution of reply lengths. It does not go with the rule `"longest"`.
+        flags ([`~ee_trl.data.columns.Coded`] or `Sequence` of length `n`, *optional*):
+            What the scorer found wrong with each reply, one of [`~ee_trl.axes.FLAGS`]; `None` or `""` where nothing.
+        exclude (`str` or `Iterable[str]`, *optional*, defaults to `"all"`):
+            The flags whose samples every rule drops, as if they had no scores: `"all"`, `"none"`, or names. Recorded
+            in the settings where it is not `"all"`.
 
     Returns:
         [`Selection`]. Only scored samples are kept; of equally ranked samples, the earlier ones.
@@ -231,10 +251,17 @@ def select_indices(
     }
     if control is not None:
         settings["control"] = control
+    out = exclude_set(exclude)
+    if out != FLAGS:
+        settings["exclude"] = list(out) or "none"
+    flagged = _flag_codes(flags, out, len(where))
+    flagged[where.is_("")] = 0
     reasons = [_reason(name, names) for name in where.names]
-    coded = tuple(dict.fromkeys(("", "unscored", *reasons)))
-    drops = Coded(np.array([coded.index(reason) for reason in reasons], np.uint8)[where.codes], coded)
-    inside, scored = drops.is_(""), np.flatnonzero(~where.is_(""))
+    coded = tuple(dict.fromkeys(("", "unscored", *reasons, *(f"flag_{name}" for name in FLAGS))))
+    codes = np.array([coded.index(reason) for reason in reasons], np.uint8)[where.codes]
+    codes[flagged > 0] = coded.index(f"flag_{FLAGS[0]}") - 1 + flagged[flagged > 0]
+    drops, eligible = Coded(codes, coded), ~where.is_("") & (flagged == 0)
+    inside, scored = drops.is_(""), np.flatnonzero(eligible)
     if rule == "threshold":
         _refuse(rule, n=n, fraction=fraction, axis=axis)
         if control is None:
@@ -257,7 +284,7 @@ def select_indices(
         else:
             _refuse(rule, axis=axis)
             order, why = np.argsort(-_lengths(lengths, len(where), rule)[scored], kind="stable"), "shorter"
-        drops = Coded(np.where(where.is_(""), np.uint8(1), np.uint8(2)), ("", "unscored", why))
+        drops = Coded(np.where(eligible, np.uint8(len(coded)), drops.codes), (*coded, why))
     found = None
     if control is None:
         indices = np.sort(scored[order[:size]])
@@ -320,6 +347,18 @@ def _reason(quadrant: str, kept: tuple[str, ...]) -> str:
     return f"quadrant_{quadrant}" if quadrant in QUADRANTS else quadrant or "unscored"
 
 
+def _flag_codes(flags: Coded | Sequence[str | None] | None, out: tuple[str, ...], n: int) -> np.ndarray:
+    """For each sample 1 + the number of its flag among [`FLAGS`], 0 where it has none of those in `out`."""
+    if flags is None:
+        return np.zeros(n, np.intp)
+    if len(flags) != n:
+        raise SelectionError(f"{n} sensibility scores, but {len(flags)} flags")
+    number: dict[str | None, int] = {name: FLAGS.index(name) + 1 for name in out}
+    if isinstance(flags, Coded):
+        return np.array([number.get(name, 0) for name in flags.names], np.intp)[flags.codes]
+    return np.array([number.get(name, 0) for name in flags], np.intp)
+
+
 def _refuse(rule: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None:
@@ -337,7 +376,7 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
         return default
     check_count("n", n, error=SelectionError)
     if n > scored:
-        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored; lower n")
+        raise SelectionError(f"n={n} samples are wanted, but only {scored} are scored and not flagged; lower n")
     return int(n)
 
 

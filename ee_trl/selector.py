@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import selection as rules
-from .axes import AXES, QUADRANT, SENSIBILITY
+from .axes import AXES, FLAG, QUADRANT, SENSIBILITY
 from .data.dialogue import samples_of
 from .data.formats import recognise
 from .data.reading import opened
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from .data.tables import AnyDataset
 
-RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed", "control")
+RULE_OPTIONS = ("keep", "rule", "n", "fraction", "axis", "seed", "control", "exclude")
 
 
 class EmpathyDataSelector(DatasetScorer):
@@ -56,8 +56,9 @@ class EmpathyDataSelector(DatasetScorer):
     Scores dialogues on sensibility and rationality, and selects the ones to train an expert on.
 
     Args:
-        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
-            The bundled scorer, a folder, a hub id, or any object with `fingerprint` and `score`. Loaded at first use.
+        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
+            A bundled scorer's name, a folder, a hub id, or any object with `fingerprint` and `score`. Loaded at first
+            use.
         threshold (`float`, pair or mapping, *optional*, defaults to `5.0`):
             T of the released rule, in [0, 10], for both axes or for each: `(5, 4)`, `{"rationality": 4}`.
         ties (`str`, *optional*, defaults to `"drop"`):
@@ -102,6 +103,7 @@ class EmpathyDataSelector(DatasetScorer):
         axis: str | None = None,
         seed: int = 0,
         control: str | None = None,
+        exclude: str | Iterable[str] = "all",
     ) -> Any:
         """
         The samples that a rule keeps, as conversational `prompt` and `completion`, ready for SFTTrainer.
@@ -110,7 +112,7 @@ class EmpathyDataSelector(DatasetScorer):
             scored (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or `os.PathLike`):
                 What [`~EmpathyDataSelector.score`] returned, or any data set with columns `sensibility` and
                 `rationality`. A stream takes only the threshold rule, without control.
-            keep, rule, n, fraction, axis, seed, control:
+            keep, rule, n, fraction, axis, seed, control, exclude:
                 See [`~ee_trl.selection.select_indices`]; T and ties are the selector's.
 
         Returns:
@@ -129,6 +131,7 @@ class EmpathyDataSelector(DatasetScorer):
             "axis": axis,
             "seed": seed,
             "control": control,
+            "exclude": exclude,
         }
         scored = opened(scored)
         if hasattr(scored, "keys"):
@@ -157,7 +160,8 @@ class EmpathyDataSelector(DatasetScorer):
 
         def chosen(batch: list[dict[str, Any]]) -> list[int]:
             scores: list[list[Any]] = [[row.get(axis) for row in batch] for axis in AXES]
-            found = rules.select_indices(*scores, threshold=self.threshold, ties=self.ties, **options)
+            rule = {"threshold": self.threshold, "ties": self.ties, **options}
+            found = rules.select_indices(*scores, flags=[row.get(FLAG) for row in batch], **rule)
             return found.indices.tolist()
 
         chosen([])  # refuses bad options now, not when the first row is read
@@ -200,6 +204,7 @@ class EmpathyDataSelector(DatasetScorer):
             threshold=self.threshold,
             ties=self.ties,
             lengths=scores.lengths,
+            flags=scores.flags,
             **options,
         )
         return replace(chosen, settings={**chosen.settings, "scorer": list(scores.scorers)})

@@ -21,6 +21,7 @@ from ee_trl.files import json_ready, write_text
 from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
 from ee_trl.online.trl_internals import running_figures
+from ee_trl.scoring.kinds import DEFAULT_SCORER
 from ee_trl.selector import EmpathyDataSelector
 
 from .candidates import Replies
@@ -61,7 +62,7 @@ class EmpathyEvalCallback(TrainerCallback):
             Steps between two evaluations; the last step is always followed by one.
         limit (`int`, *optional*, defaults to `32`): The number of dialogues, evenly spaced.
         samples (`int`, *optional*, defaults to `8`): The number of dialogues in the table, always the same.
-        scorer (*optional*, defaults to `"linear"`):
+        scorer (*optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             The scorer of sensibility and rationality; see [`EmpathyDataSelector`]. With `None` nothing is scored.
         decoding (`Decoding`, *optional*): How replies are generated; by default greedily, 64 tokens at most.
         batch_size (`int`, *optional*): The batch size of generation; by default the trainer's for evaluation.
@@ -77,7 +78,7 @@ class EmpathyEvalCallback(TrainerCallback):
         every_n_steps: int = 100,
         limit: int | None = 32,
         samples: int = 8,
-        scorer: Any = "linear",
+        scorer: Any = DEFAULT_SCORER,
         decoding: Decoding | None = None,
         batch_size: int | None = None,
     ) -> None:

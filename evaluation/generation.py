@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ee_trl.data.chat import chat_ids
 from ee_trl.errors import EmpathyError, check_count
 from ee_trl.files import json_digest
 
@@ -89,7 +90,10 @@ def generate_replies(
 
     check_count("batch_size", batch_size)
     decoding = decoding or Decoding(max_new_tokens)
-    encoded = [encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens) for prompt in prompts]
+    encoded = [
+        encode_prompt(model, tokenizer, prompt, decoding.max_new_tokens, f"dialogue {i} of {len(prompts)}")
+        for i, prompt in enumerate(prompts, 1)
+    ]
     keys = prompt_keys(prompts)
     replies: list[str | None] = [None] * len(encoded) if stored is None else stored.find(keys)
     # all prompts are batched, stored or not, so that a resumed run computes what an uninterrupted one does
@@ -113,7 +117,9 @@ def generate_replies(
     return [reply or "" for reply in replies]
 
 
-def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int) -> list[int]:
+def encode_prompt(
+    model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: int, where: str = "a conversation"
+) -> list[int]:
     """A conversation's ids, with the generation prompt; without its oldest turns if it is too long."""
     if not getattr(tokenizer, "chat_template", None):
         raise EmpathyError(
@@ -123,9 +129,7 @@ def encode_prompt(model: Any, tokenizer: Any, prompt: Messages, max_new_tokens: 
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     turns = list(prompt)
     while True:
-        # templates without a thinking mode ignore `enable_thinking`
-        how = {"add_generation_prompt": True, "return_dict": True, "enable_thinking": False}
-        ids = tokenizer.apply_chat_template(turns, **how)["input_ids"]
+        ids = chat_ids(tokenizer, turns, prompt=True, where=where)
         spoken = [i for i, turn in enumerate(turns) if turn["role"] != "system"]
         if len(ids) + max_new_tokens <= limit or len(spoken) <= 1:
             return ids

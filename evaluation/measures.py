@@ -12,6 +12,7 @@ import numpy as np
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD
 from ee_trl.errors import EmpathyError, check_choice, check_count, require
 from ee_trl.scoring.judge.chooser import load_chooser
+from ee_trl.scoring.kinds import DEFAULT_SCORER
 from ee_trl.scoring.run import ScoringRun
 from ee_trl.selection import length_bins
 from ee_trl.selector import EmpathyDataSelector
@@ -84,7 +85,7 @@ class Tools:
 
 def load_tools(
     *,
-    scorer: Any = "linear",
+    scorer: Any = DEFAULT_SCORER,
     threshold: Any = DEFAULT_THRESHOLD,
     ties: str = "drop",
     store: Any = True,
@@ -354,8 +355,10 @@ def _perplexity(by: Evaluator, replies: Replies, model: LoadedModel | None) -> M
     assert model is not None
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
     samples = [
-        completion_perplexity.tokenize_sample(d.prompt, d.completion, model.tokenizer, max_length=limit)
-        for d in by.eval_set.dialogues
+        completion_perplexity.tokenize_sample(
+            d.prompt, d.completion, model.tokenizer, max_length=limit, where=f"dialogue {i} of {len(by.eval_set)}"
+        )
+        for i, d in enumerate(by.eval_set.dialogues, 1)
     ]
     nlls = completion_perplexity.sample_nlls(samples, model.model, batch_size=by.tools.batch_size)
     tokens = [sample.scored for sample in samples]

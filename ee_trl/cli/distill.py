@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..distillation import STRATEGIES
+from ..scoring.kinds import DEFAULT_SCORER
 from . import options
 
 
@@ -23,7 +24,8 @@ def add_label(commands: Any) -> None:
         help="diverse: samples that say most about all others; mixed: about those near T; uncertain: samples nearest "
         "to T by --scorer; random: the baseline (default: %(default)s)",
     )
-    add("--scorer", default="linear", help="finds the samples near T: linear (default), or a distilled one")
+    note = "finds the samples near T: linear, or a distilled one (default: %(default)s)"
+    add("--scorer", default=DEFAULT_SCORER, help=note)
     add("--encoder", metavar="ID_OR_PATH", help="its vectors measure how similar samples are (default: hashed words)")
     add("--labelled", metavar="FILE", help="dialogues that a judge has scored; they are not chosen again")
     add("--seed", type=int, default=0, help="(default: 0)")

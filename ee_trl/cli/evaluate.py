@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ..errors import EmpathyError, FormatError
+from ..scoring.kinds import DEFAULT_SCORER
 from . import options
 
 
@@ -44,7 +45,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("metrics").add_argument
     add("--metrics", metavar="NAMES", help="only these, joined by commas (default: all possible)")
     add("--tokenizer", choices=("nltk", "whitespace"), default="nltk", help="(default: nltk)")
-    add("--scorer", default="linear", help="of sensibility and rationality (default: linear)")
+    add("--scorer", default=DEFAULT_SCORER, help="of sensibility and rationality (default: %(default)s)")
     add("--scorer-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. quantization=nf4; repeatable")
     add("--epitome", metavar="FOLDER", help="what `ee-trl train-epitome` wrote")
     add("--bertscore-model", metavar="FOLDER", help="an encoder, for BERTScore")

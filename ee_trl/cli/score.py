@@ -8,6 +8,7 @@ from typing import Any
 from ..data.formats import FORMATS
 from ..errors import ScorerError
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
+from ..scoring.kinds import DEFAULT_SCORER
 from . import options
 
 
@@ -24,9 +25,9 @@ def add_score(commands: Any) -> None:
     options.add_output(parser)
     parser.add_argument(
         "--scorer",
-        default="linear",
-        help="linear (bundled, default), a folder that `ee-trl distill` wrote, a judge's folder or hub id, e.g. "
-        "Qwen/Qwen3-8B, server, or cascade: a cheap scorer before a judge",
+        default=DEFAULT_SCORER,
+        help="linear (bundled), a folder that `ee-trl distill` wrote, a judge's folder or hub id, e.g. Qwen/Qwen3-8B, "
+        "server, or cascade: a cheap scorer before a judge (default: %(default)s)",
     )
     _add_judge(parser)
     _add_server(parser)
@@ -73,7 +74,7 @@ def _add_cascade(parser: argparse.ArgumentParser) -> None:
         "The cheap scorer decides where it is sure, and the judge decides the rest. The store keeps all their scores.",
     )
     add = cascade.add_argument
-    add("--cheap", metavar="SCORER", help="linear (default), or a distilled folder")
+    add("--cheap", metavar="SCORER", help=f"{DEFAULT_SCORER} (default), linear, or a distilled folder")
     add("--judge", metavar="SCORER", help="folder or hub id of a judge, or server")
     rule, share = cascade.add_mutually_exclusive_group(), options.SHARE
     rule.add_argument("--judge-budget", **share, help="share of samples to ask the judge for, e.g. 30%%")
@@ -100,7 +101,7 @@ def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(calibration := cascade.get("calibration"), str) and calibration.isdecimal():
         cascade["calibration"] = int(calibration)
     rule = {"threshold": options.threshold_of(args), "ties": args.ties}
-    return {"cheap": "linear", **cascade, "judge_options": named, **rule}
+    return {"cheap": DEFAULT_SCORER, **cascade, "judge_options": named, **rule}
 
 
 def run_score(args: argparse.Namespace) -> int:

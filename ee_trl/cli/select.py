@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..axes import FLAGS
 from ..errors import EmpathyError
 from ..selection import CONTROLS, KEEPABLE, RANKINGS, RULES
 from . import options
@@ -45,6 +46,8 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     add("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
     add("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
     add("--seed", type=int, default=0, help="of rule random (default: 0)")
+    note = f"flags whose samples are dropped: all (default), none, or names joined by commas: {', '.join(FLAGS)}"
+    add("--exclude", default="all", metavar="FLAGS", help=note)
     note = "length: choose within bins of reply length, so that the kept replies are as long as all are (not longest)"
     add("--control", choices=CONTROLS, help=note)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..axes import AXES, RATIONALITY, SENSIBILITY
+from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
@@ -184,6 +184,8 @@ class Scores:
         lengths (`np.ndarray` of shape `(n,)`, *optional*): Characters in each reply, if asked for.
         emotions ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The emotion column, if asked for and
             there; `""` for null.
+        flags ([`~ee_trl.data.columns.Coded`] of length `n`, *optional*): The column `score_flag`, if the scorer wrote
+            one; `""` for null.
     """
 
     sensibility: np.ndarray
@@ -192,6 +194,7 @@ class Scores:
     scorers: tuple[str, ...]
     lengths: np.ndarray | None = None
     emotions: Coded | None = None
+    flags: Coded | None = None
 
     @property
     def status(self) -> np.ndarray:
@@ -232,9 +235,9 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
     ours = len(origin) == 2  # otherwise columns of these names are the user's own
     fmt = recognise(columns) if lengths or not ours else None
     refuse_utterances(fmt)
-    emotion = emotion and "emotion" in columns
-    read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ())]
-    statuses, emotions, scorers = Coder((SCORED, "scorer_gave_none")), Coder(), set[str]()
+    emotion, flagged = emotion and "emotion" in columns, ours and FLAG in columns
+    read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ()), *([FLAG] if flagged else ())]
+    statuses, emotions, flags, scorers = Coder((SCORED, "scorer_gave_none")), Coder(), Coder(("",)), set[str]()
     axes, characters = {axis: array("d") for axis in AXES}, array("q")
     for values, rows in _score_batches(dataset, read, _sample_columns(fmt, columns) if fmt else []):
         scores = [_floats(values[axis], axis) for axis in AXES]
@@ -252,6 +255,8 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
         scorers |= {name or GIVEN for name in distinct(values["scorer"])[0]} if ours else {GIVEN}
         if emotion:
             emotions.append(emotions.codes(values["emotion"], null=""))
+        if flagged:
+            flags.append(flags.codes(values[FLAG], null=""))
     return Scores(
         np.array(axes[SENSIBILITY]),
         np.array(axes[RATIONALITY]),
@@ -259,6 +264,7 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
         tuple(sorted(scorers)),
         np.array(characters) if lengths else None,
         emotions.result() if emotion else None,
+        flags.result() if flagged else None,
     )
 
 
@@ -398,7 +404,9 @@ def dialogue_tables(
     from datasets import Features
 
     features = features_of(dataset)
-    scores = [name for name in (*AXES, "score_status") if name in features and all(axis in features for axis in AXES)]
+    scores = [
+        name for name in (*AXES, "score_status", FLAG) if name in features and all(axis in features for axis in AXES)
+    ]
     types = training_features(features)
     out = Features({name: types[name] for name in (*SIDES, *scores)})
     batches = iter_samples(dataset, turns)

@@ -26,6 +26,7 @@ from ..errors import FormatError, SelectionError, check_choice, require
 from ..scoring import features as ft
 from ..scoring.base import Scorer
 from ..scoring.conformal import distance_doubt
+from ..scoring.kinds import DEFAULT_SCORER
 from ..scoring.load import load_scorer
 from ..scoring.store import dialogue_key
 from . import STRATEGIES
@@ -47,7 +48,7 @@ def choose_to_label(
     n: int,
     *,
     strategy: str = "mixed",
-    scorer: str | os.PathLike[str] | Scorer = "linear",
+    scorer: str | os.PathLike[str] | Scorer = DEFAULT_SCORER,
     encoder: str | os.PathLike[str] | None = None,
     labelled: Sequence[Dialogue] = (),
     threshold: Threshold = DEFAULT_THRESHOLD,
@@ -62,7 +63,7 @@ def choose_to_label(
         strategy (`str`, *optional*, defaults to `"mixed"`):
             `"random"` (the baseline); `"diverse"` (labels that say most about all other samples); `"mixed"` (labels
             that say most about samples near T by `scorer`); `"uncertain"` (samples nearest to T).
-        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
+        scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             Says how near samples are to T; after a first round, take the scorer distilled from it.
         encoder (`str` or `os.PathLike`, *optional*):
             Hub id or folder of a frozen encoder; its vectors say how similar samples are. By default hashed words.

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..data.chat import chat_ids
 from ..data.reading import opened
 from ..data.samples import all_dialogues
 from ..errors import CompositionError
@@ -155,7 +156,9 @@ def _token_ids(dataset: Dataset, tokenizer: Path | None) -> list[list[int]]:
     talks = [[*row["prompt"], *row["completion"]] for row in all_dialogues(dataset)]
     if encoder.chat_template is None:
         return [encoder("\n".join(turn["content"] for turn in talk))["input_ids"] for talk in talks]
-    return [encoder.apply_chat_template(talk, return_dict=True)["input_ids"] for talk in talks]
+    return [
+        chat_ids(encoder, talk, where=f"dialogue {i} that was drawn from gate_data") for i, talk in enumerate(talks, 1)
+    ]
 
 
 class _Stop(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.chat import chat_ids
 from ..errors import CompositionError
 from .families import EXPERT_NAMES, number_of_experts
 
@@ -83,7 +84,7 @@ def measure_routing(
 ) -> Routing:
     """Runs a composed model over dialogues and records what its routers do."""
     talks = [[*row["prompt"], *row["completion"]] for row in rows]
-    encoded = [tokenizer.apply_chat_template(t, return_dict=True)["input_ids"][:max_length] for t in talks]
+    encoded = [chat_ids(tokenizer, t, where=f"row {i} of the report")[:max_length] for i, t in enumerate(talks, 1)]
     blocks, experts = [router_of(layer) for layer in layer_list(model)], expert_names(model)
     weights = np.zeros((len(rows), len(blocks), len(experts)))
     first = np.zeros_like(weights)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..axes import AXES, RATIONALITY, SENSIBILITY, scores_array
+from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY, scores_array
 from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, samples_of
 from ..data.formats import DialogueFormat, recognise
 from ..errors import FormatError, ScoresError, TrainingError
@@ -82,19 +82,26 @@ class RowScores:
 
 
 def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The scores in the rows (both NaN where one is missing), and which rows without scores can be scored."""
+    """
+    The scores in the rows, and which rows without scores can be scored.
+
+    Both scores are NaN where one is missing, and where the reply has a flag: policies treat it as unscored.
+    """
     given = [axis for axis in AXES if axis in rows.column_names]
     if len(given) == 1:
         raise ScoresError(f"the rows have only the column {given[0]!r} of {' and '.join(AXES)}; add the other")
     if not given:
         dialogue_rows(rows)
         return np.full((len(rows), 2), np.nan), np.ones(len(rows), dtype=bool)
-    table = rows.select_columns([*AXES, *{"score_status"}.intersection(rows.column_names)]).with_format(None)[:]
+    given += [name for name in ("score_status", FLAG) if name in rows.column_names]
+    table = rows.select_columns(given).with_format(None)[:]
     scores = np.stack([scores_array(table[axis], axis) for axis in AXES], axis=1)
     missing = np.isnan(scores).any(axis=1)
     failed = np.zeros(len(rows), dtype=bool)
     if "score_status" in table:  # it may say why a row has no scores
         failed = np.array([status not in (None, "scored") for status in table["score_status"]], dtype=bool)
+    if FLAG in table:
+        failed |= np.array([flag is not None for flag in table[FLAG]], dtype=bool)
     scores[missing | failed] = np.nan
     try:
         dialogue_rows(rows)

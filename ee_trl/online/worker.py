@@ -21,7 +21,7 @@ from ..scoring.store import ScoreStore
 
 
 Answer = tuple[int, float, float]
-"""Row, sensibility, rationality; NaN where the row could not be scored."""
+"""Row, sensibility, rationality; NaN where the row could not be scored, or where its replies have flags."""
 
 
 def send(stream: IO[bytes], message: Any) -> None:
@@ -35,7 +35,7 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
     Loads the scorer that the first message describes (a pickled [`ScoringSpec`]), and scores the rows of the others.
 
     Every other message is a list of `(row, dialogues)`. The answer to it is `("scores", list[Answer])`, with the mean
-    over the scored dialogues of each row.
+    over the scored dialogues without a flag of each row.
     """
     spec = dill.loads(dill.load(requests))
     scorer = load_scorer(spec.scorer, **spec.options)
@@ -47,8 +47,9 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
         except EOFError:
             return
         places = np.repeat(np.arange(len(asked)), [len(dialogues) for _, dialogues in asked])
-        scores = run.score([dialogue for _, dialogues in asked for dialogue in dialogues]).scores
-        means = mean_by_row(places, scores, len(asked)).tolist()
+        found = run.score([dialogue for _, dialogues in asked for dialogue in dialogues])
+        found.scores[[flag is not None for flag in found.flags or ()]] = np.nan
+        means = mean_by_row(places, found.scores, len(asked)).tolist()
         send(answers, ("scores", [(row, *pair) for (row, _), pair in zip(asked, means, strict=True)]))
 
 

@@ -26,9 +26,10 @@ class Scorer(Protocol):
             the same fingerprint give the same scores: the score store relies on it. One line, readable, e.g.
             `linear-1/sha256:4f1c0a9b2d3e`.
 
-    Three further attributes are optional. With `score_batches(dialogues)` a scorer gives a [`ScoredBatch`] as soon as
+    Four further attributes are optional. With `score_batches(dialogues)` a scorer gives a [`ScoredBatch`] as soon as
     it is made, in any order, until every dialogue has been in one. `details` names the further columns that its
-    batches bring. `stored = False` says that it is cheaper to score a dialogue than to look its score up.
+    batches bring, and `flags` those of [`~ee_trl.axes.FLAGS`] that it may give. `stored = False` says that it is
+    cheaper to score a dialogue than to look its score up.
     """
 
     @property
@@ -56,6 +57,7 @@ class ScoredBatch:
     details: Mapping[str, np.ndarray] = field(default_factory=dict)  # further columns of shape (b,), NaN for null
     tokens: int = 0  # tokens of the dialogues' own text
     forward_tokens: int = 0  # tokens that went through the model, with rubric, questions and padding
+    flags: Sequence[str | None] | None = None  # for each dialogue one of FLAGS, or `None` where nothing is wrong
 
 
 class BatchedScorer:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import AXES, DEFAULT_THRESHOLD, TIES, Threshold, thresholds
+from ..axes import AXES, DEFAULT_THRESHOLD, NOT_ENGLISH, TIES, Threshold, thresholds
 from ..data.dialogue import SCORED, Dialogue
 from ..display import Displayed
 from ..errors import ScorerError, check_choice, check_share
@@ -191,7 +191,7 @@ class CascadeScorer(BatchedScorer):
         self._plan: Plan | None = None
         self._counts = CascadeReport()
         self._tokens = np.zeros(2, int)  # the judge's tokens and forward tokens that no batch has reported yet
-        self._judged: dict[bytes, tuple[np.ndarray, str]] = {}  # the judge's scores of samples drawn for calibration
+        self._judged: dict[bytes, tuple[Any, ...]] = {}  # score, status and flag of samples drawn for calibration
 
     @cached_property
     def cheap(self) -> Scorer:
@@ -204,6 +204,11 @@ class CascadeScorer(BatchedScorer):
         """The judge, loaded when it is first needed."""
         spec, options = self._specs["judge"]
         return load_single(spec, **options)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that either scorer may give."""
+        return tuple(dict.fromkeys(f for scorer in (self.cheap, self.judge) for f in getattr(scorer, "flags", ())))
 
     @property
     def rubric(self) -> Any:
@@ -336,11 +341,12 @@ class CascadeScorer(BatchedScorer):
         keys = [dialogue_key(dialogue) for dialogue in dialogues]
         new = {key: dialogue for key, dialogue in zip(keys, dialogues, strict=True) if key not in self._judged}
         found = self._ask(self.judge, list(new.values()))
-        given = self._judged | dict(zip(new, zip(found.scores, found.statuses, strict=True), strict=True))
+        answers = zip(found.scores, found.statuses, found.flags or [None] * len(new), strict=True)
+        given = self._judged | dict(zip(new, answers, strict=True))
         if keep:
             self._judged = given
         scores = np.array([given[key][0] for key in keys]).reshape(-1, len(AXES))
-        return Scored(scores, [given[key][1] for key in keys], {})
+        return Scored(scores, [given[key][1] for key in keys], {}, [given[key][2] for key in keys])
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """First what the cheap scorer decides, then what the judge scored; NaN where the decider has no score."""
@@ -354,7 +360,8 @@ class CascadeScorer(BatchedScorer):
         trusted = doubt < self.planned.limit
         audited = trusted & np.array([self._audits(dialogue_key(d)) for d in dialogues])
         decided = np.flatnonzero(trusted & ~audited)
-        yield self._batch(decided, cheap.scores[decided], doubt, 0.0, np.nan)
+        flags = np.array(cheap.flags or [None] * len(dialogues), object)
+        yield self._batch(decided, cheap.scores[decided], doubt, flags, 0.0, np.nan)
         asked = np.flatnonzero(~trusted | audited)
         if not len(asked):
             return
@@ -363,17 +370,26 @@ class CascadeScorer(BatchedScorer):
         same = self._classes(judge.scores) == self._classes(cheap.scores[asked])
         scores = np.where(shown[:, None], cheap.scores[asked], judge.scores)
         reasons = [None if ok else why for ok, why in zip(shown | known, judge.statuses, strict=True)]
-        yield self._batch(asked, scores, doubt, ~shown, np.where(shown & known, same, np.nan), reasons)
+        flags[asked] = np.where(shown, flags[asked], _flags_where_judged(flags[asked], judge.flags))
+        yield self._batch(asked, scores, doubt, flags, ~shown, np.where(shown & known, same, np.nan), reasons)
 
     def _batch(
-        self, where: np.ndarray, scores: np.ndarray, doubt: np.ndarray, judged: Any, audit: Any, reasons: Any = None
+        self,
+        where: np.ndarray,
+        scores: np.ndarray,
+        doubt: np.ndarray,
+        flags: np.ndarray,
+        judged: Any,
+        audit: Any,
+        reasons: Any = None,
     ) -> ScoredBatch:
         """The dialogues at the places `where`; it also reports the judge's tokens since the last batch."""
         finite = np.where(np.isfinite(doubt[where]), doubt[where], np.nan)
         details = {DOUBT: finite, JUDGED: np.full(len(where), judged, float), AUDIT: np.full(len(where), audit)}
         self._counts.count(details)
-        tokens, self._tokens = self._tokens.tolist(), np.zeros(2, int)
-        return ScoredBatch(where.tolist(), scores, reasons, details, *tokens)
+        (tokens, forward_tokens), self._tokens = self._tokens.tolist(), np.zeros(2, int)
+        found = flags[where].tolist()
+        return ScoredBatch(where.tolist(), scores, reasons, details, tokens, forward_tokens, found)
 
     def report(self, store: ScoreStore | None = None) -> CascadeReport:
         """
@@ -393,6 +409,12 @@ class CascadeScorer(BatchedScorer):
         """Another process loads the scorers that were given by name."""
         named = [name for name, (spec, _) in self._specs.items() if isinstance(spec, (str, os.PathLike))]
         return {k: v for k, v in self.__dict__.items() if k not in named}
+
+
+def _flags_where_judged(cheap: np.ndarray, judge: Sequence[str | None] | None) -> np.ndarray:
+    """The judge's flags, else the cheap scorer's; but the judge may well read a language that the cheap one cannot."""
+    pairs = zip(judge or [None] * len(cheap), cheap, strict=True)
+    return np.array([own or (None if other == NOT_ENGLISH else other) for own, other in pairs], object)
 
 
 def _check_calibration(calibration: Any) -> None:

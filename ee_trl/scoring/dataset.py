@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
-from ..axes import AXES, DEFAULT_THRESHOLD, QUADRANT, RATIONALITY, SENSIBILITY, TIES, Threshold, quadrants, thresholds
+from ..axes import (
+    AXES,
+    DEFAULT_THRESHOLD,
+    FLAG,
+    QUADRANT,
+    RATIONALITY,
+    SENSIBILITY,
+    TIES,
+    Threshold,
+    quadrants,
+    thresholds,
+)
 from ..data.dialogue import Turns, check_turns
+from ..data.formats import recognise
 from ..data.reading import check_dataset, open_rows
 from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples
 from ..data.tables import (
@@ -28,7 +40,7 @@ from ..errors import ScorerError, SelectionError, check_choice, check_count
 from . import engine
 from .base import Scorer, ScoringSpec
 from .coverage import Coverage
-from .kinds import arguments_of, check_scorer
+from .kinds import DEFAULT_SCORER, arguments_of, check_scorer
 from .load import check_scorer_options, load_scorer
 from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
 from .run import ScoringRun
@@ -49,7 +61,7 @@ class DatasetScorer:
 
     def __init__(
         self,
-        scorer: str | os.PathLike[str] | Scorer = "linear",
+        scorer: str | os.PathLike[str] | Scorer = DEFAULT_SCORER,
         *,
         threshold: Threshold = DEFAULT_THRESHOLD,
         ties: str = "drop",
@@ -122,10 +134,16 @@ class DatasetScorer:
             raise ScorerError(f"scorer {self.scorer.fingerprint!r} has no further columns; leave out details")
         return tuple(names)
 
+    def _layout(self, columns: list[str]) -> engine.Layout:
+        recognise(columns)  # a data set of no known format is refused before a scorer is loaded
+        flags = (FLAG,) if getattr(self.scorer, "flags", ()) else ()
+        return engine.layout_of(columns, (*flags, *self.detail_columns))
+
     def score(self, dataset: AnyDataset | str | os.PathLike[str], *, shared: bool = False) -> Any:
         """
         Adds `sensibility`, `rationality`, `score_status`, `scorer` and `quadrant` to every sample of a data set.
 
+        A scorer that gives flags adds `score_flag`: what is wrong with a reply, one of [`~ee_trl.axes.FLAGS`] or null.
         Source columns and their order survive; a source column with one of these names is renamed
         (`given_sensibility`, `source_turn`). A conversation gives one row for each listener turn, with `row_index` and
         `turn`. A row that cannot be scored stays, with null scores and the reason in `score_status`. A row that this
@@ -175,7 +193,7 @@ class DatasetScorer:
         if stream.features is not None:  # as tables: the library changes JSON values of rows
             make = partial(self.score_tables, part=part)
             return stream_of_tables(make, stream, make(stream)[0])
-        layout = engine.layout_of(columns_of(stream), self.detail_columns)
+        layout = self._layout(columns_of(stream))
 
         def rows() -> Iterator[dict[str, Any]]:
             batches = iter_row_samples(stream, layout.fmt, self.turns, batch_rows=self.batch_rows)
@@ -193,7 +211,7 @@ class DatasetScorer:
             if self._ray is not None:
                 raise ScorerError("a Ray cluster returns scores through the store; leave out --no-store")
             return None
-        layout = engine.layout_of(list(features_of(dataset)), self.detail_columns)
+        layout = self._layout(list(features_of(dataset)))
         launch = Launch() if self._ray else Launch.from_environment()
         self._plan(dataset, launch)
         run = self.new_run(part=part)
@@ -230,7 +248,7 @@ class DatasetScorer:
         from datasets import Features, Value
 
         features = features_of(dataset)
-        layout = engine.layout_of(list(features), self.detail_columns)
+        layout = self._layout(list(features))
         if kept := " and ".join(layout.renames[name] for name in AXES if name in layout.renames):
             logger.warning("the data set's own scores are kept as %s; to use those, select without scoring", kept)
         self._plan(dataset, Launch())

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from ..axes import AXES, QUADRANT, RATIONALITY, SENSIBILITY
+from ..axes import AXES, FLAG, QUADRANT, RATIONALITY, SENSIBILITY
 from ..data.dialogue import NOT_ASKED, SCORED, Dialogue, Sample, whole_number
 from ..data.formats import DialogueFormat, recognise
 from ..data.samples import SIDES, Batch, Row
@@ -36,7 +35,7 @@ class Layout:
     renames: dict[str, str]  # source columns whose names are taken by added columns -> their new names
     added: tuple[str, ...]  # names of the added columns, in order
     rescored: bool  # whether the source has the columns of an earlier run
-    details: tuple[str, ...] = ()  # the added columns that the scorer gives beside the scores, on request
+    details: tuple[str, ...] = ()  # the added columns that the scorer gives beside the scores: flags, and on request
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -88,7 +87,7 @@ def _added_features(layout: Layout) -> Features:
 
     messages = List({"role": Value("string"), "content": Value("string")})
     types = {"row_index": Value("int64"), "turn": Value("int64"), **dict.fromkeys(SIDES, messages)}
-    types |= dict.fromkeys(("emotion", STATUS, SCORER), Value("string"))
+    types |= dict.fromkeys(("emotion", STATUS, SCORER, FLAG), Value("string"))
     return Features({name: types.get(name, Value("float64")) for name in layout.added})
 
 
@@ -137,8 +136,10 @@ def annotate(batch: Batch, layout: Layout, run: ScoringRun) -> tuple[list[int], 
         columns[SENSIBILITY][i], columns[RATIONALITY][i] = scores if status == SCORED else (None, None)
         columns[STATUS][i] = status
     for name in layout.details:
-        for (i, _), value in zip(asked, scored.details[name].tolist(), strict=True):
-            columns[name][i] = None if np.isnan(value) else value
+        flags = scored.flags or [None] * len(asked)
+        values = flags if name == FLAG else [None if v != v else v for v in scored.details[name].tolist()]
+        for (i, _), value in zip(asked, values, strict=True):
+            columns[name][i] = value
     columns[SCORER] = [run.scorer.fingerprint] * len(samples)
     run.coverage.kept += len(done)
     run.coverage.count(columns[STATUS])

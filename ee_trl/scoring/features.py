@@ -128,6 +128,32 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(16))
 
 
+_GLAD = (
+    "amazing awesome beautiful best blessed celebrate celebrated cool delicious delighted ecstatic enjoy enjoyed "
+    "enjoying excellent excited exciting fantastic fun funny glad good grateful great happier happiest happy "
+    "hilarious hopeful joy laugh laughed love loved lovely lucky nice passed perfect pleased promoted promotion "
+    "proud ready relieved smile smiled succeeded success super surprised thankful thrilled trust vacation win "
+    "winning won wonderful wow yay"
+)
+_SAD = (
+    "abused accident afraid alone angry annoyed annoying anxious ashamed attacked awful bad betrayed broke broken "
+    "bully burned cancer cheated crashed cried cry crying depressed devastated die died disappointed disgusted "
+    "disgusting divorce dying embarrassed embarrassing evil fail failed failing fear fired flunked frightened "
+    "frustrated frustrating funeral furious gross guilty hate hated horrible horrified hospital hurt ill injured "
+    "jealous lied lonely lost mad miserable miss missed nervous pain painful poor regret robbed ruined rude sad "
+    "scared scary scream shocked sick sorry stole stolen stress stressed struggling stuck suffering terrible "
+    "terrified threw tragic ugly unfair unhappy upset worried worry worse worst wreck wrong"
+)
+_FEELINGS = dict.fromkeys(_GLAD.split(), 1) | dict.fromkeys(_SAD.split(), -1)
+
+
+def polarity(tokens: Sequence[str]) -> int:
+    """How many more glad than sad words there are; a word after "not" counts for nothing."""
+    return sum(
+        _FEELINGS.get(token, 0) for before, token in zip(("", *tokens), tokens, strict=False) if before != "not"
+    )
+
+
 class Words(NamedTuple):
     """The words of `n` texts, laid end to end: their hashes, and how many belong to each text."""
 

@@ -16,6 +16,9 @@ from .base import Scorer, folder_of
 SCORERS = ("linear", "server", "cascade")
 """Scorers that have a name: the bundled linear one, a judge behind a server, a cheap scorer before a judge."""
 
+DEFAULT_SCORER = "linear"
+"""The scorer wherever none is named."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # the file that identifies each kind of scorer; a folder without any of them counts as a language model
 _MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}

@@ -12,18 +12,18 @@ from ..errors import ScorerError, check_choice
 from .base import Scorer
 from .cascade import CascadeScorer
 from .judged import calibration_of
-from .kinds import arguments_of, check_options, load_single, options_of
+from .kinds import DEFAULT_SCORER, arguments_of, check_options, load_single, options_of
 
 
 logger = logging.getLogger(__name__)
 
 
-def load_scorer(spec: str | os.PathLike[str] | Scorer = "linear", **options: Any) -> Scorer:
+def load_scorer(spec: str | os.PathLike[str] | Scorer = DEFAULT_SCORER, **options: Any) -> Scorer:
     """
     Loads a scorer.
 
     Args:
-        spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to `"linear"`):
+        spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             `"linear"`, the bundled scorer; `"server"`, a judge behind a server ([`ServerScorer`], with `model=...`);
             `"cascade"`, a cheap scorer before a judge ([`CascadeScorer`], with `cheap=...`, `judge=...`); a folder or
             hub id of a causal language model ([`CausalLMScorer`]), of a distilled scorer ([`EncoderScorer`]) or of a

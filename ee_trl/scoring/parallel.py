@@ -144,6 +144,7 @@ class RemoteScorer:
 
     fingerprint: str
     details: tuple[str, ...]
+    flags: tuple[str, ...]
     rubric: Rubric | None
     spec: Any
     options: dict[str, Any]
@@ -170,7 +171,7 @@ def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> 
     start_ray(resources)
     import ray
 
-    def describe() -> tuple[str, tuple[str, ...], Rubric | None] | ScorerError:
+    def describe() -> tuple[str, tuple[str, ...], tuple[str, ...], Rubric | None] | ScorerError:
         try:
             scorer = load_scorer(spec, **options)
         except ScorerError as error:
@@ -181,8 +182,8 @@ def remote_scorer(spec: Any, options: dict[str, Any], resources: RayOptions) -> 
                 "(calibration=FILE), or a CascadeScorer object after cascade.plan(dialogues)"
             )
         rubric = getattr(scorer, "rubric", None)
-        details = tuple(getattr(scorer, "details", ()))
-        return scorer.fingerprint, details, rubric if isinstance(rubric, Rubric) else None
+        details, flags = (tuple(getattr(scorer, name, ())) for name in ("details", "flags"))
+        return scorer.fingerprint, details, flags, rubric if isinstance(rubric, Rubric) else None
 
     task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(describe)
     found = ray.get(task.remote())

@@ -6,12 +6,12 @@ Every batch that the scorer gives is checked, and saved as soon as it is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..axes import AXES, MAX_SCORE, MIN_SCORE
+from ..axes import AXES, FLAG, FLAGS, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
 from ..errors import EmpathyError, ScorerError, check_choice
 from .base import ScoredBatch, Scorer
@@ -29,6 +29,7 @@ class Scored:
     scores: np.ndarray  # (n, 2): sensibility, rationality in [0, 10]; NaN where unscored
     statuses: list[str]  # "scored", or one of REASONS
     details: dict[str, np.ndarray]  # further columns of the scorer, of shape (n,), NaN for null
+    flags: list[str | None] | None = None  # one of FLAGS or `None` for each; `None` for a scorer that gives no flags
 
 
 class ScoringRun:
@@ -52,6 +53,7 @@ class ScoringRun:
         self.store = store
         self.retry_failures = retry_failures and filled is None
         self.details: tuple[str, ...] = tuple(getattr(scorer, "details", ()))
+        self.flags: tuple[str, ...] = tuple(getattr(scorer, "flags", ()))
         self.coverage = filled or Coverage(scorer.fingerprint, str(store.path) if store else None)
         self._filled = filled is not None
         if hasattr(scorer, "use_store"):  # it asks other scorers, whose scores are kept as well
@@ -66,7 +68,8 @@ class ScoringRun:
         found = [known[key] for key in keys]
         scores = np.array([(one.sensibility, one.rationality) for one in found], float).reshape(-1, len(AXES))
         details = {name: np.array([one.details.get(name, np.nan) for one in found]) for name in self.details}
-        return Scored(scores, [one.status for one in found], details)
+        flags = [_flag(one.details) for one in found] if self.flags else None
+        return Scored(scores, [one.status for one in found], details, flags)
 
     def fill(self, dialogues: Sequence[Dialogue]) -> None:
         """Scores the dialogues that the store lacks, and saves their scores."""
@@ -117,12 +120,20 @@ class ScoringRun:
             self.after_batch()
 
 
+def _flag(details: Mapping[str, float]) -> str | None:
+    number = details.get(FLAG, np.nan)
+    return None if np.isnan(number) else FLAGS[int(number)]
+
+
 def stored_scores(batch: ScoredBatch, statuses: Sequence[str], keys: Sequence[Any]) -> dict[Any, StoredScore]:
     """A batch in the store's form, by the keys of all the dialogues that the scorer was given."""
     made, details = {}, {name: np.asarray(values, float).tolist() for name, values in batch.details.items()}
     for n, (i, status, scores) in enumerate(zip(batch.indices, statuses, batch.scores.tolist(), strict=True)):
         s, r = scores if status == SCORED else (None, None)
-        made[keys[i]] = StoredScore(status, s, r, {name: values[n] for name, values in details.items()})
+        own = {name: values[n] for name, values in details.items()}
+        if status == SCORED and batch.flags is not None and (flag := batch.flags[n]) is not None:
+            own[FLAG] = float(FLAGS.index(flag))  # details are numbers
+        made[keys[i]] = StoredScore(status, s, r, own)
     return made
 
 
@@ -157,7 +168,9 @@ def checked_batches(
                 if reason is not None and missing[n]:
                     check_choice(f"reason of {name}", reason, REASONS, ScorerError)
                     statuses[n] = reason
-            yield ScoredBatch(indices, scores, None, batch.details, batch.tokens, batch.forward_tokens), statuses
+            for flag in {*(batch.flags or ())} - {None}:
+                check_choice(f"flag of {name}", flag, FLAGS, ScorerError)
+            yield replace(batch, indices=indices, scores=scores, reasons=None), statuses
     except EmpathyError:
         raise
     except (TypeError, ValueError) as error:

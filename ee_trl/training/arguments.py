@@ -20,10 +20,14 @@ from ..errors import EmpathyError, SelectionError, check_choice
 from ..online.lookahead import BEHIND, ON_FAILURE
 from ..online.policies.named import Schedule, load_policy, policy_options
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
-from ..selector import EmpathyDataSelector
+from ..scoring.kinds import DEFAULT_SCORER
+from ..selector import RULE_OPTIONS, EmpathyDataSelector
 
 
 logger = logging.getLogger(__name__)
+
+NEW_OPTIONS = {"control": None, "exclude": "all", "join_turns": None}
+"""Options that older runs lack, and the value that does what older runs did."""
 
 
 Options: TypeAlias = dict[str, Any] | str | None
@@ -52,7 +56,7 @@ class DataArguments:
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
     dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str | None = _option(None, "Split to evaluate on (all of it) with --eval_strategy.")
-    empathy_scorer: str = _option("linear", "linear (bundled), a folder, or a hub id.")
+    empathy_scorer: str = _option(DEFAULT_SCORER, "A bundled scorer by name, a folder, or a hub id.")
     empathy_quantization: str | None = _option(None, "Quantization of a judge: none, int8 or nf4 (bitsandbytes).")
     empathy_rubric: str | None = _option(None, "A text file with a judge's rubric. Default: the bundled rubric.")
     empathy_store: str | None = _option(None, "File of a judge's scores, or none. Default: one in the cache folder.")
@@ -62,6 +66,9 @@ class DataArguments:
     )
     empathy_ties: str = _option("drop", "What a score equal to T counts as: drop, high or low.")
     empathy_turns: str = _option("each", "Replies of a conversation to use: each listener turn, or the last.")
+    empathy_join_turns: bool | None = _option(
+        None, "Join neighbouring turns of one side for training. Default: only where the chat template needs it."
+    )
 
     def make_selector(self) -> EmpathyDataSelector:
         """The selector that the arguments describe."""
@@ -90,12 +97,12 @@ class ExpertArguments(DataArguments):
     empathy_axis: str | None = _option(None, "What rule top ranks by: sensibility, rationality or difference.")
     empathy_seed: int = _option(0, "Seed of rule random.")
     empathy_control: str | None = _option(None, "length: keep the distribution of reply lengths. Default: none.")
+    empathy_exclude: str = _option("all", "Flags whose samples are dropped: all, none, or names joined by commas.")
 
     def rule_options(self) -> dict[str, Any]:
-        """The options of [`EmpathyDataSelector.select`]."""
-        names = ("keep", "rule", "n", "fraction", "axis", "seed")
-        control = {"control": self.empathy_control} if self.empathy_control else {}  # stages are named by the options
-        return {name: getattr(self, f"empathy_{name}") for name in names} | control
+        """The options of [`EmpathyDataSelector.select`]; newer ones only where given, since they name stages."""
+        given = {name: getattr(self, f"empathy_{name}") for name in RULE_OPTIONS}
+        return {name: value for name, value in given.items() if (name, value) not in NEW_OPTIONS.items()}
 
 
 @dataclass

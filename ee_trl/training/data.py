@@ -14,10 +14,11 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
+from ..data.chat import fitted, template_options
 from ..data.dialogue import Dialogue, conversations
 from ..data.reading import open_dataset
 from ..data.sample import load_sample
-from ..data.samples import Scores, iter_samples
+from ..data.samples import SIDES, Scores, iter_samples
 from ..errors import EmpathyError, FormatError, SelectionError, unknown
 from ..files import blocks_of, digest, json_digest
 from ..reports.plane import plot_plane
@@ -30,6 +31,7 @@ from .arguments import DataArguments, PipelineArguments
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded sample"
+CHAT_OPTIONS = "chat_template_kwargs"  # the column in which TRL looks for a row's options of the chat template
 EVERYTHING = ",".join((*QUADRANTS, TIE))
 
 
@@ -182,6 +184,30 @@ def held_out(scored: Dataset, selector: EmpathyDataSelector, most: int, seed: in
     scores = [rows[axis] for axis in (SENSIBILITY, RATIONALITY)]
     names = quadrants(scores[0], scores[1], threshold=selector.threshold, ties=selector.ties)
     return rows.select_columns(["prompt", "completion"]), [str(name) for name in names]
+
+
+def in_template(dataset: Dataset, tokenizer: Any, name: str, join: bool = False) -> Dataset:
+    """
+    The rows as the tokenizer's chat template takes them, for TRL, which renders prompt and completion by itself.
+
+    Rows that the template takes stay as they are, unless `join` asks for joined turns ([`~ee_trl.data.chat.fitted`]).
+    Raises [`FormatError`] with the row of `name` that it refuses.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return dataset
+    told = None if CHAT_OPTIONS in dataset.column_names else template_options(tokenizer)
+    changes = {}
+    for i, (prompt, completion) in enumerate(zip(dataset["prompt"], dataset["completion"], strict=True)):
+        sides = fitted(tokenizer, prompt, completion, f"row {i} of {name}", join)
+        if sides != (prompt, completion):
+            changes[i] = dict(zip(SIDES, sides, strict=True))
+    if changes:
+        text = "%d of %d rows of %s have neighbouring turns of one side: they are joined"
+        logger.warning(text, len(changes), len(dataset), name)
+    if not changes and not told:
+        return dataset
+    added = {CHAT_OPTIONS: told} if told else {}
+    return dataset.map(lambda row, i: {**changes.get(i, {}), **added}, with_indices=True, desc="Fitting the template")
 
 
 def read_rows(path: Path) -> Dataset:

@@ -160,6 +160,7 @@ class EfficientEmpathy:
             "threshold": [arguments.empathy_threshold, arguments.empathy_ties],
             "versions": {**_VERSION, **package_versions(*_LIBRARIES)},
             **identity_of(training, models),
+            **({"join_turns": True} if self.args.empathy_join_turns else {}),
         }
         inputs.pop("model.model_name_or_path")
         kind = MoERun if name == ROUTER else ExpertRun

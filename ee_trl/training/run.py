@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerState
+from transformers import AutoTokenizer, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
@@ -24,8 +24,8 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
-from .arguments import DataArguments
-from .data import content_of, has_scores, open_split
+from .arguments import NEW_OPTIONS, DataArguments
+from .data import content_of, has_scores, in_template, open_split
 from .tiny_model import build_tiny_causal_lm
 
 
@@ -42,7 +42,7 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
-_SINCE = {"empathy_control": None}  # arguments that older runs lack, and the value that does what older runs did
+_SINCE = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
 
 
 class RecipeRun(ABC):
@@ -76,7 +76,11 @@ class RecipeRun(ABC):
         if self.finished:
             print(f"{self.folder} is finished already; nothing to do. For another run give another --output_dir.")
             return
-        train_dataset, eval_dataset = self.prepare()
+        (train_dataset, eval_dataset), model = self.prepare(), self.model
+        tokenizer, join = self._tokenizer(model), bool(self.args.empathy_join_turns)
+        train_dataset = in_template(train_dataset, tokenizer, "the training data", join)
+        if eval_dataset is not None:
+            eval_dataset = in_template(eval_dataset, tokenizer, "the test split", join)
         given: Any = self.training_args.model_init_kwargs
         self.training_args.model_init_kwargs = {
             "revision": self.model_args.model_revision,
@@ -85,7 +89,7 @@ class RecipeRun(ABC):
             **(given or {}),
         }  # as TRL's own script loads a model
         trainer = self.make_trainer(
-            model=self.model,
+            model=model,
             args=self.training_args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -121,6 +125,16 @@ class RecipeRun(ABC):
             if self.state.is_main_process:
                 self.build_tiny(self.folder / self.tiny)
         return str(self.folder / self.tiny)
+
+    def _tokenizer(self, model: str) -> Any:
+        """The tokenizer with the chat template that TRL will use."""
+        given = self.model_args
+        options = {"revision": given.model_revision, "trust_remote_code": self.training_args.trust_remote_code}
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, **options)
+        if source := self.training_args.chat_template_path:
+            other: Any = None if Path(source).is_file() else AutoTokenizer.from_pretrained(source)
+            tokenizer.chat_template = other.chat_template if other else Path(source).read_text(encoding="utf-8")
+        return tokenizer
 
     def build_tiny(self, folder: Path) -> None:
         """Builds a tiny random model in a folder."""

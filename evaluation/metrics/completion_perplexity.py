@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ee_trl.data.chat import chat_ids, fitted
 from ee_trl.errors import check_count
 
 from ..bootstrap import Sums, Values, divided, with_intervals
@@ -45,8 +46,8 @@ def perplexity_scores(
         if isinstance(prompt, str) != isinstance(completion, str):
             raise TypeError(f"prompts[{i}] and completions[{i}] must both be strings or both be lists of messages.")
     samples = [
-        tokenize_sample(prompt, completion, tokenizer, chat_template_kwargs=chat_template_kwargs, **options)
-        for prompt, completion in zip(prompts, completions, strict=True)
+        tokenize_sample(p, c, tokenizer, chat_template_kwargs=chat_template_kwargs, where=f"sample {i}", **options)
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
     ]
     tokens = sum(sample.scored for sample in samples)
     if tokens == 0:
@@ -216,13 +217,15 @@ def tokenize_sample(
     max_length: int | None = None,
     add_eos: bool = True,
     chat_template_kwargs: dict[str, Any] | None = None,
+    where: str = "a conversation",
 ) -> TokenizedSample:
     """
     The token ids of one sample, by the rules of TRL's `SFTTrainer` for a prompt-completion data set.
 
-    Conversations go through the chat template twice: the prompt with `add_generation_prompt=True`, and prompt and
-    completion together without. Plain text is the prompt and the completion joined, closed by the end-of-sequence
-    token unless it is there already. The completion starts where the two sequences first differ; if the tokenizer
+    Conversations go through the chat template twice ([`~ee_trl.data.chat.render`]): the prompt up to the reply, and
+    prompt and completion together. What the template itself writes before a reply, such as an empty thought, is part
+    of the prompt. Plain text is the prompt and the completion joined, closed by the end-of-sequence token unless it is
+    there already. The completion starts where the two sequences first differ; if the tokenizer
     merges tokens across the border, that is before the prompt ends. Truncation keeps the start of the sequence.
     """
     if isinstance(prompt, str) and isinstance(completion, str):
@@ -232,9 +235,10 @@ def tokenize_sample(
         prompt_ids = tokenizer(text=prompt)["input_ids"]
         ids = tokenizer(text=prompt + completion)["input_ids"]
     elif isinstance(prompt, list) and isinstance(completion, list):
-        template = {"tokenize": True, "return_dict": True, **(chat_template_kwargs or {})}
-        prompt_ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **template)["input_ids"]
-        ids = tokenizer.apply_chat_template(prompt + completion, **template)["input_ids"]
+        before, reply = fitted(tokenizer, prompt, completion, where)
+        options = {"where": where, **(chat_template_kwargs or {})}
+        prompt_ids = chat_ids(tokenizer, before, prompt=True, **options)
+        ids = chat_ids(tokenizer, [*before, *reply], **options)
     else:
         raise TypeError("prompt and completion must both be strings or both be lists of messages.")
     start = len(commonprefix([prompt_ids, ids]))

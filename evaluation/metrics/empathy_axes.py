@@ -9,6 +9,7 @@ import numpy as np
 
 from ee_trl.axes import AXES, DEFAULT_THRESHOLD, QUADRANTS, TIE, Threshold, quadrants
 from ee_trl.data.dialogue import dialogue_of
+from ee_trl.scoring.kinds import DEFAULT_SCORER
 from ee_trl.scoring.load import load_scorer
 from ee_trl.scoring.run import ScoringRun
 
@@ -20,7 +21,7 @@ def empathy_axes_scores(
     predictions: Sequence[str],
     contexts: Sequence[Any],
     references: Sequence[str] | None = None,
-    scorer: Any = "linear",
+    scorer: Any = DEFAULT_SCORER,
     threshold: Threshold = DEFAULT_THRESHOLD,
     ties: str = "drop",
     **bootstrap: Any,

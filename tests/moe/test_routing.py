@@ -21,8 +21,11 @@ from ee_trl.training.router import report_rows
 
 def test_routing_is_measured_without_padding_and_in_the_order_given() -> None:
     class Words:
-        def apply_chat_template(self, talk: Any, return_dict: bool) -> dict[str, list[int]]:
-            return {"input_ids": [int(word) for turn in talk for word in turn["content"].split()]}
+        def apply_chat_template(self, talk: Any, **options: Any) -> str:
+            return " ".join(turn["content"] for turn in talk)
+
+        def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+            return {"input_ids": [int(word) for word in text.split()]}
 
     talks = [" ".join(map(str, tiny.tokens(1, length, length)[0].tolist())) for length in (9, 3, 17, 5)]
     data = [{"prompt": [{"content": talk}], "completion": []} for talk in talks]

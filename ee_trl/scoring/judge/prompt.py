@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...axes import AXES
+from ...data.chat import render
 from ...data.dialogue import Dialogue
-from ...errors import ScorerError
+from ...errors import FormatError, ScorerError
 from .answers import VALUES
 from .rubric import ANSWER_HEADER, SLOTS, Rubric
 
@@ -211,20 +212,12 @@ _FIXED_CLOCK = "{%- macro strftime_now(format) -%}{{ format" + _REPLACED + " }}{
 
 def rendered(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
     """One user message in the chat template, up to where the assistant's answer begins."""
-    from jinja2 import TemplateError
-
     try:
         template = tokenizer.get_chat_template()
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,  # templates without thinking ignore it
-            chat_template=_FIXED_CLOCK + template if "strftime_now" in template else None,
-        )
-    except (TemplateError, ValueError) as error:
+        clock = {"chat_template": _FIXED_CLOCK + template} if "strftime_now" in template else {}
+        return render(tokenizer, [{"role": "user", "content": content}], prompt=True, where="the rubric", **clock)
+    except (FormatError, ValueError) as error:
         raise ScorerError(
             f"the judge's chat template does not take a single user message ({error}); give another judge, or "
             "set tokenizer.chat_template to one that does and pass model and tokenizer"
         ) from error
-    return str(text)
