@@ -50,7 +50,7 @@ class LoadedModel:
 class Replies:
     """Replies in the order of an [`EvalSet`], and what made them; `emotions` are the emotions that a model named."""
 
-    texts: list[str]
+    texts: Sequence[str]
     description: str = ""
     fingerprint: str = ""
     emotions: list[str] | None = None

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Comparison(Displayed):
         models (`dict[str, dict]`):
             Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`, and `like_length`: the
             `numbers` of empathy and their `intervals` at like length with all other models, the number of `bins` of
-            length, and `covered`, the share of the replies in bins where all models have replies.
+            length, and `covered`, the share of the replies in bins where all models have replies. `cut_off` counts the
+            replies that were cut off at `max_new_tokens`; null for replies from a file.
         references (`dict`): `numbers`, `intervals`, `details` and `like_length` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
             `p_holm`, corrected for the number of metrics (only for the primary number of each metric, else null). With
@@ -93,6 +94,7 @@ def evaluate_models(
     split: str | None = None,
     config: str | None = None,
     turns: Any = "each",
+    system: str | None = None,
     metrics: Sequence[str] | None = None,
     judge_pairs: bool = False,
     decoding: Decoding | None = None,
@@ -117,12 +119,13 @@ def evaluate_models(
             Models, and files of replies; see [`~ee_trl.evaluation.candidates.candidates_of`].
         dataset, limit, split, config, turns (*optional*):
             Dialogues with their reference replies; see [`~ee_trl.evaluation.read_eval_set`].
+        system (`str`, *optional*): The system message of every dialogue, in place of its own; models are given it.
         output (`str` or `os.PathLike`, *optional*):
             A folder for the report. Replies are saved there as they are made, and a stopped run continues from them.
         metrics (`Sequence[str]`, *optional*):
             Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
         judge_pairs (`bool`, *optional*, defaults to `False`): Whether the judge also compares each two candidates.
-        decoding ([`Decoding`], *optional*): How replies are generated; by default greedily, 64 tokens at most.
+        decoding ([`Decoding`], *optional*): How replies are generated; by default greedily, 128 tokens at most.
         batch_size (`int`, *optional*, defaults to `16`): The batch size of generation, perplexity and BERTScore.
         dtype, device (*optional*): See [`~ee_trl.evaluation.candidates.load_candidate`].
         baseline (`str`, *optional*): The candidate that all others are compared with; by default every two are.
@@ -151,6 +154,8 @@ def evaluate_models(
     decoding = decoding or Decoding()
     Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    if system is not None:
+        eval_set = replace(eval_set, dialogues=tuple(replace(d, system=system) for d in eval_set.dialogues))
     bootstrap = Bootstrap(resamples, confidence, seed, eval_set.conversations)
     # first, so that errors in files come early
     replies = {c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL}
@@ -186,7 +191,7 @@ def evaluate_models(
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
             sys.modules["torch"].cuda.empty_cache()
 
-    settings = {"metrics": list(wanted), "decoding": decoding.to_dict(), "baseline": baseline}
+    settings = {"metrics": list(wanted), "decoding": decoding.to_dict(), "baseline": baseline, "system": system}
 
     def compared() -> Comparison:
         found = _comparison(candidates, evaluator, replies, measures, settings, bootstrap)
@@ -281,6 +286,7 @@ def _comparison(
             "decoding": settings["decoding"],
             **{name: getattr(bootstrap, name) for name in ("resamples", "confidence", "seed")},
             "baseline": settings["baseline"],
+            "system": settings["system"],
         },
         models={
             c.name: {
@@ -289,6 +295,7 @@ def _comparison(
                 "fingerprint": replies[c.name].fingerprint,
                 **entry_of(measures[c.name], bootstrap),
                 "like_length": like_length,
+                "cut_off": _cut_off(replies[c.name].texts) if c.kind == MODEL else None,
             }
             for c, like_length in zip(candidates, alike, strict=False)
         },
@@ -309,6 +316,11 @@ def entry_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[str,
 
 def _ends(resamplers: Iterable[Resampler], bootstrap: Bootstrap) -> dict[str, list[float]]:
     return {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+
+
+def _cut_off(texts: Sequence[str]) -> dict[str, float]:
+    n = sum(getattr(text, "cut_off", False) for text in texts)
+    return {"count": n, "share": n / len(texts)}
 
 
 def _like_length(found: Mapping[str, AtLikeLength], bootstrap: Bootstrap) -> dict[str, Any] | None:

@@ -113,6 +113,10 @@ def _remarks(data: Data) -> Iterable[str]:
             f"In brackets: {settings['confidence']:.0%} bootstrap intervals ({settings['resamples']:,} resamples, "
             f"seed {settings['seed']}). Whole conversations are drawn, since the turns of one are not independent."
         )
+    if cut := {name: entry["cut_off"] for name, entry in models.items() if entry.get("cut_off")}:
+        found = (f"{name} {row['count']:,} ({percent(row['share'])})" for name, row in cut.items())
+        limit = settings["decoding"]["max_new_tokens"]
+        yield f"Replies that were cut off at {limit} tokens (--max-new-tokens), before their end: {', '.join(found)}."
     unscored = {name: entry["details"].get("empathy_axes", {}).get("unscored") for name, entry in models.items()}
     if counts := ", ".join(f"{name} {n:,}" for name, n in unscored.items() if n):
         yield f"Unscored replies (blank, or the scorer gave none): {counts}. The means of the axes leave them out."
@@ -149,7 +153,8 @@ def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
     )
     for pair in data["paired"]:
         rows = []
-        for name in (name for name in names if name in pair["numbers"]):
+        # minus the same references, `sensibility_difference` differs by as much as `sensibility`
+        for name in (name for name in names if name in pair["numbers"] and not name.endswith("_difference")):
             row = pair["numbers"][name]
             ps = ("", "")
             if _is_claimed(pair, name):
@@ -185,10 +190,11 @@ def _set_in_words(dataset: Data) -> str:
 def _decoding_in_words(data: Data) -> str:
     if not any(entry["kind"] == MODEL for entry in data["models"].values()):
         return ""
-    decoding = data["settings"]["decoding"]
+    decoding, system = data["settings"]["decoding"], data["settings"].get("system")
+    told = "" if system is None else f' All dialogues have the system message "{system}".'
     if not decoding["temperature"]:
-        return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most."
-    return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}."
+        return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most.{told}"
+    return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}.{told}"
 
 
 def dialogue_parts(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -100,6 +101,24 @@ def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
     assert "word 0" not in text
 
 
+def test_a_reply_without_an_end_is_cut_off(models) -> None:
+    loaded = load_candidate(models["base"])
+    prompts = read_eval_set(limit=6).prompts
+    whole = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
+    ids = [loaded.tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in whole]
+    assert [reply.cut_off for reply in whole] == [True] * 6, ids
+    end, config = loaded.model.generation_config.eos_token_id, loaded.model.generation_config
+    config.eos_token_id = [end, ids[0][3]]  # the first reply now ends with its fourth token
+    again = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
+    assert not again[0].cut_off
+    assert len(again[0]) < len(whole[0])
+    for reply, tokens in zip(again, ids, strict=True):
+        assert reply.cut_off == (ids[0][3] not in tokens)
+    config.eos_token_id = None
+    assert all(reply.cut_off for reply in generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT))
+    assert [reply.cut_off for reply in pickle.loads(pickle.dumps(whole))] == [True] * 6
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_path, monkeypatch) -> None:
     from ee_trl.evaluation import generation
@@ -110,6 +129,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_pa
     decoding = Decoding(8, temperature)
     options = {"batch_size": 3, "decoding": decoding}
     whole = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
+    assert any(reply.cut_off for reply in whole)
     real, calls = generation.generate_batch, []
 
     def counted(*args, **kwargs):
@@ -125,7 +145,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_pa
     with stored.path.open("a", encoding="utf-8") as file:
         file.write('{"key": "half a li')  # as a kill leaves it
     again = StoredReplies(tmp_path, "adapter", {"model": "x"})
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again) == whole
+    resumed = generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again)
+    assert resumed == whole
+    assert [reply.cut_off for reply in resumed] == [reply.cut_off for reply in whole]
     assert len(calls) == 3 + 2  # two batches were there
     third = StoredReplies(tmp_path, "adapter", {"model": "x"})
     assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=third) == whole
