@@ -16,16 +16,35 @@ import numpy as np
 
 from ee_trl.axes import AXES
 from ee_trl.display import Displayed, Table
-from ee_trl.errors import EmpathyError, check_choice
+from ee_trl.errors import EmpathyError, check_choice, require
 from ee_trl.files import json_ready
 
 from .bootstrap import Bootstrap, Resampler, compare, holm, intervals
-from .candidates import MODEL, Candidate, Replies, candidates_of, check_emotions, load_candidate, read_replies
+from .candidates import (
+    MODEL,
+    Candidate,
+    Replies,
+    candidates_of,
+    check_emotions,
+    is_adapter,
+    load_candidate,
+    read_replies,
+)
 from .eval_set import EvalSet, read_eval_set
 from .generation import WAY, Decoding, StoredReplies, generate_replies
-from .measures import METRICS, AtLikeLength, Evaluator, Measure, at_like_length, check_metrics, load_tools, numbers_of
+from .measures import (
+    METRICS,
+    AtLikeLength,
+    Evaluator,
+    Measure,
+    at_like_length,
+    check_libraries,
+    check_metrics,
+    load_tools,
+    numbers_of,
+)
 from .metrics.judge import judge_pairs as judged_pairs
-from .report import parts_of, write_report
+from .report import check_page, parts_of, write_report
 
 
 REPLIES_FOLDER = "replies"
@@ -151,6 +170,11 @@ def evaluate_models(
     if judge_pairs and tools.get("judge") is None:
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
+    check_libraries(wanted, tools.get("tokenizer", "nltk"))
+    if any(is_adapter(candidate.source) for candidate in candidates if candidate.kind == MODEL):
+        require("peft", purpose="a LoRA adapter")
+    if output is not None:
+        check_page()
     decoding = decoding or Decoding()
     Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)

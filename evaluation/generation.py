@@ -202,16 +202,15 @@ class StoredReplies:
 
     def add(self, keys: Sequence[str], replies: Sequence[str]) -> None:
         """Keeps a batch of replies; they are on the disk when this returns."""
-        new = dict(zip(keys, replies, strict=True))
+        known = (Reply(reply, getattr(reply, "cut_off", False)) for reply in replies)
+        new = dict(zip(keys, known, strict=True))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self.path.open("x", encoding="utf-8") as file:
                 file.write(json.dumps({"made_by": self.made_by}) + "\n")
         except FileExistsError:
             pass
-        rows = (
-            {"key": key, "reply": reply, "cut_off": getattr(reply, "cut_off", False)} for key, reply in new.items()
-        )
+        rows = ({"key": key, "reply": reply, "cut_off": reply.cut_off} for key, reply in new.items())
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         with self.path.open("ab", buffering=0) as file:
             file.write(("\n" * self._broken + lines).encode())

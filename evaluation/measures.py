@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from ee_trl.selector import EmpathyDataSelector
 from .bootstrap import Resampler, Values, divided, means
 from .candidates import LoadedModel, Replies
 from .eval_set import EvalSet
+from .load import LIBRARIES
 from .metrics import (
     bertscore,
     completion_perplexity,
@@ -117,6 +119,8 @@ def load_tools(
     check_count("batch_size", batch_size)
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
     try:
+        if isinstance(epitome, (str, os.PathLike)):
+            require("sklearn", extra="metrics", purpose="the EPITOME classifier")
         classifier = None if epitome is None else load_classifier(epitome)
     except ValueError as error:
         raise EmpathyError(str(error)) from error
@@ -250,6 +254,14 @@ def at_like_length(
         }
         for own, found in zip(bins, measures, strict=True)
     ]
+
+
+def check_libraries(metrics: Sequence[str], tokenizer: str = "nltk") -> None:
+    """Raises [`MissingExtraError`] if a library of these metrics is missing; an encoder's is checked with its name."""
+    by_words = ("word_f1", "distinct") if tokenizer != "nltk" else ()
+    for name in metrics:
+        if name in LIBRARIES and name not in ("bertscore", *by_words):
+            require(LIBRARIES[name], extra="metrics", purpose=f"metric {name!r}")
 
 
 class Evaluator:

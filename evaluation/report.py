@@ -58,6 +58,15 @@ def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str |
     return folder / (PAGE if PAGE in texts else TEXT)
 
 
+def check_page() -> None:
+    """Warns if the page will be left out because its libraries are missing, before any work is done."""
+    try:
+        require("jinja2", extra="report", purpose="an HTML page")
+        plots.new_figure((1, 1), plots.PURPOSE)
+    except MissingExtraError as error:
+        logger.warning("%s; %s will be left out", error, PAGE)
+
+
 def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
     """What was evaluated, every number of every candidate, and the paired differences; pictures below their tables."""
     pictures = pictures or {}
