@@ -118,9 +118,9 @@ def load_tools(
     check_choice("tokenizer", tokenizer, TOKENIZERS)
     check_count("batch_size", batch_size)
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
+    if isinstance(epitome, (str, os.PathLike)):
+        require("sklearn", extra="metrics", purpose="the EPITOME classifier")
     try:
-        if isinstance(epitome, (str, os.PathLike)):
-            require("sklearn", extra="metrics", purpose="the EPITOME classifier")
         classifier = None if epitome is None else load_classifier(epitome)
     except ValueError as error:
         raise EmpathyError(str(error)) from error

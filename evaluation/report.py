@@ -140,7 +140,7 @@ def _at_like_length(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
     entries = [entry.get("like_length") or NOTHING for entry in (*data["models"].values(), data["references"])]
     rows = [(name, *(_cell(entry, name) for entry in entries)) for name in names]
     rows = [row for row in rows if any(row[1:])]
-    if not rows:
+    if not any("covered" in entry for entry in entries):
         return
     covered = [f"{percent(entry.get('covered'))} of {name}" for name, entry in zip(heads, entries, strict=True)]
     yield Heading("Empathy at like length")
@@ -149,7 +149,8 @@ def _at_like_length(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
         f"the same distribution of lengths, in {max(entry['bins'] for entry in entries)} bins of words. Only bins "
         f"where all candidates have replies count. Replies in these bins: {', '.join(covered)}."
     )
-    yield Table(("number", *heads), rows)
+    if rows:
+        yield Table(("number", *heads), rows)
 
 
 def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:

@@ -178,9 +178,10 @@ def test_cut_off_replies_are_counted(compared) -> None:
 def test_a_system_message_is_given_to_models(models, tmp_path) -> None:
     options = {"limit": 4, "decoding": SHORT, "metrics": ["completion_perplexity", "empathy_axes"], "resamples": 0}
     options |= {"store": False, "show": False, "output": tmp_path / "out"}
-    plain, told = (evaluate_models({"base": models["base"]}, **options, system=text) for text in (None, "Be kind."))
-    assert told.replies["base"] != plain.replies["base"]
-    assert told.numbers("base")["perplexity"] != plain.numbers("base")["perplexity"]
+    plain, told = (
+        evaluate_models({"adapter": models["adapter"]}, **options, system=text) for text in (None, "Be kind.")
+    )
+    assert told.numbers("adapter")["perplexity"] != plain.numbers("adapter")["perplexity"]
     assert told.references["numbers"] == plain.references["numbers"]  # scorers read no system message
     assert (plain.settings["system"], told.settings["system"]) == (None, "Be kind.")
     assert 'the system message "Be kind."' in str(told)
@@ -197,7 +198,7 @@ def test_axes_of_small_numbers_are_read_as_the_tables(tmp_path) -> None:
     figure.savefig(tmp_path / "numbers.png")
     for panel, name in zip(figure.axes, numbers, strict=True):
         low, high = panel.get_xlim()
-        assert high - low >= 0.1, name
+        assert high - low > 0.099, name
         assert (low < 0) == (name == "sensibility_difference"), name
         assert not panel.xaxis.get_offset_text().get_text(), name
 
@@ -210,7 +211,9 @@ def test_no_row_of_the_differences_says_the_same_twice(compared) -> None:
         same = [pair["numbers"][name]["difference"] for name in ("sensibility", "sensibility_difference")]
         assert same[0] == pytest.approx(same[1])
         assert pair["numbers"]["sensibility_difference"]["p_holm"] is None
-    assert str(found).count("sensibility_difference") == 2  # in the tables of numbers, not among the differences
+    numbers, differences = str(found).split("Differences\n")
+    assert "sensibility_difference" in numbers
+    assert "sensibility_difference" not in differences
 
 
 def test_one_number_of_each_metric_is_claimed(compared) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import EmpathyError
 from ee_trl.evaluation import evaluate_models, read_eval_set
 from ee_trl.evaluation.candidates import load_candidate
-from ee_trl.evaluation.generation import Decoding, StoredReplies, generate_replies
+from ee_trl.evaluation.generation import Decoding, StoredReplies, generate_batch, generate_replies
 
 
 SHORT = Decoding(max_new_tokens=8)
@@ -101,22 +102,22 @@ def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
     assert "word 0" not in text
 
 
-def test_a_reply_without_an_end_is_cut_off(models) -> None:
-    loaded = load_candidate(models["base"])
-    prompts = read_eval_set(limit=6).prompts
-    whole = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
-    ids = [loaded.tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in whole]
-    assert [reply.cut_off for reply in whole] == [True] * 6, ids
-    end, config = loaded.model.generation_config.eos_token_id, loaded.model.generation_config
-    config.eos_token_id = [end, ids[0][3]]  # the first reply now ends with its fourth token
-    again = generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT)
-    assert not again[0].cut_off
-    assert len(again[0]) < len(whole[0])
-    for reply, tokens in zip(again, ids, strict=True):
-        assert reply.cut_off == (ids[0][3] not in tokens)
-    config.eos_token_id = None
-    assert all(reply.cut_off for reply in generate_replies(loaded.model, loaded.tokenizer, prompts, decoding=SHORT))
-    assert [reply.cut_off for reply in pickle.loads(pickle.dumps(whole))] == [True] * 6
+@pytest.mark.parametrize(("ends", "cut"), [(9, [True, False, True]), ([9, 7], [False] * 3), (None, [True] * 3)])
+def test_a_reply_without_an_end_is_cut_off(ends, cut) -> None:
+    made = torch.tensor([[5, 5, 5, 7], [5, 9, 0, 0], [0, 7, 7, 7]])  # 0 is the padding
+    model = SimpleNamespace(
+        device="cpu",
+        generation_config=SimpleNamespace(eos_token_id=ends),
+        generate=lambda input_ids, **options: torch.cat([input_ids, made], dim=1),
+    )
+    tokenizer = SimpleNamespace(
+        pad_token_id=0, batch_decode=lambda rows, **options: [str(row.tolist()) for row in rows]
+    )
+    replies = generate_batch(model, tokenizer, [[1], [1, 2], [3]], Decoding(4))
+    assert replies == ["[5, 5, 5, 7]", "[5, 9, 0, 0]", "[0, 7, 7, 7]"]
+    assert [reply.cut_off for reply in replies] == cut
+    assert [reply.cut_off for reply in pickle.loads(pickle.dumps(replies))] == cut  # as processes send it
+    assert not any(reply.cut_off for reply in generate_batch(model, tokenizer, [[1], [1, 2], [3]], Decoding(5)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

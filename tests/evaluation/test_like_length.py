@@ -63,7 +63,9 @@ def test_every_candidate_and_the_references_have_their_numbers(compared: tuple[C
         low, high = entry["intervals"]["sensibility"]
         assert low <= entry["numbers"]["sensibility"] <= high
         assert 0 < entry["covered"] <= 1
-    assert entries["long"]["numbers"]["sensibility"] - entries["short"]["numbers"]["sensibility"] < 0.3
+    raw = found.numbers("long")["sensibility"] - found.numbers("short")["sensibility"]
+    alike = entries["long"]["numbers"]["sensibility"] - entries["short"]["numbers"]["sensibility"]
+    assert alike < raw / 2
     assert found.references["like_length"]["covered"] == 0  # all are longer
     page, text = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
     for part in ("Empathy at like length", "same distribution of lengths"):

@@ -96,8 +96,9 @@ def test_quickstart_and_the_whole_method(library: str, idle: pytest.MonkeyPatch,
     assert "pip install 'ee-trl[metrics]'" in capsys.readouterr().err
     with pytest.raises(MissingExtraError, match=library):
         run(PipelineArguments(), None, None)
-    with pytest.raises(MissingExtraError, match=library):
-        EmpathyEvalCallback(None)
+    if library == "nltk":
+        with pytest.raises(MissingExtraError, match=library):
+            EmpathyEvalCallback(None)
 
 
 @pytest.mark.parametrize("command", ["sweep", "summary"])
