@@ -22,6 +22,7 @@ from ..data.dialogue import Dialogue
 from ..errors import ScorerError
 from ..files import digest
 from . import features as ft
+from .base import PairScorer
 
 
 WEIGHTS_FILE = "weights.npz"
@@ -100,7 +101,7 @@ def _log_notice() -> None:
     logger.warning(LICENCE_NOTICE)
 
 
-class LinearScorer:
+class LinearScorer(PairScorer):
     """
     Scores a reply with two linear models over hashed features of the reply and the utterances before it.
 
