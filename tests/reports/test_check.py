@@ -263,7 +263,9 @@ def test_bad_columns_and_options_are_named() -> None:
     with pytest.raises(EmpathyError, match="ties"):
         behaviour_check("linear", ties="up")
     with pytest.raises(EmpathyError, match="linaer"):
-        behaviour_check("linaer")
+        behaviour_check([ByKind("never asked", lambda kind: pytest.fail("scored")), "linaer"])
+    with pytest.raises(ScoresError, match="no dialogue with a reply"):
+        behaviour_check("linear", Dataset.from_dict({"context": [["Hello."]], "response": [""]}))
 
 
 # ---- the command, reports and cards --------------------------------------------------------------------------------
