@@ -37,6 +37,7 @@ def add_select(commands: Any) -> None:
     )
     card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
     card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
+    card.add_argument("--check", metavar="FILE", help="check.json of `ee-trl check -o`, for the card")
 
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +92,8 @@ def run_select(args: argparse.Namespace) -> int:
     if card_path:
         from ..reports.cards import card_of
 
-        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(scored, chosen, **named)
+        given = options.picked(args, "license", "agreement", "check")
+        card = card_of(scored, chosen, source=args.scored, file=path.name, **given)
     features, tables = selector.select_tables(scored, chosen)
     if args.format == "argilla":
         write_json(path, argilla_records(to_dataset(tables, features)))
@@ -126,7 +127,7 @@ def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
     from ..reports.cards import is_own_card
 
     if not args.card:
-        given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
+        given = [f"--{name}" for name in ("license", "agreement", "check") if getattr(args, name)]
         if given:
             raise EmpathyError(f"{given[0]} goes with --card")
         return None
@@ -149,6 +150,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from ..data.samples import read_scores
     from ..selection import sweep
 
+    options.check_plot(args)
     grid = options.grid(args.grid)
     scores = read_scores(options.open_input(args.scored, args))
     rows = sweep(scores.sensibility, scores.rationality, grid, args.ties)
@@ -175,6 +177,7 @@ def run_summary(args: argparse.Namespace) -> int:
     from ..display import as_text
     from ..reports.rubric import rubric_of_file, rubric_parts
 
+    options.check_plot(args)
     selector = options.make_selector(args)
     scored = options.open_input(args.scored, args)
     summary = selector.summary(scored)

@@ -421,13 +421,13 @@ def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:
 
 
 def dialogue_tables(
-    dataset: Dataset, turns: Turns = "each", left_out: Counter[str] | None = None
+    dataset: Dataset, turns: Turns = "each", left_out: Counter[str] | None = None, columns: Iterable[str] = ()
 ) -> tuple[Features, Iterator[pa.Table]]:
     """
     Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
 
     Returns `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
-    both scores), and the tables as they are made.
+    both scores, and these `columns`), and the tables as they are made.
     """
     from datasets import Features
 
@@ -435,6 +435,7 @@ def dialogue_tables(
     scores = [
         name for name in (*AXES, "score_status", FLAG) if name in features and all(axis in features for axis in AXES)
     ]
+    scores += [name for name in columns if name not in scores]
     types = training_features(features)
     out = Features({name: types[name] for name in (*SIDES, *scores)})
     batches = iter_samples(dataset, turns)

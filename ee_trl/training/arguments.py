@@ -228,7 +228,7 @@ class OnlineArguments(DataArguments):
 
     empathy_policy: str = _option(
         "sensibility",
-        "The policy that draws and weighs: sensibility, rationality, gate, soft, curriculum, loss_aware or bandit.",
+        "The policy: sensibility, rationality, gate, soft, curriculum, loss_aware, bandit or column.",
     )
     empathy_policy_options: Options = _option(None, "A mapping in YAML, or JSON: '{\"tau_start\": 3}'. Default: none.")
     empathy_warmup: str = _option("0", "Training without the policy first: steps (10), or a share (0.1).")

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
-from ..data.chat import fitted, template_options
+from ..data.chat import chat_ids, fitted, template_options
 from ..data.dialogue import Dialogue, conversations
 from ..data.mapping import mapped
 from ..data.reading import open_dataset
@@ -253,6 +253,21 @@ def in_template(dataset: Dataset, tokenizer: Any, name: str, join: bool = False)
         return dataset
     added = {CHAT_OPTIONS: told} if told else {}
     return dataset.map(lambda row, i: {**changes.get(i, {}), **added}, with_indices=True, desc="Fitting the template")
+
+
+def untrained(rows: Dataset, trainer: Any, tokenizer: Any) -> int:
+    """
+    How many rows a trainer does not train on, because `max_length` leaves nothing of their replies.
+
+    TRL drops these rows, unless it packs rows or trains on prompts too; then the tokens before the reply tell.
+    """
+    args = trainer.args
+    if not args.packing and trainer.completion_only_loss:
+        return len(rows) - len(trainer.train_dataset)
+    cuts = args.packing_strategy == "bfd" if args.packing else args.truncation_mode == "keep_start"
+    if args.max_length is None or not cuts:
+        return 0
+    return sum(len(chat_ids(tokenizer, prompt, prompt=True)) >= args.max_length for prompt in rows["prompt"])
 
 
 def read_rows(path: Path) -> Dataset:
