@@ -14,9 +14,7 @@ def add_check(commands: Any) -> None:
     parser = options.new_command(commands, "check", run_check, "linear distilled --data dialogues.parquet -o check")
     add = parser.add_argument
     add("scorers", nargs="+", metavar="SCORER", help="name, folder or hub id; random and length are always added")
-    add("--data", metavar="DATASET", help=f"your dialogues with good replies: {options.DATA_HELP}")
-    add("--split", help="split of a data set that has several (default: its only one)")
-    add("--config", help="configuration name of a hub data set")
+    options.add_input(parser, "--data", f"your dialogues with good replies: {options.DATA_HELP}")
     add("--limit", type=int, metavar="N", help="at most N rows of the data, evenly spaced")
     add("--human", nargs="+", default=(), metavar="COLUMN", help="columns of the data with ratings by people")
     add("--by", metavar="COLUMN", help="column that names the dialogue; ratings and scores are averaged over it")
@@ -40,7 +38,9 @@ def run_check(args: argparse.Namespace) -> int:
     from ..reports.check import behaviour_check
     from ..reports.check_page import NAMES, check_figure, write_check
 
-    given = [f"--{name}" for name in ("split", "config", "limit", "human", "by") if getattr(args, name)]
+    given = [
+        f"--{name}" for name in ("split", "config", "encoding", "map", "limit", "human", "by") if getattr(args, name)
+    ]
     if given and not args.data:
         raise FormatError(f"{', '.join(given)} goes with --data")
     folder = None

@@ -256,7 +256,8 @@ def _section(
     scorer: str | None,
 ) -> str:
     report = Path(scorer) / "report.json" if scorer and kind_of_folder(scorer) == "encoder" else None
-    check = read_json(report).get("check") if report and report.is_file() else None
+    known = read_json(report) if report and report.is_file() else bundled_scorer(scorers)
+    check = known.get("check")
     parts = [
         Heading(f"Training data: what was {done}, and why"),
         Markup(what),
@@ -376,7 +377,8 @@ def check_text(scorers: Sequence[str], *reports: str | os.PathLike[str] | None) 
     """
     The scorer's behavioural check as Markdown, from the first report of `check` or `agreement` that has it.
 
-    It is empty where none is found; raises [`EmpathyError`] if the first report is given and is about other scorers.
+    A bundled scorer's is known. The text is empty where none is found; raises [`EmpathyError`] if the first report is
+    given and is about other scorers.
     """
     for path in (path for path in reports if path is not None):
         try:
@@ -390,7 +392,8 @@ def check_text(scorers: Sequence[str], *reports: str | os.PathLike[str] | None) 
             raise EmpathyError(f"{os.fspath(path)!r} is not a report of this package: {error}") from error
     if reports and reports[0] is not None:
         raise EmpathyError(f"{os.fspath(reports[0])!r} has no behavioural check of {', '.join(scorers)}")
-    return Markup("")
+    known = bundled_scorer(scorers).get("check")
+    return Markup(as_markdown(check_parts(known)) if known else "")
 
 
 def _measured(scorers: Sequence[str], path: Path) -> Markup:

@@ -107,7 +107,7 @@ class BehaviourCheck(Displayed):
     def parts(self) -> Iterator[str | Table]:
         """Ranks and kept shares of all scorers side by side, quadrants and flags of each, correlations with people."""
         t_s, t_r = self.threshold
-        yield f"Behavioural check at T = {t_s:g} (sensibility) and {t_r:g} (rationality). ✗: misses the bar."
+        yield f"Behavioural check at T = {t_s:g} (sensibility) and {t_r:g} (rationality). ! marks a missed bar."
         yield Heading(f"The check set: {self.contexts:,} contexts")
         yield from self._section("kinds")
         if self.dialogues:
@@ -153,7 +153,7 @@ def check_tables(scorers: Mapping[str, Mapping[str, Any]], part: str = "kinds") 
 
 def check_parts(scorers: Mapping[str, Mapping[str, Any]], title: str = "") -> list[str | Table]:
     """The check of one scorer beside the baselines, for a report or a card."""
-    about = "Bad replies to the contexts of `ee-trl check` must rank below the kind ones. ✗: misses the bar."
+    about = "Bad replies to the contexts of `ee-trl check` must rank below the kind ones. ! marks a missed bar."
     return [Heading(f"Behavioural check{title}"), about, *check_tables(scorers)]
 
 
@@ -181,7 +181,7 @@ def _bar(bars: Mapping[str, float], name: str) -> str:
 def _cell(row: Mapping[str, Any], name: str) -> str:
     found = row[name]
     text = with_interval(found["share"], found["interval"], ".2f" if name == AUC else ".0%")
-    return f"{text} ✗" if name in row["missed"] else text
+    return f"{text} !" if name in row["missed"] else text
 
 
 def behaviour_check(
@@ -240,13 +240,17 @@ def behaviour_check(
     pair = thresholds(threshold)
     check_count("resamples", resamples, 0)
     check_choice("ties", ties, TIES, SelectionError)
+    options = {"threshold": pair, "ties": ties, "store": store, "retry_failures": retry_failures, **scorer_options}
+    waiting = {  # loaded one after the other; but a name that is wrong is refused now
+        name: one if isinstance(one, ScoringRun) else DatasetScorer(one, **options)
+        for name, one in _named(scorers).items()
+    } | {name: ScoringRun(Baseline(name)) for name in BASELINES}
     rated = Rated() if data is None else read_rated(data, turns, human, by, limit)
     cases = {"kinds": set_cases(seed), "data": corrupted_cases(rated.dialogues, seed)}
-    options = {"threshold": pair, "ties": ties, "store": store, "retry_failures": retry_failures, **scorer_options}
     found: dict[str, dict[str, Any]] = {}
-    for name, spec in {**_named(scorers), **{name: Baseline(name) for name in BASELINES}}.items():
-        run = spec if isinstance(spec, ScoringRun) else ScoringRun(spec) if name in BASELINES else None
-        run = run or DatasetScorer(spec, **options).new_run()
+    for name in list(waiting):
+        one = waiting.pop(name)
+        run = one if isinstance(one, ScoringRun) else one.new_run()
         with progress_bar(total=sum(map(len, cases.values())), label=name, show=show_progress, unit="replies") as bar:
             scored = {part: _score(run, [case.dialogue for case in of], bar) for part, of in cases.items()}
         true = [i for i, case in enumerate(cases["data"]) if case.kind == TRUE]
@@ -265,9 +269,14 @@ def _named(scorers: Any) -> dict[str, Any]:
     if isinstance(scorers, (str, os.PathLike)) or not isinstance(scorers, Iterable):
         scorers = [scorers]
     if not isinstance(scorers, Mapping):
-        paths = (str, os.PathLike)
-        scorers = {os.fspath(one) if isinstance(one, paths) else one.fingerprint: one for one in scorers}
+        scorers = {_name_of(one): one for one in scorers}
     return {name: scorer for name, scorer in scorers.items() if name not in BASELINES}
+
+
+def _name_of(scorer: Any) -> str:
+    if isinstance(scorer, (str, os.PathLike)):
+        return os.fspath(scorer)
+    return getattr(scorer.scorer if isinstance(scorer, ScoringRun) else scorer, "fingerprint", repr(scorer))
 
 
 class _Scored(NamedTuple):

@@ -45,12 +45,18 @@ def read_rated(
     for name in wanted:
         check_choice("column", name, columns_of(dataset), ScoresError)
     found = [
-        (sample.dialogue, row[by] if by else batch.numbers[sample.row], [_rating(row[name], name) for name in human])
+        (
+            sample.dialogue,
+            batch.numbers[sample.row] if by is None or row[by] is None else repr(row[by]),
+            [_rating(row[name], name) for name in human],
+        )
         for batch in iter_samples(dataset, turns, columns=wanted)
         for sample in batch.samples
         for row in [batch.rows[sample.row]]
         if sample.dialogue is not None
     ]
+    if not found:
+        raise ScoresError("the data have no dialogue with a reply; give dialogues in a form that `ee-trl score` reads")
     keys = list(dict.fromkeys(key for _, key, _ in found))
     kept = {keys[i] for i in spread(len(keys), limit)}
     found = [one for one in found if one[1] in kept]

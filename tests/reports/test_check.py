@@ -263,7 +263,9 @@ def test_bad_columns_and_options_are_named() -> None:
     with pytest.raises(EmpathyError, match="ties"):
         behaviour_check("linear", ties="up")
     with pytest.raises(EmpathyError, match="linaer"):
-        behaviour_check("linaer")
+        behaviour_check([ByKind("never asked", lambda kind: pytest.fail("scored")), "linaer"])
+    with pytest.raises(ScoresError, match="no dialogue with a reply"):
+        behaviour_check("linear", Dataset.from_dict({"context": [["Hello."]], "response": [""]}))
 
 
 # ---- the command, reports and cards --------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def test_the_command_writes_one_report_of_several_scorers(tmp_path: Path, capsys
     command = ["check", "linear", "random", "length", "--data", str(tmp_path / "rated.parquet"), "--human", "rating"]
     assert main([*command, "-o", str(tmp_path / "out"), "--no-store", "-q"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^cruel +at least 95% .*✗", shown, re.MULTILINE)
+    assert re.search(r"^cruel +at least 95% .*%\) !", shown, re.MULTILINE)
     found = read_json(tmp_path / "out/check.json")
     assert list(found["scorers"]) == ["linear", *BASELINES]
     assert found["versions"]["ee-trl"]
