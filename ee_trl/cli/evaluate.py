@@ -19,7 +19,7 @@ def add_evaluate(commands: Any) -> None:
         run_evaluate,
         "test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
     )
-    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
+    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name", reading=False)
     add, repeated = parser.add_argument, options.REPEATED
     add("--model", **repeated, metavar="[NAME=]FOLDER", help="folder or hub id; repeatable")
     note = "replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable"
@@ -34,7 +34,9 @@ def add_evaluate(commands: Any) -> None:
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("generation").add_argument
-    add("--max-new-tokens", type=int, default=64, metavar="N", help="(default: 64)")
+    note = "the report counts the replies that this cuts off (default: 128)"
+    add("--max-new-tokens", type=int, default=128, metavar="N", help=note)
+    add("--system", metavar="TEXT", help="the system message of every dialogue (default: the data's own, if any)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
     add("--batch-size", type=int, default=16, metavar="N", help="(default: 16)")
@@ -59,7 +61,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 
 
 PASSED_ON = (
-    *("predictions", "limit", "split", "config", "turns", "ties", "tokenizer", "epitome", "bertscore_model"),
+    *("predictions", "limit", "split", "config", "turns", "system", "ties", "tokenizer", "epitome", "bertscore_model"),
     *("bertscore_layers", "judge", "judge_pairs", "batch_size", "dtype", "baseline", "resamples", "seed"),
 )
 
@@ -101,7 +103,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def add_train_epitome(commands: Any) -> None:
     """Adds `ee-trl train-epitome`."""
     parser = options.new_command(commands, "train-epitome", run_train_epitome, "epitome.parquet -o epitome")
-    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}")
+    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}", reading=False)
     options.add_output(parser, "folder for the classifier")
     add = parser.add_argument
     add("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")

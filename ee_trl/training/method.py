@@ -19,6 +19,7 @@ from ..data.samples import read_scores
 from ..data.tables import tables_of, write_file
 from ..display import Code, Heading, Markup, Table, Title
 from ..evaluation.eval_set import EvalSet, read_eval_set
+from ..evaluation.measures import check_libraries
 from ..files import package_versions, read_json, write_json, write_text
 from ..moe.checkpoint import digest, resolve_folder
 from ..moe.compose import average_experts, compose_moe
@@ -36,8 +37,8 @@ from .data import (
     score_together,
     with_scores,
 )
-from .expert import ExpertRun
-from .report import ALL, examples, measure_model, metrics_table, picture, write_page
+from .expert import SELECTION_DIR, ExpertRun
+from .report import ALL, METRICS, examples, measure_model, metrics_table, picture, write_page
 from .router import MoERun
 from .run import identity_of
 from .stages import Stage, Stages
@@ -55,6 +56,8 @@ class EfficientEmpathy:
     """One run of the whole method, and its folder; TRL's arguments are the experts'. Without a model, trains one."""
 
     def __init__(self, args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+        if args.empathy_eval_replies:
+            check_libraries(METRICS)
         self.args, self.training_args, self.model_args = args, training_args, model_args
         self.state = PartialState()
         self.folder = Path(training_args.output_dir or "trainer_output").resolve()
@@ -90,6 +93,7 @@ class EfficientEmpathy:
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
+            **{name: value for name, value in args.reading_options().items() if value},
             **_VERSION,
         }
 
@@ -178,7 +182,7 @@ class EfficientEmpathy:
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
         own |= dict.fromkeys(("datasets", "test_split_size", "dataset_config", "dataset_test_split"))
-        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control")}
+        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control", "encoding", "map")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:
@@ -254,6 +258,10 @@ class EfficientEmpathy:
         made_by = {name: stage.folder.name for name, stage in self.stages.done.items()}
         select, router = self.stages.done["select"].folder, self.stages.done[ROUTER].folder
         selection, routing = read_json(select / "selection.json"), read_json(router / RECORD)
+        folders = {name: self.stages.done[name].folder / SELECTION_DIR for name in selection["sets"]}
+        records = {name: read_json(folder / "selection.json") for name, folder in folders.items()}
+        untrained = {name: record.get("not_trained_on", 0) for name, record in records.items()}
+        selection["not_trained_on"] = untrained
         replies = {name: found.pop("replies") for name, found in evaluated.items()}
         metrics = {name: found["metrics"] for name, found in evaluated.items()}
         parts = [
@@ -261,7 +269,10 @@ class EfficientEmpathy:
             Heading("What was selected"),
             f"{selection['samples']:,} samples, scored by {', '.join(selection['scorer'])}, at T = "
             f"{' and '.join(f'{t:g}' for t in selection['threshold'])}.",
-            Table(("set", "samples"), [(name, f"{n:,}") for name, n in selection["sets"].items()]),
+            Table(
+                ("set", "samples", "not trained on"),
+                [(name, f"{n:,}", f"{untrained[name]:,}") for name, n in selection["sets"].items()],
+            ),
             picture(select / "plane.png", self.folder, "score plane"),
             Heading("Held-out perplexity"),
             f"Perplexity of the reference replies, lower is better: over {ALL} tokens, and by quadrant.",

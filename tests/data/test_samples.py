@@ -19,7 +19,7 @@ from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import all_dialogues, iter_row_samples, iter_samples, read_samples
 from ee_trl.distillation.labels import open_pool
 from ee_trl.evaluation.eval_set import read_eval_set
-from ee_trl.online.alignment import RowDialogues
+from ee_trl.online.dialogues import RowDialogues
 from ee_trl.scoring.judged import read_judged
 from ee_trl.training.data import apart
 
@@ -125,7 +125,7 @@ READERS: list[Callable[[Dataset], tuple[int, int]]] = [label, distill, evaluate,
 @pytest.mark.parametrize("reader", READERS)
 def test_a_damaged_row_is_left_out_and_counted_as_by_score(reader: Any, damaged: Dataset) -> None:
     plain = damaged.remove_columns(["sensibility", "rationality"])
-    statuses = EmpathyDataSelector(show_progress=False).score(plain)["score_status"]
+    statuses = EmpathyDataSelector("linear", show_progress=False).score(plain)["score_status"]
     assert statuses[BAD] == "invalid_text"
     assert reader(damaged) == (statuses[:].count("scored"), 1)
 

@@ -215,7 +215,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dialogues = load_sample("test")
     dialogues.to_parquet(folder / "dialogues.parquet")
     for name in ("scored.parquet", "scored.jsonl"):
-        assert main(["score", str(folder / "dialogues.parquet"), "-o", str(folder / name), "-q"]) == 0
+        assert (
+            main(["score", str(folder / "dialogues.parquet"), "-o", str(folder / name), "--scorer", "linear", "-q"])
+            == 0
+        )
     rows = [
         {
             "context": [row["messages"][0]["content"]],
@@ -273,10 +276,15 @@ def test_given_scores_against_a_scorer_with_a_report(folder: Path, capsys: pytes
     assert (report["a"]["name"], report["a"]["fingerprint"], report["a"]["injection"]) == ("given", "given", None)
     assert report["a"]["unscored"] == report["b"]["unscored"] == {"empty_response": 1}
     assert report["b"]["injection"]["families"]["all"]["scored"] == 300
-    assert "## Prompt injection: B" in (folder / "report/agreement.md").read_text()
+    page = (folder / "report/agreement.md").read_text()
+    assert "## Prompt injection: B" in page
+    assert report["a"]["check"] is None
+    assert list(report["b"]["check"]) == ["linear", "length", "random"]
+    assert "## Behavioural check: B" in page
     assert main(args) == 3
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*args, "--overwrite", "--no-injection"]) == 0
+    assert main([*args, "--overwrite", "--no-injection", "--no-check"]) == 0
+    assert "Behavioural" not in (folder / "report/agreement.md").read_text()
 
 
 def test_a_limit_takes_an_evenly_spaced_subset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +312,12 @@ def test_raw_conversations_are_compared_with_their_scored_file(tmp_path: Path, c
     ]
     rows = rows[::2] + rows[1::2]  # neighbours need not belong together
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert main(["score", str(tmp_path / "raw.jsonl"), "-o", str(tmp_path / "scored.parquet"), "-q"]) == 0
+    assert (
+        main(
+            ["score", str(tmp_path / "raw.jsonl"), "-o", str(tmp_path / "scored.parquet"), "--scorer", "linear", "-q"]
+        )
+        == 0
+    )
     capsys.readouterr()
     found = run_json(
         capsys, "agreement", tmp_path / "raw.jsonl", tmp_path / "scored.parquet", "linear", "--no-injection"

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetInfo
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 from trl.trainer.utils import generate_model_card
 
-from ee_trl import EmpathyDataSelector, load_sample
+from ee_trl import EmpathyDataSelector, behaviour_check, load_sample
 from ee_trl.cli.main import main
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import read_scores
@@ -29,7 +29,15 @@ from ee_trl.reports.cards import (
     selection_section,
     with_section,
 )
-from ee_trl.reports.licence import UNKNOWN, Origin, find_licence, given_licence, scorer_terms, shared_licence
+from ee_trl.reports.licence import (
+    UNKNOWN,
+    Origin,
+    bundled_scorer,
+    find_licence,
+    given_licence,
+    scorer_terms,
+    shared_licence,
+)
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -56,7 +64,7 @@ def head(card: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def selector() -> EmpathyDataSelector:
-    return EmpathyDataSelector(show_progress=False)
+    return EmpathyDataSelector("linear", show_progress=False)
 
 
 # ---- what it says --------------------------------------------------------------------------------------------------
@@ -79,8 +87,8 @@ def test_size_category(kept: int, size: str, selector: EmpathyDataSelector) -> N
 
 
 def test_a_source_on_the_hub_is_named_in_full_and_a_file_by_its_name_alone(tmp_path: Path) -> None:
-    scores, summary = read_scores(rows()), EmpathyDataSelector().summary(rows())
-    chosen = EmpathyDataSelector().choose(rows())
+    scores, summary = read_scores(rows()), EmpathyDataSelector("linear").summary(rows())
+    chosen = EmpathyDataSelector("linear").choose(rows())
     card = dataset_card(scores, chosen, summary, source="org/dialogues")
     assert head(card)["source_datasets"] == ["org/dialogues"]
     assert "samples of `org/dialogues`" in str(card)
@@ -211,6 +219,25 @@ def test_an_agreement_report_is_quoted_if_it_is_about_the_scorer(
         selector.card(scored, agreement=tmp_path / "no.json")
 
 
+def test_a_behavioural_check_is_shown_if_it_is_about_the_scorer(
+    selector: EmpathyDataSelector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, path = selector.score(load_sample("test")), tmp_path / "check.json"
+    found = behaviour_check({"mine": selector.scorer}, show_progress=False)
+    write_json(path, found.to_dict())
+    text = str(selector.card(scored, check=path))
+    assert "## Behavioural check" in text
+    assert "| kind of reply | bar | mine | length | random |" in text
+    with pytest.raises(EmpathyError, match="has no behavioural check of given"):
+        selector.card(rows(), check=path)
+    path.write_text("[1]")
+    with pytest.raises(EmpathyError, match="not a report of this package"):
+        selector.card(scored, check=path)
+    known = {"fingerprint": selector.scorer.fingerprint, "check": found.scorers}
+    monkeypatch.setattr("ee_trl.reports.cards.bundled_scorer", lambda scorers: bundled_scorer(scorers) | known)
+    assert "| kind of reply | bar | mine | length | random |" in str(selector.card(scored))
+
+
 HOSTILE = (
     "a | b\n\n# c",
     "<img src=x onerror=1>",
@@ -261,7 +288,7 @@ def test_the_licence_of_dialogues_reaches_the_card_through_their_scores(tmp_path
     load_sample("test").to_parquet(source / "dialogues.parquet")
     (source / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     scored = tmp_path / "scores" / "scored.parquet"
-    assert main(["score", str(source / "dialogues.parquet"), "-o", str(scored), "-q"]) == 0
+    assert main(["score", str(source / "dialogues.parquet"), "-o", str(scored), "--scorer", "linear", "-q"]) == 0
     assert main(["select", str(scored), "-o", str(tmp_path / "out" / "s.parquet"), "--card", "-q"]) == 0
     assert head((tmp_path / "out" / "README.md").read_text())["license"] == "cc-by-4.0"
 
