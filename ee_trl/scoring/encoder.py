@@ -17,6 +17,7 @@ from ..errors import ScorerError, check_choice, check_count
 from ..files import read_json, write_json
 from .base import BatchedScorer, ScoredBatch, folder_of, local_device
 from .features import extract, tokenise
+from .flags import RULE_FLAGS, RuleFlags, check_other_language
 from .judge.loading import DTYPES, content_of
 from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
@@ -208,6 +209,8 @@ class EncoderScorer(BatchedScorer):
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
             changes the last digits of scores, so it is part of the fingerprint.
+        other_language (`str`, *optional*, defaults to `"flag"`):
+            See [`~ee_trl.scoring.flags.check_other_language`]. Only a scorer of canonical text, which is English, flags.
 
     Raises:
         [`ScorerError`]: The folder is not a distilled scorer, or an option is unknown.
@@ -223,13 +226,19 @@ class EncoderScorer(BatchedScorer):
         revision: str | None = None,
         trust_remote_code: bool = False,
         token_budget: int | None = None,
+        other_language: str = "flag",
     ) -> None:
+        unscored = check_other_language(other_language)
         check_choice("dtype", dtype, DTYPES, ScorerError)
         check_choice("quantization", quantization, ("none", "int8"), ScorerError)
         if token_budget is not None:
             check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
+        self.flags = RULE_FLAGS if self.settings.inputs.text == "canonical" else ()
+        if unscored and not self.flags:
+            raise ScorerError(f"the scorer {os.fspath(path)!r} may read any language; leave other_language out")
+        self._rules = RuleFlags(other_language)
         where = torch.device(device or local_device())
         precision = _precision(dtype, where)
         self.model, self.tokenizer = _loaded(folder, precision, quantization, where, trust_remote_code)
@@ -241,7 +250,7 @@ class EncoderScorer(BatchedScorer):
             self._words = RawModel(weights)
             content += f"+{fingerprint_of(weights)}"
         computed = quantization if quantization != "none" else str(precision).removeprefix("torch.")
-        self.fingerprint = f"{_LAYOUT}/{content}/{computed}/budget:{self.token_budget}"
+        self.fingerprint = f"{_LAYOUT}/{content}/{computed}/budget:{self.token_budget}{unscored}"
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
@@ -249,9 +258,11 @@ class EncoderScorer(BatchedScorer):
         texts = inputs.encode(self.tokenizer, dialogues)
         batches = output_batches(self.model, self.tokenizer, texts, self.token_budget, inputs.max_length)
         for members, raw, forward_tokens in batches:
-            scores = calibrate(self._with_words(raw, [dialogues[i] for i in members]), self.settings.knots)
+            own = [dialogues[i] for i in members]
+            scores = calibrate(self._with_words(raw, own), self.settings.knots)
             tokens = sum(len(texts[i]["input_ids"]) for i in members)
-            yield ScoredBatch(members, scores, tokens=tokens, forward_tokens=forward_tokens)
+            batch = ScoredBatch(members, scores, tokens=tokens, forward_tokens=forward_tokens)
+            yield self._rules.applied(batch, own, [tokenise(d.response) for d in own]) if self.flags else batch
 
     def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """Predictions before calibration, shape `(n, 2)`."""

@@ -22,6 +22,8 @@ from ..data.dialogue import Dialogue
 from ..errors import ScorerError
 from ..files import digest
 from . import features as ft
+from .base import BatchedScorer, ScoredBatch
+from .flags import RULE_FLAGS, RuleFlags, check_other_language
 
 
 WEIGHTS_FILE = "weights.npz"
@@ -100,7 +102,7 @@ def _log_notice() -> None:
     logger.warning(LICENCE_NOTICE)
 
 
-class LinearScorer:
+class LinearScorer(BatchedScorer):
     """
     Scores a reply with two linear models over hashed features of the reply and the utterances before it.
 
@@ -111,6 +113,7 @@ class LinearScorer:
         path (`str` or `os.PathLike`, *optional*):
             Folder of other weights, as written by `scripts/train_linear_scorer.py`. Defaults to the bundled weights,
             which are for non-commercial use only; that is logged once per process.
+        other_language (`str`, *optional*, defaults to `"flag"`): See [`~ee_trl.scoring.flags.check_other_language`].
 
     Example:
 
@@ -126,23 +129,26 @@ class LinearScorer:
 
     licence_notice = LICENCE_NOTICE
     stored = False  # it is cheaper than looking a score up
+    flags = RULE_FLAGS
 
-    def __init__(self, path: str | os.PathLike | None = None):
+    def __init__(self, path: str | os.PathLike | None = None, *, other_language: str = "flag"):
         weights = load_weights(BUNDLED if path is None else path)
-        self.fingerprint: str = fingerprint_of(weights)
+        self.fingerprint: str = fingerprint_of(weights) + check_other_language(other_language)
+        self._rules = RuleFlags(other_language)
         self._model = RawModel(weights)
         self._knots = weights["knots"].astype(np.float64)
         if path is None:
             _log_notice()
 
-    def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Sensibility and rationality in [0, 10], shape `(n, 2)`; NaN where the reply is blank."""
-        scores = np.empty((len(dialogues), len(AXES)))
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        """Batches of some thousand dialogues with their flags; NaN where the reply is blank."""
         for start in range(0, len(dialogues), _CHUNK):
             chunk = dialogues[start : start + _CHUNK]
-            scores[start : start + len(chunk)] = calibrate(self._model.predict(ft.extract(chunk)), self._knots)
-        scores[[not dialogue.response.strip() for dialogue in dialogues]] = np.nan
-        return scores
+            features = ft.extract(chunk)
+            scores = calibrate(self._model.predict(features), self._knots)
+            scores[[not dialogue.response.strip() for dialogue in chunk]] = np.nan
+            batch = ScoredBatch(range(start, start + len(chunk)), scores)
+            yield self._rules.applied(batch, chunk, features.replies)
 
 
 class RawModel:
