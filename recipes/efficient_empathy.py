@@ -23,21 +23,25 @@ inputs changed, or goes on where they were interrupted.
 
 from __future__ import annotations
 
-from trl import ModelConfig, SFTConfig, TrlParser
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ee_trl.training.arguments import PipelineArguments, recipe_parser, run_recipe
-from ee_trl.training.method import EfficientEmpathy
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+make_parser = partial(recipe_parser, PipelineArguments, output_dir="runs/efficient_empathy", dtype="auto")
 
 
 def main(empathy_args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Does every stage that is not done yet, and names the report."""
+    from ee_trl.training.method import EfficientEmpathy
+
     EfficientEmpathy(empathy_args, training_args, model_args).run()
 
 
-def make_parser() -> TrlParser:
-    """TRL's arguments for training and model, and ours for data and stages."""
-    return recipe_parser(PipelineArguments, output_dir="runs/efficient_empathy", dtype="auto")
-
-
 if __name__ == "__main__":
-    run_recipe(main, make_parser())
+    run_recipe(main, make_parser)

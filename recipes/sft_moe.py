@@ -21,21 +21,25 @@ weights stay as they are. Options, reruns and files: README.md.
 
 from __future__ import annotations
 
-from trl import ModelConfig, SFTConfig, TrlParser
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ee_trl.training.arguments import MoEArguments, recipe_parser, run_recipe
-from ee_trl.training.router import MoERun
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+make_parser = partial(recipe_parser, MoEArguments, output_dir="runs/sft_moe", dtype="auto")
 
 
 def main(empathy_args: MoEArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Selects, trains the routers and saves."""
+    from ee_trl.training.router import MoERun
+
     MoERun(empathy_args, training_args, model_args).run()
 
 
-def make_parser() -> TrlParser:
-    """TRL's arguments for training and model, and ours for data and selection."""
-    return recipe_parser(MoEArguments, output_dir="runs/sft_moe", dtype="auto")
-
-
 if __name__ == "__main__":
-    run_recipe(main, make_parser())
+    run_recipe(main, make_parser)

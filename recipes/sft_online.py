@@ -21,21 +21,25 @@ reruns and files: README.md.
 
 from __future__ import annotations
 
-from trl import ModelConfig, SFTConfig, TrlParser
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ee_trl.training.arguments import OnlineArguments, recipe_parser, run_recipe
-from ee_trl.training.online import OnlineRun
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+make_parser = partial(recipe_parser, OnlineArguments, output_dir="runs/sft_online")
 
 
 def main(empathy_args: OnlineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Prepares all rows, trains under the policy and saves."""
+    from ee_trl.training.online import OnlineRun
+
     OnlineRun(empathy_args, training_args, model_args).run()
 
 
-def make_parser() -> TrlParser:
-    """TRL's arguments for training and model, and ours for data and policy."""
-    return recipe_parser(OnlineArguments, output_dir="runs/sft_online")
-
-
 if __name__ == "__main__":
-    run_recipe(main, make_parser())
+    run_recipe(main, make_parser)

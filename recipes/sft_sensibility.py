@@ -21,21 +21,25 @@ files: README.md.
 
 from __future__ import annotations
 
-from trl import ModelConfig, SFTConfig, TrlParser
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ee_trl.training.arguments import ExpertArguments, recipe_parser, run_recipe
-from ee_trl.training.expert import ExpertRun
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
+
+
+make_parser = partial(recipe_parser, ExpertArguments, empathy_keep="sensibility", output_dir="runs/sft_sensibility")
 
 
 def main(empathy_args: ExpertArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     """Selects, trains and saves."""
+    from ee_trl.training.expert import ExpertRun
+
     ExpertRun(empathy_args, training_args, model_args).run()
 
 
-def make_parser() -> TrlParser:
-    """TRL's arguments for training and model, and ours for data and selection."""
-    return recipe_parser(ExpertArguments, empathy_keep="sensibility", output_dir="runs/sft_sensibility")
-
-
 if __name__ == "__main__":
-    run_recipe(main, make_parser())
+    run_recipe(main, make_parser)

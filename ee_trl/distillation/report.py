@@ -13,6 +13,7 @@ from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
 from ..display import Code, Heading, Markup, Table, Title, as_markdown, number, percent, with_interval
 from ..files import write_json, write_text
 from ..reports.agreement import CLASSES
+from ..reports.licence import NON_COMMERCIAL, UNKNOWN, bundled_scorer, scorer_terms
 from ..reports.plane import COLOURS, new_figure, save_figure
 from ..reports.rubric import rubric_parts
 from ..selection import sweep
@@ -60,13 +61,14 @@ def write_distillation(folder: Path, report: Mapping[str, Any], scores: np.ndarr
         library_name="transformers",
         pipeline_tag="text-classification",
         base_model=encoder if "/" in encoder else None,
+        license=NON_COMMERCIAL if bundled_scorer(report["judges"]) else UNKNOWN,
         tags=["empathy", "dialogue", "data-selection", "ee-trl"],
     )
     card = [
         Markup(f"---\n{head.to_yaml()}\n---"),
         Title("An empathy scorer, distilled from a judge"),
         Markup("Scores a listener's reply on *sensibility* and *rationality*, 0 to 10, in the place of a judge."),
-        *map(Markup, (_USE, _LIMITS)),
+        *map(Markup, filter(None, (_USE, _LIMITS, scorer_terms(report["judges"])))),
         *parts,
     ]
     write_text(folder / CARD, as_markdown(card) + "\n")

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from ..display import Markup, Table
 from ..errors import CompositionError, check_choice, check_count
 from ..files import atomic_folder, package_versions, write_json
+from ..reports.licence import shared_licence
 from .checkpoint import ShardWriter, rewrite, size_of, write_config
 from .families import PROJECTIONS, SHARED_WIDTH, Family, family_of, mixture_config, mlp_part
 from .gates import RULES, gate_batches, gate_sets, init_gates, load_for_gates, readable
@@ -232,6 +233,7 @@ def _write_card(
     head = ModelCardData(
         library_name="transformers",
         base_model=None if Path(base).is_dir() else base,
+        license=shared_licence(given.values()),
         pipeline_tag="text-generation",
         tags=["ee-trl", *(["moe"] if mixture else [])],
     )
@@ -248,6 +250,7 @@ def _write_card(
         f"{what}, composed by ee-trl after Efficient-Empathy (arXiv:2407.01937).",
         "\n".join(facts),
         Table(("", "expert", "made from", "weights"), rows).markdown(),
+        f"Licence: `{head.license}`, by the cards of the experts. The licence of the base model binds this model too.",
         "```python\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```',
     ]

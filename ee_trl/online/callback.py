@@ -15,10 +15,10 @@ from transformers import TrainerCallback
 from ..errors import NothingLeftError, TrainingError, check_choice
 from ..scoring.base import ScoringSelector
 from . import alignment, checks, ranks
-from .lookahead import BEHIND, ON_FAILURE, LookAhead, ScoringAhead
+from .lookahead import LookAhead, ScoringAhead
 from .loss import IDS, loss_weights
 from .plan import PackedRows, Rows, SamplingPlan, install_plan
-from .policies.named import Policy, Schedule, check_options, load_policy, name_of
+from .policies.named import BEHIND, ON_FAILURE, Policy, Schedule, check_options, load_policy, name_of
 from .policies.weights import Weights
 from .records import Diary, unseen
 from .state import STATE_FILE, read_state, resume, state_of, write_state

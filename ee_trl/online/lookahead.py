@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 DialoguesOf = Callable[[Sequence[int]], list[list[Dialogue]]]
 
-ON_FAILURE = ("stop", "continue")
-BEHIND = ("wait", "draw")
 LAG = 2  # refreshes: the scorer has at least so many for a chunk before training waits for it
 _INTERVALS = 2 * LAG  # between refreshes; the window holds the rows drawn in them
 _LEAST = 64  # fewest rows in the window, so that a scorer has batches

@@ -17,7 +17,16 @@ from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, 
 from ..errors import EmpathyError
 from ..files import read_json, write_text
 from ..selection import DIFFERENCE, Selection
-from .licence import UNKNOWN, Licence, find_licence, given_licence
+from .licence import (
+    NON_COMMERCIAL,
+    UNKNOWN,
+    Licence,
+    Origin,
+    bundled_scorer,
+    find_licence,
+    given_licence,
+    scorer_terms,
+)
 from .rubric import rubric_parts, rubric_text
 from .summary import Summary, quadrants_table, summarise
 
@@ -103,7 +112,7 @@ def dataset_card(
         made_by=_made_by(scores.scorers),
         agreement=agreement_text(scores.scorers, agreement),
         rubric=as_markdown(rubric_parts(rubric)),
-        licence=licence.sentence(),
+        licence="\n\n".join(filter(None, (licence.sentence(), scorer_terms(scores.scorers)))),
     )
 
 
@@ -233,25 +242,35 @@ def _section(
     return f"\n\n{as_markdown(parts)}\n"
 
 
-def with_section(write: Callable[..., Any], card: Path, section: Callable[[], str]) -> Callable[..., None]:
+def with_section(
+    write: Callable[..., Any], card: Path, section: Callable[[], str], origin: Origin | None = None
+) -> Callable[..., None]:
     """A trainer's `create_model_card` that adds a section each time the card is written; a push writes it anew."""
 
     def create_model_card(*args: Any, **kwargs: Any) -> None:
         write(*args, **kwargs)
         if card.exists():  # the main process writes
-            finish_model_card(card, section())
+            finish_model_card(card, section(), origin)
 
     return create_model_card
 
 
-def finish_model_card(path: Path, section: str) -> None:
-    """Adds a section and this package's tags to a card, and removes TRL's placeholder for a licence from its head."""
+def finish_model_card(path: Path, section: str, origin: Origin | None = None) -> None:
+    """Adds a section, the origin, its licences and this package's tags to a card; TRL's placeholders go."""
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(path, ignore_metadata_errors=True)
     if card.data.get("licence") == "license":
         card.data.pop("licence")
     card.data.tags = [*dict.fromkeys([*(card.data.tags or []), *MODEL_TAGS])]
+    if origin is not None:
+        card.data.license = NON_COMMERCIAL if bundled_scorer(origin.scorers) else UNKNOWN
+        if name := hub_name(origin.base):
+            card.data.base_model = name
+        base = f"is a fine-tuned version of {_code(origin.name)}" if origin.base else "began with random weights"
+        card.text = card.text.replace("is a fine-tuned version of [None](https://huggingface.co/None)", base)
+        card.text = card.text.replace('model="None"', f'model="{path.parent.name}"')  # without a name on the hub
+        section += f"\n{as_markdown([Heading('Licences'), *origin.terms()])}\n"
     write_text(path, f"{str(card).rstrip()}\n{section}")
 
 
@@ -314,8 +333,8 @@ def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None
     """How far the scorer is known to agree with another, as a paragraph of Markdown."""
     if report is not None:
         return _measured(scorers, Path(report))
-    bundled = read_json(str(files("ee_trl").joinpath("assets/linear/metrics.json")))
-    if bundled["fingerprint"] not in scorers:
+    bundled = bundled_scorer(scorers)
+    if bundled.get("fingerprint") not in scorers or "by_threshold_pooled" not in bundled:
         return Markup("How far these scores agree with those of a judge or a person is not known here.")
     rho, kappa = bundled["spearman_mean_over_folds"], bundled["by_threshold_pooled"]["5"]["kappa"]
     return Markup(

@@ -1,18 +1,24 @@
-"""The licence of the source, which the samples selected from it keep."""
+"""The licence of the source, which the samples selected from it keep, and those that bind a model trained on them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from ..display import Code, Markup, markdown_text
 from ..errors import EmpathyError
+from ..files import read_json
 
 
 UNKNOWN = "unknown"
 """The hub's word for a licence that nobody named."""
+NON_COMMERCIAL = "cc-by-nc-4.0"
+"""The licence of the data that the bundled scorers learnt from."""
 
 _CARRIED = ("license", "license_name", "license_link", "language")
 
@@ -56,6 +62,59 @@ def find_licence(*places: Any) -> Licence:
         if found.carried.get("license"):
             return found
     return Licence()
+
+
+def bundled_scorer(scorers: Sequence[str]) -> dict[str, Any]:
+    """The `metrics.json` of the bundled scorer among these fingerprints, alone or in a cascade; else empty."""
+    with as_file(files("ee_trl").joinpath("assets")) as assets:
+        found = [read_json(path) for path in sorted(assets.glob("*/metrics.json"))]
+    return next((one for one in found if any(one["fingerprint"] in name for name in scorers)), {})
+
+
+def scorer_terms(scorers: Sequence[str]) -> str:
+    """What the licence of a bundled scorer's weights says of its scores, in Markdown; empty for other scorers."""
+    if not (found := bundled_scorer(scorers)):
+        return ""
+    return (
+        f"**Non-commercial: the scorer's weights** ({markdown_text(Code(found['fingerprint']))}) come from CC BY-NC "
+        "4.0 data (EmpatheticDialogues). Use its scores, and what was selected by them, for non-commercial work only."
+    )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model is made from: its base (`None`: random weights), the licence of the data, and who scored them."""
+
+    base: str | None
+    licence: Licence
+    scorers: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The base as a card names it: the name on the hub, or that of a folder without its path."""
+        base = self.base or ""
+        return Path(base).resolve().name if Path(base).is_dir() else base
+
+    def terms(self) -> list[Markup]:
+        """The licences that bind the model, as paragraphs."""
+        if self.base is None:
+            of_base = "The model began with random weights that ee-trl made."
+        else:
+            known = shared_licence([self.base])
+            own = f"is `{known}` (as its card says)"
+            if known == UNKNOWN:
+                own = "is not known here: find it out before you publish this model"
+            of_base = f"The licence of the base model {markdown_text(Code(self.name))} {own}."
+        return [Markup(text) for text in (of_base, self.licence.sentence(), scorer_terms(self.scorers)) if text]
+
+
+def shared_licence(folders: Iterable[Any]) -> str:
+    """The licence that the cards in all folders give; non-commercial if one is, unknown where they differ."""
+    named = set()
+    for folder in folders:
+        with suppress(EmpathyError):  # a card that cannot be read
+            named.add(str(find_licence(folder).carried.get("license") or UNKNOWN))
+    return NON_COMMERCIAL if NON_COMMERCIAL in named else named.pop() if len(named) == 1 else UNKNOWN
 
 
 def _of_card(path: Path) -> Licence:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
 from ..data.chat import fitted, template_options
@@ -19,7 +19,7 @@ from ..data.dialogue import Dialogue, conversations
 from ..data.reading import open_dataset
 from ..data.sample import load_sample
 from ..data.samples import SIDES, Scores, iter_samples
-from ..errors import EmpathyError, FormatError, SelectionError, unknown
+from ..errors import EmpathyError, FormatError, SelectionError, check_choice, unknown
 from ..files import blocks_of, digest, json_digest
 from ..reports.plane import plot_plane
 from ..scoring.judged import conversation_numbers, held_out_of
@@ -37,6 +37,13 @@ EVERYTHING = ",".join((*QUADRANTS, TIE))
 
 def open_split(args: DataArguments, name: str) -> Dataset:
     """A split of the data set that the arguments name; of the embedded sample if they name none."""
+    if isinstance(args.datasets, list):
+        mixed = mixture(args.datasets)
+        if args.test_split_size is None:
+            if name != args.dataset_train_split:
+                raise FormatError(f"a mixture has no split {name!r}; hold out a part of it: test_split_size: 0.1")
+            return mixed
+        return apart(mixed, args.test_split_size, 0)["train" if name == args.dataset_train_split else "test"]
     if args.dataset is None:
         return load_sample(name)  # type: ignore[arg-type]
     dataset: Any = open_dataset(args.dataset, config=args.dataset_config)
@@ -47,6 +54,41 @@ def open_split(args: DataArguments, name: str) -> Dataset:
     if name not in dataset:
         raise FormatError(f"{args.dataset!r}: {unknown('split', name, dataset)}")
     return dataset[name]
+
+
+def mixture(parts: Sequence[Mapping[str, Any]]) -> Dataset:
+    """TRL's mixture of data sets: one after another, or the first rows of each by their `fraction` of the whole."""
+    found = [_of_mixture(**part) for part in parts]
+    shares = [part.get("fraction") or 0.0 for part in parts]
+    if any(shares):
+        total = min(len(one) * sum(shares) / share for one, share in zip(found, shares, strict=True) if share)
+        counts = [round(total * share / sum(shares)) for share in shares]
+        found = [one.select(range(count)) for one, count in zip(found, counts, strict=True)]
+    columns = {part["path"]: one.column_names for part, one in zip(parts, found, strict=True)}
+    if len({frozenset(names) for names in columns.values()}) > 1:
+        raise FormatError(
+            f"the data sets of the mixture differ in their columns: {columns}; name common ones: columns"
+        )
+    return concatenate_datasets(found)
+
+
+def _of_mixture(
+    path: str,
+    name: str | None = None,
+    split: str = "train",
+    columns: list[str] | None = None,
+    fraction: float | None = None,
+    **files: Any,
+) -> Dataset:
+    given = any(files.values())
+    dataset: Any = (
+        load_dataset(path, name, split=split, **files) if given else open_dataset(path, config=name, split=split)
+    )
+    if columns is None:
+        return dataset
+    for column in columns:
+        check_choice(f"column of {path!r}", column, dataset.column_names, FormatError)
+    return dataset.select_columns(columns)
 
 
 def open_parts(args: PipelineArguments) -> dict[str, Dataset]:
@@ -72,8 +114,8 @@ def apart(dataset: Dataset, share: float, seed: int) -> dict[str, Dataset]:
     out = held_out_of(numbers, share, seed)
     if not out.any() or out.all():
         raise EmpathyError(
-            f"empathy_holdout {share} of {len(set(numbers.tolist()))} conversations leaves none on one side; give "
-            "another share, or name the held-out dialogues: empathy_dataset_test or dataset_test_split"
+            f"a held-out share of {share} of {len(set(numbers.tolist()))} conversations leaves none on one side; "
+            "give another share, or name the held-out dialogues: empathy_dataset_test or dataset_test_split"
         )
     return {"train": dataset.select(np.flatnonzero(~out)), "test": dataset.select(np.flatnonzero(out))}
 
@@ -95,10 +137,12 @@ def _conversations(dataset: Dataset) -> np.ndarray:
     return np.unique(numbers[span_of], return_inverse=True)[1]
 
 
-def content_of(dataset: str | None) -> str:
+def content_of(dataset: str | list[dict[str, Any]] | None) -> str:
     """Names the content of a data set: a file's hash, one over all files of a folder or a pattern, or a hub name."""
     if dataset is None:
         return EMBEDDED
+    if not isinstance(dataset, str):
+        return f"sha256:{json_digest([{**one, 'path': content_of(one['path'])} for one in dataset], 64)}"
     path = Path(dataset).expanduser()
     if path.is_file():
         return f"sha256:{digest(blocks_of(path), 64)}"

@@ -43,7 +43,7 @@ class ExpertRun(RecipeRun):
         chosen, summary = choose(scored, selector, self.args.rule_options()), selector.summary(scored)
         scores = read_scores(scored, emotion=True)
         record = {
-            "dataset": self.args.dataset or EMBEDDED,
+            "dataset": self.args.named or EMBEDDED,
             "settings": chosen.settings,
             "counts": chosen.counts(),
             **({"lengths": chosen.lengths} if chosen.lengths else {}),
@@ -57,6 +57,10 @@ class ExpertRun(RecipeRun):
         draw_plane(scores, selector, folder / "plane.png")
         write_text(folder / "summary.txt", f"{summary}\n")
         write_json(folder / "selection.json", record)  # last: if it is there, the others are whole
+
+    def scorers(self) -> list[str]:
+        """The fingerprints of what made the scores."""
+        return read_json(self.folder / SELECTION_DIR / "selection.json")["settings"]["scorer"]
 
     def data_section(self) -> str:
         """What was selected, and why."""

@@ -84,7 +84,7 @@ class EfficientEmpathy:
         """Scores the dialogues to train on and the held-out dialogues."""
         args = self.args
         inputs = {
-            "dataset": content_of(args.dataset),
+            "dataset": content_of(args.datasets or args.dataset),
             "dataset_test": content_of(args.empathy_dataset_test) if args.empathy_dataset_test else None,
             "splits": [args.dataset_config, args.dataset_train_split, args.dataset_test_split, args.empathy_holdout],
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
@@ -177,7 +177,7 @@ class EfficientEmpathy:
         if name == BASE:  # the threshold does not matter
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
-        own |= dict.fromkeys(("dataset_config", "dataset_test_split"))
+        own |= dict.fromkeys(("datasets", "test_split_size", "dataset_config", "dataset_test_split"))
         own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 

@@ -63,7 +63,7 @@ class OnlineRun(RecipeRun):
         if not samples:
             raise SelectionError(f"there is nothing to train on: no sample is a dialogue with a reply: {left_out}")
         record = {
-            "dataset": self.args.dataset or EMBEDDED,
+            "dataset": self.args.named or EMBEDDED,
             "samples": samples,
             "left_out": dict(left_out),
             "scores": self.identity["scorer"],

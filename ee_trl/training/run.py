@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..errors import EmpathyError
 from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
+from ..reports.licence import Licence, Origin, find_licence
 from .arguments import NEW_OPTIONS, DataArguments
 from .data import content_of, has_scores, in_template, open_split
 from .tiny_model import build_tiny_causal_lm
@@ -42,7 +44,8 @@ _FREE_PREFIXES = (
     "logging_", "log_", "save_", "hub_", "trackio_", "eval_", "dataloader_", "ddp_", "include_",
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
-_SINCE = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
+_SINCE: dict[str, object] = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
+_SINCE |= {"datasets": None, "test_split_size": None}
 
 
 class RecipeRun(ABC):
@@ -171,6 +174,20 @@ class RecipeRun(ABC):
         self.state.wait_for_everyone()  # all processes have looked: the folder may change
         self._write_record("finished" if self.finished else "running")
 
+    def _origin(self) -> Origin:
+        """What the model is made from, for its card."""
+        place = files("ee_trl").joinpath("assets/sample") if self.args.named is None else self.args.dataset
+        try:
+            licence = find_licence(str(place) if place else None, self.source)
+        except EmpathyError as error:  # the model is trained: a card that cannot be read does not stop it
+            logger.warning("the licence of the data is not known: %s", error)
+            licence = Licence()
+        return Origin(self.model_args.model_name_or_path, licence, self.scorers())
+
+    def scorers(self) -> list[str]:
+        """The fingerprints of what made the scores."""
+        return [self.identity["scorer"]]
+
     def _checkpoint(self) -> str | None:
         """The checkpoint to resume from: the last or a named one. One of another run serves only the first start."""
         named = self.training_args.resume_from_checkpoint
@@ -197,7 +214,7 @@ class RecipeRun(ABC):
         arguments = {name: value for name, value in given if name not in _SINCE or value != _SINCE[name]}
         identity = {
             "processes": self.state.num_processes,
-            "data": content_of(self.args.dataset),
+            "data": content_of(self.args.datasets or self.args.dataset),
             "scorer": self._scores_by(),
             **{f"data.{name}": value for name, value in arguments.items() if name not in _FREE_ARGUMENTS},
             **identity_of(self.training_args, self.model_args, self.free_prefixes),
@@ -217,10 +234,12 @@ class RecipeRun(ABC):
         """All dialogues of the test split; `None` without an evaluation strategy."""
         if self.training_args.eval_strategy == "no":
             return None
-        if self.args.dataset_test_split is None and self.args.dataset is not None:
+        args = self.args
+        if args.named is not None and args.dataset_test_split is None and args.test_split_size is None:
+            needed = "--test_split_size" if args.datasets else "--dataset_test_split"
             raise EmpathyError(
                 f"eval_strategy={str(self.training_args.eval_strategy)!r} needs a data set to evaluate on: give "
-                "--dataset_test_split, or --eval_strategy no"
+                f"{needed}, or --eval_strategy no"
             )
         return all_dialogues(open_split(self.args, self.args.dataset_test_split or "test"), self.selector.turns)
 
@@ -243,7 +262,8 @@ class RecipeRun(ABC):
         trainer.save_model(str(self.folder))
         trainer.save_state()
         if self.state.is_main_process:
-            create = with_section(trainer.create_model_card, self.folder / "README.md", self.data_section)
+            card = self.folder / "README.md"
+            create = with_section(trainer.create_model_card, card, self.data_section, self._origin())
             trainer.create_model_card = create  # type: ignore[method-assign]  # each push writes the card again
             trainer.create_model_card(model_name=self.folder.name, dataset_name=hub_name(self.args.dataset))
         self._write_record("finished")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from datasets import Dataset, DatasetInfo
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
+from trl.trainer.utils import generate_model_card
 
 from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.cli.main import main
@@ -28,7 +29,7 @@ from ee_trl.reports.cards import (
     selection_section,
     with_section,
 )
-from ee_trl.reports.licence import UNKNOWN, find_licence
+from ee_trl.reports.licence import UNKNOWN, Origin, find_licence, given_licence, scorer_terms, shared_licence
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -332,6 +333,52 @@ def test_the_section_is_there_however_often_the_card_is_written(tmp_path: Path) 
         assert "ee-trl" in found.data.tags
         assert "licence" not in found.data.to_dict()
         assert found.data.library_name == "transformers"
+
+
+@pytest.mark.parametrize("base", [None, "Qwen/Qwen3-0.6B", "here"])
+def test_the_card_of_a_model_names_its_base_and_its_licences(
+    base: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "README.md").write_text("---\nlicense: mit\n---\n")
+    card = tmp_path / "expert" / "README.md"
+    card.parent.mkdir()
+    named = base if base and "/" in base else None
+    create = with_section(
+        lambda **_: generate_model_card(named, "x", None, None, ["sft"], None, None, "SFT").save(card),
+        card,
+        lambda: "\n## Training data\n",
+        Origin(base, given_licence("apache-2.0"), [EmpathyDataSelector("linear").scorer.fingerprint]),
+    )
+    create(model_name="x")
+    text, found = card.read_text(), ModelCard.load(card).data
+    assert "None" not in text
+    assert found.base_model == named
+    assert found.license == "cc-by-nc-4.0"
+    assert "**Non-commercial: the scorer's weights**" in text
+    assert "keep its licence: `apache-2.0`" in text
+    assert 'model="expert"' in text
+    said = {
+        None: "began with random weights",
+        "here": "`here` is `mit` (as its card says)",
+        "Qwen/Qwen3-0.6B": "is not known here: find it out",
+    }
+    assert said[base] in text
+    assert base is None or base in text.split("## Quick start")[0]
+
+
+def test_the_scorer_s_terms_and_those_of_experts(tmp_path: Path) -> None:
+    assert scorer_terms(["mine-1"]) == ""
+    linear = EmpathyDataSelector("linear")
+    assert "Non-commercial" in str(linear.card(linear.score(load_sample("test"))))
+    for name, licence in (("a", "mit"), ("b", "mit"), ("c", "cc-by-nc-4.0"), ("d", "[")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    folders = {name: tmp_path / name for name in "abcd"}
+    assert shared_licence([folders["a"], folders["b"]]) == "mit"
+    assert shared_licence([folders["a"], folders["c"]]) == "cc-by-nc-4.0"
+    assert shared_licence([folders["a"], folders["d"], "owner/expert"]) == "unknown"
 
 
 def test_the_section_of_an_expert_says_what_was_selected_and_why(selector: EmpathyDataSelector) -> None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from conftest import ROOT
+from trl import ModelConfig, SFTConfig
 
-from ee_trl.errors import EmpathyError
+from ee_trl import load_sample
+from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.online.policies.named import POLICIES, policy_options
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
-from ee_trl.training.arguments import ExpertArguments, OnlineArguments, PipelineArguments, parse_recipe_args
+from ee_trl.training.arguments import (
+    DataArguments,
+    ExpertArguments,
+    OnlineArguments,
+    PipelineArguments,
+    parse_recipe_args,
+    trl_options,
+)
+from ee_trl.training.data import content_of, open_split
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of TRL, not of this package
@@ -162,3 +177,164 @@ def test_another_policy_than_the_file_s_leaves_the_file_s_options(
 def test_the_mappings_are_strict(options: dict[str, Any], said: str) -> None:
     with pytest.raises(EmpathyError, match=said):
         PipelineArguments(**options)
+
+
+# ---- before torch is loaded ----------------------------------------------------------------------------------------
+
+
+def recipe_process(name: str, *args: str, **environment: str) -> tuple[int, str, str]:
+    """A recipe as a process in which torch cannot be imported."""
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], {}, '__main__')"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "recipes" / f"{name}.py"), *args]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_is_of_the_recipe_s_own_options_and_short(name: str) -> None:
+    code, out, _ = recipe_process(name, "--help")
+    own = RECIPES[name].make_parser.args[0]
+    assert code == 0
+    assert [f"--{option.name} " in out for option in fields(own)] == [True] * len(fields(own))
+    assert len(out.splitlines()) < 50
+    assert "--help-all" in out.splitlines()[-1]
+    assert "learning_rate_" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--lerning_rate", "1"], "did you mean 'learning_rate'?"),
+        (["--empathy_ruel", "top"], "did you mean 'empathy_rule'?"),
+        (["--empathy_fraction", "half"], "invalid float value: 'half'"),
+        (["--datasets", '[{"pth": "a.parquet"}]'], "unknown key in datasets 'pth'"),
+    ],
+)
+def test_a_wrong_option_stops_before_torch_is_loaded_and_once(args: list[str], said: str) -> None:
+    code, out, err = recipe_process("sft_sensibility", *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert recipe_process("sft_sensibility", *args, RANK="1") == (2, "", ""), "the first process alone says it"
+
+
+def test_the_names_of_trl_s_options_are_those_of_its_classes() -> None:
+    for kind in (SFTConfig, ModelConfig):
+        assert trl_options(kind.__name__) == {option.name for option in fields(kind) if option.init}
+    assert trl_options() == trl_options("SFTConfig") | trl_options("ModelConfig")
+
+
+# ---- TRL's habits --------------------------------------------------------------------------------------------------
+
+
+def parsed(tmp_path: Path, text: str, *extra: str) -> Any:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"{text}\nuse_cpu: true\nbf16: false\n")
+    return parse_recipe_args(sft_sensibility.make_parser(), ["--config", str(config), *extra])
+
+
+def test_a_data_set_may_be_called_dataset_name_in_yaml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EE_TRL_OF_YAML", raising=False)
+    args, *_ = parsed(tmp_path, "dataset_name: mine.parquet\nenv: {EE_TRL_OF_YAML: 1}")
+    assert (args.dataset, os.environ["EE_TRL_OF_YAML"]) == ("mine.parquet", "1")
+    assert parsed(tmp_path, "dataset_name: mine.parquet", "--dataset", "yours.parquet")[0].dataset == "yours.parquet"
+    for wrong in ("dataset_name: a\ndataset: b", "streaming: true", "lerning_rate: 1"):
+        with pytest.raises(SystemExit):
+            parsed(tmp_path, wrong)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 3
+    assert "keep one of them" in said
+    assert "looks at all rows" in said
+
+
+def test_activation_checkpointing_has_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newer one is in the configs; before transformers had it, it is read as the older one."""
+    assert parsed(tmp_path, "activation_checkpointing: false")[1].gradient_checkpointing is False
+    assert (
+        parsed(tmp_path, "activation_checkpointing: true", "--gradient_checkpointing=0")[1].gradient_checkpointing
+        is False
+    )
+    older = trl_options() - {"activation_checkpointing"}
+    monkeypatch.setattr("ee_trl.training.arguments.trl_options", lambda *_: older)
+    assert parsed(tmp_path, "activation_checkpointing: false")[1].gradient_checkpointing is False
+
+
+def test_no_config_has_a_key_that_transformers_calls_deprecated() -> None:
+    parser = sft_sensibility.make_parser()
+    old = {action.dest for action in parser._actions if (action.help or "").startswith("Deprecated")}
+    for config in (ROOT / "recipes" / "configs").glob("*.yaml"):
+        settings = yaml.safe_load(config.read_text())
+        assert not ({"gradient_checkpointing"} | old) & set(settings), config.name
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> list[str]:
+    sample = load_sample()
+    parts = sample.select(range(30)), sample.select(range(30, 40)).remove_columns("emotion")
+    paths = [str(tmp_path / name) for name in ("a.parquet", "b.jsonl")]
+    parts[0].to_parquet(paths[0])
+    parts[1].to_json(paths[1])
+    return paths
+
+
+def test_a_mixture_of_data_sets_as_trl_writes_it(two_files: list[str], tmp_path: Path) -> None:
+    a, b = two_files
+    text = (
+        f"datasets:\n  - {{path: {a}, columns: [messages]}}\n  - {{path: json, data_files: {b}, columns: [messages]}}"
+    )
+    args, *_ = parsed(tmp_path, text)
+    assert open_split(args, "train")["messages"][:] == load_sample()["messages"][:40]
+    assert args.named == f"{a}, json"
+    before = content_of(args.datasets)
+    load_sample().select(range(5)).to_parquet(a)
+    assert content_of(args.datasets) != before
+    assert len(open_split(args, "train")) == 15
+
+
+def test_shares_of_a_mixture_and_a_held_out_part(two_files: list[str], tmp_path: Path) -> None:
+    a, b = ({"path": path, "columns": ["messages"]} for path in two_files)
+    args = DataArguments(datasets=[{**a, "fraction": 0.5}, {**b, "fraction": 0.5}], test_split_size=0.2)
+    train, test = open_split(args, "train"), open_split(args, "test")
+    assert len(train) + len(test) == 20
+    assert 0 < len(test) < 10
+    mixed = [str(messages) for part in (train, test) for messages in part["messages"]]
+    assert set(mixed) == {str(messages) for messages in load_sample().select([*range(10), *range(30, 40)])["messages"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"datasets": []}, "is not a list of mappings"),
+        ({"datasets": [{"name": "x"}]}, "has no path"),
+        ({"datasets": [{"path": "a", "fration": 1}]}, "Did you mean 'fraction'"),
+        ({"datasets": [{"path": "a", "fraction": 1}, {"path": "b"}]}, "for every data set of datasets, or for none"),
+        ({"datasets": [{"path": "a"}], "dataset": "b"}, "give one of them"),
+        ({"datasets": [{"path": "a"}], "test_split_size": 2}, "not a share between 0 and 1"),
+        ({"datasets": "a.parquet"}, "is not JSON"),
+    ],
+)
+def test_wrong_mixtures_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EmpathyError, match=said):
+        DataArguments(**options)
+
+
+def test_data_sets_that_do_not_go_together_are_refused(two_files: list[str]) -> None:
+    with pytest.raises(FormatError, match="differ in their columns"):
+        open_split(DataArguments(datasets=[{"path": path} for path in two_files]), "train")
+    with pytest.raises(FormatError, match="unknown column .* 'message'.*Did you mean 'messages'"):
+        open_split(DataArguments(datasets=[{"path": two_files[0], "columns": ["message"]}]), "train")
+
+
+def test_without_a_gpu_a_model_alone_trains_in_float32_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ee_trl.training.arguments._has_accelerator", lambda: False)
+    _, training_args, _ = parse_recipe_args(sft_sensibility.make_parser(), ["--model_name_or_path", "owner/model"])
+    assert (training_args.use_cpu, training_args.bf16) == (True, False)
+    assert "No GPU was found" in caplog.text
+    options = ["--model_name_or_path", "owner/model", "--use_cpu", "true", "--bf16", "true"]
+    assert parse_recipe_args(sft_sensibility.make_parser(), options)[1].bf16 is True

@@ -26,6 +26,10 @@ from .weights import Weights, bounded, check_number, check_weights, tamed
 
 Policy = Callable[[Any, Any, float], Any]
 
+ON_FAILURE = ("stop", "continue")
+BEHIND = ("wait", "draw")
+"""What a training does when the scorer of the rows that come next dies twice, and when it falls behind."""
+
 POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {  # name -> class, options that the name sets
     "sensibility": (Gate, {"keep": "sensibility"}),
     "rationality": (Gate, {"keep": "rationality"}),
