@@ -210,7 +210,7 @@ class EncoderScorer(BatchedScorer):
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
             changes the last digits of scores, so it is part of the fingerprint.
         other_language (`str`, *optional*, defaults to `"flag"`):
-            See [`~ee_trl.scoring.flags.check_other_language`]. Only a scorer of canonical text, which is English, flags.
+            See [`~ee_trl.scoring.flags.check_other_language`]; only a scorer of canonical text flags.
 
     Raises:
         [`ScorerError`]: The folder is not a distilled scorer, or an option is unknown.

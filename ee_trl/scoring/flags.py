@@ -72,7 +72,7 @@ class _Evidence(dict[str, int]):
 
 
 def _evidence(token: str) -> int:
-    """The fields: telling letters, those of known words; words, of other scripts, telling ones; symbols, strict ones."""
+    """The fields: telling letters, those known; words, those of other scripts, telling ones; symbols, strict ones."""
     if not token.isalpha():
         return (token in _SYMBOLS) * _SYMBOL + (token in _STRICT_SYMBOLS) * _STRICT
     if not ("a" <= token[0] <= "\u024f" or "\u1e00" <= token[0] <= "\u1eff"):
@@ -92,7 +92,7 @@ def check_other_language(other_language: str) -> str:
     Returns what the choice adds to a scorer's fingerprint.
     """
     check_choice("other_language", other_language, ("flag", "unscored"), ScorerError)
-    return "" if other_language == "flag" else "/other language:unscored"
+    return "" if other_language == "flag" else "/other_language:unscored"
 
 
 class RuleFlags:
@@ -115,7 +115,7 @@ class RuleFlags:
 
     def __call__(self, dialogues: Sequence[Dialogue], replies: Sequence[Sequence[str]]) -> list[str | None]:
         """For each dialogue one of [`RULE_FLAGS`], or `None`."""
-        return [self._flag(*pair) for pair in zip(dialogues, replies, strict=True)]
+        return list(map(self._flag, dialogues, replies))
 
     def _flag(self, dialogue: Dialogue, reply: Sequence[str]) -> str | None:
         found = sum(map(self._evidence.__getitem__, reply))
@@ -160,16 +160,18 @@ def _repeats_itself(reply: Sequence[str]) -> bool:
 
 def _copies(dialogue: Dialogue, reply: Sequence[str], own: set[str]) -> bool:
     """Whether an earlier turn has nearly all of the reply, word by word; who is spoken of may have changed."""
+    least = 0.6 * len(dialogue.response)
+    turns = [turn.lower() for turn in dialogue.context if len(turn) > least]
+    if not turns:
+        return False
     half = len(reply) // 2
-    longest = max(reply[:half], key=len), max(reply[half:], key=len)
-    for turn in dialogue.context:
-        text = turn.lower()
+    one, other = max(reply[:half], key=len), max(reply[half:], key=len)
+    for turn in turns:
         # two quick looks, since few turns are copied: a copy has one of these words, and about half of all words
-        if (longest[0] in text or longest[1] in text) and 2.5 * len(own.intersection(text.split())) >= len(own):
+        if (one in turn or other in turn) and 2.5 * len(own.intersection(turn.split())) >= len(own):
             triples = _triples(_words(reply))
-            if len(triples) >= FEWEST_REPEATED - 2 and len(triples & _triples(_words(tokenise(turn)))) >= COPIED * len(
-                triples
-            ):
+            copied = len(triples & _triples(_words(tokenise(turn))))
+            if len(triples) >= FEWEST_REPEATED - 2 and copied >= COPIED * len(triples):
                 return True
     return False
 
