@@ -31,6 +31,7 @@ QUADRANTS = (SENSIBILITY, RATIONALITY, BALANCED, LOW)
 UNSCORED = "unscored"  # in place of a quadrant, for a sample without scores
 QUADRANT = "quadrant"  # the column that names a sample's quadrant
 FLAG = "score_flag"  # the column that names a sample's flag, null where it has none
+APPROPRIATENESS = "appropriateness"  # a detail: the probability that a reply fits its context, in [0, 1]
 NOT_ENGLISH = "not_english"
 FLAGS = ("hostile", "dismissive", "off_topic", "repetitive", NOT_ENGLISH)
 """What a scorer may find wrong with a reply, whatever its scores. Stores keep the positions: add names at the end."""

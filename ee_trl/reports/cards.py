@@ -108,6 +108,7 @@ def dataset_card(
         settings=_settings_table(chosen.settings).markdown(),
         reasons=_reasons_table(chosen.counts()).markdown(),
         quadrants=quadrants_table(summary.quadrants).markdown(),
+        warnings=as_markdown(_warned(summary.warnings)),
         audit=audit_text(audit) if audit else "",
         made_by=_made_by(scores.scorers),
         agreement=agreement_text(scores.scorers, agreement),
@@ -194,11 +195,16 @@ def selection_section(record: Mapping[str, Any]) -> str:
         [
             _reasons_table(found),
             quadrants_table(record["summary"]["quadrants"]),
+            *_warned(record["summary"].get("warnings", ())),
             *([Markup(audit_text(audit))] if audit else []),
         ],
         settings["scorer"],
         record.get("rubric"),
     )
+
+
+def _warned(warnings: Sequence[str]) -> list[str]:
+    return [f"Warning: {warning}" for warning in warnings]
 
 
 def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> str:
