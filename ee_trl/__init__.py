@@ -28,6 +28,7 @@ _EXPORTS = {
     "build_tiny_causal_lm": "training.tiny_model",
     "choose_to_label": "distillation.labels",
     "compose_moe": "moe.compose",
+    "demo_model": "training.demo_model",
     "distill": "distillation.run",
     "list_metrics": "evaluation.load",
     "load_metric": "evaluation.load",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .scoring.load import load_scorer
     from .selection import Selection, select_indices, sweep
     from .selector import EmpathyDataSelector
+    from .training.demo_model import demo_model
     from .training.tiny_model import build_tiny_causal_lm
 
 

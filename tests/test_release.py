@@ -90,3 +90,27 @@ def test_the_lowest_versions_take_the_place_of_the_newest_by_name() -> None:
     assert {name.lower() for name in pins("constraints-lowest.txt")} <= {
         name.lower() for name in pins("constraints.txt")
     }
+
+
+# the package -> what it allows of ours, as its metadata says (vLLM 0.33.0, trackio 0.43.0 and TensorBoard 2.21.0)
+NEIGHBOURS = {
+    "vllm": ["torch==2.14.0", "transformers>=5.16.1,<5.21.0", "openai>=2.25.0", "pillow>=13.0.0"],
+    "trackio": ["pillow<13.0.0", "huggingface-hub<3,>=1.10.0"],
+}
+
+
+def test_the_bounds_leave_room_for_vllm_s_pins() -> None:
+    """Both fit one environment without constraints.txt; the documentation advises one for each all the same."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ours = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    assert ours["torch"].contains("2.14.0")
+    assert any(ours["transformers"].contains(version) for version in ("5.16.1", "5.20.2"))
+    assert not any(part.operator in ("<", "<=", "==", "~=") for specifier in ours.values() for part in specifier)
+
+
+def test_the_tested_versions_can_be_installed_beside_trackio_and_tensorboard() -> None:
+    tested = {canonicalize_name(name): version for name, version in pins("constraints.txt").items()}
+    for requirement in map(Requirement, NEIGHBOURS["trackio"]):
+        assert requirement.specifier.contains(tested[requirement.name]), requirement
+    refused = [r for r in map(Requirement, NEIGHBOURS["vllm"]) if not r.specifier.contains(tested[r.name])]
+    assert refused, "docs/server.md says that constraints.txt and vLLM do not go together"

@@ -65,7 +65,7 @@ def test_rewards_are_called_by_what_they_weigh(axis, name) -> None:
         ({"kindness": 1}, "unknown axis 'kindness'"),
         (
             {},
-            "axis {} gives no axis a weight; valid: sensibility, rationality, combined, or weights such as {'sensibility': 0.7",
+            "axis {} gives no axis a weight; valid: sensibility, rationality, combined, or weights such as {'sens",
         ),
         ({"sensibility": 0}, "gives no axis a weight"),
         ({"sensibility": "x"}, "the weight of sensibility, 'x', is not a number"),
@@ -110,8 +110,8 @@ def test_what_is_not_english_gets_the_lowest_value_scored_or_not() -> None:
 
 
 PLATITUDE = (
-    "Everything happens for a reason, and time heals all wounds. Every cloud has a silver lining, so keep your chin up, "
-    "stay positive and believe in yourself. What does not kill you makes you stronger, and tomorrow is another day. "
+    "Everything happens for a reason, and time heals all wounds. Every cloud has a silver lining, so keep your chin "
+    "up, stay positive and believe in yourself. What does not kill you makes you stronger. Tomorrow is another day. "
     "Life goes on, and in the end everything will be just fine."
 )
 needs_context = pytest.mark.xfail(DEFAULT_SCORER == "linear", reason="a sum over n-grams cannot tell", strict=False)

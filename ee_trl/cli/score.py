@@ -12,7 +12,7 @@ from ..scoring.kinds import DEFAULT_SCORER
 from . import options
 
 
-JUDGE_OPTIONS = ("quantization", "dtype", "rubric", "revision", "trust_remote_code", "token_budget")
+JUDGE_OPTIONS = ("quantization", "dtype", "rubric", "revision", "trust_remote_code", "gguf_file", "token_budget")
 CHEAP_OPTIONS = ("other_language",)
 SERVER_OPTIONS = ("model", "base_url", "api_key_env", "concurrency", "timeout", "logprobs", "extra_body")
 CASCADE_DETAILS = ("cascade_judged", "cascade_audit")
@@ -27,8 +27,8 @@ def add_score(commands: Any) -> None:
     parser.add_argument(
         "--scorer",
         default=DEFAULT_SCORER,
-        help="linear (bundled), a folder that `ee-trl distill` wrote, a judge's folder or hub id, e.g. Qwen/Qwen3-8B, "
-        "server, or cascade: a cheap scorer before a judge (default: %(default)s)",
+        help="linear (bundled), a folder that `ee-trl distill` wrote, a judge's folder, hub id (Qwen/Qwen3-8B) or "
+        "GGUF file, server, or cascade: a cheap scorer before a judge (default: %(default)s)",
     )
     parser.add_argument(
         "--other-language",
@@ -59,6 +59,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     add("--rubric", metavar="FILE", help="a text file that replaces the bundled rubric")
     add("--revision", help="of a hub id: branch, tag or commit")
     add("--trust-remote-code", action="store_true", default=None, help="let code of a hub model run")
+    add("--gguf-file", metavar="NAME", help="a GGUF file in the folder or hub repository; it is dequantized")
     add("--token-budget", type=int, metavar="N", help="tokens in one forward pass; changes no score")
     add("--details", action="store_true", help="also write mode, spread and answer mass of each axis")
 

@@ -86,6 +86,14 @@ def fitted(
     return together[:-1], together[-1:]
 
 
+def without_thought(text: str) -> str:
+    """A generated text after its thought; nothing of a thought that does not end."""
+    tags = [tag for tag in _TAG.finditer(text) if _CLOSABLE.fullmatch(tag["name"])]
+    begin = max((tag.end() for tag in tags if tag["closes"]), default=0)
+    end = min((tag.start() for tag in tags if tag.start() >= begin), default=len(text))
+    return text[begin:end]
+
+
 def template_options(tokenizer: Any) -> dict[str, Any]:
     """[`NO_THINKING`] for a template whose prompts change by it, else nothing: what TRL has to be told."""
     probe = [{"role": "user", "content": "Hello"}]

@@ -42,6 +42,7 @@ REASONS = {
     "server_unavailable": "the server could not be reached, was overloaded or failed",
     "server_refused": "the server refused this sample: it is too long for the model, filtered or not valid",
     "server_malformed": "the server's answer is not a chat completion, or lacks what was requested",
+    "server_cut_off": "the answer is cut off: raise max_tokens, or turn off the thinking of the judge",
     "server_not_asked": "the server failed on many samples before this one, so it was not asked; the next run asks it",
 }
 """Why a sample can be unscored, by name."""

@@ -29,12 +29,16 @@ def check_scorer(spec: Any) -> None:
     if isinstance(spec, os.PathLike):
         spec = os.fspath(spec)
     if isinstance(spec, str):
-        if spec in SCORERS or (spec and Path(spec).is_dir()):
+        if spec in SCORERS or (spec and (Path(spec).is_dir() or _is_gguf(spec))):
             return
+        if spec.lower().endswith(".gguf"):
+            raise ScorerError(f"there is no GGUF file {spec!r} (in {os.getcwd()!r})")
         if spec.startswith((".", "/", "~")):
             raise ScorerError(f"there is no folder {spec!r} (in {os.getcwd()!r}) with a scorer or a language model")
         if not _HUB_ID.fullmatch(spec):
-            raise ScorerError(f"{unknown('scorer', spec, SCORERS)} Or give a folder or a hub id (owner/name).")
+            raise ScorerError(
+                f"{unknown('scorer', spec, SCORERS)} Or give a folder, a hub id (owner/name) or a GGUF file."
+            )
     elif isinstance(spec, type):
         raise ScorerError(f"{spec!r} is a class; give an object of it: {spec.__name__}(...)")
     elif not isinstance(spec, Scorer) or not isinstance(spec.fingerprint, str) or not callable(spec.score):
@@ -113,7 +117,13 @@ def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
     return "judge" if (Path(folder) / "config.json").exists() else None
 
 
+def _is_gguf(spec: str | os.PathLike[str]) -> bool:
+    return os.fspath(spec).lower().endswith(".gguf") and Path(spec).is_file()
+
+
 def _kind_of(spec: str | os.PathLike[str]) -> str:
+    if _is_gguf(spec):
+        return "judge"
     if Path(spec).is_dir():
         if kind := kind_of_folder(spec):
             return kind

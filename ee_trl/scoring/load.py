@@ -25,9 +25,10 @@ def load_scorer(spec: str | os.PathLike[str] | Scorer = DEFAULT_SCORER, **option
     Args:
         spec (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             `"linear"`, the bundled scorer; `"server"`, a judge behind a server ([`ServerScorer`], with `model=...`);
-            `"cascade"`, a cheap scorer before a judge ([`CascadeScorer`], with `cheap=...`, `judge=...`); a folder or
-            hub id of a causal language model ([`CausalLMScorer`]), of a distilled scorer ([`EncoderScorer`]) or of a
-            linear one; or an object with `fingerprint` and `score`, which is returned as it is.
+            `"cascade"`, a cheap scorer before a judge ([`CascadeScorer`], with `cheap=...`, `judge=...`); a folder,
+            hub id or GGUF file of a causal language model ([`CausalLMScorer`]), a folder or hub id of a distilled
+            scorer ([`EncoderScorer`]) or of a linear one; or an object with `fingerprint` and `score`, which is
+            returned as it is.
         options:
             Passed to the scorer's class: for a judge `quantization`, `dtype`, `rubric`, ... The `calibration` of a
             cascade may be the path of judged samples.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...axes import AXES, MAX_SCORE, MIN_SCORE
+from ...data.chat import without_thought
 from ...data.dialogue import Dialogue
 from ..base import BatchedScorer, ScoredBatch
 from .rubric import form_spans, parse_form
@@ -95,11 +96,13 @@ def _bytes(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class Completion:
-    """A chat completion of one choice."""
+    """A chat completion of one choice, without the thought before the answer."""
 
     text: str
     tokens: list[Token]  # empty where the server gives no log probabilities that can be read
     filtered: bool  # the server withheld the answer
+    cut_off: bool  # the answer did not end by itself
+    written: str  # all text, with the thought
 
     @classmethod
     def read(cls, body: Any) -> Completion | None:
@@ -109,19 +112,29 @@ class Completion:
             return None
         [choice] = choices
         message = choice.get("message")
-        if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
+        content = _text_of(message.get("content")) if isinstance(message, dict) else None
+        if content is None:
             return None
         try:
             tokens = [Token.read(item) for item in choice["logprobs"]["content"]]
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             tokens = []
         filtered = choice.get("finish_reason") == "content_filter" or bool(message.get("refusal"))
-        return cls(message.get("content") or "", tokens, filtered)
+        return cls(without_thought(content), tokens, filtered, choice.get("finish_reason") == "length", content)
 
     @property
     def has_alternatives(self) -> bool:
         """Whether the server lists more than the tokens that were taken."""
         return any(len(token.alternatives) > 1 for token in self.tokens)
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a message's content: a string, or a list of parts, of which thoughts are left out."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+        texts = [part.get("text") for part in parts]
+        return "".join(map(str, texts)) if parts and all(isinstance(text, str) for text in texts) else None
+    return content or "" if isinstance(content, (str, type(None))) else None
 
 
 class Answer(NamedTuple):
@@ -140,6 +153,8 @@ def read_answer(body: Any, sample: int, top: int) -> Answer:
     if found is None:
         return Answer(sample, "server_malformed")
     used, mode = _used(body), parse_form(found.text)
+    if found.cut_off:
+        return Answer(sample, "server_cut_off", used=used)
     if mode is None:
         refused = found.filtered and not found.text
         return Answer(sample, "server_refused" if refused else "answer_not_in_form", used=used)

@@ -235,7 +235,7 @@ def read_choice(body: Any, slot: str, options: Sequence[str]) -> np.ndarray:
     """The options' probabilities from a chat completion: by its alternatives, else by its text; NaN without either."""
     found = Completion.read(body)
     written = found.text.strip().removeprefix(slot).strip().rstrip(".") if found else ""
-    if found is None or written not in options:
+    if found is None or found.cut_off or written not in options:
         return np.full(len(options), np.nan)
     place = len(found.text[: found.text.rindex(written)].encode())
     end = 0

@@ -6,17 +6,21 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from ...errors import ScorerError, check_choice, check_count
-from ...files import digest, files_digest
+from ...files import blocks_of, digest, files_digest
 from ..base import local_device
 
+
+logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -60,6 +64,7 @@ def load_judge(
     device_map: str | dict[str, Any] | None,
     revision: str | None,
     trust_remote_code: bool,
+    gguf_file: str | None = None,
     **counts: Any,
 ) -> LoadedJudge:
     """Loads a hub id or folder, or takes a model loaded already, with the options of [`~ee_trl.CausalLMScorer`]."""
@@ -73,6 +78,13 @@ def load_judge(
             raise ScorerError("a model that is loaded already needs its tokenizer: tokenizer=...")
         return LoadedJudge(model, tokenizer, weights_of(model), quantization)
     name = os.fspath(model)
+    if gguf_file is None and name.lower().endswith(".gguf"):
+        name, gguf_file = os.path.split(os.path.abspath(name))
+    if gguf_file is not None and quantization != "none":
+        raise ScorerError(
+            f"the weights in {gguf_file} are quantized already, so quantization={quantization!r} cannot be applied to "
+            "them; leave it out, or give the model that the file was made from"
+        )
     if revision is not None and Path(name).is_dir():
         raise ScorerError(
             f"{name!r} is a folder, which has no revision {revision!r}; leave revision out, or give a hub id"
@@ -88,6 +100,13 @@ def load_judge(
     if device_map is not None:
         options["device_map"] = device_map
     try:
+        if gguf_file is not None:
+            logger.warning(
+                "%s is dequantized in this process: it takes the memory of %s weights. For a large model start a "
+                "llama.cpp server with the file, and use the scorer 'server'", gguf_file, resolved,
+            )  # fmt: skip
+            model, own = load_gguf(name, gguf_file, **options)
+            return LoadedJudge(model.eval(), tokenizer or own, gguf_content(name, gguf_file, model), quantization)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
         model = AutoModelForCausalLM.from_pretrained(name, **options).eval()
     except SafetensorError as error:
@@ -97,6 +116,33 @@ def load_judge(
     except (OSError, ValueError, ImportError) as error:
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
     return LoadedJudge(model, tokenizer, content_of(name, model), quantization)
+
+
+def load_gguf(source: str, gguf_file: str, **options: Any) -> tuple[Any, Any]:
+    """
+    The model and tokenizer of a GGUF file in a folder or hub repository, with all weights dequantized.
+
+    Raises [`ScorerError`] where the package `gguf` is not installed; `options` go to `from_pretrained`.
+    """
+    if find_spec("gguf") is None:
+        raise ScorerError(f"the GGUF file {gguf_file} needs the package gguf. Install it with: pip install gguf")
+    # some versions of transformers keep the weights packed unless they are told
+    packed = getattr(transformers, "GgufConfig", None)
+    told = {} if packed is None else {"quantization_config": packed(dequantize=True)}
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, **options, **told)
+    if getattr(model.config, "quantization_config", None) is not None:  # or `save_pretrained` refuses
+        del model.config.quantization_config
+    model.is_quantized, model.hf_quantizer = False, None
+    passed = {name: value for name, value in options.items() if name in ("revision", "trust_remote_code")}
+    return model, AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, **passed)
+
+
+def gguf_content(source: str, gguf_file: str, model: Any) -> str:
+    """Names the content of a GGUF file: by its bytes, or by the commit of its hub repository."""
+    path = Path(source) / gguf_file
+    if path.is_file():
+        return f"gguf@{digest(blocks_of(path))}"
+    return f"{source}/{gguf_file}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> Any:

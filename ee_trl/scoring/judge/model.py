@@ -39,7 +39,8 @@ class CausalLMScorer(BatchedJudge):
     Scores dialogues with a causal language model and a rubric.
 
     Args:
-        model (`str`, `os.PathLike` or `PreTrainedModel`): A hub id or folder, or a model that is loaded already.
+        model (`str`, `os.PathLike` or `PreTrainedModel`):
+            A hub id, a folder or a GGUF file, or a model that is loaded already. GGUF weights are dequantized.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): By default the one that comes with the model.
         rubric (`str`, `os.PathLike` or [`Rubric`], *optional*): A text file that replaces the bundled rubric.
         quantization (`str`, *optional*, defaults to `"none"`): `"none"`, `"int8"` or `"nf4"` (bitsandbytes).
@@ -48,6 +49,7 @@ class CausalLMScorer(BatchedJudge):
         device_map (`str` or `dict`, *optional*): As in `from_pretrained`; by default the first GPU where there is one.
         revision (`str`, *optional*): Branch, tag or commit of a hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with a hub model may run.
+        gguf_file (`str`, *optional*): The name of a GGUF file in the folder or hub repository.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; halved where memory runs out. Changes no score. By default
             512 on a CPU (more would be padding, and no faster) and 32,768 on a GPU.
@@ -73,13 +75,14 @@ class CausalLMScorer(BatchedJudge):
         device_map: str | dict[str, Any] | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        gguf_file: str | None = None,
         token_budget: int | None = None,
         max_length: int | None = None,
     ) -> None:
         self.rubric = rubric if isinstance(rubric, Rubric) else load_rubric(rubric)
         self._loaded = judge = load_judge(
             model, tokenizer, quantization, dtype, device_map, revision, trust_remote_code,
-            token_budget=token_budget, max_length=max_length,
+            gguf_file, token_budget=token_budget, max_length=max_length,
         )  # fmt: skip
         self.model, self.tokenizer = judge.model, judge.tokenizer
         self.prompt = JudgePrompt(self.tokenizer, self.rubric)

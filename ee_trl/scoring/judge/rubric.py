@@ -25,8 +25,14 @@ SLOTS = {SENSIBILITY: "- Sensibility:", RATIONALITY: "- Rationality:"}
 """How the line of each axis begins."""
 
 _SCORE = r"(10|[0-9])"
-_LINES = {axis: re.compile(rf"{re.escape(slot)}[ \t]*{_SCORE}[ \t\r]*") for axis, slot in SLOTS.items()}
-_CLAIMS_AN_AXIS = re.compile(r"(sensibility|rationality)\W*[:=]", re.IGNORECASE)
+_LINES = {
+    axis: re.compile(
+        rf"[ \t]*(?:[-*+\u2022][ \t]+[*_]{{0,3}}|[*_]{{2,3}}|#{{1,6}}[ \t]+[*_]{{0,3}}|\|[ \t]*[*_]{{0,3}}){name}"
+        rf"[*_]{{0,3}}[ \t]*[:|][*_]{{0,3}}[ \t]*[*_]{{0,3}}{_SCORE}[*_]{{0,3}}[ \t\r]*\|?[ \t\r]*"
+    )
+    for axis, name in ((axis, slot.strip("- :")) for axis, slot in SLOTS.items())
+}  # the slot, also in Markdown: bold, as a heading, or as the row of a table
+_CLAIMS_AN_AXIS = re.compile(r"(sensibility|rationality)\W*[:=|]", re.IGNORECASE)
 _AFTER_SLOT = re.compile(rf"[ \t]*{_SCORE}(?![\w.]|,\d|[ \t]*[/%]|[ \t]*[-\u2013][ \t]*\d)")
 
 
@@ -87,7 +93,8 @@ def parse_form(text: str) -> tuple[int, int] | None:
     """
     Reads sensibility and rationality from a generated answer, strictly.
 
-    `None` unless each axis has exactly one line with a whole number in [0, 10] alone, not `11`, `8/10` or `8.5`.
+    `None` unless each axis has exactly one line with a whole number in [0, 10] alone, not `11`, `8/10` or `8.5`. Lines
+    may be in Markdown: `**Sensibility:** 8`.
     """
     spans = form_spans(text)
     if spans is None:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 TOP = (20, 5)
 """How many alternatives a token to request, the most first: servers allow different numbers."""
+OTHER_PARAMETERS = '{"max_tokens": null, "max_completion_tokens": 512}'
 GIVE_UP_AFTER = 20
 """After this many unanswered samples in a row, the server is not asked for the rest."""
 
@@ -124,6 +125,8 @@ class Chat:
             tried = f"tried {end.max_retries + 1} times, {end.timeout:g} s each"
             return ScorerError(f"{end.host} {what} ({tried}). Is the server running? Is base_url right?")
         words = f"status {status}. It says: {end.said(error) or 'nothing'}"
+        if status in (400, 422):
+            words += f". If it wants other parameters: --extra-body '{OTHER_PARAMETERS}' (extra_body=...), as it says"
         return await self._stop(client, error) or ScorerError(
             f"{end.host} does not answer for {self.model!r}: {words}"
         )
@@ -301,11 +304,13 @@ class ServerScorer(BatchedJudge):
                 f"{self.endpoint.host} gave no chat completion of one choice; check that base_url is "
                 "the address of an OpenAI-compatible server"
             )
-        if parse_form(found.text) is None:
+        if found.cut_off or parse_form(found.text) is None:
             logger.warning(
-                "%s does not answer a plain dialogue in the rubric's form, but with %r: expect many samples without "
-                "scores. If the model thinks first, turn this off (extra_body) or raise max_tokens",
+                "%s does not answer a plain dialogue in the rubric's form, but with %r%s: expect many samples without "
+                "scores. If the model thinks first, turn this off, or let it write more: --extra-body "
+                "'{\"max_tokens\": 2048}' (extra_body=...)",
                 self.model,
-                found.text[:80],
+                found.written[:80],
+                ", which is cut off" if found.cut_off else "",
             )
         return found.has_alternatives

@@ -144,7 +144,31 @@ def test_reasoning_before_the_answer_is_not_taken_for_it() -> None:
     thought = [("<think>", {}), ("- Rationality: 2\n- Sensibility: 2", {}), ("</think>", {})]
     assert read_answer(completion(text, thought + tokens), 0, 20).values[0] @ np.arange(11) == pytest.approx(5.5)
     with_thought = "".join(token for token, _ in thought) + text
-    assert read_answer(completion(with_thought, thought + tokens), 0, 20).reason == "answer_not_in_form"
+    assert read_answer(completion(with_thought, thought + tokens), 0, 20).values[0] @ np.arange(11) == pytest.approx(
+        5.5
+    )
+    for before in ("Maybe 2.\n- Rationality: 2</think>", "[THINK]\n- Sensibility: 1[/THINK]\n"):
+        assert read_answer(completion(before + text), 0, 0).mode == read_answer(completion(text), 0, 0).mode
+    assert (
+        read_answer(completion("<think>\n- Sensibility: 2\n- Rationality: 9\nNo"), 0, 0).reason == "answer_not_in_form"
+    )
+
+
+def test_an_answer_that_was_cut_off_has_no_scores() -> None:
+    body = completion(*form(SEVEN, SEVEN))
+    body["choices"][0]["finish_reason"] = "length"
+    assert read_answer(body, 0, 20).reason == read_answer(body, 0, 0).reason == "server_cut_off"
+
+
+def test_the_text_parts_of_an_answer_are_read() -> None:
+    body = completion("- Sensibility: 8\n- Rationality: 3")
+    text = body["choices"][0]["message"]["content"]
+    for kind in ("text", "output_text"):
+        body["choices"][0]["message"]["content"] = [
+            {"type": "thinking", "thinking": "hm"},
+            {"type": kind, "text": text},
+        ]
+        assert read_answer(body, 0, 0).mode == (8, 3)
 
 
 def broken(change: Callable[[dict[str, Any]], None]) -> Any:

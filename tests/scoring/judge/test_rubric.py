@@ -108,6 +108,12 @@ S, R = "- Sensibility: 8", "- Rationality: 2"
         f"\n\n{S}  \n\n{R}\t\n",
         f"Here it is.\n{ANSWER_HEADER}\n{S}\n{R}\nI hope that helps.",
         "- Sensibility:8\n- Rationality:   2",
+        f"{S}\n**Rationality:** 2",
+        "### Evaluation Form (scores ONLY):\n\n- **Sensibility**: 8\n- **Rationality**: 2",
+        "* **Sensibility: 8**\n* **Rationality: 2**",
+        "```\n- Sensibility: **8**\n- __Rationality:__ 2\n```",
+        "| Axis | Score |\n|---|---|\n| Sensibility | 8 |\n| **Rationality** | **2** |",
+        "## Sensibility: 8\n## Rationality: 2",
     ],
 )
 def test_forms_that_are_read(text: str) -> None:
@@ -123,7 +129,6 @@ def test_forms_that_are_read(text: str) -> None:
         f"{S}\n{S}",
         f"{S}\n{R}\n{R}",
         f"{S}\n{R}\nSensibility: 10",
-        f"{S}\n**Rationality:** 2",
         f"{S}\nRationality: 2",
         f"{S}\n- rationality: 2",
         f"{S} {R}",
