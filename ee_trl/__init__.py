@@ -25,6 +25,7 @@ _EXPORTS = {
     "Scorer": "scoring.base",
     "Selection": "selection",
     "ServerScorer": "scoring.judge.server",
+    "behaviour_check": "reports.check",
     "build_tiny_causal_lm": "training.tiny_model",
     "choose_to_label": "distillation.labels",
     "compose_moe": "moe.compose",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .moe.request_router import RequestRouter
     from .online.callback import EmpathyCallback
     from .online.trainer import EmpathySFTTrainer
+    from .reports.check import behaviour_check
     from .reports.explorer import write_explorer
     from .scoring.base import Scorer
     from .scoring.cascade import CascadeScorer

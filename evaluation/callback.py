@@ -15,8 +15,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ee_trl.axes import AXES
 from ee_trl.display import Table
-from ee_trl.errors import TrainingError, check_count
+from ee_trl.errors import TrainingError, check_choice, check_count
 from ee_trl.files import json_ready, write_text
 from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
@@ -50,7 +51,8 @@ class EmpathyEvalCallback(TrainerCallback):
     Generates replies to a fixed set of dialogues every few steps; logs metrics and a table of samples.
 
     The metrics go through the trainer's log to every reporter, under `empathy_eval/`; of several evaluations
-    between two logs, only the last is logged (`history` has all). The table goes to Weights & Biases, Trackio, Comet
+    between two logs, only the last is logged (`history` has all). They can choose the best checkpoint:
+    `metric_for_best_model="empathy_eval/word_f1"`. The table goes to Weights & Biases, Trackio, Comet
     and TensorBoard if the trainer reports to them, always to `empathy_samples/step-<n>.jsonl` in the output folder.
 
     Args:
@@ -97,12 +99,38 @@ class EmpathyEvalCallback(TrainerCallback):
         self.history: list[dict[str, Any]] = []
         self._last_step = -1
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuses a `metric_for_best_model` under its prefix that it does not give."""
+        if self._chooses(args):
+            name = args.metric_for_best_model.removeprefix("eval_").removeprefix(PREFIX)
+            scored = self.evaluator.tools.run is not None
+            given = [one for one in LOGGED if scored or not one.startswith(AXES)]
+            check_choice("metric_for_best_model empathy_eval/...", name, given, TrainingError)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluates when it is due."""
-        due = state.global_step % self.every_n_steps == 0 or state.global_step == state.max_steps
-        if due and state.global_step != self._last_step:
+        if state.global_step % self.every_n_steps == 0 or state.global_step == state.max_steps:
+            self._evaluate_once(args, state, kwargs["processing_class"])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Adds its numbers to the trainer's, which then choose the best checkpoint; measures if they are to choose."""
+        if self._chooses(args):
+            self._evaluate_once(args, state, kwargs["processing_class"])
+        if metrics is not None and self._last_step == state.global_step:
+            metrics |= {f"eval_{PREFIX}{name}": self.history[-1].get(name, math.nan) for name in LOGGED}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forgets the last evaluation: the model may become another, e.g. the best one."""
+        self._last_step = -1
+
+    def _chooses(self, args: Any) -> bool:
+        """Whether a number of the callback is to choose the best checkpoint."""
+        return (args.metric_for_best_model or "").removeprefix("eval_").startswith(PREFIX)
+
+    def _evaluate_once(self, args: Any, state: Any, tokenizer: Any) -> None:
+        if state.global_step != self._last_step:
             self._last_step = state.global_step
-            self.evaluate(args, state.global_step, kwargs["processing_class"])
+            self.evaluate(args, state.global_step, tokenizer)
 
     def evaluate(self, args: Any, step: int, tokenizer: Any) -> dict[str, float]:
         """Generates and measures now; returns what it logs."""

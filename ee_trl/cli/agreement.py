@@ -35,6 +35,7 @@ def add_agreement(commands: Any) -> None:
         note = f"option of scorer {side.upper()}, e.g. quantization=nf4, or model=NAME of `server`; repeatable"
         add(f"--option-{side}", **options.REPEATED, metavar="KEY=VALUE", help=note)
     add("--no-injection", action="store_true", help="do not measure prompt injection")
+    add("--no-check", action="store_true", help="leave out the behavioural check (see ee-trl check)")
     options.add_store(parser)
     options.add_shared(parser, "json", "quiet")
 
@@ -43,7 +44,8 @@ def run_agreement(args: argparse.Namespace) -> int:
     """
     Compare two scorers, or a scorer with given scores.
 
-    Shows correlations, shifts, what changes in the selection, and what prompt injection does to the scores. A and B
+    Shows correlations, shifts, what changes in the selection, what prompt injection does to the scores, and how
+    each scorer treats good and bad replies. A and B
     are each a scorer (name, folder or hub id), a file of scores of the same dialogues, or the word `given` for the
     scores in the data set itself (of each last turn).
     """
@@ -183,6 +185,7 @@ def _scorer_side(spec: str, given: dict[str, Any], samples: Sequence[Sample], ar
 
     from ..data.tables import progress_bar
     from ..reports.agreement_page import Side
+    from ..reports.check import behaviour_check
     from ..reports.injection import injection_shift
     from ..scoring.judge.rubric import Rubric
     from ..scoring.load import load_scorer
@@ -203,6 +206,11 @@ def _scorer_side(spec: str, given: dict[str, Any], samples: Sequence[Sample], ar
     run.coverage.count(status)
     options.note(str(run.coverage))
     rubric = getattr(scorer, "rubric", None)
+    shown: dict[str, Any] = {
+        "threshold": selector.threshold,
+        "ties": selector.ties,
+        "show_progress": selector.show_progress,
+    }
     return Side(
         spec,
         scorer.fingerprint,
@@ -210,4 +218,5 @@ def _scorer_side(spec: str, given: dict[str, Any], samples: Sequence[Sample], ar
         status,
         rubric if isinstance(rubric, Rubric) else None,
         None if args.no_injection else injection_shift(scorer, run=run),
+        None if args.no_check else behaviour_check({spec: run}, **shown).scorers,
     )

@@ -19,7 +19,7 @@ def add_evaluate(commands: Any) -> None:
         run_evaluate,
         "test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
     )
-    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
+    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name", reading=False)
     add, repeated = parser.add_argument, options.REPEATED
     add("--model", **repeated, metavar="[NAME=]FOLDER", help="folder or hub id; repeatable")
     note = "replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable"
@@ -101,7 +101,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def add_train_epitome(commands: Any) -> None:
     """Adds `ee-trl train-epitome`."""
     parser = options.new_command(commands, "train-epitome", run_train_epitome, "epitome.parquet -o epitome")
-    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}")
+    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}", reading=False)
     options.add_output(parser, "folder for the classifier")
     add = parser.add_argument
     add("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")

@@ -32,7 +32,9 @@ def add_human(commands: Any) -> None:
 
 def _add_export(actions: Any) -> None:
     export = options.new_command(actions, "export", run_export)
-    options.add_input(export, "dataset", "the dialogues that the candidates reply to: file, folder, or hub name")
+    options.add_input(
+        export, "dataset", "the dialogues that the candidates reply to: file, folder, or hub name", reading=False
+    )
     add = export.add_argument
     note = "a candidate's replies, one for each dialogue in order; repeatable, twice for A/B"
     add("--predictions", **options.REPEATED, metavar="[NAME=]FILE", help=note)

@@ -12,6 +12,7 @@ from ..errors import CoverageError, EmpathyError, StoreError
 from ..files import DISK_FULL
 from .agreement import add_agreement
 from .cache import add_cache
+from .check import add_check
 from .compose import add_compose
 from .distill import add_distill, add_label
 from .evaluate import add_evaluate, add_train_epitome
@@ -39,6 +40,7 @@ COMMANDS = {
     "sweep": add_sweep,
     "summary": add_summary,
     "explore": add_explore,
+    "check": add_check,
     "agreement": add_agreement,
     "label": add_label,
     "distill": add_distill,

@@ -67,11 +67,18 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(*FLAGS.get(name, (f"--{name}",)), **SHARED[name])
 
 
-def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
-    """The input: a file, folder or hub name, with split and configuration."""
+def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP, *, reading: bool = True) -> None:
+    """The input: a file, folder or hub name, with split and configuration, and how it is read ([`open_input`])."""
     parser.add_argument(name, help=help)
     parser.add_argument("--split", help="split of a data set that has several (default: its only one)")
     parser.add_argument("--config", help="configuration name of a hub data set")
+    if reading:
+        parser.add_argument("--encoding", metavar="NAME", help="of a csv or json file, e.g. cp1252 (default: utf-8)")
+        note = (
+            "what a name in the data means: chosen=response, dialogs=messages, who=role, client=user; repeatable; "
+            "meanings: a column, a key of a turn (role, content), a role (user, assistant, system)"
+        )
+        parser.add_argument("--map", **REPEATED, metavar="NAME=MEANING", help=note)
 
 
 def add_output(
@@ -150,13 +157,15 @@ def grid(text: str) -> list[float]:
         ) from None
 
 
-def named_paths(option: str, given: Sequence[str] | None) -> dict[str, str]:
+def named_paths(
+    option: str, given: Sequence[str] | None, example: str = "NAME=PATH, e.g. sensibility=runs/expert"
+) -> dict[str, str]:
     """`NAME=PATH` pairs, each name once."""
     found: dict[str, str] = {}
     for pair in given or ():
         name, equals, value = pair.partition("=")
         if not (name and equals and value):
-            raise EmpathyError(f"{option} {pair!r} is not valid; valid: NAME=PATH, e.g. sensibility=runs/expert")
+            raise EmpathyError(f"{option} {pair!r} is not valid; valid: {example}")
         if name in found:
             raise EmpathyError(f"{option} names {name!r} twice; give each name once")
         found[name] = value
@@ -222,7 +231,8 @@ def open_input(source: str, args: argparse.Namespace) -> Any:
     """One split of the input; parquet files as a stream."""
     from ..data.reading import open_rows
 
-    dataset = open_rows(source, config=args.config, split=args.split)
+    mapping = named_paths("--map", args.map, "NAME=MEANING, e.g. client=user")
+    dataset = open_rows(source, config=args.config, split=args.split, encoding=args.encoding, mapping=mapping)
     if hasattr(dataset, "keys"):
         raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
     return dataset

@@ -18,7 +18,13 @@ def add_select(commands: Any) -> None:
         commands, "select", run_select, "scored.parquet --keep sensibility -o sensibility.parquet"
     )
     options.add_input(parser, "scored", options.SCORED_HELP)
-    options.add_output(parser)
+    options.add_output(parser, "file to write: .parquet or .jsonl; .json for Argilla")
+    add = parser.add_argument
+    note = (
+        "trl: prompt and completion for SFTTrainer; argilla: records of the selection with its scores as suggestions; "
+        "dpo: prompt, chosen and rejected, from all contexts with several replies, by --axis (default: trl)"
+    )
+    add("--format", choices=("trl", "argilla", "dpo"), default="trl", help=note)
     _add_rule(parser)
     options.add_shared(parser, "threshold", "ties", "json", "quiet")
     parser.add_argument("--dropped", metavar="FILE", help="also write the dropped samples, each with its drop_reason")
@@ -31,6 +37,7 @@ def add_select(commands: Any) -> None:
     )
     card.add_argument("--license", metavar="ID", help="of the source, e.g. cc-by-nc-4.0 (default: as its card says)")
     card.add_argument("--agreement", metavar="FILE", help="agreement.json of `ee-trl agreement -o`, for the card")
+    card.add_argument("--check", metavar="FILE", help="check.json of `ee-trl check -o`, for the card")
 
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +61,20 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
 
 def run_select(args: argparse.Namespace) -> int:
     """Select the dialogues to train on, ready for SFTTrainer."""
+    from ..data.export import argilla_records
     from ..data.samples import dropped_tables
-    from ..data.tables import write_file
-    from ..files import check_output, write_text
+    from ..data.tables import to_dataset, write_file
+    from ..files import check_output, write_json, write_text
     from ..selector import RULE_OPTIONS
 
     selector = options.make_selector(args)
-    path = check_output(args.output, overwrite=args.overwrite)
+    endings = {"endings": (".json",)} if args.format == "argilla" else {}
+    path = check_output(args.output, overwrite=args.overwrite, **endings)
     dropped_path = check_output(args.dropped, overwrite=args.overwrite) if args.dropped else None
     card_path = _card_path(args, path)
     scored = options.open_input(args.scored, args)
+    if args.format == "dpo":
+        return _write_pairs(args, scored, path)
     chosen = selector.choose(scored, **options.picked(args, *RULE_OPTIONS))
     counts = chosen.counts()
     if not len(chosen):
@@ -81,10 +92,13 @@ def run_select(args: argparse.Namespace) -> int:
     if card_path:
         from ..reports.cards import card_of
 
-        named = {"source": args.scored, "file": path.name, "license": args.license, "agreement": args.agreement}
-        card = card_of(scored, chosen, **named)
+        given = options.picked(args, "license", "agreement", "check")
+        card = card_of(scored, chosen, source=args.scored, file=path.name, **given)
     features, tables = selector.select_tables(scored, chosen)
-    write_file(tables, features, path, metadata=metadata)
+    if args.format == "argilla":
+        write_json(path, argilla_records(to_dataset(tables, features)))
+    else:
+        write_file(tables, features, path, metadata=metadata)
     if dropped_path:
         features, tables = dropped_tables(scored, chosen.drops)
         write_file(tables, features, dropped_path, metadata=metadata)
@@ -96,12 +110,24 @@ def run_select(args: argparse.Namespace) -> int:
     return options.show(args, found, chosen, f"wrote {wrote}")
 
 
+def _write_pairs(args: argparse.Namespace, scored: Any, path: Path) -> int:
+    from ..data.export import preference_tables
+    from ..data.tables import write_file
+
+    axis = args.axis or "sensibility"
+    features, tables = preference_tables(scored, axis)
+    settings = {"command": "select", "format": "dpo", "source": args.scored, "axis": axis}
+    pairs = write_file(tables, features, path, metadata={**settings, "versions": options.versions()})
+    options.show(args, {"output": str(path), "pairs": pairs}, f"{pairs:,} pairs by {axis}", f"wrote {path}")
+    return 0 if pairs else 4
+
+
 def _card_path(args: argparse.Namespace, output: Path) -> Path | None:
     from ..files import check_free
     from ..reports.cards import is_own_card
 
     if not args.card:
-        given = [f"--{name}" for name in ("license", "agreement") if getattr(args, name)]
+        given = [f"--{name}" for name in ("license", "agreement", "check") if getattr(args, name)]
         if given:
             raise EmpathyError(f"{given[0]} goes with --card")
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import FormatError, check_choice
-from .formats import FORMATS, BadRow, DialogueFormat, Message
+from .formats import FORMATS, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, role_named
 
 
 SCORED = "scored"
@@ -20,13 +20,15 @@ SCORED = "scored"
 
 REASONS = {
     "null_dialogue": "a dialogue column or a turn is null",
-    "wrong_type": "a dialogue column holds something that is not text or a list of turns",
+    "wrong_type": "a dialogue column holds neither text nor a list of turns, or a list that became text and is broken",
     "not_text_alone": "a turn holds a part that is not text, such as an image",
     "empty_dialogue": "the dialogue has no turns",
     "empty_context": "nothing was said before the reply",
     "empty_response": "the reply is empty or white space",
     "ends_with_speaker": "the dialogue ends in the speaker's turn: there is no reply to score",
-    "unknown_role": "a turn's role is not system, user or assistant",
+    "listener_opens": "the listener opens the conversation: nothing was said before the reply",
+    "unknown_role": "a turn's role is not known; the option --map says who is the speaker",
+    "too_many_speakers": "more than two people speak in this conversation",
     "missing_turns": "utterances of this conversation are missing before the reply",
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
@@ -50,7 +52,7 @@ REASONS = {
 NOT_ASKED = "server_not_asked"
 """One of [`REASONS`]: the scorer was not asked for the sample. The next run always asks for it."""
 
-NOTHING_TO_SCORE = ("ends_with_speaker", "not_english")
+NOTHING_TO_SCORE = ("ends_with_speaker", "listener_opens", "not_english")
 """The [`REASONS`] that are not failures: the data are valid, but there is no reply that was to be scored."""
 
 MAX_TURN_CHARS = 32_768
@@ -111,10 +113,11 @@ def check_turns(turns: str) -> None:
     check_choice("turns", turns, get_args(Turns), FormatError)
 
 
-def dialogue_of(context: Sequence[Any], response: str) -> Dialogue:
-    """A [`Dialogue`] from a reply and what came before it."""
+def dialogue_of(context: str | Sequence[Any], response: str) -> Dialogue:
+    """A [`Dialogue`] from a reply and what came before it: a text, texts that alternate, or messages."""
     try:
-        *before, _ = FORMATS["context_response"].parse({"context": list(context), "response": response})
+        given = context if context is None or isinstance(context, str) else list(context)
+        *before, _ = FORMATS["context_response"].parse({"context": given, "response": response})
         for message in before:
             if message.problem:
                 raise BadRow(message.problem)
@@ -140,20 +143,32 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
         return [sample for i, row in enumerate(rows) for sample in _row_samples(fmt, i, row, turns)]
     found: list[Sample] = []
     for span in conversations(rows):
-        speaker = rows[span.start].get("speaker_idx")
-        messages = [_utterance(fmt, rows[i], turn, speaker) for turn, i in enumerate(span)]
-        found += [_sample(span[turn], messages, turn) for turn in _wanted(messages, turns)]
+        first = 0 if utterance_number(rows[span.start].get("utterance_idx")) == 0 else 1
+        speakers: dict[str, int] = {}
+        messages = [_utterance(fmt, rows[i], number, speakers) for number, i in enumerate(span, first)]
+        system = _system(rows[span.start])
+        found += [_sample(span[turn], messages, turn, fmt, system) for turn in _wanted(messages, turns)]
     return found
 
 
 def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Turns) -> list[Sample]:
     try:
         messages = _parsed(fmt, row)
+        system = _system(row)
     except BadRow as bad:
         return [Sample(i, None, None, str(bad))]
     turn = _named_turn(row, messages) if fmt.multi_turn else None
     wanted = _wanted(messages, turns if fmt.multi_turn else "last") if turn is None else [turn]
-    return [_sample(i, messages, turn) for turn in wanted]
+    return [_sample(i, messages, turn, fmt, system) for turn in wanted]
+
+
+def _system(row: Mapping[str, Any]) -> list[Message]:
+    """The system message that a column of its own holds, if any."""
+    for name in SYSTEM_COLUMNS:
+        text = row.get(name)
+        if isinstance(text, str) and text.strip():
+            return [Message("system", text)]
+    return []
 
 
 def _parsed(fmt: DialogueFormat, row: Mapping[str, Any]) -> list[Message]:
@@ -179,17 +194,20 @@ def _wanted(messages: Sequence[Message], turns: Turns) -> list[int]:
     return found if last in found else [*found, last]
 
 
-def _sample(i: int, messages: Sequence[Message], turn: int) -> Sample:
+def _sample(i: int, messages: Sequence[Message], turn: int, fmt: DialogueFormat, system: Sequence[Message]) -> Sample:
     """The sample whose reply is message number `turn`, or the reason why there is none."""
     if not 0 <= turn < len(messages):
         return Sample(i, None, None, "empty_dialogue")
-    reason = _problem(messages[: turn + 1])
+    said = messages[: turn + 1]
+    if system and not any(message.role == "system" for message in said):
+        said = [*system, *said]
+    reason = _problem(said, fmt.multi_turn)
     if reason:
         return Sample(i, turn, None, reason)
-    return Sample(i, turn, _dialogue(messages[:turn], messages[turn].text), None)
+    return Sample(i, turn, _dialogue(said[:-1], said[-1].text), None)
 
 
-def _problem(messages: Sequence[Message]) -> str | None:
+def _problem(messages: Sequence[Message], multi_turn: bool) -> str | None:
     """Why the last of the messages cannot be scored as a reply, if it cannot."""
     for message in messages:
         if message.problem:
@@ -197,8 +215,10 @@ def _problem(messages: Sequence[Message]) -> str | None:
     role, response, _ = messages[-1]
     if role != "assistant":
         return "ends_with_speaker"
-    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), "")
-    if not last.strip():
+    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), None)
+    if last is None and multi_turn:
+        return "listener_opens"
+    if not (last and last.strip()):
         return "empty_context"
     if not response.strip():
         return "empty_response"
@@ -228,16 +248,18 @@ def conversations(rows: Sequence[Mapping[str, Any]]) -> Iterator[range]:
             start = i
 
 
-def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], turn: int, first_speaker: Any) -> Message:
-    """The utterance of a row that should be number `turn` (from 0) of its conversation."""
-    role = "user" if str(row.get("speaker_idx")) == str(first_speaker) else "assistant"
+def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], number: int, speakers: dict[str, int]) -> Message:
+    """The utterance of a row that should have this number; the roles of people without one follow from their order."""
+    name = str(row.get("speaker_idx"))
+    place = speakers.setdefault(name, len(speakers))
+    role = role_named(name) or ("assistant" if place else "user")
     try:
         [message] = _parsed(fmt, row)
     except BadRow as bad:
         return Message(role, "", str(bad))
-    if utterance_number(row.get("utterance_idx")) != turn + 1:
+    if utterance_number(row.get("utterance_idx")) != number:
         return Message(role, "", "missing_turns")
-    return Message(role, message.text)
+    return Message(role, message.text, "too_many_speakers" if place > 1 else None)
 
 
 def utterance_number(value: Any) -> float:

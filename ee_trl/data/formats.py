@@ -6,9 +6,12 @@ A parser raises [`BadRow`] for a row that is not a conversation. A single bad tu
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..errors import FormatError
@@ -16,10 +19,25 @@ from ..errors import FormatError
 
 _NAMES = {
     "system": ("system", "developer"),
-    "user": ("user", "human", "speaker", "prompter"),
-    "assistant": ("assistant", "gpt", "chatgpt", "bot", "model", "listener"),
+    "user": (
+        *("user", "human", "speaker", "prompter", "seeker", "help_seeker", "support_seeker", "client", "patient"),
+        *("usr", "customer", "caller", "visitor", "student", "questioner", "poster", "inquirer"),
+    ),
+    "assistant": (
+        *("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "agent", "listener", "supporter"),
+        *("help_supporter", "helper", "counselor", "counsellor", "therapist", "psychologist", "doctor", "sys"),
+    ),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
+_NUMBERED = re.compile(r"(?:agent|speaker|person|participant|interlocutor|user|human|p|s)?_?(?:\d+|[ab])")
+"""Names that say only who is who, such as agent_1 and agent_2: whoever opens the conversation is the speaker."""
+ROLE_KEYS = ("from", "role", "speaker", "sender", "author", "speaker_role", "speaker_id")
+TEXT_KEYS = ("value", "content", "text", "utterance", "message")
+"""Keys of a turn that hold its role and its text; files that mix spellings have several, all but one null."""
+OTHER_COLUMNS = {"completion": ("response",), "dialog": ("dialogue", "conversation", "turns", "utterances")}
+"""Further names of a format's column, taken if no format has all of its own columns."""
+SYSTEM_COLUMNS = ("system", "system_prompt")
+"""Columns whose text is the system message of a conversation that has none."""
 
 
 class Message(NamedTuple):
@@ -28,7 +46,7 @@ class Message(NamedTuple):
 
     Args:
         role (`str`): `"system"`, `"user"`, `"assistant"`, or `""` for every other role.
-        text (`str`): What was said; `""` if there is a problem.
+        text (`str`): What was said. If there is a problem: the unknown role or keys as found, or `""`.
         problem (`str`, *optional*): One of [`~ee_trl.data.dialogue.REASONS`], if the turn cannot be used.
     """
 
@@ -41,40 +59,114 @@ class BadRow(Exception):
     """A row cannot be parsed; the argument is one of [`~ee_trl.data.dialogue.REASONS`]."""
 
 
-def parse_messages(value: Any) -> list[Message]:
-    """Reads a list of `{"role", "content"}` or `{"from", "value"}`, its JSON string, or a dict of lists."""
+def role_named(name: Any) -> str | None:
+    """`"system"`, `"user"` or `"assistant"`, if the name is one of theirs."""
+    return _ROLES.get(_plain(name))
+
+
+def _plain(name: Any) -> str:
+    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def parse_messages(value: Any, speakers: dict[str, int] | None = None) -> list[Message]:
+    """
+    Reads a list of `{"role", "content"}` or `{"from", "value"}`, the same written as text, or a dict of lists.
+
+    `speakers` numbers the people of the conversation who have no role, such as agent_1 and agent_2.
+    """
     if value is None:
         raise BadRow("null_dialogue")
-    try:
-        if isinstance(value, str):
-            value = json.loads(value)
-        if isinstance(value, Mapping):  # older files hold a list of turns as {"from": [...], "value": [...]}
-            value = _turns_of_lists(value)
-    except (ValueError, RecursionError):
-        value = None
+    if isinstance(value, str):
+        value = _read_list(value)
+    if isinstance(value, Mapping):  # older files hold a list of turns as {"from": [...], "value": [...]}
+        value = _turns_of_lists(value)
     if not isinstance(value, (list, tuple)):
         raise BadRow("wrong_type")
-    return [_message(turn) for turn in value]
+    speakers = {} if speakers is None else speakers
+    return [_message(turn, speakers) for turn in value]
 
 
 def _turns_of_lists(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if not lists or not all(isinstance(values, (list, tuple)) for values in lists.values()):
-        raise ValueError
+    lengths = {len(values) if isinstance(values, (list, tuple)) else -1 for values in lists.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        raise BadRow("wrong_type")
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
-def _message(turn: Any) -> Message:
+_LIST = re.compile(
+    r"""\s* (?: \( \s* ['"{\[]
+    | (?:array\(\s*)? \[ (?: \s*\]\s*$ | [\s\[(]* (?: ['"{] | array\( | (?:None|null|nan)\s*[,\]] ) )
+    | \{ \s* ['"] (?:ROLE_OR_TEXT) ['"] \s* : )""".replace("ROLE_OR_TEXT", "|".join((*ROLE_KEYS, *TEXT_KEYS))),
+    re.VERBOSE,
+)
+_TOKEN = re.compile(
+    r"""(?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [}\])] ) \s* | array(?=\() | ,\s*dtype=[^)]* | \bnan\b""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def listed(text: str) -> Any:
+    """The list or mapping that a text is written as; `None` for other text. Raises [`BadRow`] for a broken list."""
+    if (text[:1].isalnum() and not text.startswith("array(")) or not _LIST.match(text):
+        return None
+    try:
+        return _read_list(text)
+    except BadRow:
+        if text.lstrip().startswith("("):  # people write in brackets, too
+            return None
+        raise
+
+
+def _read_list(text: str) -> Any:
+    """A list or mapping written as JSON, as a Python literal, or as numpy prints arrays; nothing is evaluated."""
+    for read in (json.loads, _literal):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, (list, tuple, Mapping)):
+            return value
+    raise BadRow("wrong_type")
+
+
+def _literal(text: str) -> Any:
+    """The value of a Python literal; numpy leaves out commas, and Python would join neighbouring strings."""
+    text = text.strip()
+
+    def mended(match: re.Match[str]) -> str:
+        token, end = match[0], match.end()
+        if token[0] in "'\"}])":
+            return token + "," if end < len(text) and text[end] in "'\"{[(" else token
+        return "None" if token == "nan" else ""
+
+    with warnings.catch_warnings():  # unknown escapes
+        warnings.simplefilter("ignore")
+        return ast.literal_eval(_TOKEN.sub(mended, text))
+
+
+def _message(turn: Any, speakers: dict[str, int]) -> Message:
     if not isinstance(turn, Mapping):
         return Message("", "", "null_dialogue" if turn is None else "wrong_type")
-    # files that mix the two spellings have all four keys, half of them null
-    names = ("role", "content") if turn.get("from") is None else ("from", "value")
-    role, content = (turn.get(name) for name in names)
-    if not isinstance(role, str) or role.lower() not in _ROLES:
-        return Message("", "", "unknown_role")
+    role, content = turn.get("role"), turn.get("content")
+    if isinstance(content, str) and turn.get("from") is None and isinstance(role, str) and role in _ROLES:
+        return Message(_ROLES[role], content)  # most turns
+    key = next((key for key in ROLE_KEYS if turn.get(key) is not None), None)
+    name = turn[key] if key else None
+    role = role_named(name) if isinstance(name, (str, int)) else None
+    if role is None and isinstance(name, (str, int)) and _NUMBERED.fullmatch(_plain(name)):
+        place = speakers.setdefault(_plain(name), len(speakers))
+        if place > 1:
+            return Message("", "", "too_many_speakers")
+        role = ("user", "assistant")[place]
+    if role is None:
+        return Message("", f"{key}: {name!r}" if key else f"keys: {', '.join(map(str, turn))}", "unknown_role")
+    content = next((turn[key] for key in TEXT_KEYS if turn.get(key) is not None), None)
+    if content is None and not any(key in turn for key in TEXT_KEYS):
+        return Message(role, f"keys: {', '.join(map(str, turn))}", "null_dialogue")
     try:
-        return Message(_ROLES[role.lower()], content_text(content))
+        return Message(role, content_text(content))
     except BadRow as bad:
-        return Message(_ROLES[role.lower()], "", str(bad))
+        return Message(role, "", str(bad))
 
 
 def content_text(content: Any) -> str:
@@ -91,14 +183,57 @@ def content_text(content: Any) -> str:
 
 
 def _parse_prompt_completion(row: Mapping[str, Any]) -> list[Message]:
-    return _side(row.get("prompt"), "user") + _side(row.get("completion"), "assistant")
+    speakers: dict[str, int] = {}
+    return _joined(_side(row.get("prompt"), "user", speakers), _side(_value(row, "completion"), "assistant", speakers))
 
 
-def _side(value: Any, role: str) -> list[Message]:
-    """The turns of a prompt or a completion; plain text is one turn of that `role`."""
-    if isinstance(value, str) and not value.lstrip().startswith('[{"'):
-        return [Message(role, value)]
-    return parse_messages(value)
+def _joined(before: list[Message], reply: list[Message]) -> list[Message]:
+    """The conversation; a reply of preference data may repeat all that was said before it."""
+    return reply if len(reply) > len(before) and reply[: len(before)] == before else before + reply
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, by its own name or one of its others."""
+    names = (column, *OTHER_COLUMNS.get(column, ()))
+    return next((row[name] for name in names if name in row), None)
+
+
+def _side(value: Any, role: str, speakers: dict[str, int] | None = None) -> list[Message]:
+    """The turns of a prompt, a completion or a response: a list or one turn; plain text is one turn of that `role`."""
+    if isinstance(value, str):
+        found = listed(value)
+        if found is None:
+            return [Message(role, value)]
+        value = found
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], str):
+        return [Message(role, value[0])]
+    if isinstance(value, Mapping) and not any(isinstance(v, (list, tuple)) for v in value.values()):
+        value = [value]
+    return parse_messages(value, speakers)
+
+
+def _parse_conversation(column: str) -> Callable[[Mapping[str, Any]], list[Message]]:
+    """Reads the conversation in a column; a column `response` may hold the reply to it."""
+
+    def parse(row: Mapping[str, Any]) -> list[Message]:
+        value, speakers = row[column] if column in row else _value(row, column), dict[str, int]()
+        if column == "dialog":
+            value = listed(value) if isinstance(value, str) else value
+            if isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value):
+                return _alternating(value, "user")
+        said = parse_messages(value, speakers)
+        if row.get("response") is not None:
+            spoken = [message.role for message in said if message.role != "system"]
+            if spoken[-1:] != ["assistant"]:
+                return _joined(said, _side(row["response"], "assistant", speakers))
+        return said
+
+    return parse
+
+
+def _alternating(texts: Sequence[Any], first: str) -> list[Message]:
+    roles = ("user", "assistant") if first == "user" else ("assistant", "user")
+    return [Message(roles[i % 2], content_text(text)) for i, text in enumerate(texts)]
 
 
 def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
@@ -106,17 +241,23 @@ def _parse_context_response(row: Mapping[str, Any]) -> list[Message]:
     if context is None or response is None:
         raise BadRow("null_dialogue")
     if isinstance(context, str):
-        context = [part.strip() for part in context.split("</s>")]
-        while len(context) > 1 and not context[-1]:  # a trailing separator does not begin another utterance
-            context.pop()
-    if not isinstance(context, (list, tuple)) or not isinstance(response, str):
-        raise BadRow("wrong_type")
-    if context and isinstance(context[0], Mapping):
-        return [*parse_messages(context), Message("assistant", response)]
+        found = listed(context)
+        context = _utterances(context) if found is None else found
+    reply, texts = _side(response, "assistant"), isinstance(context, (list, tuple))
+    if not texts or (context and not isinstance(context[0], str) and isinstance(context[0], Mapping)):
+        speakers: dict[str, int] = {}
+        return _joined(parse_messages(context, speakers), _side(response, "assistant", speakers))
     # utterances alternate, and the last is the speaker's
-    roles = ["user" if (len(context) - i) % 2 else "assistant" for i in range(len(context))]
-    said = [Message(role, content_text(text)) for role, text in zip(roles, context, strict=True)]
-    return [*said, Message("assistant", response)]
+    said = _alternating(context, "user" if len(context) % 2 else "assistant")
+    return [*said, *reply]
+
+
+def _utterances(context: str) -> list[str]:
+    """The utterances of a text that joins them; a separator at its end does not begin another one."""
+    parts = [part.strip() for part in context.split("</s>")]
+    while len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    return parts
 
 
 def _parse_utterance(row: Mapping[str, Any]) -> list[Message]:
@@ -162,14 +303,14 @@ _ALL = (  # in order of precedence: what `select` writes comes first
     DialogueFormat(
         "messages",
         ("messages",),
-        lambda row: parse_messages(row.get("messages")),
+        _parse_conversation("messages"),
         '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
         multi_turn=True,
     ),
     DialogueFormat(
         "sharegpt",
         ("conversations",),
-        lambda row: parse_messages(row.get("conversations")),
+        _parse_conversation("conversations"),
         '{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}',
         multi_turn=True,
     ),
@@ -187,9 +328,28 @@ _ALL = (  # in order of precedence: what `select` writes comes first
         _parse_context_response,
         '{"context": ["...", "..."] or "... </s> ...", "response": "..."}',
     ),
+    DialogueFormat(
+        "dialog",
+        ("dialog",),
+        _parse_conversation("dialog"),
+        '{"dialog": [{"speaker": "seeker", "content": "..."}, {"speaker": "supporter", ...}]} or texts by turns',
+        multi_turn=True,
+    ),
 )
 FORMATS: dict[str, DialogueFormat] = {fmt.name: fmt for fmt in _ALL}
 """Every known format, by name."""
+
+
+def fitting(columns: Collection[str]) -> DialogueFormat | None:
+    """The first format that fits these columns, if any."""
+    for fmt in FORMATS.values():
+        if all(name in columns for name in fmt.columns):
+            return fmt
+    for fmt in FORMATS.values():
+        names = [next((n for n in (c, *OTHER_COLUMNS.get(c, ())) if n in columns), "") for c in fmt.columns]
+        if all(names):
+            return replace(fmt, columns=tuple(names))
+    return None
 
 
 def recognise(columns: Collection[str]) -> DialogueFormat:
@@ -200,11 +360,35 @@ def recognise(columns: Collection[str]) -> DialogueFormat:
                 f"the column {name!r} holds images, but scorers read text only. If the dialogues make sense without "
                 f"the images, drop the column: dataset.remove_columns({name!r})"
             )
-    for fmt in FORMATS.values():
-        if all(name in columns for name in fmt.columns):
-            return fmt
+    if fmt := fitting(columns):
+        return _unambiguous(fmt, columns)
     known = "\n".join(f"  {fmt.name}: {fmt.example}" for fmt in FORMATS.values())
+    reply = "chosen" if "chosen" in columns else "answer"
     raise FormatError(
-        f"no dialogue format fits the columns {sorted(columns)}. Rename your columns to those of a known format "
-        f"(dataset.rename_column):\n{known}"
+        f"no dialogue format fits the columns {sorted(columns)}. {say_what_it_means(reply)}. "
+        f"Or rename your columns to those of a known format (dataset.rename_column):\n{known}"
+    )
+
+
+_BESIDE_CONTEXT = ("instruction", "question", "query", "input", "prompt")
+"""Columns that often hold what the speaker said, while `context` is a passage that it is about."""
+
+
+def _unambiguous(fmt: DialogueFormat, columns: Collection[str]) -> DialogueFormat:
+    beside = [name for name in _BESIDE_CONTEXT if name in columns] if fmt.name == "context_response" else []
+    if beside:
+        raise FormatError(
+            f"the column {beside[0]!r} stands beside 'context': which of them holds what was said before the reply? "
+            f"If it is {beside[0]!r}: --map {beside[0]}=context (the present 'context' becomes 'source_context'). If "
+            f"it is 'context', rename the other: --map {beside[0]}=about. In Python: "
+            f"mapping={{{beside[0]!r}: 'context'}}; in a recipe: empathy_map"
+        )
+    return fmt
+
+
+def say_what_it_means(name: str, meaning: str = "response") -> str:
+    """The sentence that says how to give the meaning of a column, a key or a role."""
+    return (
+        f"Say what a name of yours means: --map {name}={meaning} (in Python mapping={{{name!r}: {meaning!r}}}, in a "
+        "recipe empathy_map)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
 from .formats import recognise
+from .mapping import mapped
 from .tables import BATCH_ROWS, features_of, is_stream, stream_of_tables
 from .text_files import COMPRESSED, read_csv, read_json
 
@@ -34,19 +35,37 @@ _BUILDERS = {
 
 
 def open_dataset(
-    source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None, streaming: bool = False
+    source: str | os.PathLike[str],
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    encoding: str | None = None,
+    mapping: Mapping[str, str] | None = None,
 ) -> AnyDataset:
-    """Opens a file, a folder or a data set of the hub."""
+    """
+    Opens a file, a folder or a data set of the hub.
+
+    Args:
+        source (`str` or `os.PathLike`): A path, a pattern with `*`, or a hub name.
+        config, split (`str`, *optional*): Configuration and split; without a split all of them.
+        streaming (`bool`, *optional*, defaults to `False`): Whether parquet files are read as a stream.
+        encoding (`str`, *optional*, defaults to UTF-8): Of CSV and JSON files, e.g. `"cp1252"`.
+        mapping (`dict[str, str]`, *optional*): What names of the data mean, see [`~ee_trl.data.mapping.mapped`].
+    """
+    return mapped(_open(os.fspath(source), config, split, streaming, encoding), mapping)
+
+
+def _open(source: str, config: str | None, split: str | None, streaming: bool, encoding: str | None) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    source = os.fspath(source)
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return _open_folder(path, config, split)
+            return _open_folder(path, config, split, encoding)
         if path.is_file() or "*" in source:
-            return _open_files(path, split, streaming)
+            return _open_files(path, split, streaming, encoding)
     except FormatError:
         raise
     except Exception as error:  # the libraries' errors have many types and do not name the file
@@ -61,11 +80,15 @@ def open_dataset(
         ) from error
 
 
-def open_rows(source: str | os.PathLike[str], *, config: str | None = None, split: str | None = None) -> Any:
-    """Opens a path or name to read its rows once: parquet as a stream, except utterance rows, which must be sorted."""
-    found = _only_split(open_dataset(source, config=config, split=split, streaming=True))
+def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
+    """
+    Opens a path or name to read its rows once: parquet as a stream, except utterance rows, which must be sorted.
+
+    The options are those of [`open_dataset`].
+    """
+    found = _only_split(open_dataset(source, streaming=True, **options))
     if not hasattr(found, "keys") and is_stream(found) and recognise(features_of(found)).utterance_rows:
-        return open_dataset(source, config=config, split=split)
+        return open_dataset(source, **options)
     return found
 
 
@@ -96,7 +119,7 @@ def row_count(source: str | os.PathLike[str]) -> int | None:
     return pq.read_metadata(path).num_rows if path.suffix.lower() == ".parquet" and path.is_file() else None
 
 
-def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
+def _open_folder(path: Path, config: str | None, split: str | None, encoding: str | None) -> Any:
     """A folder of `save_to_disk`, or of files whose names tell their splits."""
     from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 
@@ -113,7 +136,7 @@ def _open_folder(path: Path, config: str | None, split: str | None) -> Any:
     if split is not None:
         check_choice("split", split, map(str, files), FormatError)
     parts = {
-        str(name): _load_files(sorted(file for file in map(Path, files[name]) if _holds_data(file)))
+        str(name): _load_files(sorted(file for file in map(Path, files[name]) if _holds_data(file)), encoding=encoding)
         for name in files
         if split in (None, name)
     }
@@ -125,7 +148,7 @@ def _holds_data(path: Path) -> bool:
     return not path.name.endswith((".meta.json", "dataset_infos.json")) and not path.name.startswith((".", "_"))
 
 
-def _open_files(path: Path, split: str | None, streaming: bool) -> Any:
+def _open_files(path: Path, split: str | None, streaming: bool, encoding: str | None) -> Any:
     """A file, or several by a pattern."""
     if split not in (None, "train"):
         raise FormatError(f"{str(path)!r} is one file and has no split {split!r}; leave the split out")
@@ -133,7 +156,7 @@ def _open_files(path: Path, split: str | None, streaming: bool) -> Any:
     if not paths:
         raise FormatError(f"there is no file {str(path)!r}")
     _check_one_kind(paths, str(path))
-    return _load_files(paths, streaming)
+    return _load_files(paths, streaming, encoding)
 
 
 def _kind_of(path: Path) -> str | None:
@@ -156,7 +179,7 @@ def _check_one_kind(paths: list[Path], pattern: str) -> None:
         )
 
 
-def _load_files(paths: list[Path], streaming: bool = False) -> Any:
+def _load_files(paths: list[Path], streaming: bool = False, encoding: str | None = None) -> Any:
     """The rows of files of one kind, one file after the other."""
     from datasets import Dataset, load_dataset
 
@@ -171,9 +194,9 @@ def _load_files(paths: list[Path], streaming: bool = False) -> Any:
         if kind == "parquet":
             _check_names(path)
     if kind == "json":
-        return read_json(paths)
+        return read_json(paths, encoding)
     if kind in ("csv", "tsv"):
-        return read_csv(paths, "\t" if kind == "tsv" else ",")
+        return read_csv(paths, "\t" if kind == "tsv" else ",", encoding)
     if kind == "parquet" and streaming:
         files = [str(path) for path in paths]
         return stream_of_tables(_parquet_tables, files, _parquet_tables(files)[0])

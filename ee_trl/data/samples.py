@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
-from .formats import DialogueFormat, recognise
+from .formats import SYSTEM_COLUMNS, BadRow, DialogueFormat, recognise, say_what_it_means
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
@@ -33,6 +34,8 @@ from .tables import (
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
 
 
@@ -47,6 +50,7 @@ class Batch:
             columns that the caller asked for.
         numbers (`Sequence[int]`): For each row its number in the data set.
         fmt, turns: See [`~ee_trl.data.dialogue.samples_of`].
+        unknown (`set[str]`): Unknown roles that a warning has named; the batches of a data set share it.
     """
 
     table: Any
@@ -54,16 +58,39 @@ class Batch:
     numbers: Sequence[int]
     fmt: DialogueFormat
     turns: Turns
+    unknown: set[str] = field(default_factory=set)
 
     @cached_property
     def samples(self) -> list[Sample]:
         """In order; their `row` counts within this batch."""
-        return samples_of(self.fmt, self.rows, self.turns)
+        found = samples_of(self.fmt, self.rows, self.turns)
+        bad = [s.row for s in found if s.reason in ("unknown_role", "null_dialogue")] if not self.unknown else []
+        for row in dict.fromkeys(bad):
+            self._warn(row)
+        return found
+
+    def _warn(self, row: int) -> None:
+        """Says which roles or keys of a row are unknown; the first row of a data set speaks for all."""
+        try:
+            turns = [] if self.fmt.utterance_rows or self.unknown else self.fmt.parse(self.rows[row])
+        except BadRow:
+            return
+        if texts := {message.text for message in turns if message.problem and message.text}:
+            self.unknown.update(texts)
+            logger.warning(
+                "row %s: the turns have roles or keys that are not known (%s). %s",
+                *(self.numbers[row], "; ".join(sorted(texts)), say_what_it_means(*_example(min(texts)))),
+            )
 
     @property
     def num_rows(self) -> int:
         """How many rows."""
         return len(self.rows)
+
+
+def _example(found: str) -> tuple[str, str]:
+    kind, _, names = found.partition(": ")
+    return (names.split(", ")[0], "role") if kind == "keys" else (names.strip("'\""), "user")
 
 
 def iter_samples(
@@ -98,12 +125,12 @@ def batches_of(
     """[`iter_samples`] of tables; their rows have these `numbers`, by default 0, 1, 2, ..."""
     fmt = recognise(list(features))
     wanted = [*_sample_columns(fmt, features), *(name for name in columns if name in features)]
-    start = 0
+    start, unknown = 0, set[str]()
     for table in _whole_conversations(tables) if fmt.utterance_rows else tables:
         end = start + table.num_rows
         rows = rows_of(table, features, [*dict.fromkeys(wanted)])
         here = range(start, end) if numbers is None else numbers[start:end]
-        yield Batch(table, rows, here, fmt, turns)
+        yield Batch(table, rows, here, fmt, turns, unknown)
         start = end
 
 
@@ -111,9 +138,9 @@ def iter_row_samples(
     stream: Iterable[Row], fmt: DialogueFormat, turns: Turns = "each", *, batch_rows: int = BATCH_ROWS
 ) -> Iterator[Batch]:
     """[`iter_samples`] of a stream without features: the rows as they are, and no tables."""
-    start = 0
+    start, unknown = 0, set[str]()
     for rows in _row_batches(stream, fmt, batch_rows):
-        yield Batch(None, rows, range(start, start + len(rows)), fmt, turns)
+        yield Batch(None, rows, range(start, start + len(rows)), fmt, turns, unknown)
         start += len(rows)
 
 
@@ -165,7 +192,8 @@ def _whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
-    return [name for name in (*fmt.columns, "row_index", "turn", SOURCE_ERROR) if name in columns]
+    wanted = dict.fromkeys((*fmt.columns, "response", *SYSTEM_COLUMNS, "row_index", "turn", SOURCE_ERROR))
+    return [name for name in wanted if name in columns]
 
 
 GIVEN = "given"
@@ -393,13 +421,13 @@ def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:
 
 
 def dialogue_tables(
-    dataset: Dataset, turns: Turns = "each", left_out: Counter[str] | None = None
+    dataset: Dataset, turns: Turns = "each", left_out: Counter[str] | None = None, columns: Iterable[str] = ()
 ) -> tuple[Features, Iterator[pa.Table]]:
     """
     Every sample that is a dialogue with a reply, scored or not, as TRL trains on it.
 
     Returns `tuple`: the features (`prompt`, `completion`, and the score columns and `score_status` if the data set has
-    both scores), and the tables as they are made.
+    both scores, and these `columns`), and the tables as they are made.
     """
     from datasets import Features
 
@@ -407,6 +435,7 @@ def dialogue_tables(
     scores = [
         name for name in (*AXES, "score_status", FLAG) if name in features and all(axis in features for axis in AXES)
     ]
+    scores += [name for name in columns if name not in scores]
     types = training_features(features)
     out = Features({name: types[name] for name in (*SIDES, *scores)})
     batches = iter_samples(dataset, turns)

@@ -10,6 +10,7 @@ Both readers read a file twice, first for the type of each column, then for the 
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -18,7 +19,7 @@ import logging
 import lzma
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -30,7 +31,7 @@ import pyarrow as pa
 from ..axes import AXES
 from ..errors import FormatError
 from .dialogue import SOURCE_ERROR, has_lone_surrogates
-from .formats import FORMATS
+from .formats import FORMATS, OTHER_COLUMNS, ROLE_KEYS, SYSTEM_COLUMNS, fitting
 from .tables import BATCH_ROWS, to_dataset
 
 
@@ -47,38 +48,48 @@ Part = tuple[dict[str, list[Any]], list[str | None]]
 """Columns of some rows, and for each row the reason why it cannot be read as it is, if any; see [`_part`]."""
 
 
-def read_csv(paths: list[Path], separator: str = ",") -> Dataset:
+def read_csv(paths: list[Path], separator: str = ",", encoding: str | None = None) -> Dataset:
     """
     The rows of CSV files; the first line of a file names the columns.
 
     An empty field is null. A column is `int64`, `float64` or `bool` if every field is written as Python writes such a
-    value (scores and turn numbers: if every field is a number), and text otherwise. Raises [`FormatError`] if a file
-    has no row, or ends within a quoted field.
+    value (scores and turn numbers: if every field is a number), and text otherwise. EmpatheticDialogues as published,
+    where a field ends at every comma and quotes are text, is read as it is meant. Raises [`FormatError`] if a file has
+    no row, is not in this `encoding` (UTF-8 by default), or ends within a quoted field.
     """
-    return _read(paths, partial(_csv_parts, separator=separator), _CsvColumn)
+    return _read(paths, partial(_csv_parts, separator=separator, encoding=encoding), _CsvColumn, encoding)
 
 
-def read_json(paths: list[Path]) -> Dataset:
+def read_json(paths: list[Path], encoding: str | None = None) -> Dataset:
     """
-    The rows of JSON files; a file holds JSON lines or one JSON array.
+    The rows of JSON files; a file holds JSON lines, one JSON array, or one object that is a row or holds the rows.
 
     A column has the narrowest type that holds all of its values, or is JSON if there is none. Whole numbers of more
     than 64 bits become floats. Raises [`FormatError`] if a file has no row that can be read.
     """
-    return _read(paths, _json_parts, _JsonColumn)
+    return _read(paths, partial(_json_parts, encoding=encoding), _JsonColumn, encoding)
 
 
-def _read(paths: list[Path], parts: Callable[[Path], Iterator[Part]], new_column: Callable[[str], Any]) -> Dataset:
+def _read(
+    paths: list[Path],
+    parts: Callable[[Path], Iterator[Part]],
+    new_column: Callable[[str], Any],
+    encoding: str | None,
+) -> Dataset:
     from datasets import Features
 
     columns: dict[str, Any] = {}
     for path in paths:
         found: Counter[str | None] = Counter()
-        for values, reasons in parts(path):
-            found.update(reasons)
-            for name, part in values.items():
-                columns.setdefault(name, new_column(name)).add(part)
-        _check_found(path, found)
+        _check_encoding(path, encoding)
+        try:
+            for values, reasons in parts(path):
+                found.update(reasons)
+                for name, part in values.items():
+                    columns.setdefault(name, new_column(name)).add(part)
+        except UnicodeError as error:
+            raise FormatError(_other_encoding(path, encoding)) from error
+        _check_found(path, found, encoding)
 
     def tables(features: Features) -> Iterator[pa.Table]:
         for values, reasons in chain.from_iterable(map(parts, paths)):
@@ -102,25 +113,82 @@ def _part(values: dict[str, list[Any]], reasons: list[str | None]) -> Part:
     return values, reasons
 
 
-def _check_found(path: Path, found: Counter[str | None]) -> None:
+def _check_found(path: Path, found: Counter[str | None], encoding: str | None) -> None:
     rows, broken = found.total(), found["invalid_json"]
     if not rows:
         raise FormatError(f"{str(path)!r} is empty: it holds no row")
+    damaged = bool(found["invalid_text"]) or broken == rows
+    bad_lines, good_lines, lines = _undecodable(path, encoding) if damaged else (0, 0, 0)
+    if bad_lines and not good_lines and (bad_lines > 1 or bad_lines == lines):
+        raise FormatError(_other_encoding(path, encoding))
     if broken == rows:
         raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object")
     if bad := {reason: n for reason, n in found.items() if reason}:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in bad.items())
         logger.warning("%s: some rows cannot be read as they are (%s); they are kept, but get no scores", path, why)
+        if bad_lines:
+            logger.warning("%s", _other_encoding(path, encoding))
 
 
-def _opened(path: Path, **options: Any) -> Any:
-    """The lines of a UTF-8 file, unpacked by its name."""
-    options |= {"encoding": "utf-8-sig"}
+def _undecodable(path: Path, encoding: str | None) -> tuple[int, int, int]:
+    """How many lines are not in the encoding, how many others hold more than ASCII, and how many there are."""
+    bad = good = total = 0
+    with _opened(path, encoding, errors="surrogateescape") as lines:
+        for total, line in enumerate(lines, 1):  # noqa: B007
+            if not line.isascii():
+                wrong = has_lone_surrogates(line)
+                bad, good = bad + wrong, good + (not wrong)
+    return bad, good, total
+
+
+def _check_encoding(path: Path, encoding: str | None) -> None:
+    """Raises [`FormatError`] for UTF-16 and UTF-32, which can pass for UTF-8 with odd characters."""
+    with _binary(path) as file:
+        head = file.read(4096)
+    if encoding is None and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 5 > len(head)):
+        raise FormatError(_other_encoding(path, encoding))
+
+
+_ENCODINGS = (
+    *("utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "cp1252", "gb18030", "cp932", "euc_jp", "euc_kr", "big5"),
+)
+_OTHER_ALPHABETS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256")
+"""Encodings of one byte a letter that fit any bytes; only a text with many bytes beyond ASCII can be in one."""
+
+
+def _other_encoding(path: Path, encoding: str | None) -> str:
+    """The message for a file that is not in the encoding: which one it looks like, and what to do."""
+    from charset_normalizer import from_bytes
+
+    with _binary(path) as file:
+        head = file.read(1 << 20)
+    beyond = sum(byte > 127 for byte in head) > len(head) / 5
+    found = from_bytes(head, cp_isolation=[*_ENCODINGS, *(_OTHER_ALPHABETS if beyond else ())]).best()
+    name = found.encoding.replace("_", "-") if found else "cp1252"
+    looks = f"it looks like {name}" if found else "it does not look like any common encoding"
+    return (
+        f"{str(path)!r} is not encoded in {encoding or 'UTF-8'}; {looks}. Give --encoding {name} (in Python "
+        f"encoding={name!r}, in a recipe empathy_encoding), or convert the file: iconv -f {name} -t utf-8 "
+        f"{path.name} > utf8-{path.name}"
+    )
+
+
+def _opened(path: Path, encoding: str | None, **options: Any) -> Any:
+    """The lines of a text file, unpacked by its name; UTF-8 by default, with or without a byte order mark."""
+    try:
+        name = codecs.lookup(encoding or "utf-8").name
+    except LookupError:
+        raise FormatError(f"unknown encoding {encoding!r}; valid: e.g. utf-8, cp1252, gb18030, utf-16") from None
+    return io.TextIOWrapper(_binary(path), encoding="utf-8-sig" if name == "utf-8" else name, **options)
+
+
+def _binary(path: Path) -> Any:
+    """The bytes of a file, unpacked by its name."""
     suffix = path.suffix.lower()
     if suffix == ".zst":  # Python itself reads zstd only from 3.14 on
-        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), **options)
+        return pa.input_stream(str(path), compression="zstd")
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers.get(suffix, open)(path, "rt", **options)
+    return openers.get(suffix, open)(path, "rb")
 
 
 _LONGEST_FIELD = 1 << 30
@@ -148,7 +216,8 @@ _BOOL = _Kind(("True", "False").__contains__, "bool", "True".__eq__)
 _NUMBER = _Kind(re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII).fullmatch, "float64", float)
 _TEXT = _Kind(lambda text: True, "string", str)
 
-_TEXTS = {name for fmt in FORMATS.values() for name in fmt.dialogue_columns} | {"utterance", SOURCE_ERROR, SOURCE_LINE}
+_TEXTS = {name for fmt in FORMATS.values() for name in fmt.dialogue_columns}
+_TEXTS |= {*chain(*OTHER_COLUMNS.values()), *SYSTEM_COLUMNS, "utterance", SOURCE_ERROR, SOURCE_LINE}
 """Columns that are text even if all of their fields look like numbers."""
 _NUMBERS = ("row_index", "turn", "utterance_idx", *AXES)
 """Columns that are numbers in any notation; so are a scorer's details (`sensibility_std`)."""
@@ -187,12 +256,16 @@ class _CsvColumn:
         return _NUMBER if _NUMBER in self._kinds else _TEXT
 
 
-def _csv_parts(path: Path, separator: str) -> Iterator[Part]:
-    with _opened(path, newline="", errors="strict") as lines:
-        records = _csv_records(path, lines, separator)
+def _csv_parts(path: Path, separator: str, encoding: str | None) -> Iterator[Part]:
+    with _opened(path, encoding, newline="", errors="strict") as lines:
+        published = _is_published(path, encoding)
+        records = _split_at_commas(lines) if published else _csv_records(path, lines, separator)
         names = _csv_names(next(records, ([], ""))[0])
         blank = [""] * len(names)
         while batch := list(islice(records, BATCH_ROWS)):
+            if published:
+                for fields, _ in batch:
+                    del fields[len(names) : len(names) + 1]  # the candidates
             broken = [line if any(fields[len(names) :]) else None for fields, line in batch]
             given = zip((fields for fields, _ in batch), broken, strict=True)
             rows = [blank if line else (fields + blank)[: len(names)] for fields, line in given]
@@ -202,10 +275,44 @@ def _csv_parts(path: Path, separator: str) -> Iterator[Part]:
             yield _part(columns, ["too_many_fields" if line else None for line in broken])
 
 
+_PUBLISHED = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags"
+"""The header of EmpatheticDialogues. There a field ends at every comma, quotes are text, commas are `_comma_`, and
+lines of the validation and test files have a ninth field, without a name, that holds candidates for the reply."""
+
+
+def _is_published(path: Path, encoding: str | None) -> bool:
+    """Whether a file is EmpatheticDialogues as published, and not written anew by a program that sets quotes."""
+    width = _PUBLISHED.count(",") + 1
+    with _opened(path, encoding, newline="") as lines:
+        if next(lines, "").rstrip("\r\n,") != _PUBLISHED:
+            return False
+        for line in lines:
+            if '"' not in line:
+                continue
+            parts = line.rstrip("\r\n").split(",")
+            if not width <= len(parts) <= width + 1:
+                return False
+            try:
+                [fields] = csv.reader([line], strict=True)
+            except (csv.Error, ValueError):
+                continue
+            doubled = any(re.fullmatch(r'"(?:[^"]|"")*""(?:[^"]|"")*"', part) for part in parts)
+            if len(fields) == width and (len(parts) > width or doubled):
+                return False
+    return True
+
+
+def _split_at_commas(lines: Iterable[str]) -> Iterator[tuple[list[str], str]]:
+    """The fields of each line that is not blank, with the line."""
+    for line in lines:
+        if text := line.rstrip("\r\n"):
+            yield text.split(","), text
+
+
 def _csv_names(fields: Sequence[str]) -> list[str]:
     """The columns' names; a missing or repeated one gets the name that pandas gives it."""
     names: list[str] = []
-    for i, given in enumerate(fields):
+    for i, given in enumerate(field.removeprefix("\ufeff") for field in fields):
         name, again = given or f"Unnamed: {i}", 0
         while name in names:
             again += 1
@@ -292,35 +399,118 @@ def _can_be_written(kind: pa.DataType) -> bool:
     return not level
 
 
-def _json_parts(path: Path) -> Iterator[Part]:
-    with _opened(path, errors="surrogateescape") as lines:
-        found = _json_rows(lines)
+def _json_parts(path: Path, encoding: str | None) -> Iterator[Part]:
+    with _opened(path, encoding, errors="surrogateescape") as lines:
+        found = _json_rows(path, lines)
         while batch := list(islice(found, BATCH_ROWS)):
             names = dict.fromkeys(name for row, _ in batch for name in row)
             columns = {name: [row.get(name) for row, _ in batch] for name in names}
             yield _part(columns, [reason for _, reason in batch])
 
 
-def _json_rows(lines: Iterator[str]) -> Iterator[tuple[Row, str | None]]:
-    """The rows of JSON lines or of one JSON array, each with the reason why it cannot be read as it is, if any."""
-    for number, line in enumerate(line for line in lines if not line.isspace()):
-        if number == 0 and line.lstrip().startswith("["):
-            whole = line + "".join(lines)
-            try:
-                array = _parsed(whole)
-            except (ValueError, RecursionError):
-                yield from (_json_row(text) for text in whole.split("\n") if text.strip())
-            else:
-                yield from (_checked(row) or _broken(json.dumps(row)) for row in array)
-            return
-        yield _json_row(line.rstrip("\n"))
+def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[Row, str | None]]:
+    """The rows of JSON lines or of one JSON value, each with the reason why it cannot be read as it is, if any."""
+    given = (line for line in lines if not line.isspace())
+    first = next(given, "").removeprefix("\ufeff")
+    if not first:
+        return
+    row = _json_row(first.rstrip("\n")) if not first.lstrip().startswith("[") else None
+    if row is None or row[1] == "invalid_json":  # one value over several lines, or damaged lines
+        whole = first + "".join(lines)
+        values = _values_in(whole)
+        if values is None:
+            texts = (text for text in whole.split("\n") if text.strip() and text.strip() not in ("[", "]"))
+            yield from map(_json_row, texts)
+        else:
+            rows = _rows_in(path, values)
+            yield from (_checked(value) or _broken(json.dumps(value)) for value in rows)
+        return
+    second = next(given, None)
+    if second is None and not row[1]:
+        yield from (_checked(value) or _broken(json.dumps(value)) for value in _rows_in(path, [row[0]]))
+        return
+    yield row
+    yield from (_json_row(line.rstrip("\n")) for line in chain([second] if second else [], given))
+
+
+def _values_in(text: str) -> list[Any] | None:
+    """The JSON values of a text, one after the other; `None` if it holds anything else."""
+    decoder, values = json.JSONDecoder(parse_int=_whole_number), list[Any]()
+    text = text.strip()
+    start = 0
+    try:
+        while start < len(text):
+            value, end = decoder.raw_decode(text, start)
+            values.append(value)
+            start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+    except (ValueError, RecursionError):
+        return None
+    return values
+
+
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def _rows_in(path: Path, values: list[Any]) -> list[Any]:
+    """The rows of a file of JSON values; raises [`FormatError`] if it is not clear which values are the rows."""
+    if len(values) > 1:
+        return values
+    [value] = values
+    if isinstance(value, list) and (not value or any(isinstance(row, dict) for row in value)):
+        return value
+    if not isinstance(value, dict):
+        inner = f"list of {_kinds(value)}" if isinstance(value, list) else _kinds([value]).removesuffix("s")
+        raise FormatError(f"{str(path)!r} holds nothing that is a JSON object: it is one JSON {inner}. {_HOW}")
+    lists = {name: rows for name, rows in value.items() if _are_objects(rows)}
+    of_rows = {name: rows for name, rows in lists.items() if fitting(rows[0])}
+    if not of_rows and fitting(value):
+        sizes = {len(part) if isinstance(part, dict) or _are_texts(part) else 1 for part in value.values()}
+        if all(isinstance(part, dict) for part in value.values()) or (len(sizes) == 1 and sizes != {1}):
+            raise FormatError(
+                f"{str(path)!r} is one JSON object of columns, not of rows; in pandas: to_json(path, "
+                f"orient='records', lines=True). {_HOW}"
+            )
+        return values
+    if not of_rows and {".jsonl", ".ndjson"} & {suffix.lower() for suffix in path.suffixes}:
+        return values
+    lists = of_rows or {name: rows for name, rows in lists.items() if not any(key in rows[0] for key in ROLE_KEYS)}
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    if not lists and not any(isinstance(part, dict) for part in value.values()):
+        return values
+    found = ", ".join(f"{name} ({len(value[name])} rows)" for name in lists) or f"the keys {', '.join(value)}"
+    what = "several lists of rows" if lists else "no list of rows"
+    raise FormatError(
+        f"{str(path)!r} is one JSON object with {what}: {found}. Write each list to its own file. {_HOW}"
+    )
+
+
+_HOW = (
+    "A file of rows is a list of objects, or has one object a line, e.g. "
+    '{"context": ["I lost my job."], "response": "I am sorry."}'
+)
+
+
+def _kinds(values: Collection[Any]) -> str:
+    names = {list: "lists", str: "texts", dict: "objects", bool: "truth values", type(None): "nulls"}
+    return " and ".join(sorted({names.get(type(value), "numbers") for value in values}))
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _json_row(line: str) -> tuple[Row, str | None]:
-    try:
-        return _checked(_parsed(line)) or _broken(line)
-    except (ValueError, RecursionError):
-        return _broken(line)
+    for text in (line, line.strip().removeprefix("[").removesuffix("]").rstrip(", \t\r")):
+        try:
+            return _checked(_parsed(text)) or _broken(line)
+        except (ValueError, RecursionError):
+            continue
+    return _broken(line)
 
 
 def _parsed(text: str) -> Any:

@@ -13,6 +13,7 @@ from ..axes import AXES, MAX_SCORE, MIN_SCORE, QUADRANTS
 from ..display import Code, Heading, Markup, Table, Title, as_markdown, number, percent, with_interval
 from ..files import write_json, write_text
 from ..reports.agreement import CLASSES
+from ..reports.check import check_parts
 from ..reports.licence import NON_COMMERCIAL, UNKNOWN, bundled_scorer, scorer_terms
 from ..reports.plane import COLOURS, new_figure, save_figure
 from ..reports.rubric import rubric_parts
@@ -94,6 +95,7 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[str | Table]:
         for row in report["shares"]
     ]
     yield Table(("T", *QUADRANTS), rows, "Share of each quadrant, by the judge / by the distilled scorer")
+    yield from check_parts(report["check"])
     if report["curve"]:
         yield Heading("Agreement by number of judged samples")
         head = ("judged samples", *(f"Spearman, {axis}" for axis in AXES), "three-way agreement", "kappa")

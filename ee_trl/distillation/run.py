@@ -16,8 +16,9 @@ from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError, check_count, require
 from ..reports.agreement import agree
+from ..reports.check import behaviour_check
 from ..reports.rubric import rubric_of_file
-from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
+from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderScorer, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
 from ..scoring.linear import calibrate, knots_of
 from .fit import FitOptions, Fitted, fit
@@ -147,6 +148,7 @@ def distill(
     knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of(final, run.chosen))
     settings = EncoderSettings(inputs, knots, words)
     _save(final, settings, folder)
+    scorer = EncoderScorer(folder, trust_remote_code=trust_remote_code)
     report = {
         "encoder": _name(encoder),
         "samples": len(judged),
@@ -158,6 +160,7 @@ def distill(
         "split": split | {"samples": len(measured.scores)},
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
         "encoder_alone": measured.alone,
+        "check": behaviour_check({"distilled": scorer}, threshold=pair, ties=ties, store=False).scorers,
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,

@@ -99,9 +99,10 @@ def compose_moe(
         sets, how = {}, "zeros"
     batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
     with atomic_folder(target) as partial:
-        _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
+        kind = _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
         if batches:
-            rewrite(partial, init_gates(load_for_gates(partial), batches, how))
+            gates = init_gates(load_for_gates(partial), batches, how)
+            rewrite(partial, {name: gate.to(kind) for name, gate in gates.items()})
         drawn = {"gate_samples": gate_samples, "seed": seed} if batches else {}
         settings = {"shared": shared, "gate_init": how, "top_k": config.num_experts_per_tok, **drawn}
         _write_card(partial, target.name, str(base), experts, sources, settings)
@@ -199,7 +200,8 @@ def _silent_shared_expert(prefix: str, hidden: int, dtype: torch.dtype | None) -
 
 def _write(
     folder: Path, tensors: Iterable[tuple[str, Any]], config: PreTrainedConfig, sources: Sources, limit: int
-) -> None:
+) -> torch.dtype:
+    """Writes a model's files; returns the type of its weights."""
     writer, kind = ShardWriter(folder, limit), None
     for name, tensor in tensors:
         if tensor is None:
@@ -216,6 +218,7 @@ def _write(
     for path in copied:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+    return kind
 
 
 def _write_card(

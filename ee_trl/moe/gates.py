@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..data.chat import chat_ids
 from ..data.reading import opened
 from ..data.samples import all_dialogues
+from ..data.tables import progress_bar
 from ..errors import CompositionError
+from ..scoring.encoder import fast_dtype
 from .families import TARGETS
 from .routing import layer_list, pad, router_of
 
@@ -166,9 +168,11 @@ class _Stop(Exception):
 
 
 def load_for_gates(folder: Path) -> Any:
-    """A composed model to make gates for, on a GPU if there is one."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    """A composed model to make gates for, on a GPU if there is one, in a type that the machine is fast at."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config: Any = AutoConfig.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_dtype(config.dtype, device))
+    return model.to(device).eval()
 
 
 def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, torch.Tensor]:
@@ -179,9 +183,10 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
     its gate, and once with its new gate. Returns the gates by their names in the checkpoint.
     """
     family, found = TARGETS[model.config.model_type], {}
-    with torch.inference_mode():
-        states, arguments = _first_inputs(model, batches)
-        layers: list[Any] = list(layer_list(model))
+    layers: list[Any] = list(layer_list(model))
+    bar = progress_bar(total=2 * len(layers) * len(batches), label="gates", show=None, unit="batches")
+    with bar, torch.inference_mode():
+        states, arguments = _first_inputs(model, batches, bar)
         for number, layer in enumerate(layers):
             router = router_of(layer)
             inputs = _gate_inputs(layer, router, states, [own[number] for own in arguments], batches)
@@ -190,10 +195,11 @@ def init_gates(model: Any, batches: Sequence[GateBatch], how: str) -> dict[str, 
             router.weight.data.copy_(weight)
             found[family.gate_name(number)] = router.weight.detach().cpu().clone()
             states = [layer(h, **own[number]) for h, own in zip(states, arguments, strict=True)]
+            bar.update(len(batches))
     return found
 
 
-def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], list[list[dict[str, Any]]]]:
+def _first_inputs(model: Any, batches: Sequence[GateBatch], bar: Any) -> tuple[list[Any], list[list[dict[str, Any]]]]:
     """For each batch the input of the first layer, and the arguments (mask, positions) of every layer."""
     seen: list[tuple[Any, dict[str, Any]]] = []
 
@@ -209,6 +215,7 @@ def _first_inputs(model: Any, batches: Sequence[GateBatch]) -> tuple[list[Any], 
             model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
             states.append(seen[0][0])
             arguments.append([kwargs for _, kwargs in seen])
+            bar.update(len(seen))
     finally:
         for handle in handles:
             handle.remove()

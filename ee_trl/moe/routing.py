@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..data.chat import chat_ids
+from ..data.tables import progress_bar
 from ..errors import CompositionError
 from .families import EXPERT_NAMES, number_of_experts
 
@@ -91,6 +92,7 @@ def measure_routing(
     order = sorted(range(len(rows)), key=lambda i: len(encoded[i]))
     training = model.training
     model.eval()
+    bar = progress_bar(total=len(rows), label="routing", show=None, unit="dialogues")
     try:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -102,7 +104,9 @@ def measure_routing(
                     kept = mask[row].bool()
                     weights[i, layer] = shares[row][kept].mean(0).numpy()
                     first[i, layer] = best[row][kept].mean(0).numpy()
+            bar.update(len(batch))
     finally:
+        bar.close()
         model.train(training)
     return Routing(experts, weights, first)
 

@@ -13,11 +13,12 @@ import torch
 from datasets import Dataset
 
 from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY, scores_array
-from ..data.dialogue import SOURCE_ERROR, Dialogue, Turns, samples_of
-from ..data.formats import DialogueFormat, recognise
-from ..errors import FormatError, ScoresError, TrainingError
+from ..data.dialogue import Turns
+from ..data.samples import check_scored
+from ..errors import ScoresError, TrainingError, check_choice, unknown
 from ..scoring.base import ScoringSelector
 from . import ranks
+from .dialogues import ListenerTurns, RowDialogues, bare, dialogue_rows, text_tokenizer
 from .trl_internals import prepares_rows
 from .worker import mean_by_row
 
@@ -25,6 +26,7 @@ from .worker import mean_by_row
 logger = logging.getLogger(__name__)
 
 _COMPARED = 16  # rows; enough to tell a changed order from a few edited rows
+GRANULARITY = ("sample", "turn")
 _FIX = "name a column that identifies the rows in both (index=...), or put the scores into the trainer's data set"
 
 
@@ -33,10 +35,27 @@ class RowScores:
     What is known of a trainer's rows when a policy is attached: scores, and where the dialogues are.
 
     `scores` (of shape `(n, 2)`) come with the rows or the data set they were made from, NaN where there are none;
-    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. Arguments: see [`EmpathyCallback`].
+    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. With `granularity="turn"` the n are the
+    listener turns of all rows (`turns`). Without `scoring` no row is to be scored. Other arguments: see
+    [`EmpathyCallback`].
     """
 
-    def __init__(self, trainer: Any, rows: Dataset, source: Dataset | None = None, index: str | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        rows: Dataset,
+        source: Dataset | None = None,
+        index: str | None = None,
+        *,
+        granularity: str = "sample",
+        scoring: bool = True,
+    ) -> None:
+        check_choice("granularity", granularity, GRANULARITY, TrainingError)
+        if granularity == "turn" and (trainer is None or source is not None):
+            raise TrainingError(
+                "granularity='turn' needs the trainer, and the dialogues in its own rows: selector.attach(trainer, "
+                "policy=..., granularity='turn'), without dataset="
+            )
         tokenizer, args = text_tokenizer(getattr(trainer, "processing_class", None)), getattr(trainer, "args", None)
         self.given, self.positions, self._eos = rows, np.arange(len(rows)), getattr(tokenizer, "eos_token", None)
         if args is not None and source is not None:
@@ -44,25 +63,60 @@ class RowScores:
             if index is None:
                 same_dialogues(rows, source, tokenizer, args.max_length)
             self.given, self._eos = source, None
-        self.scores, self.wanting = (found[self.positions] for found in known_scores(self.given))
+        self.turns = ListenerTurns(rows) if granularity == "turn" else None
+        self.scores, self.wanting = self._known(scoring)
         self._dropped = 0
         cut = args is not None and args.max_length is not None and prepares_rows(trainer)
         if cut and trainer.train_dataset is rows:  # rows that get packed are not cut before
             self._dropped = rows.data.num_rows - len(rows)
 
+    def _known(self, scoring: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The scores that are there, and where there are none but could be."""
+        if not scoring and not set(AXES) <= set(self.given.column_names):
+            return np.full((len(self), 2), np.nan), np.zeros(len(self), dtype=bool)
+        if self.turns is None:
+            scores, wanting = (found[self.positions] for found in known_scores(self.given))
+            return scores, wanting & scoring
+        if not set(AXES) & set(self.given.column_names):
+            return np.full((len(self), 2), np.nan), self.turns.scorable & scoring
+        check_scored(self.given.column_names)
+        scores = np.stack([scores_array(self.column(axis), axis) for axis in AXES], axis=1)
+        wanting = self.turns.scorable & np.isnan(scores).any(axis=1) & scoring
+        if FLAG in self.given.column_names:
+            flagged = np.array([flag is not None for flag in self.column(FLAG)], dtype=bool)
+            scores[flagged], wanting[flagged] = np.nan, False
+        return scores, wanting
+
+    def __len__(self) -> int:
+        return len(self.positions if self.turns is None else self.turns.row)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column in the order of the trainer's rows, or for each listener turn."""
+        if name not in self.given.column_names:
+            raise ScoresError(unknown("column of the data set", name, self.given.column_names))
+        values = self.given.with_format(None)[name][:]
+        values = [values[position] for position in self.positions]
+        return values if self.turns is None else self.turns.spread(values, name, alike=name not in AXES)
+
     def dialogues(self, turns: Turns) -> RowDialogues:
-        """The dialogues in the rows."""
-        return RowDialogues(self.given, turns, self._eos, self.positions)
+        """The dialogues in the rows, or of each listener turn."""
+        if self.turns is None:
+            return RowDialogues(self.given, turns, self._eos, self.positions)
+        return RowDialogues(self.given, "each", self._eos, self.positions[self.turns.row], self.turns.turn)
 
     def score(self, selector: ScoringSelector) -> None:
         """Scores the `wanting` rows, each process its share."""
         if not self.wanting.any():
             return
-        rows, _ = dialogue_rows(self.given.select(self.positions[self.wanting]))
-        part = ranks.share(len(rows))
-        rows = rows.select(range(part.start, part.stop))
+        part = ranks.share(int(self.wanting.sum()))
+        wanted = np.flatnonzero(self.wanting)[part]
+        if self.turns is None:
+            rows, _ = dialogue_rows(self.given.select(self.positions[wanted]))
+        else:
+            found = self.dialogues("each")(wanted.tolist())
+            rows = Dataset.from_list([{"prompt": d.prompt, "completion": d.completion} for [d] in found])
         if self._eos and len(rows) and isinstance(rows[0].get("completion"), str):
-            rows = rows.map(_bare, fn_kwargs={"eos": self._eos}, desc="Taking off the EOS token")
+            rows = rows.map(bare, fn_kwargs={"eos": self._eos}, desc="Taking off the EOS token")
         own = _scored(selector, rows)
         self.scores[self.wanting] = np.concatenate(ranks.every(own))
         self.wanting[:] = False
@@ -70,14 +124,18 @@ class RowScores:
     def report(self) -> None:
         """Logs how many rows are scored, how many will be while training, and how many the trainer left out."""
         scored = int((~np.isnan(self.scores).any(axis=1)).sum())
-        text = f"{scored:,} of {len(self.scores):,} rows are scored"
+        kind = "rows" if self.turns is None else "listener turns"
+        text = f"{scored:,} of {len(self.scores):,} {kind} are scored"
         if scored:
             means = np.nanmean(self.scores, axis=0)
             text += f" (mean {SENSIBILITY} {means[0]:.2f}, {RATIONALITY} {means[1]:.2f})"
         if self.wanting.any():
             text += f"; {int(self.wanting.sum()):,} are scored while training, before they are drawn"
         if self._dropped:
-            text += f"; TRL left out {self._dropped:,} rows in which max_length leaves nothing to learn"
+            text += (
+                f"; TRL left out {self._dropped:,} rows in which max_length leaves nothing to learn: give a greater "
+                "one, or truncation_mode='keep_end'"
+            )
         logger.log(logging.WARNING if self._dropped else logging.INFO, text)
 
 
@@ -134,45 +192,6 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def dialogue_rows(rows: Dataset) -> tuple[Dataset, DialogueFormat]:
-    """The dialogue columns of the rows, and their format; raises [`ScoresError`] where there are none."""
-    columns = rows.column_names
-    try:
-        fmt = recognise([name for name in columns if name not in ("input_ids", "labels", "seq_lengths")])
-    except FormatError as error:
-        raise ScoresError(
-            f"the rows (columns: {sorted(columns)}) have neither scores nor a dialogue to score. Give them the "
-            "columns sensibility and rationality, or name the rows they were made from: dataset=..."
-        ) from error
-    if fmt.utterance_rows:
-        raise ScoresError("SFTTrainer does not train on rows of one utterance; selector.score makes dialogues of them")
-    return rows.select_columns([name for name in (*fmt.columns, SOURCE_ERROR) if name in columns]), fmt
-
-
-class RowDialogues:
-    """The dialogues of a trainer's rows: row i is `rows[positions[i]]`, without an `eos` that TRL appended."""
-
-    def __init__(self, rows: Dataset, turns: Turns, eos: str | None, positions: np.ndarray) -> None:
-        plain, self._fmt = dialogue_rows(rows)
-        self._rows, self._turns, self._eos, self._positions = plain.with_format(None), turns, eos, positions
-
-    def __call__(self, numbers: Sequence[int]) -> list[list[Dialogue]]:
-        """The dialogues of each of these rows; an empty list where none can be scored."""
-        table = self._rows[self._positions[list(numbers)].tolist()]
-        rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
-        found: list[list[Dialogue]] = [[] for _ in rows]
-        for sample in samples_of(self._fmt, [_bare(row, self._eos) for row in rows], self._turns):
-            if sample.dialogue is not None:
-                found[sample.row].append(sample.dialogue)
-        return found
-
-
-def _bare(row: dict[str, Any], eos: str | None) -> dict[str, Any]:
-    """The row with its completion as the user gave it: TRL ends texts (not messages) with the end-of-text token."""
-    completion = row.get("completion")
-    return {**row, "completion": completion.removesuffix(eos)} if eos and isinstance(completion, str) else row
 
 
 def positions_in(rows: Dataset, source: Dataset, index: str | None, *, shuffled: bool) -> np.ndarray:
@@ -246,8 +265,3 @@ def _out_of_order(pairs: Sequence[tuple[str, str]]) -> int:
 def _grams(text: str) -> set[str]:
     plain = "".join(text.casefold().split())
     return {plain[i : i + 3] for i in range(max(len(plain) - 2, 1))}
-
-
-def text_tokenizer(processing_class: Any) -> Any:
-    """The tokenizer in a processor, or the tokenizer itself; None if there is none."""
-    return getattr(processing_class, "tokenizer", processing_class)

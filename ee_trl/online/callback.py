@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from ..errors import NothingLeftError, TrainingError, check_choice
 from ..scoring.base import ScoringSelector
 from . import alignment, checks, ranks
+from .dialogues import text_tokenizer
 from .lookahead import LookAhead, ScoringAhead
 from .loss import IDS, loss_weights
 from .plan import PackedRows, Rows, SamplingPlan, install_plan
@@ -22,7 +23,7 @@ from .policies.named import BEHIND, ON_FAILURE, Policy, Schedule, check_options,
 from .policies.weights import Weights
 from .records import Diary, unseen
 from .state import STATE_FILE, read_state, resume, state_of, write_state
-from .trl_internals import hold, running_figures
+from .trl_internals import hold, number_tokens, running_figures
 
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class EmpathyCallback(TrainerCallback):
             own rows have neither scores nor dialogues any more.
         index (`str`, *optional*):
             A column of `dataset` and of the trainer's rows that names each row, if TRL dropped or shuffled rows.
+        granularity (`str`, *optional*, defaults to `"sample"`):
+            What has scores and weights: a row (the mean of its turns), or with `"turn"` each listener turn.
         ahead (`bool`, *optional*, defaults to `True`): Whether rows without scores are scored while training, shortly
             before they are drawn, in another process; otherwise all of them are scored before training begins.
         behind, on_failure: See [`~ee_trl.online.lookahead.ScoringAhead`] and [`~ee_trl.online.lookahead.LookAhead`].
@@ -68,6 +71,7 @@ class EmpathyCallback(TrainerCallback):
         trainer: Any = None,
         dataset: Dataset | None = None,
         index: str | None = None,
+        granularity: str = "sample",
         ahead: bool = True,
         behind: str = "wait",
         on_failure: str = "stop",
@@ -98,7 +102,10 @@ class EmpathyCallback(TrainerCallback):
         if trainer is not None:
             packed_from = getattr(trainer, "empathy_samples", None)
             samples = trainer.train_dataset if packed_from is None else packed_from
-        rows = alignment.RowScores(trainer, samples, dataset, index)
+        scoring = getattr(self.policy, "needs_scores", True)
+        rows = alignment.RowScores(trainer, samples, dataset, index, granularity=granularity, scoring=scoring)
+        if hasattr(self.policy, "bind"):
+            self.policy.bind(rows)
         if not ahead:
             rows.score(selector)
         rows.report()
@@ -108,14 +115,17 @@ class EmpathyCallback(TrainerCallback):
             look = LookAhead(self.spec, rows.dialogues(self.spec.turns), on_failure=on_failure)
             self.ahead = ScoringAhead(look, self.scores, rows.wanting, behind=behind)
         self.loss = None if trainer is None else hold(trainer, self)
-        self.diary, self.current = Diary(self.spec, self.scores), Weights()
+        if rows.turns is not None and IDS not in samples.column_names:
+            trainer.train_dataset = number_tokens(trainer, samples, rows.turns, trainer.processing_class, trainer.args)
+        self._rows, self.turns = len(samples), rows.turns
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
         self._said_alike = False
 
     @cached_property
     def units(self) -> Rows:
-        """What the plan draws: rows of one sample each, or packed rows."""
-        packed = getattr(self.trainer, "empathy_samples", None) is not None
-        return PackedRows(self.trainer.train_dataset, IDS) if packed else Rows()
+        """What the plan draws: rows of one sample each, or of several (packed samples, or listener turns)."""
+        several = self.trainer is not None and IDS in self.trainer.train_dataset.column_names
+        return PackedRows(self.trainer.train_dataset, IDS) if several else Rows()
 
     def _ask(self, state: Any, *, takes_over: bool = False) -> None:
         """Asks the policy before the coming step, where it is due or takes over a stock training."""
@@ -128,7 +138,6 @@ class EmpathyCallback(TrainerCallback):
         elif self.schedule.due(state.global_step, state.max_steps):
             answer = self._answer(state)
             assert answer is not None
-            # scoring ahead has made its own order; a policy without sampling weights keeps it
             self._apply(answer if self.ahead is None else self.ahead.filled(answer))
 
     @property
@@ -190,7 +199,12 @@ class EmpathyCallback(TrainerCallback):
                 f"policy {name_of(self.policy)!r} gives loss weights, which a callback alone cannot apply; use "
                 f"{checks.ATTACH}, or a policy of sampling weights"
             )
-        if late is not None or not _equal(weights.sampling, self.current.sampling):
+        was = self.current.sampling
+        if weights.sampling is None:
+            late = None  # the stock order has no rows that come last
+        if weights.sampling is None and was is not None and (was == was[0]).all():
+            self.plan.weights = self.plan.late = None  # this epoch's order has equal shares already
+        elif late is not None or not _equal(weights.sampling, was):
             checks.check_strategy(self._args, redraws=True)
             start = max(ranks.every(self.plan.cursor))
             draws = None if weights.sampling is None else self.units.mean(weights.sampling)
@@ -207,11 +221,11 @@ class EmpathyCallback(TrainerCallback):
             assert given is not None  # a callback alone has it
             checks.check_alone(args, self.policy, rows)
             alignment.same_order(len(rows), len(given), shuffled=False)
-            tokenizer = alignment.text_tokenizer(kwargs.get("processing_class"))
+            tokenizer = text_tokenizer(kwargs.get("processing_class"))
             alignment.same_dialogues(rows, given, tokenizer, args.max_length)
         else:
             checks.check_trainer(self.trainer)
-            now, then = len(self.trainer.train_dataset), len(self.scores)
+            now, then = len(self.trainer.train_dataset), self._rows
             if self.trainer.empathy_samples is None and now != then:
                 raise TrainingError(f"the trainer has {now} rows, but it had {then} when the policy was attached")
             self.loss.reset(state.global_step)
@@ -220,7 +234,7 @@ class EmpathyCallback(TrainerCallback):
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         ahead_of_use = 1 + (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
         self._fetched = train_dataloader.total_batch_size * ahead_of_use
-        self.diary, self.current = Diary(self.spec, self.scores), Weights()
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
         epoch, step = divmod(state.global_step, self._steps_in_epoch)
         resumed = bool(state.global_step) and self._resume(args, state)
         self._epoch_settled = not resumed or step > 0

@@ -1,8 +1,9 @@
 """Scoring while the trainer trains: rows are scored in another process, in the order in which they will be drawn.
 
-[`LookAhead`] runs that process; [`ScoringAhead`] decides which rows to request and when their scores count. The plan
-puts rows that await a score after all others. A window holds the next rows to draw; when less than half of it is
-scored or requested, the rest is requested in chunks. The chunks count at one refresh after another, once the rows
+[`LookAhead`] runs that process; [`ScoringAhead`] decides which rows to request and when their scores count. Where a
+policy gives sampling weights, the plan puts rows that await a score after all others; otherwise it keeps the stock
+order. A window holds the next rows to draw; when less than half of it is scored or requested, the rest is requested in
+chunks. The chunks count at one refresh after another, once the rows
 scored before are used up, or as soon as one of their rows is needed. Training waits for a chunk that is due. So
 neither the scorer's speed nor a resume changes what is drawn. With `behind="draw"` it waits only for the first scores:
 scores count when they arrive, and other rows are drawn without.
@@ -257,9 +258,8 @@ class ScoringAhead:
             self.need(waiting[: len(first)])
 
     def filled(self, weights: Weights) -> Weights:
-        """Gives samples that await a score the mean of the other weights; sampling weights are never None."""
-        sampling, loss = (None if w is None else np.where(self.pending, w[~self.pending].mean(), w) for w in weights)
-        return Weights(np.ones(len(self.pending)) if sampling is None else sampling, loss)
+        """Gives samples that await a score the mean of the other weights."""
+        return Weights(*(None if w is None else np.where(self.pending, w[~self.pending].mean(), w) for w in weights))
 
     def kept(self, sampling: np.ndarray | None) -> float:
         """The share of the samples with an answer that are drawn at all, for [`~ScoringAhead.request`]."""

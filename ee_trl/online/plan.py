@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from ..errors import TrainingError
+from .alignment import random_state_kept
 from .policies.weights import tamed
 
 
@@ -152,7 +153,21 @@ class SamplingPlan(Sampler[int]):
         """Rows in the order in which they will be drawn from position `start` on, as far as that is known."""
         if self.order is not None and start < len(self.order):
             return self.order[start:]
+        if self.weights is None:
+            return self._stock_order(self.epoch + (self.order is not None))
         return draw(np.ones(self.size), self.size, [self.seed])
+
+    def _stock_order(self, epoch: int) -> np.ndarray:
+        """The stock sampler's order of an epoch that has not begun; a sampler without a seed of its own may differ."""
+        now, generator = self.epoch, getattr(self.base, "generator", None)
+        state = None if generator is None else generator.get_state()
+        self.set_epoch(epoch)
+        with random_state_kept():
+            order = np.fromiter(iter(self.base), dtype=np.int64)
+        self.set_epoch(now)
+        if generator is not None:
+            generator.set_state(state)
+        return order
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides which samples are still to come."""

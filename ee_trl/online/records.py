@@ -14,6 +14,7 @@ from ..axes import RATIONALITY, SENSIBILITY, UNSCORED, quadrants
 from ..files import write_json
 from ..reports.draws import DRAWS, GROUPS, HISTORY, write_draws_report
 from ..scoring.base import ScoringSpec
+from .dialogues import ListenerTurns
 
 
 STEP, SAMPLE, TIMES, LOSS_SUM, TOKENS, WEIGHT = range(6)  # columns of an observation: a sample in a batch
@@ -109,10 +110,14 @@ def interval_figures(rows: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 
 
 class Diary:
-    """The figures of each sample and of each logging interval, by `scores` (of shape `(n, 2)`) that may still come."""
+    """
+    The figures of each sample and of each logging interval, by `scores` (of shape `(n, 2)`) that may still come.
 
-    def __init__(self, spec: ScoringSpec, scores: np.ndarray) -> None:
-        self.spec, self.scores = spec, scores
+    A sample is a row, or one of the listener `turns`.
+    """
+
+    def __init__(self, spec: ScoringSpec, scores: np.ndarray, turns: ListenerTurns | None = None) -> None:
+        self.spec, self.scores, self.turns = spec, scores, turns
         self.records = Records(len(scores))
         self.history: list[dict[str, Any]] = []
         self._interval: list[np.ndarray] = []
@@ -131,27 +136,35 @@ class Diary:
         self._interval.append(rows)
 
     def close_interval(self, step: int, progress: float) -> dict[str, float]:
-        """The figures to log of everything noted since the last call; none if nothing was."""
+        """
+        The figures to log of everything noted since the last call; none if nothing was.
+
+        Those that cannot differ so far are left out: of quadrants without draws, of weights that were all 1, of scores
+        that are all there. The history has all of them.
+        """
         rows, self._interval = merged(self._interval), []
         if not len(rows):
             return {}
         figures = interval_figures(rows, self.groups(np.unique(rows[:, SAMPLE]).astype(np.int64)))
         coverage = float((~np.isnan(self.scores).any(axis=1)).mean())
         self.history.append({"step": step, "progress": progress, **figures, "coverage": coverage})
-        return {
-            **{f"empathy/share_{name}": figures["shares"][name] for name in GROUPS},
-            **{f"empathy/loss_{name}": loss for name, loss in figures["quadrant_loss"].items()},
-            "empathy/mean_weight": figures["mean_weight"],
-            "empathy/effective_sample_size": figures["effective_sample_size"],
-            "empathy/coverage": coverage,
-        }
+        drawn = [name for name in GROUPS if any(entry["shares"].get(name) for entry in self.history)]
+        logged = {f"empathy/share_{name}": figures["shares"][name] for name in drawn}
+        if len(drawn) > 1:  # of one quadrant it is the loss
+            logged |= {f"empathy/loss_{name}": loss for name, loss in figures["quadrant_loss"].items()}
+        plain = {"mean_weight": 1, "coverage": 1}
+        for name in ("mean_weight", "effective_sample_size", "coverage"):
+            if any(entry[name] != plain.get(name, entry["draws"]) for entry in self.history):
+                logged[f"empathy/{name}"] = self.history[-1][name]
+        return logged
 
     def write(self, folder: str | Path) -> None:
         """Writes `empathy_draws.parquet`, `empathy_history.json` and the report on them."""
         folder, records = Path(folder), self.records
         folder.mkdir(parents=True, exist_ok=True)
         columns = {
-            "row": np.arange(len(self.scores)),
+            "row": np.arange(len(self.scores)) if self.turns is None else self.turns.row,
+            **({} if self.turns is None else {"turn": self.turns.turn}),
             SENSIBILITY: self.scores[:, 0],
             RATIONALITY: self.scores[:, 1],
             "quadrant": self.groups(),

@@ -35,5 +35,6 @@ class EmpathySFTTrainer(OnlineMixin, SFTTrainer):
         online: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.empathy_granularity = (online or {}).get("granularity", "sample")
         super().__init__(*args, **kwargs)
         self.add_callback(EmpathyCallback(selector, policy, trainer=self, **(online or {})))

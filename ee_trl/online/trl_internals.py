@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import TrainingError
+from .dialogues import ListenerTurns, text_tokenizer
 from .loss import IDS, NO_IDS, LossWeights, NumberedRows, SampleIdCollator, WeightedModel, take_marks
 
 
@@ -51,6 +52,7 @@ class OnlineMixin(Stock):
     empathy_callback: Any = None  # likewise
     empathy_checkpoint: str | None = None  # the checkpoint that this training resumed from
     empathy_samples: Dataset | None = None  # with packing, the rows before they were packed
+    empathy_granularity = "sample"  # with packing, what gets a number: each sample, or each listener turn
     _numbering = False
     _training_rows_prepared = False
 
@@ -135,6 +137,8 @@ class OnlineMixin(Stock):
         )
         if not with_ids:
             return rows
+        if self.empathy_granularity == "turn":
+            rows = number_tokens(self, rows, ListenerTurns(rows), processing_class, args)
         self.empathy_samples = rows
         return pack_with_ids(rows, args)
 
@@ -150,14 +154,29 @@ def hold(trainer: Any, callback: Any) -> LossWeights:
     return trainer.empathy_weights
 
 
+def number_tokens(trainer: Any, rows: Dataset, turns: ListenerTurns, processing_class: Any, args: Any) -> Dataset:
+    """A trainer's prepared rows, with the number of its listener turn beside each token."""
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        return turns.number_tokens(
+            rows, text_tokenizer(processing_class), trainer.chat_template, args.dataset_num_proc
+        )
+
+
 def pack_with_ids(rows: Dataset, args: Any) -> Dataset:
-    """Packs prepared rows as SFTTrainer does by its `SFTConfig`, and puts the number of its row beside each token."""
+    """
+    Packs prepared rows as SFTTrainer does by its `SFTConfig`, with a number beside each token: the one that is there,
+    or the row's.
+    """
     from accelerate import PartialState
     from trl import pack_dataset
 
-    processes, rows = args.dataset_num_proc, rows.select_columns(["input_ids", "labels"])
+    processes, numbered = args.dataset_num_proc, IDS in rows.column_names
+    rows = rows.select_columns(["input_ids", "labels", *([IDS] if numbered else [])])
     with PartialState().main_process_first():
-        rows = rows.map(_number_tokens, with_indices=True, num_proc=processes, desc="Numbering samples")
+        if not numbered:
+            rows = rows.map(_number_tokens, with_indices=True, num_proc=processes, desc="Numbering samples")
         options = {"num_proc": processes, "desc": "Packing train dataset"}
         packed = pack_dataset(rows, args.max_length, args.packing_strategy, options)
         return packed.shuffle(seed=args.seed) if args.shuffle_dataset else packed

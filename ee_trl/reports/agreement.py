@@ -172,16 +172,16 @@ def _axes(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.random.Generato
         x, y = a[:, i], b[:, i]
         constant = len(x) < 2 or bool((x == x[0]).all() or (y == y[0]).all())
         found[axis] = {
-            "spearman": None if constant else _correlation(_ranks(_places(x)), _ranks(_places(y))),
-            "spearman_interval": None if constant else _percentiles(resampled[:, i]),
-            "pearson": None if constant else _correlation(x, y),
+            "spearman": None if constant else correlation(ranks(places(x)), ranks(places(y))),
+            "spearman_interval": None if constant else percentiles(resampled[:, i]),
+            "pearson": None if constant else correlation(x, y),
             "mean_shift": float((y - x).mean()) if len(x) else None,
             "mean_absolute_difference": float(np.abs(y - x).mean()) if len(x) else None,
         }
     return found
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation, NaN where one of the two is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a @ a) * (b @ b))
@@ -193,25 +193,25 @@ def _resampled_spearman(a: np.ndarray, b: np.ndarray, resamples: int, draw: np.r
     found = np.full((resamples, len(AXES)), np.nan)
     if not len(a):
         return found
-    places = [(_places(a[:, i]), _places(b[:, i])) for i in range(len(AXES))]  # the values are sorted only once
+    placed = [(places(a[:, i]), places(b[:, i])) for i in range(len(AXES))]  # the values are sorted only once
     for row in found:
         drawn = draw.integers(0, len(a), len(a))
-        row[:] = [_correlation(_ranks(of_a[drawn]), _ranks(of_b[drawn])) for of_a, of_b in places]
+        row[:] = [correlation(ranks(of_a[drawn]), ranks(of_b[drawn])) for of_a, of_b in placed]
     return found
 
 
-def _places(values: np.ndarray) -> np.ndarray:
+def places(values: np.ndarray) -> np.ndarray:
     """The place of each value among the distinct values in order, from 0."""
     return np.unique(values, return_inverse=True)[1]
 
 
-def _ranks(places: np.ndarray) -> np.ndarray:
+def ranks(places: np.ndarray) -> np.ndarray:
     """The ranks of whole numbers from 0, equal ones sharing their mean rank."""
     counts = np.bincount(places)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
-def _percentiles(values: np.ndarray) -> list[float] | None:
+def percentiles(values: np.ndarray) -> list[float] | None:
     """The middle 95 % of the resamples in which the number is defined."""
     values = values[np.isfinite(values)]
     return [float(end) for end in np.percentile(values, [2.5, 97.5])] if len(values) else None
@@ -228,7 +228,7 @@ def _three_way(where_a: np.ndarray, where_b: np.ndarray, resamples: int, draw: n
     return {
         "agreement": float(table.trace() / n),
         "kappa": float(_kappas(table[None])[0]),
-        "kappa_interval": _percentiles(_kappas(drawn)),
+        "kappa_interval": percentiles(_kappas(drawn)),
     }
 
 

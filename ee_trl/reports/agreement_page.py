@@ -16,6 +16,7 @@ from ..display import Code, Heading, Markup, Table, Title, as_markdown, as_text,
 from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement
+from .check import check_parts
 from .plane import draw_density, draw_thresholds, new_figure, save_figure
 from .rubric import rubric_block
 
@@ -37,6 +38,7 @@ class Side:
     status: Sequence[str]  # of each sample: `"scored"`, or the reason why not
     rubric: Rubric | None = None
     injection: dict[str, Any] | None = None  # the result of `injection_shift`
+    check: dict[str, Any] | None = None  # the scorers of a `BehaviourCheck`
 
     def unscored(self) -> dict[str, int]:
         """Reason -> count, most frequent first."""
@@ -50,6 +52,7 @@ class Side:
             "unscored": self.unscored(),
             "rubric": self.rubric and {**asdict(self.rubric), "fingerprint": self.rubric.fingerprint},
             "injection": self.injection,
+            "check": self.check,
         }
 
 
@@ -96,6 +99,7 @@ def _parts(dataset: str, a: Side, b: Side, found: Agreement) -> list[str | Table
         Table(("", "scores", "fingerprint", "unscored"), rows, f"On {dataset}:", texts=4),
         *found.parts(),
         *(part for letter, side in sides if side.injection for part in _injection_parts(letter, side.injection)),
+        *(part for letter, side in sides if side.check for part in check_parts(side.check, f": {letter}")),
     ]
 
 

@@ -16,7 +16,9 @@ from ..data.tables import read_metadata
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
 from ..errors import EmpathyError
 from ..files import read_json, write_text
+from ..scoring.kinds import kind_of_folder
 from ..selection import DIFFERENCE, Selection
+from .check import BASELINES, check_parts
 from .licence import (
     NON_COMMERCIAL,
     UNKNOWN,
@@ -52,6 +54,7 @@ def dataset_card(
     licence: Licence | None = None,
     rubric: str | None = None,
     agreement: str | os.PathLike[str] | None = None,
+    check: str | os.PathLike[str] | None = None,
 ) -> DatasetCard:
     """
     The card of a selected data set, ready for the hub.
@@ -68,12 +71,13 @@ def dataset_card(
         rubric (`str`, *optional*): The rubric of the judge that made the scores.
         agreement (`str` or `os.PathLike`, *optional*):
             The `agreement.json` of `ee-trl agreement`, with this scorer as one of its two sides.
+        check (`str` or `os.PathLike`, *optional*): The `check.json` of `ee-trl check`, with this scorer.
 
     Returns:
         `DatasetCard` of huggingface_hub: `save(path)`, `push_to_hub(repo_id)`, `str()`.
 
     Raises:
-        [`EmpathyError`]: The agreement is about other scorers than the one that made the scores.
+        [`EmpathyError`]: The agreement or the check is about other scorers than the one that made the scores.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -111,7 +115,9 @@ def dataset_card(
         warnings=as_markdown(_warned(summary.warnings)),
         audit=audit_text(audit) if audit else "",
         made_by=_made_by(scores.scorers),
-        agreement=agreement_text(scores.scorers, agreement),
+        agreement="\n\n".join(
+            (agreement_text(scores.scorers, agreement), check_text(scores.scorers, check, agreement))
+        ).strip(),
         rubric=as_markdown(rubric_parts(rubric)),
         licence="\n\n".join(filter(None, (licence.sentence(), scorer_terms(scores.scorers)))),
     )
@@ -183,14 +189,18 @@ def _made_by(scorers: Sequence[str]) -> str:
     return f"The scores were made by {', '.join(map(_code, scorers)) or 'nothing'}."
 
 
-def selection_section(record: Mapping[str, Any]) -> str:
-    """The section on an expert's data, from its `selection.json`: what was selected and what was not, and why."""
+def selection_section(record: Mapping[str, Any], scorer: str | None = None) -> str:
+    """
+    The section on an expert's data, from its `selection.json`: what was selected and what was not, and why.
+
+    If `scorer` is the folder of a distilled scorer, its behavioural check is shown.
+    """
     settings, found = record["settings"], record["counts"]
     total, audit = sum(found.values()), record.get("emotions")
     return _section(
         "selected",
         f"{found['kept']:,} of {total:,} samples ({percent(found['kept'], total)}) of {_code(record['dataset'])} were "
-        f"kept. {_made_by(settings['scorer'])}",
+        f"kept. {_untrained(record)}{_made_by(settings['scorer'])}",
         settings,
         [
             _reasons_table(found),
@@ -200,6 +210,7 @@ def selection_section(record: Mapping[str, Any]) -> str:
         ],
         settings["scorer"],
         record.get("rubric"),
+        scorer,
     )
 
 
@@ -207,7 +218,9 @@ def _warned(warnings: Sequence[str]) -> list[str]:
     return [f"Warning: {warning}" for warning in warnings]
 
 
-def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]]) -> str:
+def draws_section(
+    record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]], scorer: str | None = None
+) -> str:
     """The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn."""
     total = sum(row["draws"] for row in rows.values())
     names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
@@ -220,11 +233,22 @@ def draws_section(record: Mapping[str, Any], rows: Mapping[str, Mapping[str, flo
         "drawn",
         f"A policy drew from all {record['samples']:,} samples of {_code(record['dataset'])} while training"
         + (f"; without a dialogue to train on: {markdown_text(left_out)}. " if left_out else ". ")
-        + f"Scores by {_code(record['scores'])}.",
+        + f"{_untrained(record)}Scores by {_code(record['scores'])}.",
         {name: record[name] for name in names if record[name] not in (None, {})},
         [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table)],
         [record["scores"]],
         record["rubric"],
+        scorer,
+    )
+
+
+def _untrained(record: Mapping[str, Any]) -> str:
+    """How many samples were not trained on, as a sentence; nothing if all were."""
+    if not record.get("not_trained_on"):
+        return ""
+    return (
+        f"{record['not_trained_on']:,} of them were not trained on: `max_length` left nothing of their replies. A "
+        "greater `max_length`, or `truncation_mode: keep_end`, keeps them. "
     )
 
 
@@ -235,13 +259,18 @@ def _section(
     tables: Sequence[str | Table],
     scorers: Sequence[str],
     rubric: str | None,
+    scorer: str | None,
 ) -> str:
+    report = Path(scorer) / "report.json" if scorer and kind_of_folder(scorer) == "encoder" else None
+    known = read_json(report) if report and report.is_file() else bundled_scorer(scorers)
+    check = known.get("check")
     parts = [
         Heading(f"Training data: what was {done}, and why"),
         Markup(what),
         _settings_table(settings),
         *tables,
         agreement_text(scorers),
+        *(check_parts(check) if check else []),
         *rubric_parts(rubric),
         f"{done.capitalize()} with ee-trl, after Efficient-Empathy (arXiv:2407.01937).",
     ]
@@ -348,6 +377,29 @@ def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None
         f"{rho['sensibility']:.2f} for sensibility and {rho['rationality']:.2f} for rationality, Cohen's kappa "
         f"{kappa:.2f} on the three-way selection at T = 5. Its weights are learnt from CC BY-NC 4.0 data."
     )
+
+
+def check_text(scorers: Sequence[str], *reports: str | os.PathLike[str] | None) -> Markup:
+    """
+    The scorer's behavioural check as Markdown, from the first report of `check` or `agreement` that has it.
+
+    A bundled scorer's is known. The text is empty where none is found; raises [`EmpathyError`] if the first report is
+    given and is about other scorers.
+    """
+    for path in (path for path in reports if path is not None):
+        try:
+            report = read_json(path)
+            for part in (report, report.get("a", {}), report.get("b", {})):
+                check = part.get("scorers") or part.get("check") or {}
+                mine = {name: one for name, one in check.items() if one["fingerprint"] in scorers}
+                if mine:
+                    return Markup(as_markdown(check_parts({**mine, **{name: check[name] for name in BASELINES}})))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EmpathyError(f"{os.fspath(path)!r} is not a report of this package: {error}") from error
+    if reports and reports[0] is not None:
+        raise EmpathyError(f"{os.fspath(reports[0])!r} has no behavioural check of {', '.join(scorers)}")
+    known = bundled_scorer(scorers).get("check")
+    return Markup(as_markdown(check_parts(known)) if known else "")
 
 
 def _measured(scorers: Sequence[str], path: Path) -> Markup:

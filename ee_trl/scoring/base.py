@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..axes import AXES
-from ..data.dialogue import Dialogue, Turns
+from ..data.dialogue import Dialogue, Turns, dialogue_of
 from ..errors import ScorerError
 
 
@@ -60,7 +60,22 @@ class ScoredBatch:
     flags: Sequence[str | None] | None = None  # for each dialogue one of FLAGS, or `None` where nothing is wrong
 
 
-class BatchedScorer:
+class PairScorer:
+    """A scorer that also takes pairs of texts, as cross-encoders do."""
+
+    def predict(self, pairs: Sequence[tuple[str | Sequence[Any], str]]) -> np.ndarray:
+        """
+        Sensibility and rationality in [0, 10] of each pair, shape `(n, 2)`; NaN where unscored.
+
+        Args:
+            pairs (`Sequence` of `(context, reply)`): The context is a text (the speaker's turn), or a list of turns:
+                texts that alternate and end with the speaker's, or messages.
+        """
+        scorer: Any = self
+        return scorer.score([dialogue_of(context, reply) for context, reply in pairs])
+
+
+class BatchedScorer(PairScorer):
     """A scorer that gives its scores batch by batch; `score` puts them together."""
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:

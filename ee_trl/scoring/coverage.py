@@ -77,6 +77,12 @@ class Coverage(Displayed):
 
     def check(self, max_unscored: float, written: str = "") -> None:
         """Raises [`CoverageError`] if a larger share is unscored; the message names the file `written`."""
+        if self.samples and not self.scored and set(self.statuses) <= set(NOTHING_TO_SCORE):
+            raise CoverageError(
+                f"none of the {self.samples:,} samples has a reply to score: "
+                f"{'; '.join(REASONS[reason] for reason in self.unscored)}. If another column holds the replies, name "
+                'it, e.g. --map chosen=response (in Python mapping={"chosen": "response"}, in a recipe empathy_map)'
+            )
         if self.unscored_share > max_unscored:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.unscored.items())
             saved = f"All samples and scores are in {written}. " if written else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,6 +24,7 @@ from ..axes import (
 )
 from ..data.dialogue import Turns, check_turns
 from ..data.formats import recognise
+from ..data.mapping import mapped
 from ..data.reading import check_dataset, open_rows
 from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples, read_scores
 from ..data.tables import (
@@ -140,7 +141,14 @@ class DatasetScorer:
         flags = (FLAG,) if getattr(self.scorer, "flags", ()) else ()
         return engine.layout_of(columns, (*flags, *self.detail_columns))
 
-    def score(self, dataset: AnyDataset | str | os.PathLike[str], *, shared: bool = False) -> Any:
+    def score(
+        self,
+        dataset: AnyDataset | str | os.PathLike[str],
+        *,
+        shared: bool = False,
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+    ) -> Any:
         """
         Adds `sensibility`, `rationality`, `score_status`, `scorer` and `quadrant` to every sample of a data set.
 
@@ -156,6 +164,9 @@ class DatasetScorer:
             shared (`bool`, *optional*, defaults to `False`):
                 Under `torchrun` or `accelerate launch`: every process calls this with the same data set, scores its
                 share into the common store, and gets the whole result.
+            mapping (`dict[str, str]`, *optional*):
+                What names in the data mean, such as `{"chosen": "response"}`; see [`~ee_trl.data.mapping.mapped`].
+            encoding (`str`, *optional*, defaults to UTF-8): Of a CSV or JSON file.
 
         Returns:
             The same kind of data set; a path gives a `Dataset`, or a `DatasetDict` if it has several splits.
@@ -164,14 +175,16 @@ class DatasetScorer:
             [`FormatError`]: No dialogue format fits the columns, or there are images.
             [`ScoresError`]: The data set has scores of another scorer.
         """
-        found: Any = open_rows(dataset) if isinstance(dataset, (str, os.PathLike)) else dataset
+        named = isinstance(dataset, (str, os.PathLike))
+        found: Any = open_rows(dataset, encoding=encoding, mapping=mapping) if named else dataset
 
         def score(rows: Any, part: Part = None) -> Any:
-            if is_stream(rows) and found is dataset:  # a path always becomes a `Dataset`
+            if is_stream(rows) and not named:  # a path always becomes a `Dataset`
                 return self._score_stream(rows, part)
             return self._score_rows(rows, shared, part)
 
         check_dataset(found)
+        found = found if named else mapped(found, mapping)
         if not hasattr(found, "keys"):
             return score(found)
         for rows in found.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
@@ -284,6 +287,16 @@ def computes_in_bfloat16() -> bool:
     """Whether this machine's CPU computes in bfloat16, rather than emulating it."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_tile"))
+
+
+def fast_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+    """A model's type, or float32 where the type is one that this machine's CPU only emulates; says so in the log."""
+    emulated = dtype == torch.float16 or (dtype == torch.bfloat16 and not computes_in_bfloat16())
+    if device != "cpu" or not emulated:
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    logger.warning("This CPU only emulates %s, many times slower: the model computes in float32 here.", name)
+    return torch.float32
 
 
 def _precision(dtype: str, device: torch.device) -> torch.dtype:

@@ -71,6 +71,8 @@ class DataArguments:
     )
     test_split_size: float | None = _option(None, "Share of a mixture's conversations to evaluate on.")
     dataset_config: str | None = _option(None, "Configuration name of a hub data set.")
+    empathy_encoding: str | None = _option(None, "Encoding of a csv or json file, e.g. cp1252. Default: utf-8.")
+    empathy_map: Options = _option(None, 'What names in the data mean: \'{"chosen": "response", "client": "user"}\'.')
     dataset_train_split: str = _option("train", "Split to train on.")
     dataset_test_split: str | None = _option(None, "Split to evaluate on (all of it) with --eval_strategy.")
     empathy_scorer: str = _option(DEFAULT_SCORER, "A bundled scorer by name, a folder, or a hub id.")
@@ -116,6 +118,10 @@ class DataArguments:
     def named(self) -> str | None:
         """What the data set is called; `None` for the embedded sample."""
         return ", ".join(one["path"] for one in self.datasets) if isinstance(self.datasets, list) else self.dataset
+
+    def reading_options(self) -> dict[str, Any]:
+        """How [`~ee_trl.data.reading.open_dataset`] reads the data."""
+        return {"encoding": self.empathy_encoding, "mapping": _mapping("empathy_map", self.empathy_map)}
 
     def make_selector(self) -> EmpathyDataSelector:
         """The selector that the arguments describe."""
@@ -222,7 +228,7 @@ class OnlineArguments(DataArguments):
 
     empathy_policy: str = _option(
         "sensibility",
-        "The policy that draws and weighs: sensibility, rationality, gate, soft, curriculum, loss_aware or bandit.",
+        "The policy: sensibility, rationality, gate, soft, curriculum, loss_aware, bandit or column.",
     )
     empathy_policy_options: Options = _option(None, "A mapping in YAML, or JSON: '{\"tau_start\": 3}'. Default: none.")
     empathy_warmup: str = _option("0", "Training without the policy first: steps (10), or a share (0.1).")

@@ -14,8 +14,9 @@ from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets, load_dataset
 
 from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, quadrants
-from ..data.chat import fitted, template_options
+from ..data.chat import chat_ids, fitted, template_options
 from ..data.dialogue import Dialogue, conversations
+from ..data.mapping import mapped
 from ..data.reading import open_dataset
 from ..data.sample import load_sample
 from ..data.samples import SIDES, Scores, iter_samples
@@ -38,7 +39,7 @@ EVERYTHING = ",".join((*QUADRANTS, TIE))
 def open_split(args: DataArguments, name: str) -> Dataset:
     """A split of the data set that the arguments name; of the embedded sample if they name none."""
     if isinstance(args.datasets, list):
-        mixed = mixture(args.datasets)
+        mixed = mapped(mixture(args.datasets), args.reading_options()["mapping"])
         if args.test_split_size is None:
             if name != args.dataset_train_split:
                 raise FormatError(f"a mixture has no split {name!r}; hold out a part of it: test_split_size: 0.1")
@@ -46,7 +47,7 @@ def open_split(args: DataArguments, name: str) -> Dataset:
         return apart(mixed, args.test_split_size, 0)["train" if name == args.dataset_train_split else "test"]
     if args.dataset is None:
         return load_sample(name)  # type: ignore[arg-type]
-    dataset: Any = open_dataset(args.dataset, config=args.dataset_config)
+    dataset: Any = open_dataset(args.dataset, config=args.dataset_config, **args.reading_options())
     if not hasattr(dataset, "keys"):
         if name != "train":
             raise FormatError(f"{args.dataset!r} is one file and has no split {name!r}")
@@ -95,7 +96,7 @@ def open_parts(args: PipelineArguments) -> dict[str, Dataset]:
     """What to train on, and what to hold out: another file, another split, or a share of the conversations."""
     train = open_split(args, args.dataset_train_split)
     if args.empathy_dataset_test:
-        test: Any = open_dataset(args.empathy_dataset_test)
+        test: Any = open_dataset(args.empathy_dataset_test, **args.reading_options())
         if hasattr(test, "keys"):
             test = test["test" if "test" in test else "train"]
         return {"train": train, "test": test}
@@ -252,6 +253,21 @@ def in_template(dataset: Dataset, tokenizer: Any, name: str, join: bool = False)
         return dataset
     added = {CHAT_OPTIONS: told} if told else {}
     return dataset.map(lambda row, i: {**changes.get(i, {}), **added}, with_indices=True, desc="Fitting the template")
+
+
+def untrained(rows: Dataset, trainer: Any, tokenizer: Any) -> int:
+    """
+    How many rows a trainer does not train on, because `max_length` leaves nothing of their replies.
+
+    TRL drops these rows, unless it packs rows or trains on prompts too; then the tokens before the reply tell.
+    """
+    args = trainer.args
+    if not args.packing and trainer.completion_only_loss:
+        return len(rows) - len(trainer.train_dataset)
+    cuts = args.packing_strategy == "bfd" if args.packing else args.truncation_mode == "keep_start"
+    if args.max_length is None or not cuts:
+        return 0
+    return sum(len(chat_ids(tokenizer, prompt, prompt=True)) >= args.max_length for prompt in rows["prompt"])
 
 
 def read_rows(path: Path) -> Dataset:

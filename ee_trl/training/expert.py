@@ -60,11 +60,16 @@ class ExpertRun(RecipeRun):
 
     def scorers(self) -> list[str]:
         """The fingerprints of what made the scores."""
-        return read_json(self.folder / SELECTION_DIR / "selection.json")["settings"]["scorer"]
+        return read_json(self.data_record)["settings"]["scorer"]
+
+    @property
+    def data_record(self) -> Path:
+        """What was selected, and why."""
+        return self.folder / SELECTION_DIR / "selection.json"
 
     def data_section(self) -> str:
-        """What was selected, and why."""
-        return selection_section(read_json(self.folder / SELECTION_DIR / "selection.json"))
+        """The same for the card."""
+        return selection_section(read_json(self.data_record), None if self._scores_given else self.args.empathy_scorer)
 
     def left_behind(self) -> str:
         """The folder of the selection."""

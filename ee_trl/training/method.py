@@ -36,7 +36,7 @@ from .data import (
     score_together,
     with_scores,
 )
-from .expert import ExpertRun
+from .expert import SELECTION_DIR, ExpertRun
 from .report import ALL, examples, measure_model, metrics_table, picture, write_page
 from .router import MoERun
 from .run import identity_of
@@ -90,6 +90,7 @@ class EfficientEmpathy:
             "holdout_seed": args.empathy_seed if args.draws_holdout else None,
             "scorer": self.selector.scorer.fingerprint,
             "turns": self.selector.turns,
+            **{name: value for name, value in args.reading_options().items() if value},
             **_VERSION,
         }
 
@@ -178,7 +179,7 @@ class EfficientEmpathy:
             own |= {option: getattr(ExpertArguments(), option) for option in ("empathy_threshold", "empathy_ties")}
         own |= {"dataset": str(data), "dataset_train_split": "train", "empathy_rule": "threshold"}
         own |= dict.fromkeys(("datasets", "test_split_size", "dataset_config", "dataset_test_split"))
-        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control")}
+        own |= {f"empathy_{name}": None for name in ("n", "fraction", "axis", "control", "encoding", "map")}
         return kind(**own | {"empathy_keep": EVERYTHING})
 
     def _model_args(self, name: str, model: Stage | None) -> ModelConfig:
@@ -254,6 +255,10 @@ class EfficientEmpathy:
         made_by = {name: stage.folder.name for name, stage in self.stages.done.items()}
         select, router = self.stages.done["select"].folder, self.stages.done[ROUTER].folder
         selection, routing = read_json(select / "selection.json"), read_json(router / RECORD)
+        folders = {name: self.stages.done[name].folder / SELECTION_DIR for name in selection["sets"]}
+        records = {name: read_json(folder / "selection.json") for name, folder in folders.items()}
+        untrained = {name: record.get("not_trained_on", 0) for name, record in records.items()}
+        selection["not_trained_on"] = untrained
         replies = {name: found.pop("replies") for name, found in evaluated.items()}
         metrics = {name: found["metrics"] for name, found in evaluated.items()}
         parts = [
@@ -261,7 +266,10 @@ class EfficientEmpathy:
             Heading("What was selected"),
             f"{selection['samples']:,} samples, scored by {', '.join(selection['scorer'])}, at T = "
             f"{' and '.join(f'{t:g}' for t in selection['threshold'])}.",
-            Table(("set", "samples"), [(name, f"{n:,}") for name, n in selection["sets"].items()]),
+            Table(
+                ("set", "samples", "not trained on"),
+                [(name, f"{n:,}", f"{untrained[name]:,}") for name, n in selection["sets"].items()],
+            ),
             picture(select / "plane.png", self.folder, "score plane"),
             Heading("Held-out perplexity"),
             f"Perplexity of the reference replies, lower is better: over {ALL} tokens, and by quadrant.",

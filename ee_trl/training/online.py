@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -10,7 +11,7 @@ from datasets import Dataset
 from ..data.formats import recognise
 from ..data.samples import dialogue_tables, refuse_utterances
 from ..data.tables import write_file
-from ..errors import SelectionError
+from ..errors import SelectionError, check_choice
 from ..files import read_json, write_json
 from ..online.trainer import EmpathySFTTrainer
 from ..reports.cards import draws_section
@@ -48,6 +49,16 @@ class OnlineRun(RecipeRun):
         self.selector.attach(trainer, policy, **online)
         return trainer
 
+    @property
+    def _columns(self) -> list[str]:
+        """The columns that the policy reads."""
+        return [self.args.online_options()["column"]] if self.args.empathy_policy == "column" else []
+
+    def check(self) -> None:
+        """Raises [`SelectionError`] where the data set lacks a column that the policy reads."""
+        for name in self._columns:
+            check_choice("column of the data set", name, self.source.column_names, SelectionError)
+
     def _scores_by(self) -> str:
         own = self.selector.scorer.fingerprint
         return f"given with the data, where missing by {own}" if self._scores_given else own
@@ -57,7 +68,7 @@ class OnlineRun(RecipeRun):
         if self._scores_given:
             refuse_utterances(recognise(self.source.column_names))
             turns = "last"  # the scores of a row are those of its last reply
-        features, tables = dialogue_tables(self.source, turns, left_out)
+        features, tables = dialogue_tables(self.source, turns, left_out, self._columns)
         settings = {name: value for name, value in self.identity.items() if name.startswith("data.")}
         samples = write_file(tables, features, folder / "rows.parquet", metadata=settings)
         if not samples:
@@ -76,6 +87,11 @@ class OnlineRun(RecipeRun):
         }
         write_json(folder / "rows.json", record)  # last: if it is there, the rows are whole
 
+    @property
+    def data_record(self) -> Path:
+        """All samples, and what draws them."""
+        return self.folder / ROWS_DIR / "rows.json"
+
     def train(self, trainer: Any) -> None:
         """Trains, or resumes; the files of what was drawn are written in any case."""
         super().train(trainer)
@@ -85,9 +101,9 @@ class OnlineRun(RecipeRun):
 
     def data_section(self) -> str:
         """What was drawn, and why."""
-        return draws_section(
-            read_json(self.folder / ROWS_DIR / "rows.json"), by_quadrant(read_draws(self.folder / DRAWS))
-        )
+        rows = by_quadrant(read_draws(self.folder / DRAWS))
+        scorer = None if self._scores_given else self.args.empathy_scorer
+        return draws_section(read_json(self.data_record), rows, scorer)
 
     def left_behind(self) -> str:
         """The rows, and what the policy drew of them."""

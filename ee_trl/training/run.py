@@ -12,10 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, TrainerState
+from transformers import AutoConfig, AutoTokenizer, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
@@ -26,8 +27,9 @@ from ..files import read_json, write_json
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
 from ..reports.licence import Licence, Origin, find_licence
+from ..scoring.encoder import fast_dtype
 from .arguments import NEW_OPTIONS, DataArguments
-from .data import content_of, has_scores, in_template, open_split
+from .data import content_of, has_scores, in_template, open_split, untrained
 from .tiny_model import build_tiny_causal_lm
 
 
@@ -45,7 +47,7 @@ _FREE_PREFIXES = (
 )  # fmt: skip
 _FREE_ARGUMENTS = ("empathy_scorer", "empathy_store", "empathy_max_unscored")  # the fingerprint stands for the scorer
 _SINCE: dict[str, object] = {f"empathy_{name}": value for name, value in NEW_OPTIONS.items()}
-_SINCE |= {"datasets": None, "test_split_size": None}
+_SINCE |= {"datasets": None, "test_split_size": None, "empathy_encoding": None, "empathy_map": None}
 
 
 class RecipeRun(ABC):
@@ -88,7 +90,7 @@ class RecipeRun(ABC):
         self.training_args.model_init_kwargs = {
             "revision": self.model_args.model_revision,
             "attn_implementation": self.model_args.attn_implementation,
-            "dtype": self.model_args.dtype,
+            "dtype": self._dtype(model),
             **(given or {}),
         }  # as TRL's own script loads a model
         trainer = self.make_trainer(
@@ -99,6 +101,7 @@ class RecipeRun(ABC):
             peft_config=self.peft_config(),
             quantization_config=get_quantization_config(self.model_args),
         )
+        self._count_untrained(trainer, train_dataset, tokenizer)
         self.train(trainer)
         self.save(trainer)
         if end:
@@ -110,6 +113,11 @@ class RecipeRun(ABC):
     @abstractmethod
     def prepare(self) -> tuple[Dataset, Dataset | None]:
         """The data to train on, and with an evaluation strategy all of the test split to evaluate on."""
+
+    @property
+    @abstractmethod
+    def data_record(self) -> Path:
+        """The JSON file on what the run trains on."""
 
     @abstractmethod
     def data_section(self) -> str:
@@ -128,6 +136,32 @@ class RecipeRun(ABC):
             if self.state.is_main_process:
                 self.build_tiny(self.folder / self.tiny)
         return str(self.folder / self.tiny)
+
+    def _count_untrained(self, trainer: Any, rows: Dataset, tokenizer: Any) -> None:
+        """Says how many samples `max_length` keeps from being trained on: in the log and in the record of the data."""
+        lost = untrained(rows, trainer, tokenizer)
+        if not lost:
+            return
+        if self.state.is_main_process:
+            write_json(self.data_record, {**read_json(self.data_record), "not_trained_on": lost})
+        packed = self.training_args.packing
+        other = "--packing_strategy bfd_split" if packed else "--truncation_mode keep_end, which cuts the beginning"
+        text = (
+            f"{lost:,} of {len(rows):,} samples are not trained on: --max_length {self.training_args.max_length} "
+            f"leaves nothing of their replies. Give a greater --max_length, or {other}."
+        )
+        if lost == len(rows):
+            raise EmpathyError(text)
+        logger.warning(text)
+
+    def _dtype(self, model: str) -> str | None:
+        """The type in which TRL loads the weights; float32 instead of one that is slow on this machine."""
+        given = self.model_args.dtype
+        if given in (None, "float32") or get_quantization_config(self.model_args):
+            return given
+        config: Any = AutoConfig.from_pretrained(model, revision=self.model_args.model_revision)
+        dtype = (config.dtype or torch.float32) if given == "auto" else getattr(torch, given)
+        return given if fast_dtype(dtype, self.training_args.device.type) == dtype else "float32"
 
     def _tokenizer(self, model: str) -> Any:
         """The tokenizer with the chat template that TRL will use."""

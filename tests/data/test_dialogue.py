@@ -25,6 +25,10 @@ def utterance(number: Any, speaker: Any, text: Any, conversation: Any = "a") -> 
     return {"conv_id": conversation, "utterance_idx": number, "speaker_idx": speaker, "utterance": text}
 
 
+def numbered(*names: Any) -> list[dict[str, Any]]:
+    return [{"speaker": name, "text": f"Turn {i}."} for i, name in enumerate(names)]
+
+
 # ---- formats -------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +222,8 @@ BAD: list[tuple[str, dict[str, Any] | list[dict[str, Any]]]] = [
     ("empty_dialogue", {"messages": []}),
     ("empty_dialogue", {"messages": [{"role": "system", "content": "Be kind."}]}),
     ("empty_dialogue", {"prompt": [], "completion": []}),
-    ("empty_context", {"messages": [{"role": "assistant", "content": HUG}]}),
+    ("listener_opens", {"messages": [{"role": "assistant", "content": HUG}]}),
+    ("listener_opens", {"dialog": [{"speaker": "supporter", "text": HUG}]}),
     ("empty_context", {"messages": messages(" \n", HUG)}),
     ("empty_context", {"prompt": "", "completion": HUG}),
     ("empty_context", {"prompt": [], "completion": HUG}),
@@ -235,6 +240,8 @@ BAD: list[tuple[str, dict[str, Any] | list[dict[str, Any]]]] = [
     ("unknown_role", {"messages": [{"content": SAD}]}),
     ("unknown_role", {"messages": [{"role": ["user"], "content": SAD}]}),
     ("missing_turns", [utterance(1, 1, SAD), utterance(4, 2, HUG)]),
+    ("missing_turns", [utterance(0, 1, SAD), utterance(2, 2, HUG)]),
+    ("too_many_speakers", {"prompt": numbered("p1", "p2"), "completion": numbered("p3")}),
     ("missing_turns", [utterance(None, 1, SAD), utterance(2, 2, HUG)]),
     ("missing_turns", [utterance(float("nan"), 1, SAD), utterance(2, 2, HUG)]),
     ("not_text_alone", {"messages": [{"role": "user", "content": [{"type": "image"}]}, *messages(SAD, HUG)]}),

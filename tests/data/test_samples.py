@@ -19,7 +19,7 @@ from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import all_dialogues, iter_row_samples, iter_samples, read_samples
 from ee_trl.distillation.labels import open_pool
 from ee_trl.evaluation.eval_set import read_eval_set
-from ee_trl.online.alignment import RowDialogues
+from ee_trl.online.dialogues import RowDialogues
 from ee_trl.scoring.judged import read_judged
 from ee_trl.training.data import apart
 

@@ -22,6 +22,7 @@ from ee_trl.cli.main import main
 from ee_trl.distillation.fit import FitOptions, fit, longest_of
 from ee_trl.distillation.run import cross_calibrated, moved
 from ee_trl.errors import EmpathyError, ScorerError, ScoresError, SelectionError, TrainingError
+from ee_trl.reports.cards import selection_section
 from ee_trl.scoring.features import extract
 from ee_trl.scoring.judged import (
     calibration_of,
@@ -87,7 +88,7 @@ def test_it_shows_itself_in_a_notebook(distilled: Any) -> None:
     found = distilled.report["agreement"]
     assert f'<td style="text-align:right">{found["three_way"]["agreement"]:.1%}</td>' in html
     assert f"{found['axes']['sensibility']['spearman']:.2f} (" in html
-    assert html.count("<table>") == 5, "what was fitted, agreement, shares, curve, cost"
+    assert html.count("<table>") == 7, "what was fitted, agreement, shares, two of the behavioural check, curve, cost"
 
 
 # ---- the whole of it -----------------------------------------------------------------------------------------------
@@ -97,6 +98,20 @@ def test_the_judges_rubric_is_in_report_and_card(distilled: Any) -> None:
     assert distilled.report["rubric"] == RUBRIC
     for name in ("report.md", "README.md"):
         assert f"text\n{RUBRIC}\n" in (distilled.folder / name).read_text(encoding="utf-8")
+
+
+def test_the_behavioural_check_is_in_report_card_and_the_cards_of_recipes(distilled: Any) -> None:
+    assert distilled.report["check"]["distilled"]["kinds"]["cruel"]["n"] == 64
+    for name in ("report.md", "README.md"):
+        assert "| cruel | at least 95% |" in (distilled.folder / name).read_text(encoding="utf-8")
+    record = {
+        "dataset": "dialogues.parquet",
+        "settings": {"keep": ["sensibility"], "scorer": ["encoder-1"]},
+        "counts": {"kept": 1},
+        "summary": {"quadrants": {}},
+    }
+    assert "| cruel | at least 95% |" in selection_section(record, str(distilled.folder))
+    assert "cruel" not in selection_section(record)
 
 
 def test_it_learns_the_judge(distilled: Any) -> None:

@@ -34,13 +34,15 @@ def train(base: Path, output: Path, with_callback: bool, **config):
 
     options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": STEPS, "logging_steps": 2}
     options |= {"per_device_train_batch_size": 2, "save_strategy": "no", "seed": 3, "disable_tqdm": True} | config
+    rows = all_dialogues(load_sample("train").select(range(20)))
     model = AutoModelForCausalLM.from_pretrained(base, attention_dropout=0.3)  # so that training draws numbers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = SFTTrainer(
             model,
             SFTConfig(str(output), **options),
-            train_dataset=all_dialogues(load_sample("train").select(range(20))),
+            train_dataset=rows,
+            eval_dataset=rows.select(range(4)),
             processing_class=AutoTokenizer.from_pretrained(base),
         )
         callback = None
@@ -100,6 +102,26 @@ def test_of_several_evaluations_since_the_last_log_the_last_is_logged(base, tmp_
     for entry, step in zip(logged, (4, 6), strict=True):
         numbers = {f"empathy_eval/{name}": value for name, value in history[step].items() if name != "step"}
         assert {name: value for name, value in entry.items() if name.startswith("empathy_eval/")} == numbers
+
+
+@pytest.mark.parametrize("name", ["empathy_eval/words", "eval_empathy_eval/word_f1"])
+def test_its_numbers_choose_the_best_checkpoint(name: str, base, tmp_path) -> None:
+    """Also where the trainer evaluates at other steps than the callback."""
+    config = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3, "max_steps": 9}
+    config |= {"metric_for_best_model": name, "load_best_model_at_end": True, "learning_rate": 0.1}
+    trainer, callback = train(base, tmp_path, with_callback=True, **config)
+    assert [entry["step"] for entry in callback.history] == [2, 3, 4, 6, 8, 9]
+    found = {entry["step"]: entry[name.split("/")[1]] for entry in callback.history if entry["step"] % 3 == 0}
+    best = max(found, key=lambda step: found[step])
+    assert trainer.state.best_metric == found[best]
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_empathy_eval/dist1"] == callback.history[-1]["dist1"]
+
+
+def test_a_number_that_it_does_not_give_is_refused_before_the_training(base, tmp_path) -> None:
+    config = {"eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "empathy_eval/word_f"}
+    with pytest.raises(TrainingError, match="'word_f'; valid: bleu4, .*Did you mean 'word_f1'"):
+        train(base, tmp_path, with_callback=True, **config)
 
 
 def test_the_table_of_samples_is_a_file(with_callback) -> None:

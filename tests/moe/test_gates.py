@@ -14,9 +14,12 @@ from datasets import Dataset, DatasetDict
 from tiny_moe import EXPERTS, compose, rows, weights_of
 
 from ee_trl import load_sample
+from ee_trl.data.tables import progress_bar
 from ee_trl.errors import CompositionError
+from ee_trl.moe import gates
 from ee_trl.moe.gates import GateBatch, gate_batches, init_gates, probe, prototype
 from ee_trl.moe.routing import routers
+from ee_trl.scoring import encoder
 
 
 @pytest.fixture
@@ -77,6 +80,31 @@ def test_the_probe_is_the_default_where_there_is_data(llama: dict[str, Path], tm
     moe = compose(llama, tmp_path / "moe", gate_data={name: rows(8, seed=i) for i, name in enumerate(EXPERTS)})
     assert json.loads((moe / "composition.json").read_text())["settings"]["gate_init"] == "probe"
     assert all(router.weight.abs().max() > 0 for router in routers(tiny.load(moe)).values())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gates_show_their_progress_and_are_made_in_a_type_that_the_machine_is_fast_at(
+    fast: bool,
+    llama: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(encoder, "computes_in_bfloat16", lambda: fast)
+    bars: list[Any] = []
+
+    def shown(**options: Any) -> Any:
+        bars.append(progress_bar(**options | {"show": True}))
+        return bars[-1]
+
+    monkeypatch.setattr(gates, "progress_bar", shown)
+    data = {name: rows(8, seed=i) for i, name in enumerate(EXPERTS)}
+    moe = compose(llama, tmp_path / "moe", gate_data=data, dtype="bfloat16")
+    [bar] = bars
+    assert bar.n == bar.total > 4
+    assert gates.load_for_gates(moe).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert ("only emulates bfloat16" in caplog.text) is not fast
+    assert {weight.dtype for weight in tiny.load(moe).state_dict().values()} == {torch.bfloat16}
 
 
 def test_gates_are_made_layer_by_layer_on_what_reaches_them() -> None:

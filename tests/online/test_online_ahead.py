@@ -17,6 +17,7 @@ from ee_trl import EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, load
 from ee_trl.errors import NothingLeftError, TrainingError
 from ee_trl.online.lookahead import ScoringAhead
 from ee_trl.online.plan import put_off, still_due
+from ee_trl.online.state import read_state, write_state
 from ee_trl.scoring.store import ScoreStore
 
 
@@ -133,6 +134,56 @@ def test_what_is_drawn_does_not_depend_on_being_scored_before(model: str, tmp_pa
     trainer, _ = attached(model, Lengths(), tmp_path, lambda scores, losses, progress: (None, None), max_steps=20)
     trainer.train()
     assert set(draws(tmp_path)["draws"]) == {1}  # 120 rows, 6 a step
+
+
+STOCK = {
+    "plain": {},
+    "workers": {"dataloader_num_workers": 2},
+    "grouped_by_length": {"train_sampling_strategy": "group_by_length"},
+    "sampler_without_a_seed": {"accelerator_config": {"use_seedable_sampler": False}},
+    "bfd": {"packing": True, "packing_strategy": "bfd", "max_length": 160},
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_without_sampling_weights_the_stock_order_stays_while_scores_are_on_their_way(name: str, model: str) -> None:
+    """Two epochs and more, with weights of one: bit-equal to the stock trainer."""
+    settings = STOCK[name] | {"max_steps": 25, "logging_steps": 25}
+    expected = runs.trained(runs.stock(model, unscored(60), **settings))
+    trainer = runs.guided(model, unscored(60), runs.ones, **settings)
+    asked: list[int] = []
+    ask, ahead = trainer.empathy_callback.ahead.look.ask, trainer.empathy_callback.ahead
+    ahead.look.ask = lambda rows: ask(asked.extend(rows) or rows)
+    assert torch.equal(runs.trained(trainer), expected)
+    assert not ahead.pending.any()
+    assert trainer.empathy_weights.table is not None
+    if name == "plain":
+        first = trainer.empathy_callback.plan._stock_order(0)
+        assert asked == first.tolist(), "the rows that come next are scored next"
+
+
+def test_a_checkpoint_in_which_the_order_was_not_the_stock_one_goes_on(model: str, tmp_path: Path) -> None:
+    """As 0.1.0 wrote it for a policy without sampling weights: the epoch's order stays, and no row comes twice."""
+    saving = {"max_steps": 40, "save_strategy": "steps", "save_steps": 5}
+    trainer, callback = attached(model, Lengths(), tmp_path / "a", runs.ones, **saving)
+    trainer.train()
+    checkpoint = tmp_path / "a" / "checkpoint-5"
+    state = read_state(checkpoint)
+    assert state is not None
+    state["sampling"] = state["plan"]["weights"] = np.ones(ROWS)
+    state["plan"]["late"] = state["ahead"]["pending"]
+    write_state(checkpoint, state)
+    trainer, callback = attached(model, Lengths(), tmp_path / "b", runs.ones, **saving)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert set(callback.diary.records.draws) == {2}
+
+
+def test_a_policy_of_loss_weights_knows_the_scores_of_all_it_draws(model: str, tmp_path: Path) -> None:
+    policy = {"policy": "soft", "weigh": "loss", "warmup": 3}
+    trainer, callback = attached(model, Lengths(0.002), tmp_path, max_steps=24, **policy)
+    trainer.args.logging_steps = 1
+    trainer.train()
+    assert [entry["shares"]["unscored"] for entry in callback.diary.history if entry["step"] > 3] == [0] * 21
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, EmpathySFTTrainer, quadrants
+from ee_trl.axes import QUADRANTS
 from ee_trl.errors import EmpathyError, ScoresError, SelectionError, TrainingError
 from ee_trl.online.checks import check_alone
 
@@ -205,6 +206,72 @@ def test_rows_as_tokens_take_their_scores_from_the_rows_they_were_made_from(mode
         selector.attach(runs.stock(model, part), runs.ones, dataset=data, index="number")
     with pytest.raises(TrainingError, match="shuffle_dataset"):
         selector.attach(runs.stock(model, tokens, shuffle_dataset=True), runs.ones, dataset=data)
+
+
+class NoScorer:
+    fingerprint = "none-1"
+
+    def score(self, dialogues: Any) -> np.ndarray:
+        raise AssertionError("a policy with its own weights needs no scores")
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_weights_come_from_a_column(packing: bool, model: str) -> None:
+    """As a policy that gives the same numbers; nothing is scored."""
+    weights = np.random.default_rng(1).uniform(0, 3, runs.ROWS)
+    settings = {"packing": packing, "max_length": 128}
+    expected = runs.trained(runs.guided(model, runs.rows(), lambda *_: (None, weights), **settings))
+    data = runs.rows().remove_columns(["sensibility", "rationality"]).add_column("how much", weights)
+    selector, online = EmpathyDataSelector(NoScorer()), {"column": "how much"}
+    if packing:
+        more = {"selector": selector, "policy": "column", "online": online}
+        trainer = EmpathySFTTrainer(model, args=runs.config(**settings), train_dataset=data, **more)
+    else:
+        trainer = runs.stock(model, data, **settings)
+        selector.attach(trainer, "column", **online)
+    assert torch.equal(runs.trained(trainer), expected)
+    assert trainer.empathy_callback.ahead is None
+
+
+def test_draws_come_from_a_column(model: str) -> None:
+    data = runs.rows().add_column("often", [float(i < 5) for i in range(runs.ROWS)])
+    trainer = runs.guided(model, data, "column", online={"column": "often", "weigh": "sampling"})
+    trainer.train()
+    records = trainer.empathy_callback.diary.records
+    assert records.draws[:5].sum() == records.draws.sum() > 0
+    alone = runs.stock(model, data)
+    alone.add_callback(
+        EmpathyCallback(EmpathyDataSelector(NoScorer()), "column", dataset=data, column="often", weigh="sampling")
+    )
+    alone.train()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            [1.0, None],
+            "1 of 20 values in column 'w' are not finite numbers of at least 0; the first is None of sample 1",
+        ),
+        ([1.0, float("nan")], "the first is nan of sample 1"),
+        ([1.0, -2.0], "the first is -2.0 of sample 1. A weight of 0 leaves a sample out"),
+        (["1", "2"], "20 of 20 values .* the first is '1'"),
+        ([True, False], "the first is True"),
+        ([0.0, 0.0], "the weights in column 'w' are all 0"),
+    ],
+)
+def test_a_column_that_is_no_weight_is_refused_when_attached(values: list[Any], message: str, model: str) -> None:
+    data = runs.rows().add_column("w", values + values[:1] * (runs.ROWS - 2))
+    with pytest.raises(SelectionError, match=message):
+        runs.guided(model, data, "column", online={"column": "w"})
+
+
+def test_a_column_that_is_not_there_is_refused_when_attached(model: str) -> None:
+    data = runs.rows().add_column("weight", [1.0] * runs.ROWS)
+    with pytest.raises(ScoresError, match="unknown column of the data set 'wieght'; .*Did you mean 'weight'"):
+        runs.guided(model, data, "column", online={"column": "wieght"})
+    with pytest.raises(SelectionError, match="needs the name of a column: policy='column', column='weight'"):
+        runs.guided(model, data, "column")
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -398,5 +465,20 @@ def test_what_was_drawn_is_logged_and_written_down(way: str, model: str, tmp_pat
     assert np.mean(table["last_loss"]) < np.mean(table["first_loss"])
     np.testing.assert_allclose(np.add(table["first_loss"], table["last_loss"]) / 2, table["mean_loss"])
     assert [entry["empathy/mean_weight"] for entry in logged] == [entry["mean_weight"] for entry in history]
-    assert logged[0]["empathy/coverage"] == 1
+    assert "empathy/coverage" not in logged[0], "all rows have scores"
     assert 6 < logged[0]["empathy/effective_sample_size"] < 12
+
+
+def test_only_figures_that_can_differ_are_logged(model: str) -> None:
+    """Draws of one quadrant at weights of one: a share that shows it, and nothing else."""
+
+    def logged(policy: Any, online: Any = None) -> set[str]:
+        trainer = runs.guided(model, runs.rows(), policy, online=online)
+        trainer.train()
+        assert all(len(entry["shares"]) == 6 for entry in trainer.empathy_callback.diary.history)
+        return {name for entry in trainer.state.log_history for name in entry if name.startswith("empathy/")}
+
+    assert logged("sensibility") == {"empathy/share_sensibility"}
+    quadrant = {f"empathy/{kind}_{name}" for kind in ("share", "loss") for name in QUADRANTS}
+    assert logged(runs.ones) == quadrant
+    assert logged("soft", {"weigh": "loss"}) == quadrant | {"empathy/mean_weight", "empathy/effective_sample_size"}

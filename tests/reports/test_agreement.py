@@ -273,10 +273,15 @@ def test_given_scores_against_a_scorer_with_a_report(folder: Path, capsys: pytes
     assert (report["a"]["name"], report["a"]["fingerprint"], report["a"]["injection"]) == ("given", "given", None)
     assert report["a"]["unscored"] == report["b"]["unscored"] == {"empty_response": 1}
     assert report["b"]["injection"]["families"]["all"]["scored"] == 300
-    assert "## Prompt injection: B" in (folder / "report/agreement.md").read_text()
+    page = (folder / "report/agreement.md").read_text()
+    assert "## Prompt injection: B" in page
+    assert report["a"]["check"] is None
+    assert list(report["b"]["check"]) == ["linear", "length", "random"]
+    assert "## Behavioural check: B" in page
     assert main(args) == 3
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*args, "--overwrite", "--no-injection"]) == 0
+    assert main([*args, "--overwrite", "--no-injection", "--no-check"]) == 0
+    assert "Behavioural" not in (folder / "report/agreement.md").read_text()
 
 
 def test_a_limit_takes_an_evenly_spaced_subset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetInfo
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 from trl.trainer.utils import generate_model_card
 
-from ee_trl import EmpathyDataSelector, load_sample
+from ee_trl import EmpathyDataSelector, behaviour_check, load_sample
 from ee_trl.cli.main import main
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import read_scores
@@ -29,7 +29,15 @@ from ee_trl.reports.cards import (
     selection_section,
     with_section,
 )
-from ee_trl.reports.licence import UNKNOWN, Origin, find_licence, given_licence, scorer_terms, shared_licence
+from ee_trl.reports.licence import (
+    UNKNOWN,
+    Origin,
+    bundled_scorer,
+    find_licence,
+    given_licence,
+    scorer_terms,
+    shared_licence,
+)
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -209,6 +217,25 @@ def test_an_agreement_report_is_quoted_if_it_is_about_the_scorer(
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(EmpathyError, match="ee-trl agreement -o"):
         selector.card(scored, agreement=tmp_path / "no.json")
+
+
+def test_a_behavioural_check_is_shown_if_it_is_about_the_scorer(
+    selector: EmpathyDataSelector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, path = selector.score(load_sample("test")), tmp_path / "check.json"
+    found = behaviour_check({"mine": selector.scorer}, show_progress=False)
+    write_json(path, found.to_dict())
+    text = str(selector.card(scored, check=path))
+    assert "## Behavioural check" in text
+    assert "| kind of reply | bar | mine | length | random |" in text
+    with pytest.raises(EmpathyError, match="has no behavioural check of given"):
+        selector.card(rows(), check=path)
+    path.write_text("[1]")
+    with pytest.raises(EmpathyError, match="not a report of this package"):
+        selector.card(scored, check=path)
+    known = {"fingerprint": selector.scorer.fingerprint, "check": found.scorers}
+    monkeypatch.setattr("ee_trl.reports.cards.bundled_scorer", lambda scorers: bundled_scorer(scorers) | known)
+    assert "| kind of reply | bar | mine | length | random |" in str(selector.card(scored))
 
 
 HOSTILE = (

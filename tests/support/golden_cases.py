@@ -650,6 +650,7 @@ COMMANDS: dict[str, str] = {
     "explore": "explore old.parquet -o explorer.html --json",
     "agreement": "agreement rows.jsonl linear encoder -o agreement --json -q",
     "agreement, given": "agreement scored.jsonl given linear --no-injection --json -q",
+    "check": "check random --data rows.jsonl -o check --json -q",
     "label": "label rows.jsonl --budget 10 -o label.parquet --json",
     "label, uncertain": "label rows.jsonl --budget 6 --strategy uncertain --seed 2 -o uncertain.parquet --json",
     "distill": "distill old.parquet --encoder encoder -o distilled --epochs 1 --held-out 0.3 --json -q",
@@ -672,8 +673,9 @@ COMMANDS: dict[str, str] = {
     "recipes copy": "recipes copy copied",
     "refused": "score nowhere.parquet -o x.parquet --json",
 }
-BY_SHAPE = ("distill", "evaluate, model", "train-epitome", "explore")
-"""Commands whose numbers are of a training or a generation on this machine, or of a page: names and types alone."""
+BY_SHAPE = ("check", "distill", "evaluate, model", "train-epitome", "explore")
+"""Commands whose numbers are of a training or a generation on this machine, of a page, or of texts that may change:
+names and types alone."""
 
 
 def desk(folder: Path) -> Path:
@@ -713,6 +715,9 @@ def command(name: str) -> dict[str, Any]:
         code = main(COMMANDS[name].split())
     text = said.getvalue()
     printed = normal(json.loads(text)) if "--json" in COMMANDS[name] and text else text.splitlines()
+    for part in (printed, *printed.values()) if isinstance(printed, dict) else ():
+        if isinstance(part, dict):
+            part.pop("check", None)  # the command `check` freezes it
     made = sorted({path for path in Path().rglob("*") if path.is_file()} - before)
     ours = [path for path in made if path.parts[0] != "cache" and not path.name.endswith(("-shm", "-wal"))]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ee_trl.data.dialogue import Dialogue
@@ -46,6 +47,10 @@ def sharegpt(*texts: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
 
 
+def _said(speaker: str, listener: str, texts: Sequence[str]) -> Rows:
+    return [{"speaker": (speaker, listener)[i % 2], "text": text} for i, text in enumerate(texts)]
+
+
 def _utterances() -> Rows:
     return [
         {
@@ -84,6 +89,8 @@ MULTI_TURN: dict[str, Rows] = {
         for texts in CONVERSATIONS
     ],
     "empathetic_dialogues": _utterances(),
+    "dialog": [{"dialog": _said("seeker", "supporter", texts)} for texts in CONVERSATIONS],
+    "dialog of texts": [{"dialog": list(texts)} for texts in CONVERSATIONS],
 }
 SINGLE_TURN: dict[str, Rows] = {
     "prompt and completion": _pairs(

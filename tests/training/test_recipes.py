@@ -13,15 +13,20 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from conftest import ROOT
-from trl import SFTTrainer
+from datasets import Dataset
+from safetensors.torch import load_file
+from trl import SFTConfig, SFTTrainer
 
 from ee_trl import EmpathyDataSelector, build_tiny_causal_lm, compose_moe, load_sample
 from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import CoverageError, EmpathyError, FormatError
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
+from ee_trl.scoring import encoder
 from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.data import untrained
 from ee_trl.training.run import RECORD, RecipeRun
 
 
@@ -572,3 +577,78 @@ def test_kill_minus_nine_and_resume(tmp_path: Path) -> None:
     whole = launch([*command[:3], "whole", *command[4:]], tmp_path)
     assert whole.returncode == 0
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_the_online_recipe_takes_weights_from_a_column(tmp_path: Path) -> None:
+    """A conversation's weight is that of each of its replies; a column that is not there is refused at once."""
+    data = load_sample("train").select(range(12)).add_column("w", [float(i % 3) for i in range(12)])
+    data.to_parquet(tmp_path / "data.parquet")
+    args = ["--dataset", str(tmp_path / "data.parquet"), *QUICK, "--empathy_policy", "column", "--empathy_warmup", "0"]
+    run(sft_online, *args, "--output_dir", str(tmp_path / "a"), "--empathy_policy_options", '{"column": "w"}')
+    found = draws(tmp_path / "a")
+    assert {w for w in found["mean_weight"] if w is not None} <= {0.0, 1.0, 2.0}
+    with pytest.raises(EmpathyError, match="unknown column of the data set 'v'; valid: .*w"):
+        run(sft_online, *args, "--output_dir", str(tmp_path / "b"), "--empathy_policy_options", '{"column": "v"}')
+    assert not (tmp_path / "b").exists()
+
+
+def long_rows(number: int = 12) -> Any:
+    """Conversations of which every second is longer than 60 tokens before its reply."""
+    talk = [{"role": "user", "content": "I lost my keys again."}, {"role": "assistant", "content": "Oh no, poor you!"}]
+    longer = [{"role": "user", "content": "I lost my keys again. " * 20}, talk[1]]
+    return Dataset.from_dict({"messages": [longer if i % 2 else talk for i in range(number)]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "lost"),
+    [
+        ({}, 6),
+        ({"truncation_mode": "keep_end"}, 0),
+        ({"completion_only_loss": False}, 6),
+        ({"packing": True}, 6),
+        ({"packing": True, "packing_strategy": "bfd_split"}, 0),
+        ({"max_length": 400}, 0),
+    ],
+)
+def test_samples_that_lose_their_replies_are_counted(settings: dict[str, Any], lost: int, tiny_model: Path) -> None:
+    rows = all_dialogues(long_rows())
+    args = SFTConfig("x", **{"max_length": 60, "use_cpu": True, "bf16": False, "report_to": "none", **settings})
+    trainer = SFTTrainer(str(tiny_model), args=args, train_dataset=rows)
+    assert untrained(rows, trainer, trainer.processing_class) == lost
+
+
+@pytest.mark.parametrize("recipe", [sft_sensibility, sft_online])
+def test_a_recipe_says_how_many_samples_it_does_not_train_on(
+    recipe: Any, tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long_rows().to_parquet(tmp_path / "data.parquet")
+    args = ["--dataset", str(tmp_path / "data.parquet"), "--model_name_or_path", str(tiny_model), *QUICK]
+    args += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--save_strategy", "no"]
+    if recipe is sft_sensibility:
+        args += ["--empathy_keep", "sensibility,rationality,balanced,low,tie"]
+    else:
+        args += ["--empathy_policy", "gate", "--empathy_policy_options", '{"unscored": "keep"}']
+        args[-1] = '{"keep": ["sensibility", "rationality", "balanced", "low", "tie"]}'
+    out = tmp_path / "out"
+    run(recipe, *args, "--max_length", "60", "--output_dir", str(out))
+    assert "6 of 12 samples are not trained on: --max_length 60 leaves nothing of their replies" in caplog.text
+    assert "--truncation_mode keep_end" in caplog.text
+    record = "selection/selection.json" if recipe is sft_sensibility else "rows/rows.json"
+    assert json.loads((out / record).read_text())["not_trained_on"] == 6
+    assert (
+        "6 of them were not trained on: `max_length` left nothing of their replies." in (out / "README.md").read_text()
+    )
+    if recipe is sft_sensibility:
+        with pytest.raises(EmpathyError, match="12 of 12 samples are not trained on"):
+            run(recipe, *args, "--max_length", "5", "--output_dir", str(tmp_path / "none"))
+
+
+def test_a_type_that_the_cpu_only_emulates_is_not_used(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encoder, "computes_in_bfloat16", lambda: False)
+    args = ["--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+    run(sft_sensibility, *args, *QUICK, "--dtype", "bfloat16", "--output_dir", str(tmp_path))
+    assert "This CPU only emulates bfloat16, many times slower: the model computes in float32 here." in caplog.text
+    saved = load_file(next(tmp_path.glob("*.safetensors")))
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}

@@ -19,6 +19,7 @@ import numpy as np
 from ...axes import DEFAULT_THRESHOLD, Threshold
 from ...errors import SelectionError, check_choice, check_count, unknown
 from .bandit import Bandit
+from .column import Column
 from .loss import LossAware
 from .score import Curriculum, Gate, ScorePolicy, SoftGate
 from .weights import Weights, bounded, check_number, check_weights, tamed
@@ -38,6 +39,7 @@ POLICIES: dict[str, tuple[type[ScorePolicy], dict[str, Any]]] = {  # name -> cla
     "curriculum": (Curriculum, {}),
     "loss_aware": (LossAware, {}),
     "bandit": (Bandit, {}),
+    "column": (Column, {}),
 }
 
 

@@ -718,7 +718,7 @@ def test_command_line_scores_and_compares_by_a_server(tmp_path: Path, capsys: py
         assert main([*command, "--extra-body", '{"seed": 0}', "-q"]) == 0
         assert all(request["seed"] == 0 and "logprobs" not in request for request in server.asked)
         options = ["--option-a", "model=tiny", "--option-a", f"base_url={server.base_url}"]
-        compare = ["agreement", str(source), "server", "linear", *options, "--no-injection", "--json"]
+        compare = ["agreement", str(source), "server", "linear", *options, "--no-injection", "--no-check", "--json"]
         capsys.readouterr()
         assert main([*compare, "--limit", "30"]) == 0
         assert f"server-1/tiny@{server.host}" in capsys.readouterr().out
