@@ -43,7 +43,7 @@ from ee_trl.cli.main import main
 
 Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "-q"]))
+sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "--scorer", "linear", "-q"]))
 """
 
 

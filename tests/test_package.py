@@ -30,7 +30,7 @@ def test_import_is_quick_and_loads_no_heavy_library() -> None:
 def test_scoring_loads_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, ee_trl\n"
-        "s = ee_trl.EmpathyDataSelector(show_progress=False); s.select(s.score(ee_trl.load_sample()))\n"
+        "s = ee_trl.EmpathyDataSelector('linear', show_progress=False); s.select(s.score(ee_trl.load_sample()))\n"
         "sys.exit(any(n in sys.modules for n in ('torch', 'transformers')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -424,7 +424,7 @@ def test_quadrants_follow_the_threshold_without_new_scores(word_scorer: Any) -> 
 )
 def test_wrong_setting_is_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(EmpathyError, match=r"valid|whole number"):
-        EmpathyDataSelector(**options)
+        EmpathyDataSelector("linear", **options)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_scorer_is_loaded_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError("loaded")
 
     monkeypatch.setattr("ee_trl.scoring.dataset.load_scorer", load)
-    selector = EmpathyDataSelector()
+    selector = EmpathyDataSelector("linear")
     assert replies(selector.select(own((8, 2)))) == ["reply 0"]
     with pytest.raises(AssertionError, match="loaded"):
         selector.score(Dataset.from_list(WAYS["messages"]))
@@ -478,7 +478,7 @@ def test_first_lines_of_the_documentation() -> None:
 @pytest.mark.parametrize("batch_rows", [1, 7])
 def test_linear_scores_do_not_depend_on_the_batch(batch_rows: int) -> None:
     data = load_sample("test")
-    expected = EmpathyDataSelector(show_progress=False).score(data).to_list()
+    expected = EmpathyDataSelector("linear", show_progress=False).score(data).to_list()
     assert EmpathyDataSelector(batch_rows=batch_rows, show_progress=False).score(data).to_list() == expected
 
 

@@ -71,6 +71,7 @@ def add_distill(commands: Any) -> None:
     parser.add_argument("--encoder", required=True, metavar="ID_OR_PATH", help="hub id or folder of an encoder")
     options.add_output(parser, "folder to write")
     _add_fit(parser.add_argument_group("the fit"))
+    _add_negatives(parser.add_argument_group("made bad replies, from which the scorer learns to flag"))
     report = parser.add_argument_group("the report")
     add = report.add_argument
     add("--held-out", type=float, default=0.1, metavar="SHARE", help="share of samples, whole conversations (0.1)")
@@ -111,6 +112,30 @@ def _add_fit(group: Any) -> None:
     add("--trust-remote-code", action="store_true", help="let code of a hub model run")
 
 
+def _add_negatives(group: Any) -> None:
+    from ..distillation.negatives import KINDS
+
+    add = group.add_argument
+    add(
+        "--negatives",
+        default="none",
+        const="all",
+        nargs="?",
+        metavar="KINDS",
+        help=f"all, none, or of {', '.join(KINDS)}; the scorer reads context and reply apart then (default: none)",
+    )
+    add(
+        "--negatives-per-sample", type=float, default=2.0, metavar="X", help="made replies for a dialogue (default: 2)"
+    )
+    add(
+        "--false-flags",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of the held-out true replies, which may be flagged (default: 0.05)",
+    )
+
+
 def run_distill(args: argparse.Namespace) -> int:
     """
     Make a small, fast scorer from a judge's scores.
@@ -136,6 +161,9 @@ def run_distill(args: argparse.Namespace) -> int:
         "text",
         "bf16",
         "seed",
+        "negatives",
+        "negatives_per_sample",
+        "false_flags",
     )
     report = ("held_out", "folds", "curve", "ties", "price_per_hour", "trust_remote_code", "overwrite")
     made = distill(

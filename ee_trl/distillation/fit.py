@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from transformers import (
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue
-from ..errors import TrainingError, check_choice, require
+from ..errors import TrainingError, check_choice, check_share, require
 from ..scoring import features as ft
 from ..scoring.encoder import (
     Encoded,
@@ -42,6 +43,7 @@ from ..scoring.encoder import (
 )
 from ..scoring.judged import check_spread, targets
 from ..scoring.linear import RawModel
+from .negatives import kinds_of
 
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,14 @@ class FitOptions:
         words (`float`, *optional*, defaults to `0.4`):
             Share of a linear model over words in the prediction, fitted to the same samples in seconds. Its errors
             differ from the encoder's, so the mean is better than either. 0: the encoder alone.
+        negatives (`str` or `Sequence[str]`, *optional*, defaults to `"none"`):
+            Kinds of made bad replies to learn from (see [`~ee_trl.distillation.negatives.kinds_of`]), or `"all"`. With
+            them the scorer flags replies that do not fit their context. It is a bi-encoder then: it reads context and
+            reply apart, learns to tell true replies from made and swapped ones, and both axes are a regression on
+            what it reads.
+        negatives_per_sample (`float`, *optional*, defaults to `2.0`): Made replies for each dialogue, on average.
+        false_flags (`float`, *optional*, defaults to `0.05`):
+            The share of the held-out true replies that may be flagged; the cut follows from it.
     """
 
     method: str = "full"
@@ -87,10 +97,15 @@ class FitOptions:
     bf16: bool | None = None
     seed: int = 0
     words: float = 0.4
+    negatives: str | Sequence[str] = "none"
+    negatives_per_sample: float = 2.0
+    false_flags: float = 0.05
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "negatives", kinds_of(self.negatives))
+        check_share("false_flags", self.false_flags, error=TrainingError)
         check_choice("method", self.method, LEARNING_RATES, TrainingError)
-        for name in ("epochs", "learning_rate", "batch_size", "lora_rank"):
+        for name in ("epochs", "learning_rate", "batch_size", "lora_rank", "negatives_per_sample"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise TrainingError(f"{name} {value!r} is not above 0")
         if not 0 <= self.words < 1:
@@ -122,10 +137,17 @@ class Fitted:
     seconds: float
 
     def mixed(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """The encoder's outputs, mixed with what the words alone predict."""
+        """What `raw` gave, each axis mixed with what the words alone predict."""
         if self.words is None:
             return raw
-        return mixed(raw, RawModel(self.words).predict(ft.extract(dialogues)), self.options.words)
+        by_words = RawModel(self.words).predict(ft.extract(dialogues))
+        axes = mixed(raw[:, : len(AXES)], by_words, self.options.words)
+        return np.column_stack([axes, raw[:, len(AXES) :]])
+
+    def save(self, folder: Path) -> None:
+        """Writes the model and its tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
         """The encoder's outputs, before any calibration, shape `(n, 2)`, computed as the scorer will."""
@@ -205,7 +227,7 @@ def fit(
         return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments, dataset = _arguments(folder, options), Dataset.from_list(rows)
+        arguments, dataset = arguments_of(folder, options), Dataset.from_list(rows)
         trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=padded_to_longest)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -240,7 +262,8 @@ def _prepared(model: Any, options: FitOptions) -> Any:
     return model
 
 
-def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
+def arguments_of(folder: str, options: FitOptions, grouped: bool = True) -> TrainingArguments:
+    """The trainer's arguments; `grouped` by length, the batches hold texts of similar length."""
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=options.epochs,
@@ -253,7 +276,7 @@ def _arguments(folder: str, options: FitOptions) -> TrainingArguments:
         bf16=options.precision,
         use_cpu=not torch.cuda.is_available(),
         seed=options.seed,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="group_by_length" if grouped else "random",
         length_column_name="length",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),

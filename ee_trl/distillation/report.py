@@ -95,6 +95,17 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[str | Table]:
         for row in report["shares"]
     ]
     yield Table(("T", *QUADRANTS), rows, "Share of each quadrant, by the judge / by the distilled scorer")
+    if told := report.get("appropriateness"):
+        yield Heading("Replies that do not fit their context")
+        yield (
+            f"{percent(told['false_flags'])} of {told['true']:,} held-out true replies are flagged. The made replies "
+            "are to held-out contexts too."
+        )
+        rows = [
+            (kind, f"{row['made']:,}", number(row["auc"]), percent(row["flagged"]))
+            for kind, row in told["kinds"].items()
+        ]
+        yield Table(("made reply", "made", "AUC against true replies", "flagged"), rows)
     yield from check_parts(report["check"])
     if report["curve"]:
         yield Heading("Agreement by number of judged samples")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
+from ..data.dialogue import Dialogue
 from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError, check_count, require
 from ..reports.agreement import agree
 from ..reports.check import behaviour_check
 from ..reports.rubric import rubric_of_file
-from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderScorer, EncoderSettings
+from ..scoring.biencoder import appropriateness
+from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
+from ..scoring.kinds import load_single
 from ..scoring.linear import calibrate, knots_of
 from .fit import FitOptions, Fitted, fit
+from .negatives import Negative
+from .negatives import negatives as made_replies
 from .report import NAMES, report_parts, shares_by_threshold, write_distillation
 
 
@@ -66,6 +71,9 @@ def distill(
     price_per_hour: float | None = None,
     rubric: str | None = None,
     words: float = 0.4,
+    negatives: str | Sequence[str] = "none",
+    negatives_per_sample: float = 2.0,
+    false_flags: float = 0.05,
     seed: int = 0,
     trust_remote_code: bool = False,
     overwrite: bool = False,
@@ -84,7 +92,8 @@ def distill(
         encoder (`str` or `os.PathLike`):
             Hub id or folder of an encoder that `AutoModelForSequenceClassification` loads.
         output (`str` or `os.PathLike`): The folder to write.
-        method, epochs, learning_rate, batch_size, lora_rank, bf16, words, seed:
+        method, epochs, learning_rate, batch_size, lora_rank, bf16, words, seed, negatives, negatives_per_sample,
+        false_flags:
             See [`~ee_trl.distillation.fit.FitOptions`].
         max_length, text: See [`~ee_trl.scoring.encoder.EncoderInputs`].
         held_out (`float`, *optional*, defaults to `0.1`): Share of the samples held out, in whole conversations.
@@ -119,7 +128,8 @@ def distill(
     for module in ("scipy.sparse", "sklearn.decomposition"):
         require(module, extra="report", purpose="distillation")
     inputs = EncoderInputs(max_length, text)
-    options = FitOptions(method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
+    fitting = (method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)
+    options = FitOptions(*fitting, negatives, negatives_per_sample, false_flags)
     pair = thresholds(threshold)
     folder = _output_folder(output, overwrite)
     sizes = list(curve)
@@ -142,13 +152,15 @@ def distill(
         aside = run.slice(held_out, sizes)
         fold = np.where(aside, 0, -1)
         split = {"kind": "held out", "share": held_out}
+    flags = run.compare(fold != 0) if options.negatives else ()
     measured = run.measure(fold)
     points = run.curve(sizes, aside)
     final = run.fit(np.ones(len(judged), bool), "all samples")
     knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of(final, run.chosen))
-    settings = EncoderSettings(inputs, knots, words)
+    told = run.told(final, fold == 0) if flags else None
+    settings = EncoderSettings(inputs, knots, words, flags, tuple(told["cuts"].values()) if told else ())
     _save(final, settings, folder)
-    scorer = EncoderScorer(folder, trust_remote_code=trust_remote_code)
+    scorer = load_single(folder, trust_remote_code=trust_remote_code)
     report = {
         "encoder": _name(encoder),
         "samples": len(judged),
@@ -164,6 +176,7 @@ def distill(
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,
+        "appropriateness": told,
         "cost": run.cost(price_per_hour, measured),
         "parameters": sum(p.numel() for p in final.model.parameters()),
     }
@@ -192,11 +205,44 @@ class _Run:
         self.trust_remote_code = trust_remote_code
         self.seconds: dict[str, float] = {}
         self.chosen: np.ndarray = np.empty(0, np.intp)  # some samples that both the first and the last fit saw
+        self.compared: Any = None  # with negatives: the `Compared` that every fit adds its axes to
+
+    def compare(self, where: np.ndarray) -> tuple[str, ...]:
+        """Learns to tell replies from made ones, once for all fits; the flags that it learns. It sees no score."""
+        from .contrast import learn_to_compare
+
+        dialogues, options = self.judged.part(where).dialogues, self.options
+        made = list(negatives_of(dialogues, options, options.seed))
+        logger.info("learning to tell %d replies from %d made ones", len(dialogues), len(made))
+        self.compared = learn_to_compare(dialogues, made, self.encoder, options, self.trust_remote_code)
+        self.seconds["true and made replies"] = self.compared.seconds
+        return self.compared.flags
+
+    def told(self, fitted: Fitted, where: np.ndarray) -> dict[str, Any]:
+        """How well a fit tells held-out replies from made ones; each flag's cut flags its part of `false_flags`."""
+        from sklearn.metrics import roc_auc_score
+
+        dialogues, flags = self.judged.part(where).dialogues, self.compared.flags
+        true = fitted.raw(dialogues)[:, len(AXES) :]
+        cuts = np.quantile(true, 1 - self.options.false_flags / len(flags), axis=0)
+        made = list(negatives_of(dialogues, self.options, self.options.seed + 1))
+        odds, kinds = fitted.raw([one.dialogue for one in made])[:, len(AXES) :], np.array([one.kind for one in made])
+        fits, fits_made = appropriateness(true, cuts), appropriateness(odds, cuts)
+        rows = {}
+        for kind in dict.fromkeys(kinds.tolist()):
+            of_kind = fits_made[kinds == kind]
+            auc = roc_auc_score([1] * len(fits) + [0] * len(of_kind), np.concatenate([fits, of_kind]))
+            rows[kind] = {"made": len(of_kind), "auc": float(auc), "flagged": float((of_kind < 0.5).mean())}
+        found = {"cuts": dict(zip(flags, cuts.tolist(), strict=True)), "true": len(true)}
+        return {**found, "false_flags": float((fits < 0.5).mean()), "kinds": rows}
 
     def fit(self, where: np.ndarray, what: str) -> Fitted:
         part = self.judged.part(where)
         logger.info("fitting to %s (%d)", what, len(part))
-        fitted = fit(part.dialogues, part.scores, self.encoder, self.options, self.trust_remote_code)
+        if self.compared is not None:
+            fitted: Fitted = self.compared.with_axes(part.dialogues, part.scores)
+        else:
+            fitted = fit(part.dialogues, part.scores, self.encoder, self.options, self.trust_remote_code)
         self.seconds[what] = fitted.seconds
         return fitted
 
@@ -235,7 +281,7 @@ class _Run:
                 seen = self.raw_of(fitted, self.chosen)
             start = time.perf_counter()
             outside = self.judged.part(fold == number).dialogues
-            alone[fold == number] = fitted.raw(outside)
+            alone[fold == number] = fitted.raw(outside)[:, : len(AXES)]
             raw[fold == number] = fitted.mixed(alone[fold == number], outside)
             seconds += time.perf_counter() - start
         where = fold >= 0
@@ -261,9 +307,9 @@ class _Run:
         return folds_of(self.judged.conversations[where], _PARTS, self.options.seed)
 
     def raw_of(self, fitted: Fitted, where: np.ndarray) -> np.ndarray:
-        """Raw predictions for some samples."""
+        """Raw predictions of the axes for some samples."""
         dialogues = self.judged.part(where).dialogues
-        return fitted.mixed(fitted.raw(dialogues), dialogues)
+        return fitted.mixed(fitted.raw(dialogues)[:, : len(AXES)], dialogues)
 
     def cost(self, price_per_hour: float | None, measured: Measured) -> dict[str, Any]:
         total = sum(self.seconds.values()) + measured.seconds
@@ -275,6 +321,11 @@ class _Run:
             "price_per_hour": price_per_hour,
             "cost": None if price_per_hour is None else round(total / 3600 * price_per_hour, 4),
         }
+
+
+def negatives_of(dialogues: Sequence[Dialogue], options: FitOptions, seed: int) -> Iterator[Negative]:
+    """Made replies for dialogues, as the options want them."""
+    return made_replies(dialogues, options.negatives, per_sample=options.negatives_per_sample, seed=seed)
 
 
 def cross_calibrated(raw: np.ndarray, scores: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -323,8 +374,7 @@ def _save(final: Fitted, settings: EncoderSettings, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors"):  # otherwise files of an older, larger model could stay
         old.unlink()
-    final.model.save_pretrained(folder)
-    final.tokenizer.save_pretrained(folder)
+    final.save(folder)
     if final.words is not None:
         np.savez_compressed(folder / WORDS_FILE, **{**final.words, "knots": settings.knots})  # type: ignore[arg-type]
     settings.save(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 
 from ..axes import (
+    APPROPRIATENESS,
     AXES,
     DEFAULT_THRESHOLD,
     FLAG,
@@ -128,13 +129,11 @@ class DatasetScorer:
 
     @property
     def detail_columns(self) -> tuple[str, ...]:
-        """The columns that `details=True` adds."""
-        if not self.details:
-            return ()
-        names = getattr(self.scorer, "details", ())
-        if not names:
+        """The columns that `details=True` adds; without it, only how well a reply fits its context."""
+        names = tuple(getattr(self.scorer, "details", ()))
+        if self.details and not names:
             raise ScorerError(f"scorer {self.scorer.fingerprint!r} has no further columns; leave out details")
-        return tuple(names)
+        return names if self.details else tuple(name for name in names if name == APPROPRIATENESS)
 
     def _layout(self, columns: list[str]) -> engine.Layout:
         recognise(columns)  # a data set of no known format is refused before a scorer is loaded

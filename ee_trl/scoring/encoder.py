@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ WORDS_FILE = "words.npz"
 SETTINGS_FILE = "empathy_scorer.json"
 """Beside the model: how dialogues are read and raw outputs become scores. Every distilled scorer has this file."""
 
-_LAYOUT = "encoder-1"  # changes when scores do
+CROSS_ENCODER, BI_ENCODER = "encoder-1", "bi-encoder-1"
 STEP = 16  # widths of batches are multiples of it
 
 Encoded = dict[str, list[int]]
@@ -59,12 +59,18 @@ class EncoderInputs:
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> list[Encoded]:
         """The ids of dialogues; their text cannot become special tokens."""
-        if not dialogues:
-            return []
-        contexts = _ids(tokenizer, [self._context(d) for d in dialogues])
-        replies = _ids(tokenizer, [self._read(d.response) for d in dialogues])
+        contexts, replies = self.ids(tokenizer, dialogues)
         pair = _Pair.of(tokenizer)
         return [pair.joined(context, reply, self.max_length) for context, reply in zip(contexts, replies, strict=True)]
+
+    def ids(
+        self, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The ids of the contexts and of the replies, whole and without special tokens."""
+        if not dialogues:
+            return [], []
+        contexts = _ids(tokenizer, [self._context(d) for d in dialogues])
+        return contexts, _ids(tokenizer, [self._read(d.response) for d in dialogues])
 
     def _context(self, dialogue: Dialogue) -> str:
         turns = zip(dialogue.roles, dialogue.context, strict=True)
@@ -165,10 +171,19 @@ class EncoderSettings:
     inputs: EncoderInputs
     knots: np.ndarray  # (2, 11), see `linear.calibrate`
     words: float = 0.0  # share of a linear model over words in the raw prediction
+    flags: tuple[str, ...] = ()  # those of a bi-encoder, see `biencoder`
+    cuts: tuple[float, ...] = ()  # the log odds from which each of them is given
+
+    @property
+    def layout(self) -> str:
+        """Names the kind of scorer, and changes when scores do."""
+        return BI_ENCODER if self.flags else CROSS_ENCODER
 
     def save(self, folder: Path) -> None:
         """Writes [`SETTINGS_FILE`]."""
-        made = {"layout": _LAYOUT, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
+        made = {"layout": self.layout, "axes": list(AXES), "inputs": asdict(self.inputs), "words": self.words}
+        if self.flags:
+            made |= {"flags": list(self.flags), "cuts": list(self.cuts)}
         write_json(folder / SETTINGS_FILE, {**made, "knots": self.knots.tolist()})
 
     @classmethod
@@ -179,18 +194,34 @@ class EncoderSettings:
             found = read_json(path)
             knots = np.array(found["knots"], np.float64)
             inputs, layout, words = EncoderInputs(**found["inputs"]), found["layout"], float(found["words"])
+            flags, cuts = (tuple(found.get(name, ())) for name in ("flags", "cuts"))
         except FileNotFoundError:
             remedy = "give a folder that `ee-trl distill` wrote"
             raise ScorerError(f"no {SETTINGS_FILE} in {str(folder)!r}; {remedy}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScorerError(f"{str(path)!r} is damaged ({error}); run `ee-trl distill` again") from error
-        if layout != _LAYOUT:
-            raise ScorerError(f"{str(path)!r} has layout {layout!r}, this ee-trl reads {_LAYOUT!r}; distil again")
+        if len(cuts) != len(flags) or not all(isinstance(cut, float) for cut in cuts):
+            raise ScorerError(f"{str(path)!r} does not have a cut for each flag; run `ee-trl distill` again")
+        if layout != (BI_ENCODER if flags else CROSS_ENCODER):
+            valid = f"{CROSS_ENCODER!r} and {BI_ENCODER!r}"
+            raise ScorerError(f"{str(path)!r} has layout {layout!r}, this ee-trl reads {valid}; distil again")
         if knots.shape != (len(AXES), 11) or not (np.diff(knots, axis=1) > 0).all():
             raise ScorerError(
                 f"{str(path)!r}: the knots do not increase or are not (2, 11); run `ee-trl distill` again"
             )
-        return cls(inputs, knots, words)
+        return cls(inputs, knots, words, flags, cuts)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model made of `b` of the dialogues that it was given."""
+
+    members: list[int]  # which of the dialogues these are, by position
+    axes: np.ndarray  # (b, 2) raw predictions, without the words
+    tokens: int
+    forward_tokens: int
+    details: dict[str, np.ndarray] = field(default_factory=dict)
+    flags: list[str | None] | None = None
 
 
 class EncoderScorer(BatchedScorer):
@@ -238,13 +269,12 @@ class EncoderScorer(BatchedScorer):
             check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
-        self.flags = RULE_FLAGS if self.settings.inputs.text == "canonical" else ()
-        if unscored and not self.flags:
+        if unscored and self.settings.inputs.text != "canonical":
             raise ScorerError(f"the scorer {os.fspath(path)!r} may read any language; leave other_language out")
         self._rules = RuleFlags(other_language)
         where = torch.device(device or local_device())
         precision = _precision(dtype, where)
-        self.model, self.tokenizer = _loaded(folder, precision, quantization, where, trust_remote_code)
+        self.tokenizer, self.model = self._loaded(folder, precision, quantization, where, trust_remote_code)
         self.token_budget = token_budget or (16_384 if where.type == "cuda" else 1_024)
         content = content_of(os.fspath(folder), self.model)
         self._words: RawModel | None = None
@@ -253,26 +283,52 @@ class EncoderScorer(BatchedScorer):
             self._words = RawModel(weights)
             content += f"+{fingerprint_of(weights)}"
         computed = quantization if quantization != "none" else str(precision).removeprefix("torch.")
-        self.fingerprint = f"{_LAYOUT}/{content}/{computed}/budget:{self.token_budget}{unscored}"
+        self.fingerprint = f"{self.settings.layout}/{content}/{computed}/budget:{self.token_budget}{unscored}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that it may give: the model's own, and those by rule where it reads canonical text."""
+        by_rule = RULE_FLAGS if self.settings.inputs.text == "canonical" else ()
+        return tuple(dict.fromkeys((*self.settings.flags, *by_rule)))
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
+        for found in self._predicted(dialogues):
+            own = [dialogues[i] for i in found.members]
+            scores = calibrate(self._with_words(found.axes, own), self.settings.knots)
+            batch = ScoredBatch(
+                found.members, scores, None, found.details, found.tokens, found.forward_tokens, found.flags
+            )
+            canonical = self.settings.inputs.text == "canonical"
+            yield self._rules.applied(batch, own, [tokenise(d.response) for d in own]) if canonical else batch
+
+    def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
+        """Predictions before calibration, shape `(n, 2)`."""
+        raw = np.empty((len(dialogues), len(AXES)))
+        for found in self._predicted(dialogues):
+            raw[found.members] = found.axes
+        return self._with_words(raw, dialogues)
+
+    def _predicted(self, dialogues: Sequence[Dialogue]) -> Iterator[Predicted]:
         inputs = self.settings.inputs
         texts = inputs.encode(self.tokenizer, dialogues)
         batches = output_batches(self.model, self.tokenizer, texts, self.token_budget, inputs.max_length)
         for members, raw, forward_tokens in batches:
-            own = [dialogues[i] for i in members]
-            scores = calibrate(self._with_words(raw, own), self.settings.knots)
-            tokens = sum(len(texts[i]["input_ids"]) for i in members)
-            batch = ScoredBatch(members, scores, tokens=tokens, forward_tokens=forward_tokens)
-            yield self._rules.applied(batch, own, [tokenise(d.response) for d in own]) if self.flags else batch
+            yield Predicted(members, raw, sum(len(texts[i]["input_ids"]) for i in members), forward_tokens)
 
-    def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
-        """Predictions before calibration, shape `(n, 2)`."""
-        inputs = self.settings.inputs
-        texts = inputs.encode(self.tokenizer, dialogues)
-        raw = raw_outputs(self.model, self.tokenizer, texts, self.token_budget, inputs.max_length)
-        return self._with_words(raw, dialogues)
+    def _loaded(
+        self, folder: Path, dtype: torch.dtype, quantization: str, device: torch.device, trust_remote_code: bool
+    ) -> tuple[PreTrainedTokenizerBase, Any]:
+        """The tokenizer and the model, with its head in float32."""
+        from transformers import AutoModelForSequenceClassification as Kind
+
+        heads = (
+            list(heads_of(loaded(Kind, folder, torch.device("cpu"), trust_remote_code)))
+            if quantization == "int8"
+            else []
+        )
+        model = loaded(Kind, folder, device, trust_remote_code, quantization, heads)
+        return tokenizer_of(folder, trust_remote_code), with_head_in_float32(model, dtype, quantization)
 
     def _with_words(self, raw: np.ndarray, dialogues: Sequence[Dialogue]) -> np.ndarray:
         return raw if self._words is None else mixed(raw, self._words.predict(extract(dialogues)), self.settings.words)
@@ -305,22 +361,40 @@ def _precision(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" or computes_in_bfloat16() else torch.float32
 
 
-def _loaded(
-    folder: Path, dtype: torch.dtype, quantization: str, device: torch.device, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+def tokenizer_of(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """A distilled scorer's tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loaded(folder, error) from error
+
+
+def loaded(
+    kind: Any,
+    folder: Path,
+    device: torch.device,
+    trust_remote_code: bool,
+    quantization: str = "none",
+    heads: Sequence[str] = (),
+) -> Any:
+    """A distilled scorer's model in float32, or in int8 but for its `heads`; `kind` is a class like `AutoModel`."""
+    from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    if quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(heads))
+        options |= {"device_map": {"": device}, "dtype": torch.float16}  # what bitsandbytes computes in
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        if quantization == "int8":
-            heads = list(heads_of(AutoModelForSequenceClassification.from_pretrained(folder, **options)))
-            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=heads)
-            options |= {"device_map": {"": device}, "dtype": torch.float16}  # what bitsandbytes computes in
-        model = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
+        model = kind.from_pretrained(folder, **options).eval()
     except (OSError, ValueError, ImportError) as error:
-        raise ScorerError(f"the distilled scorer {str(folder)!r} cannot be loaded: {error}") from error
-    return with_head_in_float32(model if quantization == "int8" else model.to(device), dtype, quantization), tokenizer
+        raise _not_loaded(folder, error) from error
+    return model if quantization == "int8" else model.to(device)
+
+
+def _not_loaded(folder: Path, error: Exception) -> ScorerError:
+    return ScorerError(f"the distilled scorer {str(folder)!r} cannot be loaded: {error}")
 
 
 def with_head_in_float32(model: Any, dtype: torch.dtype, quantization: str = "none") -> Any:

@@ -21,7 +21,7 @@ DEFAULT_SCORER = "linear"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # the file that identifies each kind of scorer; a folder without any of them counts as a language model
-_MARKS = {"linear": "weights.npz", "encoder": "empathy_scorer.json"}
+_MARKS = {"linear": "weights.npz", "bi-encoder": "head.safetensors", "encoder": "empathy_scorer.json"}
 
 
 def check_scorer(spec: Any) -> None:
@@ -81,6 +81,10 @@ def _class_of(kind: str) -> tuple[type[Any], str, str]:
         from .judge.server import ServerScorer
 
         return ServerScorer, "of the scorer 'server'", ""
+    if kind == "bi-encoder":
+        from .biencoder import BiEncoderScorer
+
+        return BiEncoderScorer, "of a distilled scorer", "path"
     if kind == "encoder":
         from .encoder import EncoderScorer
 
@@ -110,7 +114,7 @@ def load_single(spec: str | os.PathLike[str] | Scorer, **options: Any) -> Scorer
 
 
 def kind_of_folder(folder: str | os.PathLike[str]) -> str | None:
-    """`"linear"`, `"encoder"`, or `"judge"` for a folder with a language model; `None` for any other."""
+    """The kind of scorer in a folder, `"judge"` for a language model; `None` for any other folder."""
     for kind, name in _MARKS.items():
         if (Path(folder) / name).exists():
             return kind

@@ -21,7 +21,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded sample as a file, and its scores."""
     folder = tmp_path_factory.mktemp("cli")
     load_sample().to_parquet(folder / "dialogues.parquet")
-    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(folder / "scored.parquet"), "-q"]) == 0
+    assert (
+        main(
+            [
+                "score",
+                str(folder / "dialogues.parquet"),
+                "-o",
+                str(folder / "scored.parquet"),
+                "--scorer",
+                "linear",
+                "-q",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -75,7 +88,16 @@ def test_score_writes_every_listener_turn_with_metadata(folder: Path) -> None:
 
 
 def test_score_and_summary_agree(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scored = run_json(capsys, "score", str(folder / "dialogues.parquet"), "-o", str(folder / "again.parquet"), "-q")
+    scored = run_json(
+        capsys,
+        "score",
+        str(folder / "dialogues.parquet"),
+        "-o",
+        str(folder / "again.parquet"),
+        "--scorer",
+        "linear",
+        "-q",
+    )
     summary = run_json(capsys, "summary", str(folder / "scored.parquet"))
     assert {k: summary[k] for k in ("rows", "scored", "quadrants")} == {
         k: scored[k] for k in ("rows", "scored", "quadrants")
@@ -88,7 +110,7 @@ def test_score_and_summary_agree(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_jsonl_out_is_the_same_as_parquet_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "scored.jsonl"
-    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "-q"]) == 0
+    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "--scorer", "linear", "-q"]) == 0
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert rows == pq.read_table(folder / "scored.parquet").to_pylist()
     assert read_metadata(out) == {**(read_metadata(folder / "scored.parquet") or {})}
@@ -138,7 +160,17 @@ def test_sweep_table_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_an_output_that_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (folder / "scored.parquet").read_bytes()
-    args = ["score", str(folder / "dialogues.parquet"), "-o", str(folder / "scored.parquet"), "-t", "4", "-q"]
+    args = [
+        "score",
+        str(folder / "dialogues.parquet"),
+        "-o",
+        str(folder / "scored.parquet"),
+        "-t",
+        "4",
+        "--scorer",
+        "linear",
+        "-q",
+    ]
     assert main(args) == 3
     assert "--overwrite" in capsys.readouterr().err
     assert (folder / "scored.parquet").read_bytes() == before
@@ -147,7 +179,7 @@ def test_an_output_that_is_there_is_not_overwritten(folder: Path, capsys: pytest
 def test_overwrite_of_the_input_itself(folder: Path) -> None:
     path = folder / "inplace.parquet"
     path.write_bytes((folder / "scored.parquet").read_bytes())
-    assert main(["score", str(path), "-o", str(path), "--overwrite", "-q"]) == 0
+    assert main(["score", str(path), "-o", str(path), "--overwrite", "--scorer", "linear", "-q"]) == 0
     assert pq.read_table(path).equals(pq.read_table(folder / "scored.parquet"))
 
 
@@ -158,7 +190,7 @@ def test_a_failure_leaves_no_file_behind(folder: Path, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ee_trl.scoring.run.ScoringRun.score", interrupted)
-    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "-q"]) == 130
+    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "--scorer", "linear", "-q"]) == 130
     assert not out.exists()
     assert not [p for p in folder.iterdir() if "partial" in p.name]
 
@@ -197,7 +229,7 @@ def test_errors_say_what_is_wrong_and_have_their_code(
 def test_an_unwritable_place_has_its_own_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "file").write_text("in the way")
     out = folder / "file" / "out.parquet"
-    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "-q"]) == 5
+    assert main(["score", str(folder / "dialogues.parquet"), "-o", str(out), "--scorer", "linear", "-q"]) == 5
     assert capsys.readouterr().err.strip().endswith(str(folder / "file"))
 
 

@@ -352,7 +352,7 @@ def test_csv_files(name: str, times: int, files: Callable[[str], Path]) -> None:
 def check_command(name: str, path: Path, truth: Rows, columns: list[str], files: Callable[[str], Path]) -> None:
     """The same by `ee-trl score` and `ee-trl select`."""
     scored, kept = files(".parquet"), files(".jsonl")
-    assert main(["score", str(path), "-o", str(scored), "-q"]) not in (2, 3, 5)
+    assert main(["score", str(path), "-o", str(scored), "--scorer", "linear", "-q"]) not in (2, 3, 5)
     found = python_rows(open_dataset(scored))
     check_scored(name, truth, found, columns)
     wanted = [row["id"] for row in found if row["score_status"] == SCORED]
@@ -413,7 +413,7 @@ def test_file_that_cannot_be_read_is_a_clear_error(name: str, tmp_path: Path, ca
     path.write_bytes(UNREADABLE[name])
     with pytest.raises(EmpathyError):
         selector().score(path)
-    assert main(["score", str(path), "-o", str(tmp_path / "out.parquet"), "-q"]) == 3
+    assert main(["score", str(path), "-o", str(tmp_path / "out.parquet"), "--scorer", "linear", "-q"]) == 3
     assert "\nee-trl: " in "\n" + capsys.readouterr().err
     assert not (tmp_path / "out.parquet").exists()
 
@@ -422,7 +422,7 @@ def test_file_that_cannot_be_read_is_a_clear_error(name: str, tmp_path: Path, ca
 def test_parquet_with_damaged_bytes_is_refused_or_read(start: int, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(PARQUET[:start] + b"\xff" * 40 + PARQUET[start + 40 :])
-    code = main(["score", str(path), "-o", str(tmp_path / "out.parquet"), "-q"])
+    code = main(["score", str(path), "-o", str(tmp_path / "out.parquet"), "--scorer", "linear", "-q"])
     if code == 3:
         with pytest.raises(EmpathyError):
             selector().score(path)
@@ -466,7 +466,7 @@ def test_card_of_a_folder_may_name_its_files(tmp_path: Path) -> None:
 def test_what_score_writes_beside_a_file_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(LINES)
     out = tmp_path / "scored"
-    assert main(["score", str(tmp_path / "in.jsonl"), "-o", str(out / "a.jsonl"), "-q"]) == 0
+    assert main(["score", str(tmp_path / "in.jsonl"), "-o", str(out / "a.jsonl"), "--scorer", "linear", "-q"]) == 0
     assert len(list(out.iterdir())) == 2
     assert selector().summary(out).rows == 50
 
@@ -587,7 +587,9 @@ def test_images_in_messages_are_never_looked_at(content: Any, tmp_path: Path) ->
     scored = selector().score(data)
     assert scored["score_status"][:] == [SCORED, "not_text_alone"]
     pq.write_table(data.with_format("arrow")[:], tmp_path / "a.parquet")
-    assert main(["score", str(tmp_path / "a.parquet"), "-o", str(tmp_path / "out.jsonl"), "-q"]) not in (2, 3, 5)
+    assert main(
+        ["score", str(tmp_path / "a.parquet"), "-o", str(tmp_path / "out.jsonl"), "--scorer", "linear", "-q"]
+    ) not in (2, 3, 5)
 
 
 def test_text_in_arrow_that_is_none(tmp_path: Path) -> None:
@@ -595,7 +597,11 @@ def test_text_in_arrow_that_is_none(tmp_path: Path) -> None:
     pq.write_table(pa.table({"context": bad, "response": ["x", "y", "z"], "note": bad}), tmp_path / "a.parquet")
     for ending in (".parquet", ".jsonl"):
         out = tmp_path / f"out{ending}"
-        assert main(["score", str(tmp_path / "a.parquet"), "-o", str(out), "-q"]) not in (2, 3, 5)
+        assert main(["score", str(tmp_path / "a.parquet"), "-o", str(out), "--scorer", "linear", "-q"]) not in (
+            2,
+            3,
+            5,
+        )
         scored = open_dataset(out)
         assert scored["score_status"][:] == [SCORED, "invalid_text", SCORED]
         assert scored["response"][:] == ["x", "y", "z"]

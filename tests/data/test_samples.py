@@ -125,7 +125,7 @@ READERS: list[Callable[[Dataset], tuple[int, int]]] = [label, distill, evaluate,
 @pytest.mark.parametrize("reader", READERS)
 def test_a_damaged_row_is_left_out_and_counted_as_by_score(reader: Any, damaged: Dataset) -> None:
     plain = damaged.remove_columns(["sensibility", "rationality"])
-    statuses = EmpathyDataSelector(show_progress=False).score(plain)["score_status"]
+    statuses = EmpathyDataSelector("linear", show_progress=False).score(plain)["score_status"]
     assert statuses[BAD] == "invalid_text"
     assert reader(damaged) == (statuses[:].count("scored"), 1)
 

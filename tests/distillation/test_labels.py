@@ -91,7 +91,7 @@ def test_the_command_writes_what_the_judge_is_to_score(tmp_path: Path, capsys: p
     assert set(load_sample().column_names) <= set(chosen.column_names)
 
     judged = tmp_path / "judged.parquet"
-    assert main(["score", str(out), "-o", str(judged), "-q"]) == 0
+    assert main(["score", str(out), "-o", str(judged), "--scorer", "linear", "-q"]) == 0
     first = Dataset.from_parquet(str(judged))
     assert len(first) == 50, "each row stands for one reply of its conversation"
 

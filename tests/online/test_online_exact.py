@@ -213,7 +213,7 @@ def test_a_subclass_keeps_its_class_and_its_own_loss(model: str) -> None:
             return 2 * super().compute_loss(model, inputs, *args, **kwargs)
 
     trainer = Mine(model, args=runs.config(), train_dataset=runs.rows())
-    EmpathyDataSelector().attach(trainer, runs.ones)
+    EmpathyDataSelector("linear").attach(trainer, runs.ones)
     assert isinstance(trainer, Mine)
     assert type(trainer).__name__ == "EmpathyMine"
     trainer.train()
@@ -277,7 +277,7 @@ def test_weights_of_one_change_no_bit_in_two_sharded_processes(model: str, tmp_p
 
 
 def test_the_class_of_its_own_and_attaching_are_one_behaviour(model: str) -> None:
-    data, selector = runs.rows(), EmpathyDataSelector()
+    data, selector = runs.rows(), EmpathyDataSelector("linear")
     attached = runs.trained(runs.guided(model, data, runs.losses_decide))
     more = {"selector": selector, "policy": runs.losses_decide}
     own = EmpathySFTTrainer(model, args=runs.config(), train_dataset=data, **more)

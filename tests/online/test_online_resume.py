@@ -98,7 +98,7 @@ def test_a_callback_alone_finds_its_state_in_the_output_folder(model: str, tmp_p
 
     def trainer() -> Any:
         made = runs.stock(model, runs.rows(), output_dir=tmp_path / "run", **SAVING)
-        made.add_callback(EmpathyCallback(EmpathyDataSelector(), sampling, dataset=runs.rows()))
+        made.add_callback(EmpathyCallback(EmpathyDataSelector("linear"), sampling, dataset=runs.rows()))
         return made
 
     expected = runs.trained(trainer())

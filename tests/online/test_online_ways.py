@@ -41,7 +41,7 @@ def sampling(scores: np.ndarray, losses: np.ndarray, progress: float) -> Any:
 
 
 def test_all_ways_in_draw_the_same(model: str) -> None:
-    data, selector = runs.rows(), EmpathyDataSelector()
+    data, selector = runs.rows(), EmpathyDataSelector("linear")
     expected = runs.trained(runs.guided(model, data, sampling))
 
     def idiom() -> Any:
@@ -70,7 +70,7 @@ def test_a_policy_without_an_opinion_leaves_the_stock_training(model: str) -> No
     warm = runs.guided(model, runs.rows(), runs.losses_decide, online={"warmup": 1.0})
     assert torch.equal(runs.trained(warm), expected)
     alone = runs.stock(model, runs.rows())
-    alone.add_callback(EmpathyCallback(EmpathyDataSelector(), runs.ones, dataset=runs.rows()))
+    alone.add_callback(EmpathyCallback(EmpathyDataSelector("linear"), runs.ones, dataset=runs.rows()))
     assert torch.equal(runs.trained(alone), expected)
 
 
@@ -124,7 +124,7 @@ def test_what_is_drawn_is_what_the_plan_says_however_often_it_changes(workers: i
 
 def attached(model: str, data: Dataset, selector: Any = None, **settings: Any) -> Any:
     trainer = runs.stock(model, data, **settings)
-    return trainer, (selector or EmpathyDataSelector())
+    return trainer, (selector or EmpathyDataSelector("linear"))
 
 
 def test_rows_without_scores_are_scored_by_the_mean_of_their_turns(model: str, word_scorer: Any) -> None:
@@ -182,7 +182,7 @@ def test_rows_that_trl_drops_are_counted_and_said(model: str, caplog: pytest.Log
     trainer = runs.stock(model, data, max_length=60)
     left = len(trainer.train_dataset)
     assert 0 < left < runs.ROWS
-    callback = EmpathyDataSelector().attach(trainer, runs.ones)
+    callback = EmpathyDataSelector("linear").attach(trainer, runs.ones)
     assert len(callback.scores) == left
     said = [record for record in caplog.records if f"TRL left out {runs.ROWS - left}" in record.message]
     assert [record.levelname for record in said] == ["WARNING"], "in a plain script too"
@@ -192,7 +192,7 @@ def test_rows_that_trl_drops_are_counted_and_said(model: str, caplog: pytest.Log
 def test_rows_as_tokens_take_their_scores_from_the_rows_they_were_made_from(model: str) -> None:
     data = runs.rows().add_column("name", [f"row {i}" for i in range(runs.ROWS)])
     tokens = runs.stock(model, data).train_dataset.select_columns(["input_ids", "labels", "name"])
-    selector = EmpathyDataSelector()
+    selector = EmpathyDataSelector("linear")
     with pytest.raises(ScoresError, match="dataset="):
         selector.attach(runs.stock(model, tokens), runs.ones)
     callback = selector.attach(runs.stock(model, tokens), runs.ones, dataset=data)
@@ -290,12 +290,12 @@ def test_what_cannot_be_exact_is_refused_by_name(name: str, model: str) -> None:
     trainer = runs.stock(model, runs.rows(), **settings)
     own = type(trainer)
     with pytest.raises(TrainingError, match=message):
-        EmpathyDataSelector().attach(trainer, runs.ones)
+        EmpathyDataSelector("linear").attach(trainer, runs.ones)
     assert type(trainer) is own
 
 
 def test_other_trainers_losses_and_data_are_refused_by_name(model: str) -> None:
-    selector, data = EmpathyDataSelector(), runs.rows()
+    selector, data = EmpathyDataSelector("linear"), runs.rows()
     with pytest.raises(TrainingError, match="object is not an SFTTrainer"):
         selector.attach(object(), runs.ones)
     more = {"compute_loss_func": lambda outputs, labels, num_items_in_batch=None: outputs.logits.sum()}
@@ -324,14 +324,14 @@ def test_a_loss_that_goes_past_the_weights_is_found_out(model: str) -> None:
             return model(**inputs).loss
 
     trainer = Other(model, args=runs.config(), train_dataset=runs.rows())
-    EmpathyDataSelector().attach(trainer, runs.ones)
+    EmpathyDataSelector("linear").attach(trainer, runs.ones)
     with pytest.raises(TrainingError, match=r"call super\(\)\.compute_loss"):
         trainer.train()
 
 
 def test_a_callback_that_was_never_added_is_found_out(model: str) -> None:
     trainer = runs.stock(model, runs.rows())
-    EmpathyCallback(EmpathyDataSelector(), runs.ones, trainer=trainer)
+    EmpathyCallback(EmpathyDataSelector("linear"), runs.ones, trainer=trainer)
     with pytest.raises(TrainingError, match=r"trainer\.add_callback"):
         trainer.train()
 
@@ -357,7 +357,7 @@ needy.needs_losses = True  # type: ignore[attr-defined]
 def test_a_callback_alone_says_what_it_cannot_do(policy: Any, settings: Any, message: str, model: str) -> None:
     data = runs.rows(form=settings.get("form", "messages"))
     trainer = runs.stock(model, data, **{name: value for name, value in settings.items() if name != "form"})
-    trainer.add_callback(EmpathyCallback(EmpathyDataSelector(), policy, dataset=data))
+    trainer.add_callback(EmpathyCallback(EmpathyDataSelector("linear"), policy, dataset=data))
     with pytest.raises(TrainingError, match=message):
         trainer.train()
 
@@ -365,7 +365,7 @@ def test_a_callback_alone_says_what_it_cannot_do(policy: Any, settings: Any, mes
 def test_a_callback_alone_in_another_trainer_or_with_a_stream_is_refused(model: str) -> None:
     data = runs.rows()
     args = TrainingArguments(tempfile.mkdtemp(), use_cpu=True, max_steps=1, report_to="none")
-    callback = EmpathyCallback(EmpathyDataSelector(), sampling, dataset=data)
+    callback = EmpathyCallback(EmpathyDataSelector("linear"), sampling, dataset=data)
     with pytest.raises(TrainingError, match="arguments are TrainingArguments, not the SFTConfig"):
         check_alone(args, sampling, data)
     trainer = runs.stock(model, data.to_iterable_dataset())
@@ -379,11 +379,11 @@ def test_a_callback_alone_in_another_trainer_or_with_a_stream_is_refused(model: 
     }
     for message, dataset in others.items():
         with pytest.raises(TrainingError, match=message):
-            EmpathyCallback(EmpathyDataSelector(), sampling, dataset=dataset)  # type: ignore[arg-type]
+            EmpathyCallback(EmpathyDataSelector("linear"), sampling, dataset=dataset)  # type: ignore[arg-type]
 
 
 def test_rows_in_another_order_are_refused_at_equal_length(model: str) -> None:
-    data, selector = runs.rows(), EmpathyDataSelector()
+    data, selector = runs.rows(), EmpathyDataSelector("linear")
     other = data.shuffle(seed=1)
     trainer = runs.stock(model, other)
     trainer.add_callback(EmpathyCallback(selector, sampling, dataset=data))
@@ -402,12 +402,12 @@ def test_rows_in_another_order_are_refused_at_equal_length(model: str) -> None:
 def test_packed_evaluation_data_are_none_of_the_samples(model: str) -> None:
     args = runs.config(packing=True, max_length=64, eval_packing=True)
     more = {"train_dataset": runs.rows(), "eval_dataset": {"train": runs.rows(5), "test": runs.rows(4)}}
-    trainer = EmpathySFTTrainer(model, args=args, selector=EmpathyDataSelector(), policy=runs.ones, **more)
+    trainer = EmpathySFTTrainer(model, args=args, selector=EmpathyDataSelector("linear"), policy=runs.ones, **more)
     assert len(trainer.empathy_samples) == runs.ROWS
 
 
 def test_mistyped_options_are_told_the_valid_ones_before_anything_is_done(model: str) -> None:
-    selector = EmpathyDataSelector()
+    selector = EmpathyDataSelector("linear")
     with pytest.raises(SelectionError, match="'warm_up'; valid: keep, .*Did you mean 'warmup'"):
         EmpathyCallback(selector, "soft", dataset=runs.rows(), warm_up=3)
     for name in ("on_failure", "behind"):
@@ -417,9 +417,9 @@ def test_mistyped_options_are_told_the_valid_ones_before_anything_is_done(model:
 
 def test_a_callback_without_trainer_or_rows_is_refused() -> None:
     with pytest.raises(TrainingError, match="dataset=train"):
-        EmpathyCallback(EmpathyDataSelector(), sampling)
+        EmpathyCallback(EmpathyDataSelector("linear"), sampling)
     with pytest.raises(EmpathyError):
-        EmpathyCallback(EmpathyDataSelector(), 7, dataset=runs.rows())  # type: ignore[arg-type]
+        EmpathyCallback(EmpathyDataSelector("linear"), 7, dataset=runs.rows())  # type: ignore[arg-type]
 
 
 def test_an_answer_that_is_wrong_ends_the_training_with_its_reason(model: str) -> None:
@@ -440,7 +440,7 @@ def test_what_was_drawn_is_logged_and_written_down(way: str, model: str, tmp_pat
         trainer = runs.guided(model, runs.rows(), runs.random_weights, **settings)
     else:
         trainer = runs.stock(model, runs.rows(), **settings)
-        trainer.add_callback(EmpathyCallback(EmpathyDataSelector(), runs.ones, dataset=runs.rows()))
+        trainer.add_callback(EmpathyCallback(EmpathyDataSelector("linear"), runs.ones, dataset=runs.rows()))
     trainer.train()
     table = pq.read_table(tmp_path / "empathy_draws.parquet").to_pydict()
     assert table["draws"] == [2] * runs.ROWS

@@ -215,7 +215,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dialogues = load_sample("test")
     dialogues.to_parquet(folder / "dialogues.parquet")
     for name in ("scored.parquet", "scored.jsonl"):
-        assert main(["score", str(folder / "dialogues.parquet"), "-o", str(folder / name), "-q"]) == 0
+        assert (
+            main(["score", str(folder / "dialogues.parquet"), "-o", str(folder / name), "--scorer", "linear", "-q"])
+            == 0
+        )
     rows = [
         {
             "context": [row["messages"][0]["content"]],
@@ -309,7 +312,12 @@ def test_raw_conversations_are_compared_with_their_scored_file(tmp_path: Path, c
     ]
     rows = rows[::2] + rows[1::2]  # neighbours need not belong together
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert main(["score", str(tmp_path / "raw.jsonl"), "-o", str(tmp_path / "scored.parquet"), "-q"]) == 0
+    assert (
+        main(
+            ["score", str(tmp_path / "raw.jsonl"), "-o", str(tmp_path / "scored.parquet"), "--scorer", "linear", "-q"]
+        )
+        == 0
+    )
     capsys.readouterr()
     found = run_json(
         capsys, "agreement", tmp_path / "raw.jsonl", tmp_path / "scored.parquet", "linear", "--no-injection"

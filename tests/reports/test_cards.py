@@ -64,7 +64,7 @@ def head(card: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def selector() -> EmpathyDataSelector:
-    return EmpathyDataSelector(show_progress=False)
+    return EmpathyDataSelector("linear", show_progress=False)
 
 
 # ---- what it says --------------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def test_size_category(kept: int, size: str, selector: EmpathyDataSelector) -> N
 
 
 def test_a_source_on_the_hub_is_named_in_full_and_a_file_by_its_name_alone(tmp_path: Path) -> None:
-    scores, summary = read_scores(rows()), EmpathyDataSelector().summary(rows())
-    chosen = EmpathyDataSelector().choose(rows())
+    scores, summary = read_scores(rows()), EmpathyDataSelector("linear").summary(rows())
+    chosen = EmpathyDataSelector("linear").choose(rows())
     card = dataset_card(scores, chosen, summary, source="org/dialogues")
     assert head(card)["source_datasets"] == ["org/dialogues"]
     assert "samples of `org/dialogues`" in str(card)
@@ -288,7 +288,7 @@ def test_the_licence_of_dialogues_reaches_the_card_through_their_scores(tmp_path
     load_sample("test").to_parquet(source / "dialogues.parquet")
     (source / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     scored = tmp_path / "scores" / "scored.parquet"
-    assert main(["score", str(source / "dialogues.parquet"), "-o", str(scored), "-q"]) == 0
+    assert main(["score", str(source / "dialogues.parquet"), "-o", str(scored), "--scorer", "linear", "-q"]) == 0
     assert main(["select", str(scored), "-o", str(tmp_path / "out" / "s.parquet"), "--card", "-q"]) == 0
     assert head((tmp_path / "out" / "README.md").read_text())["license"] == "cc-by-4.0"
 

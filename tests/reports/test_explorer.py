@@ -204,7 +204,7 @@ def test_unscored_rows_are_counted_and_shown_with_their_reason(word_scorer: Any)
 
 def test_conversations_show_each_reply_with_what_came_before_it() -> None:
     sample = load_sample("test")
-    scored = EmpathyDataSelector(show_progress=False).score(sample)
+    scored = EmpathyDataSelector("linear", show_progress=False).score(sample)
     data = explorer.explorer_data(scored, 5.0, "drop")
     place = next(i for i, turn in enumerate(scored["turn"]) if turn > 2)
     said = [message["content"] for message in scored[place]["messages"][: scored[place]["turn"] + 1]]

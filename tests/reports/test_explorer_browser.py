@@ -134,7 +134,7 @@ def test_what_is_read_is_what_the_summary_says(
     data = Dataset.from_list(rows)
     for threshold in ((5.0, 5.0), (0.3, 9.9), (7.1, 2.8), (0.0, 10.0)):
         move(page, *threshold, ties)
-        summary = EmpathyDataSelector(threshold=threshold, ties=ties, show_progress=False).summary(data)
+        summary = EmpathyDataSelector("linear", threshold=threshold, ties=ties, show_progress=False).summary(data)
         table = quadrant_table(page)
         assert table.pop("unscored")[0] == 3 == sum(summary.unscored.values())
         assert {name: n for name, (n, _) in table.items()} == {
@@ -279,7 +279,9 @@ def test_a_sample_of_texts_is_said_to_be_one(open_page: Open, rows: list[dict[st
     page = open_page(write_explorer(Dataset.from_list(rows), tmp_path / "page.html", limit=100))
     assert "all 403 samples. The text of 100 of them" in page.locator("#sampled").inner_text()
     expected = (
-        EmpathyDataSelector(show_progress=False).summary(Dataset.from_list(rows)).quadrants["sensibility"]["count"]
+        EmpathyDataSelector("linear", show_progress=False)
+        .summary(Dataset.from_list(rows))
+        .quadrants["sensibility"]["count"]
     )
     found = re.match(r"sensibility: (\d+) dialogues; the text of (\d+) is", page.locator("#chosen").inner_text())
     assert found is not None

@@ -429,14 +429,30 @@ def gaps(tmp_path: Path) -> Path:
 
 def test_too_many_unscored_fail_the_run_after_all_is_written(gaps: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out.parquet"
-    assert main(["score", str(gaps), "-o", str(out), "-q"]) == 6
+    assert main(["score", str(gaps), "-o", str(out), "--scorer", "linear", "-q"]) == 6
     err = capsys.readouterr().err
     assert "97 of 100 samples scored" in err
     assert "3.00% of the samples are unscored" in err
     assert "3 null_dialogue" in err
     assert pq.read_table(out).num_rows == 100
     for accepted in ("0.03", "3%", "1"):
-        assert main(["score", str(gaps), "-o", str(out), "-q", "--overwrite", "--max-unscored", accepted]) == 0
+        assert (
+            main(
+                [
+                    "score",
+                    str(gaps),
+                    "-o",
+                    str(out),
+                    "--scorer",
+                    "linear",
+                    "-q",
+                    "--overwrite",
+                    "--max-unscored",
+                    accepted,
+                ]
+            )
+            == 0
+        )
     with pytest.raises(SystemExit):
         main(["score", str(gaps), "-o", str(out), "--max-unscored", "3"])
     assert "a number from 0 to 1, or 0% to 100%" in capsys.readouterr().err

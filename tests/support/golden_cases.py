@@ -633,7 +633,7 @@ def metric(name: str) -> dict[str, Any]:
 _REPLIES = ("--predictions", "a=a.txt", "--predictions", "b=b.txt")
 # name -> command line, run in a folder of its own (see `desk`); what is printed is JSON where it says --json
 COMMANDS: dict[str, str] = {
-    "score": "score rows.jsonl -o scored.parquet --json -q",
+    "score": "score rows.jsonl --scorer linear -o scored.parquet --json -q",
     "score, judge": "score rows.jsonl --scorer judge --rubric own.md --details --store s.sqlite -o judged.parquet "
     "--json -q",
     "score, cascade": "score rows.jsonl --scorer cascade --judge judge --rubric own.md --judge-budget 30% "

@@ -86,7 +86,7 @@ def stock(model: Any, data: Dataset, *, peft: Any = None, **settings: Any) -> SF
 
 def guided(model: Any, data: Dataset, policy: Any, *, peft: Any = None, online: Any = None, **settings: Any) -> Any:
     """A trainer with a policy: attached, or with packing of its own class."""
-    selector = EmpathyDataSelector()
+    selector = EmpathyDataSelector("linear")
     if settings.get("packing"):
         more = {"selector": selector, "policy": policy, "online": online}
         return EmpathySFTTrainer(model, args=config(**settings), train_dataset=data, peft_config=peft, **more)
