@@ -105,7 +105,7 @@ class RuleFlags:
     def applied(
         self, batch: ScoredBatch, dialogues: Sequence[Dialogue], replies: Sequence[Sequence[str]]
     ) -> ScoredBatch:
-        """The batch with these flags beside its own, or without scores where it is not English and should have none."""
+        """The batch with these flags beside its own; with no scores where it is not English and should have none."""
         pairs = zip(self(dialogues, replies), batch.flags or [None] * len(dialogues), strict=True)
         flags = [rule if rule == NOT_ENGLISH else own or rule for rule, own in pairs]
         if not self._unscored or NOT_ENGLISH not in flags:
