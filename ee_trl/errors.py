@@ -87,12 +87,12 @@ def check_share(name: str, value: object, error: type[EmpathyError] = EmpathyErr
         raise error(f"{name} {value!r} is not a number in [0, 1]")
 
 
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Imports an optional dependency, or raises [`MissingExtraError`] with its purpose and the pip line."""
+def require(module: str, *, extra: str = "", purpose: str) -> ModuleType:
+    """Imports a dependency (of an extra), or raises [`MissingExtraError`] with its purpose and the pip line."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs {module.split('.')[0]!r}, which is not installed. "
-            f"Install it with: pip install 'ee-trl[{extra}]'"
+            f"Install it with: pip install 'ee-trl{f'[{extra}]' if extra else ''}'"
         ) from error

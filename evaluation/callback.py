@@ -28,7 +28,7 @@ from ee_trl.selector import EmpathyDataSelector
 from .candidates import Replies
 from .eval_set import read_eval_set
 from .generation import Decoding, generate_replies
-from .measures import Evaluator, Tools, numbers_of
+from .measures import Evaluator, Tools, check_libraries, numbers_of
 from .metrics.completion_perplexity import evaluating
 
 
@@ -88,6 +88,7 @@ class EmpathyEvalCallback(TrainerCallback):
         check_count("samples", samples, 0, TrainingError)
         if batch_size is not None:
             check_count("batch_size", batch_size, 1, TrainingError)
+        check_libraries(METRICS)
         self.trainer, self.every_n_steps, self.samples = trainer, every_n_steps, samples
         self.eval_set = read_eval_set(dataset, limit=limit)
         self.decoding = decoding or Decoding()

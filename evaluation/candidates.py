@@ -50,7 +50,7 @@ class LoadedModel:
 class Replies:
     """Replies in the order of an [`EvalSet`], and what made them; `emotions` are the emotions that a model named."""
 
-    texts: list[str]
+    texts: Sequence[str]
     description: str = ""
     fingerprint: str = ""
     emotions: list[str] | None = None
@@ -106,6 +106,11 @@ def _check_model_source(source: str) -> None:
         raise EmpathyError(f"no such folder: {source!r} (in {os.getcwd()!r})")
 
 
+def is_adapter(source: Any) -> bool:
+    """Whether a model is the folder of a LoRA adapter."""
+    return isinstance(source, (str, os.PathLike)) and (Path(source) / "adapter_config.json").exists()
+
+
 def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = None) -> LoadedModel:
     """Loads a base model, a LoRA adapter on its base, or a mixture of experts, in evaluation mode."""
     import torch
@@ -125,7 +130,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     options: dict[str, Any] = {"dtype": getattr(torch, resolved)}
     adapter = Path(name) / "adapter_config.json"
     try:
-        if adapter.exists():
+        if is_adapter(source):
             base = read_json(adapter)["base_model_name_or_path"]
             inner = AutoModelForCausalLM.from_pretrained(base, **options)
             from peft import PeftModel

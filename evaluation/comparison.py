@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,35 @@ import numpy as np
 
 from ee_trl.axes import AXES
 from ee_trl.display import Displayed, Table
-from ee_trl.errors import EmpathyError, check_choice
+from ee_trl.errors import EmpathyError, check_choice, require
 from ee_trl.files import json_ready
 
-from .bootstrap import Bootstrap, compare, holm, intervals
-from .candidates import MODEL, Candidate, Replies, candidates_of, check_emotions, load_candidate, read_replies
+from .bootstrap import Bootstrap, Resampler, compare, holm, intervals
+from .candidates import (
+    MODEL,
+    Candidate,
+    Replies,
+    candidates_of,
+    check_emotions,
+    is_adapter,
+    load_candidate,
+    read_replies,
+)
 from .eval_set import EvalSet, read_eval_set
 from .generation import WAY, Decoding, StoredReplies, generate_replies
-from .measures import METRICS, Evaluator, Measure, check_metrics, load_tools, numbers_of
+from .measures import (
+    METRICS,
+    AtLikeLength,
+    Evaluator,
+    Measure,
+    at_like_length,
+    check_libraries,
+    check_metrics,
+    load_tools,
+    numbers_of,
+)
 from .metrics.judge import judge_pairs as judged_pairs
-from .report import parts_of, write_report
+from .report import check_page, parts_of, write_report
 
 
 REPLIES_FOLDER = "replies"
@@ -41,11 +60,16 @@ class Comparison(Displayed):
     Args:
         dataset (`dict`): Name, size, fingerprint and what was left out of the evaluation set.
         settings (`dict`): How replies were made and measured.
-        models (`dict[str, dict]`): Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`.
-        references (`dict`): `numbers`, `intervals` and `details` of the reference replies.
+        models (`dict[str, dict]`):
+            Name -> `kind`, `description`, `fingerprint`, `numbers`, `intervals`, `details`, and `like_length`: the
+            `numbers` of empathy and their `intervals` at like length with all other models, the number of `bins` of
+            length, and `covered`, the share of the replies in bins where all models have replies. `cut_off` counts the
+            replies that were cut off at `max_new_tokens`; null for replies from a file.
+        references (`dict`): `numbers`, `intervals`, `details` and `like_length` of the reference replies.
         paired (`list[dict]`): Two names `a` and `b`, and for each number `difference` (B - A), `interval`, `p`, and
             `p_holm`, corrected for the number of metrics (only for the primary number of each metric, else null). With
-            `judge_pairs`, also the judge's verdicts as `judge`.
+            `judge_pairs`, also the judge's verdicts as `judge`. `like_length` has the `difference` and the `interval`
+            of each number of empathy at like length of the two.
         emotions (`dict[str, dict]`): Emotion -> `n`, and model -> the mean of each per-sample number.
         examples (`list[dict]`): The dialogues where the models differ most.
         replies (`dict[str, list[str]]`): The replies of each model, in the order of the set.
@@ -89,6 +113,7 @@ def evaluate_models(
     split: str | None = None,
     config: str | None = None,
     turns: Any = "each",
+    system: str | None = None,
     metrics: Sequence[str] | None = None,
     judge_pairs: bool = False,
     decoding: Decoding | None = None,
@@ -113,12 +138,13 @@ def evaluate_models(
             Models, and files of replies; see [`~ee_trl.evaluation.candidates.candidates_of`].
         dataset, limit, split, config, turns (*optional*):
             Dialogues with their reference replies; see [`~ee_trl.evaluation.read_eval_set`].
+        system (`str`, *optional*): The system message of every dialogue, in place of its own; models are given it.
         output (`str` or `os.PathLike`, *optional*):
             A folder for the report. Replies are saved there as they are made, and a stopped run continues from them.
         metrics (`Sequence[str]`, *optional*):
             Names of [`~ee_trl.evaluation.measures.METRICS`]; by default all that the other arguments allow.
         judge_pairs (`bool`, *optional*, defaults to `False`): Whether the judge also compares each two candidates.
-        decoding ([`Decoding`], *optional*): How replies are generated; by default greedily, 64 tokens at most.
+        decoding ([`Decoding`], *optional*): How replies are generated; by default greedily, 128 tokens at most.
         batch_size (`int`, *optional*, defaults to `16`): The batch size of generation, perplexity and BERTScore.
         dtype, device (*optional*): See [`~ee_trl.evaluation.candidates.load_candidate`].
         baseline (`str`, *optional*): The candidate that all others are compared with; by default every two are.
@@ -144,9 +170,16 @@ def evaluate_models(
     if judge_pairs and tools.get("judge") is None:
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
+    check_libraries(wanted, tools.get("tokenizer", "nltk"))
+    if any(is_adapter(candidate.source) for candidate in candidates if candidate.kind == MODEL):
+        require("peft", purpose="a LoRA adapter")
+    if output is not None:
+        check_page()
     decoding = decoding or Decoding()
     Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
     eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    if system is not None:
+        eval_set = replace(eval_set, dialogues=tuple(replace(d, system=system) for d in eval_set.dialogues))
     bootstrap = Bootstrap(resamples, confidence, seed, eval_set.conversations)
     # first, so that errors in files come early
     replies = {c.name: read_replies(c.source, eval_set, c.name) for c in candidates if c.kind != MODEL}
@@ -182,7 +215,7 @@ def evaluate_models(
         if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
             sys.modules["torch"].cuda.empty_cache()
 
-    settings = {"metrics": list(wanted), "decoding": decoding.to_dict(), "baseline": baseline}
+    settings = {"metrics": list(wanted), "decoding": decoding.to_dict(), "baseline": baseline, "system": system}
 
     def compared() -> Comparison:
         found = _comparison(candidates, evaluator, replies, measures, settings, bootstrap)
@@ -246,6 +279,20 @@ def _comparison(
         name: {key: values for found in measures[name].values() for key, values in found.samples.items()}
         for name in names
     }
+    of_references = evaluator.measure_references(settings["metrics"])
+    all_measures = [*(measures[name] for name in names), of_references]
+    all_replies = [*(replies[name].texts for name in names), eval_set.references]
+    alike = [_like_length(found, bootstrap) for found in at_like_length(all_measures, all_replies, len(names))]
+    paired = differences(pairs_of(names, settings["baseline"]), measures, bootstrap)
+    for pair in paired:
+        both = [pair["a"], pair["b"]]
+        a, b = at_like_length([measures[name] for name in both], [replies[name].texts for name in both])
+        found = [compare(a[metric], b[metric], bootstrap) for metric in a if metric in b]
+        pair["like_length"] = {
+            name: {"difference": row["difference"], "interval": row["interval"]}
+            for rows in found
+            for name, row in rows.items()
+        }
     return Comparison(
         dataset={
             "name": eval_set.name,
@@ -263,6 +310,7 @@ def _comparison(
             "decoding": settings["decoding"],
             **{name: getattr(bootstrap, name) for name in ("resamples", "confidence", "seed")},
             "baseline": settings["baseline"],
+            "system": settings["system"],
         },
         models={
             c.name: {
@@ -270,11 +318,13 @@ def _comparison(
                 "description": replies[c.name].description,
                 "fingerprint": replies[c.name].fingerprint,
                 **entry_of(measures[c.name], bootstrap),
+                "like_length": like_length,
+                "cut_off": _cut_off(replies[c.name].texts) if c.kind == MODEL else None,
             }
-            for c in candidates
+            for c, like_length in zip(candidates, alike, strict=False)
         },
-        references=entry_of(evaluator.measure_references(settings["metrics"]), bootstrap),
-        paired=differences(pairs_of(names, settings["baseline"]), measures, bootstrap),
+        references={**entry_of(of_references, bootstrap), "like_length": alike[-1]},
+        paired=paired,
         emotions=by_emotion(eval_set, samples),
         examples=examples_of(eval_set, {name: replies[name].texts for name in names}, samples),
         replies={name: list(replies[name].texts) for name in names},
@@ -283,10 +333,31 @@ def _comparison(
 
 def entry_of(measures: Mapping[str, Measure], bootstrap: Bootstrap) -> dict[str, Any]:
     """A candidate's `numbers` and `intervals` by name, and the `details` of each metric."""
-    resamplers = [resampler for found in measures.values() for resampler in found.resamplers]
-    ends = {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+    ends = _ends([resampler for found in measures.values() for resampler in found.resamplers], bootstrap)
     details = {name: found.details for name, found in measures.items()}
     return {"numbers": numbers_of(measures), "intervals": ends, "details": details}
+
+
+def _ends(resamplers: Iterable[Resampler], bootstrap: Bootstrap) -> dict[str, list[float]]:
+    return {name: pair for resampler in resamplers for name, pair in intervals(resampler, bootstrap).items()}
+
+
+def _cut_off(texts: Sequence[str]) -> dict[str, float]:
+    n = sum(getattr(text, "cut_off", False) for text in texts)
+    return {"count": n, "share": n / len(texts)}
+
+
+def _like_length(found: Mapping[str, AtLikeLength], bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """A candidate's numbers of empathy at like length; `None` if there are none."""
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    return {
+        "bins": int(first.bins.max()) + 1,
+        "covered": float((first.weights(np.ones((1, first.n))) > 0).mean()),
+        "numbers": {name: value for metric in found.values() for name, value in metric.point().items()},
+        "intervals": _ends(found.values(), bootstrap),
+    }
 
 
 def differences(

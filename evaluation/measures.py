@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +15,13 @@ from ee_trl.errors import EmpathyError, check_choice, check_count, require
 from ee_trl.scoring.judge.chooser import load_chooser
 from ee_trl.scoring.kinds import DEFAULT_SCORER
 from ee_trl.scoring.run import ScoringRun
+from ee_trl.selection import length_bins
 from ee_trl.selector import EmpathyDataSelector
 
-from .bootstrap import Resampler, means
+from .bootstrap import Resampler, Values, divided, means
 from .candidates import LoadedModel, Replies
 from .eval_set import EvalSet
+from .load import LIBRARIES
 from .metrics import (
     bertscore,
     completion_perplexity,
@@ -115,6 +118,8 @@ def load_tools(
     check_choice("tokenizer", tokenizer, TOKENIZERS)
     check_count("batch_size", batch_size)
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
+    if isinstance(epitome, (str, os.PathLike)):
+        require("sklearn", extra="metrics", purpose="the EPITOME classifier")
     try:
         classifier = None if epitome is None else load_classifier(epitome)
     except ValueError as error:
@@ -178,6 +183,85 @@ def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
     for name in metrics or ():
         check_choice("metric", name, METRICS)
     return tuple(METRICS) if metrics is None else tuple(name for name in METRICS if name in metrics)
+
+
+EMPATHY = ("empathy_axes", "epitome", "judge")
+"""The metrics of empathy. Longer replies score higher on them, so their numbers are reported at like length too."""
+LENGTH_BINS = 10
+"""The most bins of reply length, in words; a bin holds about ten replies of each candidate at least."""
+
+
+@dataclass(frozen=True)
+class AtLikeLength(Resampler):
+    """
+    A metric of one candidate's replies, weighted so that all candidates have the same distribution of lengths.
+
+    In each bin of length, the candidate's replies together count as much as the replies of all candidates there. A bin
+    where one candidate has no reply counts for none of them.
+
+    Args:
+        metric (`Resampler`): The metric without weights.
+        bins (`np.ndarray` of shape `(candidates, n)`): The bin of each reply, from 0; -1 for a blank reply.
+        own (`np.ndarray` of shape `(n,)`): The bins of the metric's own replies.
+    """
+
+    metric: Resampler
+    bins: np.ndarray
+    own: np.ndarray
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        """The number of samples."""
+        return self.metric.n
+
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        """How much each reply counts, for `counts` of shape `(r, n)`."""
+        names = np.arange(self.bins.max(initial=0) + 1)
+        own, *there = (counts @ (bins[:, None] == names) for bins in (self.own, *self.bins))
+        factors = divided(np.sum(there, axis=0) * np.all(there, axis=0), own, otherwise=0.0)
+        return counts * np.pad(factors, ((0, 0), (0, 1)))[:, self.own]  # -1 is the column of zeros
+
+    def values(self, counts: np.ndarray) -> Values:
+        """The candidate's own numbers at like length."""
+        found = self.metric.values(self.weights(counts))
+        return {name: values for name, values in found.items() if not name.startswith("reference_")}
+
+    def ranks(self) -> np.ndarray:
+        """See [`Resampler`]."""
+        return self.metric.ranks()
+
+    def take(self, order: np.ndarray) -> AtLikeLength:
+        """See [`Resampler`]."""
+        return AtLikeLength(self.metric.take(order), self.bins[:, order], self.own[order])
+
+
+def at_like_length(
+    measures: Sequence[Mapping[str, Measure]], replies: Sequence[Sequence[str]], compared: int | None = None
+) -> list[dict[str, AtLikeLength]]:
+    """
+    For each candidate, with its measures and replies: metric of empathy -> its numbers at like length.
+
+    The first `compared` candidates, by default all, make up the distribution of lengths; the others follow it.
+    """
+    words = np.array([[len(text.split()) for text in texts] for texts in replies])
+    bins = length_bins(words.ravel(), min(LENGTH_BINS, words.shape[1] // 10)).reshape(words.shape)
+    bins = np.where(words == 0, -1, bins)
+    return [
+        {
+            name: AtLikeLength(measure.resampler, bins[:compared], own)
+            for name, measure in found.items()
+            if name in EMPATHY
+        }
+        for own, found in zip(bins, measures, strict=True)
+    ]
+
+
+def check_libraries(metrics: Sequence[str], tokenizer: str = "nltk") -> None:
+    """Raises [`MissingExtraError`] if a library of these metrics is missing; an encoder's is checked with its name."""
+    by_words = ("word_f1", "distinct") if tokenizer != "nltk" else ()
+    for name in metrics:
+        if name in LIBRARIES and name not in ("bertscore", *by_words):
+            require(LIBRARIES[name], extra="metrics", purpose=f"metric {name!r}")
 
 
 class Evaluator:

@@ -62,6 +62,11 @@ def _draw_number(panel: Any, name: str, models: Mapping[str, Entry], reference: 
     panel.set_title(name, fontsize=10)
     panel.grid(alpha=0.3, axis="x")
     panel.tick_params(labelsize=8)
+    low, high = panel.get_xlim()
+    shown = [x for line in panel.get_lines() for x in line.get_xdata()]
+    low = 0.0 if min(shown, default=0) >= 0 > low else low
+    panel.set_xlim(low, max(high, low + 0.1))  # the tables show hundredths
+    panel.ticklabel_format(axis="x", style="plain", useOffset=False)
 
 
 def plane_figure(models: Mapping[str, Entry], references: Entry, threshold: Any) -> Figure:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, with_interval
+from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, percent, with_interval
 from ee_trl.errors import MissingExtraError, require
 from ee_trl.files import package_versions, write_json, write_text
 
@@ -34,6 +34,7 @@ BY_EMOTION = ("sensibility", "rationality", "empathy", "rougeL", "emotional_reac
 ROLES = {"user": "speaker", "assistant": "listener"}
 
 Data = Mapping[str, Any]
+NOTHING: Data = {"numbers": {}, "intervals": {}, "bins": 0}
 
 
 def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str | os.PathLike[str]) -> Path:
@@ -57,6 +58,15 @@ def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str |
     return folder / (PAGE if PAGE in texts else TEXT)
 
 
+def check_page() -> None:
+    """Warns if the page will be left out because its libraries are missing, before any work is done."""
+    try:
+        require("jinja2", extra="report", purpose="an HTML page")
+        plots.new_figure((1, 1), plots.PURPOSE)
+    except MissingExtraError as error:
+        logger.warning("%s; %s will be left out", error, PAGE)
+
+
 def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:
     """What was evaluated, every number of every candidate, and the paired differences; pictures below their tables."""
     pictures = pictures or {}
@@ -78,6 +88,7 @@ def parts_of(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[
     yield from _remarks(data)
     if "numbers" in pictures:
         yield pictures["numbers"]
+    yield from _at_like_length(data, names)
     if "plane" in pictures:
         yield Heading("Sensibility and rationality")
         yield pictures["plane"]
@@ -111,6 +122,10 @@ def _remarks(data: Data) -> Iterable[str]:
             f"In brackets: {settings['confidence']:.0%} bootstrap intervals ({settings['resamples']:,} resamples, "
             f"seed {settings['seed']}). Whole conversations are drawn, since the turns of one are not independent."
         )
+    if cut := {name: entry["cut_off"] for name, entry in models.items() if entry.get("cut_off")}:
+        found = (f"{name} {row['count']:,} ({percent(row['share'])})" for name, row in cut.items())
+        limit = settings["decoding"]["max_new_tokens"]
+        yield f"Replies that were cut off at {limit} tokens (--max-new-tokens), before their end: {', '.join(found)}."
     unscored = {name: entry["details"].get("empathy_axes", {}).get("unscored") for name, entry in models.items()}
     if counts := ", ".join(f"{name} {n:,}" for name, n in unscored.items() if n):
         yield f"Unscored replies (blank, or the scorer gave none): {counts}. The means of the axes leave them out."
@@ -120,24 +135,46 @@ def _remarks(data: Data) -> Iterable[str]:
         yield f"Not measured: {'; '.join(f'{name} needs {METRICS[name].needs}' for name in missing)}."
 
 
+def _at_like_length(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
+    heads = [*data["models"], "references"]
+    entries = [entry.get("like_length") or NOTHING for entry in (*data["models"].values(), data["references"])]
+    rows = [(name, *(_cell(entry, name) for entry in entries)) for name in names]
+    rows = [row for row in rows if any(row[1:])]
+    if not any("covered" in entry for entry in entries):
+        return
+    covered = [f"{percent(entry.get('covered'))} of {name}" for name, entry in zip(heads, entries, strict=True)]
+    yield Heading("Empathy at like length")
+    yield (
+        "Longer replies score higher. Here the replies are weighted so that all candidates, and the references, have "
+        f"the same distribution of lengths, in {max(entry['bins'] for entry in entries)} bins of words. Only bins "
+        f"where all candidates have replies count. Replies in these bins: {', '.join(covered)}."
+    )
+    if rows:
+        yield Table(("number", *heads), rows)
+
+
 def _differences(data: Data, names: Sequence[str]) -> Iterable[str | Table]:
     claimed = [name for name in names if any(_is_claimed(pair, name) for pair in data["paired"])]
     yield (
         "Paired bootstrap: both candidates are measured on the same draws of the conversations. p is two-sided, and "
         f"given for one number of each metric ({', '.join(claimed)}), with Holm's correction for the number of "
-        f"metrics; * is below {SIGNIFICANT} after it. The other numbers are shown without a claim."
+        f"metrics; * is below {SIGNIFICANT} after it. The other numbers are shown without a claim. The last column "
+        "gives the difference at like length: between replies in the same bins of words, as many of both."
     )
     for pair in data["paired"]:
         rows = []
-        for name in (name for name in names if name in pair["numbers"]):
+        # minus the same references, `sensibility_difference` differs by as much as `sensibility`
+        for name in (name for name in names if name in pair["numbers"] and not name.endswith("_difference")):
             row = pair["numbers"][name]
             ps = ("", "")
             if _is_claimed(pair, name):
                 sure = row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT
                 ps = (number(row["p"], ".3f"), number(row["p_holm"], ".3f") + " *" * sure)
-            rows.append((name, with_interval(row["difference"], row["interval"]), *ps))
+            alike = pair.get("like_length", {}).get(name)
+            alike = with_interval(alike["difference"], alike["interval"]) if alike else ""
+            rows.append((name, with_interval(row["difference"], row["interval"]), *ps, alike))
         a, b = pair["a"], pair["b"]
-        yield Table(("number", f"{b} minus {a}", "p", "p (Holm)"), rows)
+        yield Table(("number", f"{b} minus {a}", "p", "p (Holm)", "at like length"), rows)
         if verdicts := pair.get("judge"):
             aspects = [name.removesuffix("_win") for name in verdicts if name.endswith("_win")]
             keys = [[f"{aspect}_{verdict}" for verdict in VERDICTS] for aspect in aspects]
@@ -163,10 +200,11 @@ def _set_in_words(dataset: Data) -> str:
 def _decoding_in_words(data: Data) -> str:
     if not any(entry["kind"] == MODEL for entry in data["models"].values()):
         return ""
-    decoding = data["settings"]["decoding"]
+    decoding, system = data["settings"]["decoding"], data["settings"].get("system")
+    told = "" if system is None else f' All dialogues have the system message "{system}".'
     if not decoding["temperature"]:
-        return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most."
-    return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}."
+        return f" Models reply greedily, {decoding['max_new_tokens']} tokens at most.{told}"
+    return f" Models reply by sampling: {', '.join(f'{name} {value}' for name, value in decoding.items())}.{told}"
 
 
 def dialogue_parts(data: Data, pictures: Mapping[str, str] | None = None) -> Iterable[str | Table]:

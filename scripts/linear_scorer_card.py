@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
+from ee_trl.scoring.fitness import TOPICS
+
 
 _TEMPLATE = Template("""\
 ---
@@ -73,7 +75,7 @@ $table
 
 That is **moderate** agreement: good enough to filter a large set, not to judge one reply.
 
-## Speed
+$flags## Speed
 
 $speed
 
@@ -83,7 +85,10 @@ $speed
 - judging single replies, or comparing two models by small differences of their means;
 - languages other than English: the numbers mean nothing there;
 - long counselling texts, forum posts, stories: it has seen short chat turns of crowd workers;
-- text written to please it, prompt-injected or otherwise adversarial: it counts words and does not understand them;
+- relations of meaning: it counts words and does not understand them. It misses hostility in polite words, irony,
+  advice that does not help; it flags good replies in words that it does not know. Use a scorer that reads context and
+  reply together where that matters (a distilled encoder or a judge);
+- text written to please it, prompt-injected or otherwise adversarial;
 - clinical use, or any decision about a person.
 
 ## Licence
@@ -120,7 +125,7 @@ def render(metrics: Mapping[str, Any], speed: Mapping[str, Any] | None) -> str:
     for threshold, row in metrics["by_threshold_pooled"].items():
         cells = [f"{row[c]:.3f}" if c == "kappa" else f"{100 * row[c]:.1f} %" for c in columns]
         lines.append(f"| {' | '.join([threshold, *cells])} |")
-    figures = {"table": "\n".join(lines), "speed": _speed(speed)}
+    figures = {"table": "\n".join(lines), "speed": _speed(speed), "flags": _flags(metrics.get("flags"))}
     for axis in ("sensibility", "rationality"):
         values = [fold[axis] for fold in folds]
         figures[f"mean_{axis[0]}"] = f"{metrics['spearman_mean_over_folds'][axis]:.3f}"
@@ -129,6 +134,51 @@ def render(metrics: Mapping[str, Any], speed: Mapping[str, Any] | None) -> str:
     plain = {name: metrics[name] for name in ("fingerprint", "folds", "command")}
     counts = {name: f"{metrics[name]:,}" for name in ("rows", "conversations")}
     return _TEMPLATE.substitute(figures | plain | counts | metrics["versions"])
+
+
+_FLAGS = Template("""\
+## Flags
+
+Whether a reply fits its context is a model of its own (multinomial logistic regression): words and pairs of words of
+the reply, the surface features, what the reply repeats of itself and of the turns before it, glad and sad words of
+both sides, how many of its pairs of words are common, and $topics products of topic vectors of both sides.
+
+A reply with an appropriateness below 0.5 gets a flag and is not selected. That is learnt from the replies of
+EmpatheticDialogues' training part and good replies of the embedded sample, against bad replies made from them
+(`ee_trl/distillation/negatives.py`). Of $true_replies true replies of its test part, $false_flags are flagged. Bad
+replies made to the same contexts, with the same grammar; those in other words are missed more often, see
+`ee-trl check`:
+
+| made reply | flagged | AUC against true replies |
+|---|---|---|
+$kinds
+
+How many a single cut would flag, by the share of the true replies that it flags:
+
+| true replies | $names |
+|---|$rule
+$curve
+
+""")
+
+
+def _flags(flags: Mapping[str, Any] | None) -> str:
+    if flags is None:
+        return ""
+
+    def row(first: str, shares: Mapping[str, float], *more: str) -> str:
+        return f"| {' | '.join([first, *(f'{100 * share:.0f} %' for share in shares.values()), *more])} |"
+
+    kinds = [row(kind, {kind: share}, f"{flags['auc'][kind]:.2f}") for kind, share in flags["flagged"].items()]
+    return _FLAGS.substitute(
+        topics=TOPICS,
+        true_replies=f"{flags['true_replies']:,}",
+        false_flags=f"{100 * flags['false_flags']:.1f} %",
+        kinds="\n".join(kinds),
+        names=" | ".join(flags["auc"]),
+        rule="---|" * len(flags["auc"]),
+        curve="\n".join(row(f"{100 * found['false_flags']:.0f} %", found["flagged"]) for found in flags["curve"]),
+    )
 
 
 def _speed(speed: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,8 @@
 """Trains the scorer "linear" on judged dialogues, cross-validates it, and writes weights, metrics and model card.
 
 The data are one parquet file with the columns `context` (list of utterances), `response`, `sensibility` and
-`rationality`; rows of one conversation must follow each other. Runs in some minutes on two cores, and gives the same
+`rationality`; rows of one conversation must follow each other. The flags are learnt from true replies (--true) and
+bad ones made from them, and measured on others (--unseen). Runs in some minutes on two cores, and gives the same
 arrays each time.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from linear_flags import fit_flags, measure_flags
 from linear_scorer_card import render
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
@@ -26,7 +28,16 @@ from ee_trl.distillation.fit import DECIMALS, fit_words
 from ee_trl.files import blocks_of, digest, package_versions, read_json, write_json, write_text
 from ee_trl.scoring import features as ft
 from ee_trl.scoring.judged import folds_of
-from ee_trl.scoring.linear import THRESHOLDS, WEIGHTS_FILE, RawModel, calibrate, fingerprint_of, knots_of
+from ee_trl.scoring.linear import (
+    THRESHOLDS,
+    WEIGHTS_FILE,
+    RawModel,
+    calibrate,
+    fingerprint_of,
+    knots_of,
+    load_weights,
+    shapes,
+)
 
 
 INNER_FOLDS = 5
@@ -37,14 +48,26 @@ INNER_FOLDS = 5
 
 def read(path: str) -> tuple[list[Dialogue], np.ndarray]:
     """Dialogues and the judge's scores, `(n, 2)`."""
-    table = pq.read_table(path, columns=["context", "response", *AXES]).to_pylist()
+    table = pq.read_table(path, columns=list(AXES)).to_pylist()
+    return read_dialogues(path), np.array([[row[axis] for axis in AXES] for row in table], np.float64)
+
+
+def read_dialogues(path: str) -> list[Dialogue]:
+    """The dialogues of a file."""
+    table = pq.read_table(path, columns=["context", "response"]).to_pylist()
     roles = ("user", "assistant")
     dialogues = []
     for row in table:
         context = tuple(row["context"])
         named = tuple(roles[(len(context) - 1 - i) % 2] for i in range(len(context)))
         dialogues.append(Dialogue(context=context, response=row["response"], roles=named))
-    return dialogues, np.array([[row[axis] for axis in AXES] for row in table], np.float64)
+    return dialogues
+
+
+def apart(dialogues: Sequence[Dialogue], *others: Sequence[Dialogue]) -> list[Dialogue]:
+    """The dialogues that begin otherwise than all others do."""
+    known = {tuple(ft.tokenise(dialogue.context[0])) for part in others for dialogue in part}
+    return [dialogue for dialogue in dialogues if tuple(ft.tokenise(dialogue.context[0])) not in known]
 
 
 def conversations(dialogues: Sequence[Dialogue]) -> np.ndarray:
@@ -151,6 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=summary, epilog=details)
     parser.add_argument("data", metavar="DATA.parquet", help="judged dialogues")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where weights and card are written")
+    parser.add_argument("--true", metavar="FILE.parquet", help="true replies, from which the flags are learnt")
+    parser.add_argument("--unseen", metavar="FILE.parquet", help="other true replies, to measure the flags on")
+    parser.add_argument("--flags-only", action="store_true", help="keep the axes of FOLDER and their metrics")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation, at least 2 (default: 5)")
     parser.add_argument("--seed", type=int, default=3, help="of the split into folds (default: 3)")
     parser.add_argument("--results", metavar="FILE.json", help="write the metrics here too")
@@ -165,21 +191,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.folds < 2:
         parser.error(f"--folds must be at least 2, not {args.folds}")
     output = Path(args.output)
+    if (args.true is None) != (args.unseen is None):
+        parser.error("--true and --unseen go together")
     if not args.card_only:
         dialogues, scores = read(args.data)
         groups = conversations(dialogues)
         print(f"{len(scores)} rows, {groups.max() + 1} conversations", flush=True)
-        metrics = cross_validate(dialogues, scores, args.folds, args.seed)
-        print("fitting to all rows", flush=True)
-        weights = train(dialogues, scores, groups)
+        if args.flags_only:
+            stored, metrics = load_weights(output), read_json(output / "metrics.json")
+            weights = {name: stored[name] for name in shapes()}
+        else:
+            metrics = cross_validate(dialogues, scores, args.folds, args.seed)
+            print("fitting to all rows", flush=True)
+            weights = train(dialogues, scores, groups)
+        data = {"data": args.data}
+        if args.true:
+            data |= {"true": args.true, "unseen": args.unseen}
+            unseen = read_dialogues(args.unseen)
+            print("learning flags", flush=True)
+            weights |= fit_flags(apart(read_dialogues(args.true), dialogues, unseen), dialogues, args.seed)
+            metrics["flags"] = measure_flags(weights, apart(unseen, dialogues), args.seed)
         output.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(output / WEIGHTS_FILE, **weights)
-        data = Path(args.data)
-        command = (
-            f"python scripts/train_linear_scorer.py {data.name} -o FOLDER --folds {args.folds} --seed {args.seed}"
-        )
-        origin = {"command": command, "data_sha256": digest(blocks_of(data), 64)}
-        metrics = {"fingerprint": fingerprint_of(weights)} | origin | {"versions": environment()} | metrics
+        names = {key: Path(path).name for key, path in data.items()}
+        flags = f" --true {names['true']} --unseen {names['unseen']}" if args.true else ""
+        command = f"python scripts/train_linear_scorer.py {names['data']} -o FOLDER{flags} --folds {args.folds}"
+        origin = {"command": f"{command} --seed {args.seed}"}
+        origin |= {f"{key}_sha256": digest(blocks_of(Path(path)), 64) for key, path in data.items()}
+        metrics |= {"fingerprint": fingerprint_of(weights), "versions": environment()} | origin
         for path in filter(None, (output / "metrics.json", args.results)):
             write_json(path, metrics)
     metrics = read_json(output / "metrics.json")

@@ -28,7 +28,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the pages from outside."""
     for source, page in OUTSIDE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_without_front_matter(text)))
+        text = re.sub(r"^# Metric Card for ", "# ", _without_front_matter(text), flags=re.MULTILINE)
+        files.append(File.generated(config, page, content=text))
     return files
 
 

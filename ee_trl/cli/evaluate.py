@@ -34,7 +34,9 @@ def add_evaluate(commands: Any) -> None:
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("generation").add_argument
-    add("--max-new-tokens", type=int, default=64, metavar="N", help="(default: 64)")
+    note = "the report counts the replies that this cuts off (default: 128)"
+    add("--max-new-tokens", type=int, default=128, metavar="N", help=note)
+    add("--system", metavar="TEXT", help="the system message of every dialogue (default: the data's own, if any)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=float, default=1.0, help="of sampling (default: 1)")
     add("--batch-size", type=int, default=16, metavar="N", help="(default: 16)")
@@ -59,7 +61,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 
 
 PASSED_ON = (
-    *("predictions", "limit", "split", "config", "turns", "ties", "tokenizer", "epitome", "bertscore_model"),
+    *("predictions", "limit", "split", "config", "turns", "system", "ties", "tokenizer", "epitome", "bertscore_model"),
     *("bertscore_layers", "judge", "judge_pairs", "batch_size", "dtype", "baseline", "resamples", "seed"),
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..axes import TIES
-from ..errors import EmpathyError, FormatError
+from ..errors import EmpathyError, FormatError, require
 from ..files import package_versions
 
 
@@ -243,6 +243,12 @@ def open_written(path: Any) -> Any:
     from ..data.reading import open_dataset
 
     return open_dataset(path, split="train", streaming=True)
+
+
+def check_plot(args: argparse.Namespace) -> None:
+    """Raises [`MissingExtraError`] for `--plot` without matplotlib, before anything is read."""
+    if args.plot:
+        require("matplotlib", extra="report", purpose="--plot")
 
 
 def report_folder(args: argparse.Namespace, *files: str, given: str | None = None) -> Path:

@@ -150,6 +150,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from ..data.samples import read_scores
     from ..selection import sweep
 
+    options.check_plot(args)
     grid = options.grid(args.grid)
     scores = read_scores(options.open_input(args.scored, args))
     rows = sweep(scores.sensibility, scores.rationality, grid, args.ties)
@@ -176,6 +177,7 @@ def run_summary(args: argparse.Namespace) -> int:
     from ..display import as_text
     from ..reports.rubric import rubric_of_file, rubric_parts
 
+    options.check_plot(args)
     selector = options.make_selector(args)
     scored = options.open_input(args.scored, args)
     summary = selector.summary(scored)

@@ -158,14 +158,17 @@ _OTHER_ALPHABETS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256")
 
 def _other_encoding(path: Path, encoding: str | None) -> str:
     """The message for a file that is not in the encoding: which one it looks like, and what to do."""
-    from charset_normalizer import from_bytes
-
-    with _binary(path) as file:
-        head = file.read(1 << 20)
-    beyond = sum(byte > 127 for byte in head) > len(head) / 5
-    found = from_bytes(head, cp_isolation=[*_ENCODINGS, *(_OTHER_ALPHABETS if beyond else ())]).best()
-    name = found.encoding.replace("_", "-") if found else "cp1252"
-    looks = f"it looks like {name}" if found else "it does not look like any common encoding"
+    try:  # it comes with the libraries that download data sets
+        from charset_normalizer import from_bytes
+    except ImportError:
+        name, looks = "NAME", "which encoding it has is not known"
+    else:
+        with _binary(path) as file:
+            head = file.read(1 << 20)
+        beyond = sum(byte > 127 for byte in head) > len(head) / 5
+        found = from_bytes(head, cp_isolation=[*_ENCODINGS, *(_OTHER_ALPHABETS if beyond else ())]).best()
+        name = found.encoding.replace("_", "-") if found else "NAME"
+        looks = f"it looks like {name}" if found else "it looks like no common encoding"
     return (
         f"{str(path)!r} is not encoded in {encoding or 'UTF-8'}; {looks}. Give --encoding {name} (in Python "
         f"encoding={name!r}, in a recipe empathy_encoding), or convert the file: iconv -f {name} -t utf-8 "
@@ -436,8 +439,7 @@ def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[Row, str | No
 def _values_in(text: str) -> list[Any] | None:
     """The JSON values of a text, one after the other; `None` if it holds anything else."""
     decoder, values = json.JSONDecoder(parse_int=_whole_number), list[Any]()
-    text = text.strip()
-    start = 0
+    text, start = _LAST_COMMA.sub(r"\1", text.strip()), 0
     try:
         while start < len(text):
             value, end = decoder.raw_decode(text, start)
@@ -449,6 +451,7 @@ def _values_in(text: str) -> list[Any] | None:
 
 
 _BETWEEN = re.compile(r"[\s,]*")
+_LAST_COMMA = re.compile(r",\s*([\]}]\s*)\Z")
 
 
 def _rows_in(path: Path, values: list[Any]) -> list[Any]:
@@ -463,9 +466,12 @@ def _rows_in(path: Path, values: list[Any]) -> list[Any]:
         raise FormatError(f"{str(path)!r} holds nothing that is a JSON object: it is one JSON {inner}. {_HOW}")
     lists = {name: rows for name, rows in value.items() if _are_objects(rows)}
     of_rows = {name: rows for name, rows in lists.items() if fitting(rows[0])}
-    if not of_rows and fitting(value):
+    fmt = fitting(value)
+    if not of_rows and fmt:
         sizes = {len(part) if isinstance(part, dict) or _are_texts(part) else 1 for part in value.values()}
-        if all(isinstance(part, dict) for part in value.values()) or (len(sizes) == 1 and sizes != {1}):
+        if all(isinstance(part, dict) for part in value.values()) or not (
+            fmt.multi_turn or len(sizes) > 1 or 1 in sizes
+        ):
             raise FormatError(
                 f"{str(path)!r} is one JSON object of columns, not of rows; in pandas: to_json(path, "
                 f"orient='records', lines=True). {_HOW}"

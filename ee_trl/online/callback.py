@@ -114,9 +114,9 @@ class EmpathyCallback(TrainerCallback):
         if rows.wanting.any():
             look = LookAhead(self.spec, rows.dialogues(self.spec.turns), on_failure=on_failure)
             self.ahead = ScoringAhead(look, self.scores, rows.wanting, behind=behind)
-        self.loss = None if trainer is None else hold(trainer, self)
         if rows.turns is not None and IDS not in samples.column_names:
             trainer.train_dataset = number_tokens(trainer, samples, rows.turns, trainer.processing_class, trainer.args)
+        self.loss = None if trainer is None else hold(trainer, self)
         self._rows, self.turns = len(samples), rows.turns
         self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
         self._said_alike = False

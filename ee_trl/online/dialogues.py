@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -119,11 +120,16 @@ def _with_turns(row: dict[str, Any], i: int, turns: ListenerTurns, tokenizer: An
     if last - first == 1:
         return {IDS: [first] * len(ids)}
 
+    from trl import maybe_convert_to_chatml  # which takes ten seconds
+
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+
     def encoded(messages: list[Any]) -> list[int]:
-        options = {"tools": row.get("tools"), "chat_template": template, **(row.get("chat_template_kwargs") or {})}
+        options = {"tools": tools, "chat_template": template, **(row.get("chat_template_kwargs") or {})}
         return list(tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"])
 
-    messages = _messages(row)
+    messages = list(maybe_convert_to_chatml(dict(row))["messages"])
     whole = encoded(messages)
     # the next message begins where other words in it make a difference, whatever the template does
     ends = [_alike(whole, encoded(_with_other_words(messages, turn + 1))) for turn in turns.turn[first : last - 1]]
@@ -134,13 +140,6 @@ def _with_turns(row: dict[str, Any], i: int, turns: ListenerTurns, tokenizer: An
             "cannot be told apart; let the trainer tokenize the rows, or leave out granularity='turn'"
         )
     return {IDS: (first + np.searchsorted(ends, np.arange(cut, cut + len(ids)), side="right")).tolist()}
-
-
-def _messages(row: dict[str, Any]) -> list[Any]:
-    """The messages of a row in one of TRL's formats."""
-    from trl.data_utils import maybe_convert_to_chatml
-
-    return list(maybe_convert_to_chatml(dict(row))["messages"])
 
 
 def _with_other_words(messages: list[Any], at: int) -> list[Any]:

@@ -107,7 +107,7 @@ class BehaviourCheck(Displayed):
     def parts(self) -> Iterator[str | Table]:
         """Ranks and kept shares of all scorers side by side, quadrants and flags of each, correlations with people."""
         t_s, t_r = self.threshold
-        yield f"Behavioural check at T = {t_s:g} (sensibility) and {t_r:g} (rationality). ✗: misses the bar."
+        yield f"Behavioural check at T = {t_s:g} (sensibility) and {t_r:g} (rationality). ! marks a missed bar."
         yield Heading(f"The check set: {self.contexts:,} contexts")
         yield from self._section("kinds")
         if self.dialogues:
@@ -153,7 +153,7 @@ def check_tables(scorers: Mapping[str, Mapping[str, Any]], part: str = "kinds") 
 
 def check_parts(scorers: Mapping[str, Mapping[str, Any]], title: str = "") -> list[str | Table]:
     """The check of one scorer beside the baselines, for a report or a card."""
-    about = "Bad replies to the contexts of `ee-trl check` must rank below the kind ones. ✗: misses the bar."
+    about = "Bad replies to the contexts of `ee-trl check` must rank below the kind ones. ! marks a missed bar."
     return [Heading(f"Behavioural check{title}"), about, *check_tables(scorers)]
 
 
@@ -181,7 +181,7 @@ def _bar(bars: Mapping[str, float], name: str) -> str:
 def _cell(row: Mapping[str, Any], name: str) -> str:
     found = row[name]
     text = with_interval(found["share"], found["interval"], ".2f" if name == AUC else ".0%")
-    return f"{text} ✗" if name in row["missed"] else text
+    return f"{text} !" if name in row["missed"] else text
 
 
 def behaviour_check(

@@ -18,6 +18,7 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import compress
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -111,8 +112,9 @@ def plotting_library() -> str:
 
 def explorer_page(data: dict[str, Any], library: str) -> str:
     """
-    The page with its data. No text of the data is markup: it stands in a block of JSON without `<`, and the script
-    sets it as text. Even if that failed, the page's policy would let the browser run no other script and load nothing.
+    The page with its data; its script unpacks the library. No text of the data is markup: it stands in a block of JSON
+    without `<`, and the script sets it as text. Even if that failed, the page's policy would let the browser run no
+    other script and load nothing.
     """
     assets = files("ee_trl").joinpath("assets/explorer")
     page, style, script = (
@@ -122,7 +124,7 @@ def explorer_page(data: dict[str, Any], library: str) -> str:
     parts = {
         "policy": f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:",
         "style": style,
-        "library": library,
+        "library": b64encode(compress(library.encode(), 9)).decode(),  # a third of its size
         "script": script,
         "data": inert_json(data),
     }

@@ -91,7 +91,7 @@ class Coverage(Displayed):
             raise CoverageError(
                 f"{self.unscored_share:.2%} of the samples are unscored, more than the {max_unscored:.2%} accepted "
                 f"(max_unscored): {reasons}. {saved}Repair those rows (score_status says why), try failures of the "
-                "scorer again (--retry-failures), or accept more (--max-unscored)."
+                "scorer again (--retry-failures), or accept more (--max-unscored; in a recipe empathy_max_unscored)."
             )
 
     def to_dict(self) -> dict[str, Any]:

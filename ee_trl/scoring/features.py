@@ -128,14 +128,14 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(16))
 
 
-_GLAD = (
+GLAD = (
     "amazing awesome beautiful best blessed celebrate celebrated cool delicious delighted ecstatic enjoy enjoyed "
     "enjoying excellent excited exciting fantastic fun funny glad good grateful great happier happiest happy "
     "hilarious hopeful joy laugh laughed love loved lovely lucky nice passed perfect pleased promoted promotion "
     "proud ready relieved smile smiled succeeded success super surprised thankful thrilled trust vacation win "
     "winning won wonderful wow yay"
 )
-_SAD = (
+SAD = (
     "abused accident afraid alone angry annoyed annoying anxious ashamed attacked awful bad betrayed broke broken "
     "bully burned cancer cheated crashed cried cry crying depressed devastated die died disappointed disgusted "
     "disgusting divorce dying embarrassed embarrassing evil fail failed failing fear fired flunked frightened "
@@ -144,7 +144,7 @@ _SAD = (
     "scared scary scream shocked sick sorry stole stolen stress stressed struggling stuck suffering terrible "
     "terrified threw tragic ugly unfair unhappy upset worried worry worse worst wreck wrong"
 )
-_FEELINGS = dict.fromkeys(_GLAD.split(), 1) | dict.fromkeys(_SAD.split(), -1)
+_FEELINGS = dict.fromkeys(GLAD.split(), 1) | dict.fromkeys(SAD.split(), -1)
 
 
 def polarity(tokens: Sequence[str]) -> int:
@@ -238,11 +238,12 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
 
 
 class Features(NamedTuple):
-    """All features of `n` dialogues: replies as tokens, the n-grams of each of [`WORD_BLOCKS`], and [`surface`]."""
+    """All features of `n` dialogues: replies as tokens, n-grams and words of each of [`WORD_BLOCKS`], [`surface`]."""
 
     replies: list[list[str]]
     grams: dict[str, Grams]
     surface: np.ndarray
+    words: dict[str, Words]
 
 
 def extract(dialogues: Sequence[Dialogue]) -> Features:
@@ -257,4 +258,4 @@ def extract(dialogues: Sequence[Dialogue]) -> Features:
     words = {REPLY: to_words(replies), TURN: to_words(turns), EARLIER: to_words(earlier)}
     grams = {block: to_grams(words[block], longest) for block, longest in WORD_BLOCKS.items()}
     utterances = np.fromiter(map(len, contexts), np.int64, len(contexts))
-    return Features(replies, grams, surface(words[REPLY], words[TURN], utterances))
+    return Features(replies, grams, surface(words[REPLY], words[TURN], utterances), words)

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..axes import AXES, MAX_SCORE, MIN_SCORE
+from ..axes import AXES, FLAGS, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError
 from ..files import digest
 from . import features as ft
+from . import fitness
 from .base import BatchedScorer, ScoredBatch
 from .flags import RULE_FLAGS, RuleFlags, check_other_language
 
@@ -65,7 +66,8 @@ def load_weights(folder: str | os.PathLike, name: str = WEIGHTS_FILE) -> dict[st
         raise ScorerError(f"no weights of the scorer 'linear' at {path}. {remedy}") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ScorerError(f"{path} cannot be read as a weights file ({error}). {remedy}") from error
-    for key, shape in shapes().items():
+    wanted = shapes() | (fitness.shapes() if "fit_grams" in weights else {})
+    for key, shape in wanted.items():
         if key not in weights:
             raise ScorerError(f"{path} lacks the array {key!r}. {remedy}")
         array = weights[key]
@@ -89,7 +91,11 @@ def fingerprint_of(weights: Weights) -> str:
 
     def blocks() -> Iterator[bytes]:
         yield f"features {ft.FEATURE_VERSION}".encode()
-        for name in sorted(shapes()):
+        names = list(shapes())
+        if "fit_grams" in weights:
+            yield f"fitness {fitness.VERSION}".encode()
+            names += fitness.shapes()
+        for name in sorted(names):
             array = np.ascontiguousarray(weights[name], weights[name].dtype.newbyteorder("<"))
             yield f"{name} {array.dtype.str} {array.shape}".encode()
             yield array.tobytes()
@@ -106,7 +112,11 @@ class LinearScorer(BatchedScorer):
     """
     Scores a reply with two linear models over hashed features of the reply and the utterances before it.
 
-    Deterministic; a row's scores do not depend on its batch mates, to the last bit. English only. A reply that is
+    Weights may hold a third model, of whether the reply fits its context: it gives the detail `appropriateness` and
+    the flags "hostile", "dismissive", "off_topic" and "repetitive". It counts words and knows no meaning: it misses
+    much that people see, such as irony or blame in polite words, and flags some good replies.
+
+    Deterministic; a row's numbers do not depend on its batch mates, to the last bit. English only. A reply that is
     empty or white space gets NaN.
 
     Args:
@@ -129,7 +139,6 @@ class LinearScorer(BatchedScorer):
 
     licence_notice = LICENCE_NOTICE
     stored = False  # it is cheaper than looking a score up
-    flags = RULE_FLAGS
 
     def __init__(self, path: str | os.PathLike | None = None, *, other_language: str = "flag"):
         weights = load_weights(BUNDLED if path is None else path)
@@ -137,17 +146,25 @@ class LinearScorer(BatchedScorer):
         self._rules = RuleFlags(other_language)
         self._model = RawModel(weights)
         self._knots = weights["knots"].astype(np.float64)
+        self._fit = fitness.FitModel(weights) if "fit_grams" in weights else None
+        own = [flag for flag in fitness.CLASSES if flag in FLAGS] if self._fit else []
+        self.flags: tuple[str, ...] = tuple(dict.fromkeys((*own, *RULE_FLAGS)))
+        self.details: tuple[str, ...] = ("appropriateness",) if self._fit else ()
         if path is None:
             _log_notice()
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
-        """Batches of some thousand dialogues with their flags; NaN where the reply is blank."""
+        """A batch for every few thousand dialogues, in their order; NaN where the reply is blank."""
         for start in range(0, len(dialogues), _CHUNK):
             chunk = dialogues[start : start + _CHUNK]
             features = ft.extract(chunk)
             scores = calibrate(self._model.predict(features), self._knots)
             scores[[not dialogue.response.strip() for dialogue in chunk]] = np.nan
-            batch = ScoredBatch(range(start, start + len(chunk)), scores)
+            details, flags = {}, None
+            if self._fit:
+                odds = self._fit.log_odds(features)
+                details, flags = {"appropriateness": fitness.appropriateness(odds)}, fitness.flags_of(odds)
+            batch = ScoredBatch(range(start, start + len(chunk)), scores, None, details, flags=flags)
             yield self._rules.applied(batch, chunk, features.replies)
 
 

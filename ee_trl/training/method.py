@@ -19,6 +19,7 @@ from ..data.samples import read_scores
 from ..data.tables import tables_of, write_file
 from ..display import Code, Heading, Markup, Table, Title
 from ..evaluation.eval_set import EvalSet, read_eval_set
+from ..evaluation.measures import check_libraries
 from ..files import package_versions, read_json, write_json, write_text
 from ..moe.checkpoint import digest, resolve_folder
 from ..moe.compose import average_experts, compose_moe
@@ -37,7 +38,7 @@ from .data import (
     with_scores,
 )
 from .expert import SELECTION_DIR, ExpertRun
-from .report import ALL, examples, measure_model, metrics_table, picture, write_page
+from .report import ALL, METRICS, examples, measure_model, metrics_table, picture, write_page
 from .router import MoERun
 from .run import identity_of
 from .stages import Stage, Stages
@@ -55,6 +56,8 @@ class EfficientEmpathy:
     """One run of the whole method, and its folder; TRL's arguments are the experts'. Without a model, trains one."""
 
     def __init__(self, args: PipelineArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+        if args.empathy_eval_replies:
+            check_libraries(METRICS)
         self.args, self.training_args, self.model_args = args, training_args, model_args
         self.state = PartialState()
         self.folder = Path(training_args.output_dir or "trainer_output").resolve()

@@ -13,16 +13,18 @@ import pyarrow.parquet as pq
 from ..axes import AXES
 from ..display import Heading, Markup, Table, Title, number, shortened
 from ..evaluation.eval_set import read_eval_set
+from ..evaluation.measures import check_libraries
 from ..files import read_json
 from ..reports.cards import selection_section
 from ..reports.plane import plot_loss
 from .arguments import ExpertArguments, parse_recipe_args, recipe_parser
 from .expert import SELECTION_DIR, ExpertRun
-from .report import ALL, examples, measure_model, metrics_table, picture, write_page
+from .report import ALL, METRICS, examples, measure_model, metrics_table, picture, write_page
 
 
 def quickstart(output: str | os.PathLike[str]) -> Path:
     """Trains a sensibility expert with the tiny CPU config, evaluates base and expert, and returns the report."""
+    check_libraries(METRICS)
     folder = Path(output)
     expert = folder / "expert"
     ExpertRun(*parse_recipe_args(recipe_parser(ExpertArguments), ["--output_dir", str(expert)])).run()

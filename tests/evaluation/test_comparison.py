@@ -6,6 +6,7 @@ import html
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ from tiny_encoder import tiny_encoder
 from ee_trl import load_metric, load_sample
 from ee_trl.cli.main import main
 from ee_trl.errors import EmpathyError, FormatError
-from ee_trl.evaluation import evaluate_models, read_eval_set
+from ee_trl.evaluation import evaluate_models, plots, read_eval_set
 from ee_trl.evaluation.bootstrap import Bootstrap, holm, intervals, means
 from ee_trl.evaluation.candidates import load_candidate, read_replies
 from ee_trl.evaluation.comparison import pairs_of
-from ee_trl.evaluation.generation import Decoding
+from ee_trl.evaluation.generation import Decoding, prompt_keys
 
 
 HOSTILE = [
@@ -160,6 +161,59 @@ def test_golden_numbers_of_mime_and_of_the_references(real_data, tmp_path) -> No
 def test_pairs() -> None:
     assert pairs_of(["a", "b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert pairs_of(["a", "b", "c"], "b") == [("b", "a"), ("b", "c")]
+
+
+def test_cut_off_replies_are_counted(compared) -> None:
+    found, folder, _ = compared
+    cut = {name: entry["cut_off"] for name, entry in found.models.items()}
+    assert cut["<b>people</b>"] is None
+    for name in ("base", "adapter"):
+        assert 0 < cut[name]["count"] <= 12
+        assert cut[name]["share"] == cut[name]["count"] / 12
+        shown = f"{name} {cut[name]['count']} ({cut[name]['share']:.1%})"
+        assert shown in str(found)
+        assert shown in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_system_message_is_given_to_models(models, tmp_path) -> None:
+    options = {"limit": 4, "decoding": SHORT, "metrics": ["completion_perplexity", "empathy_axes"], "resamples": 0}
+    options |= {"store": False, "show": False, "output": tmp_path / "out"}
+    plain, told = (
+        evaluate_models({"adapter": models["adapter"]}, **options, system=text) for text in (None, "Be kind.")
+    )
+    assert told.numbers("adapter")["perplexity"] != plain.numbers("adapter")["perplexity"]
+    assert told.references["numbers"] == plain.references["numbers"]  # scorers read no system message
+    assert (plain.settings["system"], told.settings["system"]) == (None, "Be kind.")
+    assert 'the system message "Be kind."' in str(told)
+    given = read_eval_set(limit=4).dialogues[0]
+    own = replace(given, system="Be kind.").prompt
+    kept = [json.loads(line) for line in next((tmp_path / "out/replies").glob("*.jsonl")).read_text().splitlines()[1:]]
+    assert prompt_keys([own])[0] in {row["key"] for row in kept}
+
+
+def test_axes_of_small_numbers_are_read_as_the_tables(tmp_path) -> None:
+    numbers = {"bleu1": 0.0, "bleu4": 1.2e-7, "perplexity": 123456.0, "sensibility_difference": -0.5}
+    entry = {"numbers": numbers, "intervals": {"bleu4": [0.0, 3e-7]}}
+    figure = plots.numbers_figure({"a": entry, "b": entry}, {"numbers": {}, "intervals": {}}, list(numbers))
+    figure.savefig(tmp_path / "numbers.png")
+    for panel, name in zip(figure.axes, numbers, strict=True):
+        low, high = panel.get_xlim()
+        assert high - low > 0.099, name
+        assert (low < 0) == (name == "sensibility_difference"), name
+        assert not panel.xaxis.get_offset_text().get_text(), name
+
+
+def test_no_row_of_the_differences_says_the_same_twice(compared) -> None:
+    found, _, _ = compared
+    for pair in found.paired:
+        held = [row["difference"] for name, row in pair["numbers"].items() if row["p_holm"] is not None]
+        assert len(held) <= len(found.settings["metrics"])
+        same = [pair["numbers"][name]["difference"] for name in ("sensibility", "sensibility_difference")]
+        assert same[0] == pytest.approx(same[1])
+        assert pair["numbers"]["sensibility_difference"]["p_holm"] is None
+    numbers, differences = str(found).split("Differences\n")
+    assert "sensibility_difference" in numbers
+    assert "sensibility_difference" not in differences
 
 
 def test_one_number_of_each_metric_is_claimed(compared) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import EmpathyError
 from ee_trl.evaluation import evaluate_models, read_eval_set
 from ee_trl.evaluation.candidates import load_candidate
-from ee_trl.evaluation.generation import Decoding, StoredReplies, generate_replies
+from ee_trl.evaluation.generation import Decoding, StoredReplies, generate_batch, generate_replies
 
 
 SHORT = Decoding(max_new_tokens=8)
@@ -100,6 +102,24 @@ def test_a_prompt_that_is_too_long_loses_its_oldest_turns(models) -> None:
     assert "word 0" not in text
 
 
+@pytest.mark.parametrize(("ends", "cut"), [(9, [True, False, True]), ([9, 7], [False] * 3), (None, [True] * 3)])
+def test_a_reply_without_an_end_is_cut_off(ends, cut) -> None:
+    made = torch.tensor([[5, 5, 5, 7], [5, 9, 0, 0], [0, 7, 7, 7]])  # 0 is the padding
+    model = SimpleNamespace(
+        device="cpu",
+        generation_config=SimpleNamespace(eos_token_id=ends),
+        generate=lambda input_ids, **options: torch.cat([input_ids, made], dim=1),
+    )
+    tokenizer = SimpleNamespace(
+        pad_token_id=0, batch_decode=lambda rows, **options: [str(row.tolist()) for row in rows]
+    )
+    replies = generate_batch(model, tokenizer, [[1], [1, 2], [3]], Decoding(4))
+    assert replies == ["[5, 5, 5, 7]", "[5, 9, 0, 0]", "[0, 7, 7, 7]"]
+    assert [reply.cut_off for reply in replies] == cut
+    assert [reply.cut_off for reply in pickle.loads(pickle.dumps(replies))] == cut  # as processes send it
+    assert not any(reply.cut_off for reply in generate_batch(model, tokenizer, [[1], [1, 2], [3]], Decoding(5)))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_path, monkeypatch) -> None:
     from ee_trl.evaluation import generation
@@ -110,6 +130,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_pa
     decoding = Decoding(8, temperature)
     options = {"batch_size": 3, "decoding": decoding}
     whole = generate_replies(loaded.model, loaded.tokenizer, prompts, **options)
+    assert any(reply.cut_off for reply in whole)
     real, calls = generation.generate_batch, []
 
     def counted(*args, **kwargs):
@@ -125,7 +146,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(temperature, models, tmp_pa
     with stored.path.open("a", encoding="utf-8") as file:
         file.write('{"key": "half a li')  # as a kill leaves it
     again = StoredReplies(tmp_path, "adapter", {"model": "x"})
-    assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again) == whole
+    resumed = generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=again)
+    assert resumed == whole
+    assert [reply.cut_off for reply in resumed] == [reply.cut_off for reply in whole]
     assert len(calls) == 3 + 2  # two batches were there
     third = StoredReplies(tmp_path, "adapter", {"model": "x"})
     assert generate_replies(loaded.model, loaded.tokenizer, prompts, **options, stored=third) == whole

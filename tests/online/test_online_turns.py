@@ -215,8 +215,20 @@ def test_what_has_no_turns_is_refused(model: str) -> None:
         with pytest.raises(TrainingError, match="needs the trainer, and the dialogues in its own rows"):
             EmpathyCallback(selector, runs.ones, **TURN, **more)
     tokens = runs.stock(model, data).train_dataset.map(lambda row: {"input_ids": row["input_ids"][::-1]})
+    trainer = runs.stock(model, tokens)
     with pytest.raises(TrainingError, match="tokens of row 0 are not those that the chat template makes"):
-        selector.attach(runs.stock(model, tokens), runs.ones, **TURN)
+        selector.attach(trainer, runs.ones, **TURN)
+    selector.attach(trainer, runs.ones)
     more = {"args": runs.config(packing=True), "selector": selector, "policy": runs.ones, "online": TURN}
     with pytest.raises(TrainingError, match="tokens of row 0"):
         EmpathySFTTrainer(model, train_dataset=tokens, **more)
+
+
+@pytest.mark.slow
+def test_weights_of_one_change_no_bit_in_two_processes_while_turns_are_scored(model: str, tmp_path: Path) -> None:
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 8}
+    case = {"model": model, "unscored": True, "settings": settings, "rows": ROWS}
+    expected = runs.torchrun({**case, "policy": None, "out": str(tmp_path / "stock.pt")})
+    found = runs.torchrun({**case, "policy": "ones", "online": TURN, "out": str(tmp_path / "ones.pt")})
+    assert torch.equal(found["parameters"], expected["parameters"])
+    assert found["orders"] == [found["order"]] * 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import subprocess
@@ -16,6 +18,8 @@ from conftest import ROOT
 from trl import ModelConfig, SFTConfig
 
 from ee_trl import load_sample
+from ee_trl.data.dialogue import Dialogue
+from ee_trl.data.samples import read_samples
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.online.policies.named import POLICIES, policy_options
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
@@ -293,6 +297,21 @@ def test_a_mixture_of_data_sets_as_trl_writes_it(two_files: list[str], tmp_path:
     load_sample().select(range(5)).to_parquet(a)
     assert content_of(args.datasets) != before
     assert len(open_split(args, "train")) == 15
+
+
+def test_names_and_encoding_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "talks.csv"
+    talk = [{"who": "Mia", "says": "I can’t sleep."}, {"who": "Dr. Who", "says": "That’s hard."}]
+    with path.open("w", encoding="cp1252", newline="") as out:
+        csv.writer(out).writerows([["talk"], [json.dumps(talk, ensure_ascii=False)]])
+    names = {"talk": "messages", "who": "role", "says": "content", "mia": "user", "dr. who": "assistant"}
+    text = f"dataset: {path}\nempathy_encoding: cp1252\nempathy_map: {json.dumps(names)}"
+    args, *_ = parsed(tmp_path, text)
+    [sample] = read_samples(open_split(args, "train"))
+    assert sample.dialogue == Dialogue(("I can’t sleep.",), "That’s hard.", ("user",))
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"talk": talk, "id": 1}), encoding="utf-8")
+    mixed = DataArguments(datasets=[{"path": str(tmp_path / "talks.jsonl")}], empathy_map=names)
+    assert len(list(read_samples(open_split(mixed, "train")))) == 1
 
 
 def test_shares_of_a_mixture_and_a_held_out_part(two_files: list[str], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ const state = {
 };
 const byId = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en-US");
+const tenths = (place) => (place / 10).toFixed(1);
 const percent = (part, whole) => (whole ? (100 * part / whole).toFixed(1) + "%" : "none");
 
 function element(tag, text = "", attributes = {}) {
@@ -71,7 +72,7 @@ function shownCount() {
 
 function command() {
   const keep = [...QUADRANTS].filter((name) => state.keep.has(name));
-  const [s, r] = state.t.map((place) => String(place / 10));
+  const [s, r] = state.t.map(tenths);
   const start = DATA.command || "ee-trl select scored.parquet";
   return {
     keep,
@@ -280,10 +281,10 @@ function matching() {
   return { found, embedded };
 }
 
-/** A score in two digits; in full where they would hide on which side of a tenth it is. */
+/** A score in two decimals, whole where all are whole; in full where they would hide on which side of a tenth it is. */
 function score(value, bin) {
   if (value === null) return "–";
-  const short = String(Math.round(value * 100) / 100);
+  const short = DATA.whole ? String(value) : value.toFixed(2);
   return bin % 2 && Math.abs(short * 10 - Math.round(short * 10)) < 1e-9 ? String(value) : short;
 }
 
@@ -343,8 +344,8 @@ function update() {
   const counts = countsAt(state.t, state.ties);
   ["sensibility", "rationality"].forEach((axis, i) => {
     byId(`t-${axis}`).value = state.t[i];
-    byId(`t-${axis}`).setAttribute("aria-valuetext", (state.t[i] / 10).toFixed(1));
-    byId(`at-${axis}`).textContent = (state.t[i] / 10).toFixed(1);
+    byId(`t-${axis}`).setAttribute("aria-valuetext", tenths(state.t[i]));
+    byId(`at-${axis}`).textContent = tenths(state.t[i]);
   });
   showQuadrants(counts.all);
   showEmotions(counts.emotions);
@@ -397,7 +398,16 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlot);
 }
 
+/** plotly.js, which the page holds compressed; the page's policy lets its text run and no other. */
+async function loadLibrary() {
+  const packed = Uint8Array.from(atob(byId("library").textContent), (character) => character.charCodeAt(0));
+  const text = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const script = element("script", await new Response(text).text());
+  document.head.append(script);
+  script.remove(); // it has run
+}
+
 makeQuadrants();
 makeEmotions();
 about();
-drawPlot().then(() => { listen(); update(); });
+loadLibrary().then(drawPlot).then(() => { listen(); update(); });
