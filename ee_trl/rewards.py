@@ -13,7 +13,9 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from .axes import AXES, MAX_SCORE, RATIONALITY, SENSIBILITY
+import numpy as np
+
+from .axes import APPROPRIATENESS, AXES, MAX_SCORE, NOT_ENGLISH, RATIONALITY, SENSIBILITY, combined_scores
 from .data.dialogue import dialogue_of
 from .data.formats import BadRow, content_text
 from .errors import EmpathyError, FormatError, check_choice
@@ -23,7 +25,10 @@ from .scoring.load import load_scorer
 from .scoring.run import ScoringRun
 
 
-AXIS_OR_WEIGHTS = f"{', '.join(AXES)}, or weights such as {{'{AXES[0]}': 0.7, '{AXES[1]}': 0.3}}"
+COMBINED = "combined"
+"""Both axes in one number, times the appropriateness; see [`~ee_trl.axes.combined_scores`]."""
+
+AXIS_OR_WEIGHTS = f"{', '.join(AXES)}, {COMBINED}, or weights such as {{'{AXES[0]}': 0.7, '{AXES[1]}': 0.3}}"
 
 
 class EmpathyReward:
@@ -36,12 +41,14 @@ class EmpathyReward:
         scorer (`str`, `os.PathLike` or [`Scorer`], *optional*, defaults to [`~ee_trl.scoring.kinds.DEFAULT_SCORER`]):
             What [`load_scorer`] takes.
         axis (`str` or `Mapping[str, float]`, *optional*, defaults to `"sensibility"`):
-            The axis that counts; or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their ratio counts:
-            they are divided by the sum of their absolute values. A negative weight subtracts its axis,
+            The axis that counts, or `"combined"`: the mean of both, times the probability that the reply fits its
+            context where the scorer gives one. Or weights, e.g. `{"sensibility": 0.7, "rationality": 0.3}`. Only their
+            ratio counts: they are divided by the sum of their absolute values. A negative weight subtracts its axis,
             and the reward can fall to -1.
         failed (`float`, *optional*):
-            The reward of an empty completion; by default the lowest that the weights allow, so that silence never
-            pays. Without a score from the scorer the reward is `None`, and TRL leaves the completion out.
+            The reward of an empty completion and of a flagged one (hostile, off topic, repetitive, not English, ...);
+            by default the lowest that the weights allow, so that neither ever pays. Without a score from the scorer
+            the reward is `None`, and TRL leaves the completion out.
         options: Passed to [`load_scorer`], e.g. `quantization="nf4"`.
 
     Raises:
@@ -57,10 +64,11 @@ class EmpathyReward:
         failed: float | None = None,
         **options: Any,
     ) -> None:
-        self.weights = _weights(axis)
+        self.combined = axis == COMBINED
+        self.weights = (0.5, 0.5) if self.combined else _weights(axis)
         self.failed = sum(min(weight, 0.0) for weight in self.weights) if failed is None else failed
         self.scorer: Scorer = load_scorer(scorer, **options)
-        self.__name__ = f"{_name(self.weights)}_reward"  # what TRL calls it in its logs
+        self.__name__ = f"{COMBINED if self.combined else _name(self.weights)}_reward"  # what TRL calls it in its logs
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
         """
@@ -82,10 +90,14 @@ class EmpathyReward:
         asked = [i for i, reply in enumerate(replies) if reply.strip()]
         rewards: list[float | None] = [self.failed] * len(replies)
         dialogues = [dialogue_of(context_of(prompts[i]), replies[i]) for i in asked]
-        scores = ScoringRun(self.scorer).score(dialogues).scores
-        for i, row in zip(asked, scores.tolist(), strict=True):
-            reward = sum(weight * score for weight, score in zip(self.weights, row, strict=True)) / MAX_SCORE
-            rewards[i] = None if reward != reward else reward
+        found = ScoringRun(self.scorer).score(dialogues)
+        fits = found.details.get(APPROPRIATENESS) if self.combined else None
+        weighted = (weight * column for weight, column in zip(self.weights, found.scores.T, strict=True))
+        values = combined_scores(found.scores, fits) if self.combined else np.add(*weighted)
+        flags = found.flags or [None] * len(asked)
+        for i, value, status, flag in zip(asked, values.tolist(), found.statuses, flags, strict=True):
+            if flag is None and status != NOT_ENGLISH:
+                rewards[i] = None if value != value else value / MAX_SCORE
         return rewards
 
 
@@ -95,7 +107,7 @@ def _weights(axis: str | Mapping[str, float]) -> tuple[float, ...]:
         raise EmpathyError(f"axis {axis!r} is neither a name nor weights; valid: {AXIS_OR_WEIGHTS}")
     weights = {axis: 1.0} if isinstance(axis, str) else dict(axis)
     for name, weight in weights.items():
-        check_choice("axis", name, AXES)
+        check_choice("axis", name, AXES if isinstance(axis, Mapping) else (*AXES, COMBINED))
         if not isinstance(weight, Real) or not math.isfinite(weight):
             raise EmpathyError(f"the weight of {name}, {weight!r}, is not a number; valid: {AXIS_OR_WEIGHTS}")
     whole = sum(abs(float(weight)) for weight in weights.values())

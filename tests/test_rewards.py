@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import WordScorer
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from ee_trl import Dialogue, build_tiny_causal_lm, load_sample, load_scorer
 from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.rewards import EmpathyReward, rationality_reward, sensibility_reward
+from ee_trl.scoring.base import BatchedScorer, ScoredBatch
+from ee_trl.scoring.kinds import DEFAULT_SCORER
 
 
 PROMPT = [{"role": "user", "content": "My dog died."}]
@@ -59,7 +65,7 @@ def test_rewards_are_called_by_what_they_weigh(axis, name) -> None:
         ({"kindness": 1}, "unknown axis 'kindness'"),
         (
             {},
-            "axis {} gives no axis a weight; valid: sensibility, rationality, or weights such as {'sensibility': 0.7",
+            "axis {} gives no axis a weight; valid: sensibility, rationality, combined, or weights such as {'sens",
         ),
         ({"sensibility": 0}, "gives no axis a weight"),
         ({"sensibility": "x"}, "the weight of sensibility, 'x', is not a number"),
@@ -71,6 +77,65 @@ def test_rewards_are_called_by_what_they_weigh(axis, name) -> None:
 def test_axes_that_weigh_nothing_are_refused(axis, message) -> None:
     with pytest.raises(EmpathyError, match=re.escape(message)):
         EmpathyReward(WordScorer(), axis)
+
+
+class Flagging:
+    """Scores (8, 2) with an appropriateness of 0.5, and flags what is hostile."""
+
+    fingerprint, flags, details = "flagging-1", ("hostile",), ("appropriateness",)
+
+    def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
+        flags = ["hostile" if dialogue.response == "hostile" else None for dialogue in dialogues]
+        details, scores = {"appropriateness": np.full(len(flags), 0.5)}, np.tile([8.0, 2.0], (len(flags), 1))
+        yield ScoredBatch(range(len(flags)), scores, details=details, flags=flags)
+
+    score = BatchedScorer.score
+
+
+@pytest.mark.parametrize(
+    ("axis", "fine", "lowest"),
+    [("sensibility", 0.8, 0), ("combined", 0.25, 0), ({"sensibility": 1, "rationality": -1}, 0.3, -0.5)],
+)
+def test_flagged_and_empty_replies_get_the_lowest_value(axis: Any, fine: float, lowest: float) -> None:
+    reward = EmpathyReward(Flagging(), axis)
+    assert reward(["Hi."] * 3, ["fine", "hostile", " "]) == [pytest.approx(fine), lowest, lowest]
+    assert EmpathyReward(Flagging(), axis, failed=-3)(["Hi."] * 2, ["hostile", ""]) == [-3, -3]
+
+
+def test_what_is_not_english_gets_the_lowest_value_scored_or_not() -> None:
+    for other_language in ("flag", "unscored"):
+        reward = EmpathyReward("linear", "combined", other_language=other_language)
+        assert reward.__name__ == "combined_reward"
+        assert reward(["My dog died."], ["Lo siento mucho por tu perro."]) == [0]
+
+
+PLATITUDE = (
+    "Everything happens for a reason, and time heals all wounds. Every cloud has a silver lining, so keep your chin "
+    "up, stay positive and believe in yourself. What does not kill you makes you stronger. Tomorrow is another day. "
+    "Life goes on, and in the end everything will be just fine."
+)
+needs_context = pytest.mark.xfail(DEFAULT_SCORER == "linear", reason="a sum over n-grams cannot tell", strict=False)
+
+
+@pytest.mark.parametrize("axis", ["sensibility", "combined"])
+@pytest.mark.parametrize(
+    "kind",
+    ["random", "parrot", pytest.param("sorry", marks=needs_context), pytest.param("platitude", marks=needs_context)],
+)
+def test_cheap_replies_earn_less_than_the_references(kind: str, axis: str, tmp_path: Path) -> None:
+    rows = all_dialogues(load_sample("train"))
+    prompts, references = ([row[side] for row in rows] for side in ("prompt", "completion"))
+    assert len(prompts) >= 50
+    if kind == "random":  # what an untrained model writes
+        build_tiny_causal_lm(tmp_path)
+        tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path), np.random.default_rng(0)
+        replies = [tokenizer.decode(rng.integers(len(tokenizer), size=20), skip_special_tokens=True) for _ in prompts]
+    else:
+        given = {"sorry": "I'm so sorry.", "platitude": PLATITUDE}
+        replies = [given.get(kind) or str(prompt[-1]["content"]) for prompt in prompts]
+    reward = EmpathyReward(axis=axis)
+    cheap, true = (np.array(reward(prompts, side), float) for side in (replies, references))
+    assert np.nanmean(cheap) < np.nanmean(true)
 
 
 def test_contents_as_lists_of_parts_are_read_as_their_text() -> None:

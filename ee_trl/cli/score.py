@@ -13,6 +13,7 @@ from . import options
 
 
 JUDGE_OPTIONS = ("quantization", "dtype", "rubric", "revision", "trust_remote_code", "gguf_file", "token_budget")
+CHEAP_OPTIONS = ("other_language",)
 SERVER_OPTIONS = ("model", "base_url", "api_key_env", "concurrency", "timeout", "logprobs", "extra_body")
 CASCADE_DETAILS = ("cascade_judged", "cascade_audit")
 CASCADE_OPTIONS = ("cheap", "judge", "judge_budget", "promise", "confidence", "calibration", "audit")
@@ -28,6 +29,12 @@ def add_score(commands: Any) -> None:
         default=DEFAULT_SCORER,
         help="linear (bundled), a folder that `ee-trl distill` wrote, a judge's folder, hub id (Qwen/Qwen3-8B) or "
         "GGUF file, server, or cascade: a cheap scorer before a judge (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--other-language",
+        choices=("flag", "unscored"),
+        help="replies that are not English, by linear or a distilled scorer of English: flag scores and flags them, "
+        "unscored gives them no score (default: flag)",
     )
     _add_judge(parser)
     _add_server(parser)
@@ -92,17 +99,18 @@ def _add_cascade(parser: argparse.ArgumentParser) -> None:
 def scorer_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the scorer that the arguments name."""
     named = {name: value for name in (*JUDGE_OPTIONS, *SERVER_OPTIONS) if (value := getattr(args, name)) is not None}
+    cheap = {name: value for name in CHEAP_OPTIONS if (value := getattr(args, name)) is not None}
     names = {name: "budget" if name == "judge_budget" else name for name in CASCADE_OPTIONS}
     cascade = {key: value for name, key in names.items() if (value := getattr(args, name)) is not None}
     if args.scorer != "cascade":
         if cascade:
             flag = next(name for name, key in names.items() if key in cascade).replace("_", "-")
             raise ScorerError(f"--{flag} goes with --scorer cascade")
-        return named
+        return named | cheap
     if isinstance(calibration := cascade.get("calibration"), str) and calibration.isdecimal():
         cascade["calibration"] = int(calibration)
     rule = {"threshold": options.threshold_of(args), "ties": args.ties}
-    return {"cheap": DEFAULT_SCORER, **cascade, "judge_options": named, **rule}
+    return {"cheap": DEFAULT_SCORER, **cascade, "cheap_options": cheap, "judge_options": named, **rule}
 
 
 def run_score(args: argparse.Namespace) -> int:

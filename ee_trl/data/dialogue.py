@@ -36,6 +36,7 @@ REASONS = {
     "too_many_fields": "the line of the csv file has more fields than its header",
     "too_long_for_scorer": "the last turn and the reply do not fit into the context of the scorer's model",
     "out_of_memory": "this dialogue alone needs more memory than there is",
+    "not_english": "the reply is not English, and the scorer was told to leave such replies unscored",
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",
@@ -51,8 +52,8 @@ REASONS = {
 NOT_ASKED = "server_not_asked"
 """One of [`REASONS`]: the scorer was not asked for the sample. The next run always asks for it."""
 
-NOTHING_TO_SCORE = ("ends_with_speaker", "listener_opens")
-"""The [`REASONS`] that are not failures: the data are valid, but there is no reply to score."""
+NOTHING_TO_SCORE = ("ends_with_speaker", "listener_opens", "not_english")
+"""The [`REASONS`] that are not failures: the data are valid, but there is no reply that was to be scored."""
 
 MAX_TURN_CHARS = 32_768
 SOURCE_ERROR = "source_error"

@@ -112,6 +112,7 @@ def dataset_card(
         settings=_settings_table(chosen.settings).markdown(),
         reasons=_reasons_table(chosen.counts()).markdown(),
         quadrants=quadrants_table(summary.quadrants).markdown(),
+        warnings=as_markdown(_warned(summary.warnings)),
         audit=audit_text(audit) if audit else "",
         made_by=_made_by(scores.scorers),
         agreement="\n\n".join(
@@ -204,12 +205,17 @@ def selection_section(record: Mapping[str, Any], scorer: str | None = None) -> s
         [
             _reasons_table(found),
             quadrants_table(record["summary"]["quadrants"]),
+            *_warned(record["summary"].get("warnings", ())),
             *([Markup(audit_text(audit))] if audit else []),
         ],
         settings["scorer"],
         record.get("rubric"),
         scorer,
     )
+
+
+def _warned(warnings: Sequence[str]) -> list[str]:
+    return [f"Warning: {warning}" for warning in warnings]
 
 
 def draws_section(

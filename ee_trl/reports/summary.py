@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..data.columns import Coded
 from ..data.dialogue import REASONS, SCORED
 from ..data.samples import Scores
 from ..display import Displayed, Table, percent
+from ..scoring.warnings import score_warnings
 from ..selection import KEEPABLE, coded_quadrants
 
 
@@ -29,6 +30,8 @@ class Summary(Displayed):
         quadrants (`dict[str, dict]`): Quadrant (and `tie`) -> count and share.
         axes (`dict[str, dict]`): Axis -> mean, standard deviation, median, and percentiles 10 and 90.
         emotions (`dict[str, dict]`, *optional*): Emotion -> shares, by falling share of the sensibility quadrant.
+        flags (`dict[str, int]`): Flag -> count of the samples that have it; selection drops them.
+        warnings (`list[str]`): Why the scores may not be trusted; see [`~ee_trl.scoring.warnings.score_warnings`].
     """
 
     rows: int
@@ -39,10 +42,13 @@ class Summary(Displayed):
     quadrants: dict[str, dict[str, float]]
     axes: dict[str, dict[str, float]]
     emotions: dict[str, dict[str, float]] | None = None
+    flags: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain types."""
-        return asdict(self)
+        """All of it as plain types; flags and warnings where there are any."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if value or name not in ("flags", "warnings")}
 
     def parts(self) -> Iterable[str | Table]:
         """Counts and scorers; tables of reasons, quadrants, axes and emotions."""
@@ -51,9 +57,13 @@ class Summary(Displayed):
             f"{self.rows:,} samples, {self.scored:,} scored ({percent(self.scored, self.rows)}) by "
             f"{', '.join(self.scorers) or 'no scorer'}"
         )
+        yield from (f"Warning: {warning}" for warning in self.warnings)
         if self.unscored:
             rows = [(why, REASONS.get(why, ""), f"{n:,}") for why, n in self.unscored.items()]
             yield Table(("unscored because", "", "samples"), rows, texts=2)
+        if self.flags:
+            rows = [(name, f"{n:,}", percent(n, self.scored)) for name, n in self.flags.items()]
+            yield Table(("flag", "samples", "share of the scored"), rows, "flagged replies, which selection drops")
         both = f" (sensibility), {t_r:g} (rationality)" if t_s != t_r else ""
         yield quadrants_table(self.quadrants, f"quadrants at T = {t_s:g}{both}")
         if self.axes:
@@ -87,6 +97,8 @@ def summarise(scores: Scores, threshold: Sequence[float], ties: str) -> Summary:
         quadrants={q: {"count": n, "share": n / scored if scored else 0.0} for q, n in counts.items()},
         axes=_axes(scores) if scored else {},
         emotions=_emotions(scores, where),
+        flags={name: n for name, n in scores.flags.counts().items() if name} if scores.flags is not None else {},
+        warnings=score_warnings(scores, threshold, ties),
     )
 
 

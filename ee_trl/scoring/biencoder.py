@@ -164,11 +164,6 @@ class BiEncoderScorer(EncoderScorer):
 
     details = (APPROPRIATENESS,)
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flags that it may give."""
-        return self.settings.flags
-
     def _loaded(
         self, folder: Path, dtype: torch.dtype, quantization: str, device: torch.device, trust_remote_code: bool
     ) -> tuple[PreTrainedTokenizerBase, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..axes import NOT_ENGLISH
 from ..data.dialogue import NOTHING_TO_SCORE, REASONS, SCORED
 from ..display import Displayed, Table
 from ..errors import CoverageError
@@ -77,7 +78,8 @@ class Coverage(Displayed):
 
     def check(self, max_unscored: float, written: str = "") -> None:
         """Raises [`CoverageError`] if a larger share is unscored; the message names the file `written`."""
-        if self.samples and not self.scored and set(self.statuses) <= set(NOTHING_TO_SCORE):
+        without_reply = {*NOTHING_TO_SCORE} - {NOT_ENGLISH}
+        if self.samples and not self.scored and set(self.statuses) <= without_reply:
             raise CoverageError(
                 f"none of the {self.samples:,} samples has a reply to score: "
                 f"{'; '.join(REASONS[reason] for reason in self.unscored)}. If another column holds the replies, name "

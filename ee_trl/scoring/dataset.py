@@ -27,7 +27,7 @@ from ..data.dialogue import Turns, check_turns
 from ..data.formats import recognise
 from ..data.mapping import mapped
 from ..data.reading import check_dataset, open_rows
-from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples
+from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples, read_scores
 from ..data.tables import (
     AnyDataset,
     columns_of,
@@ -47,6 +47,7 @@ from .load import check_scorer_options, load_scorer
 from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
 from .run import ScoringRun
 from .store import FILE_NAME, ScoreStore, cache_folder
+from .warnings import score_warnings
 
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class DatasetScorer:
         features, tables = self.score_tables(dataset, filled=filled, part=part)
         scored = to_dataset(tables, features)
         logger.info("%s", self.coverage)
+        for warning in score_warnings(read_scores(scored), self.threshold, self.ties):
+            logger.warning(warning)
         return scored
 
     def _score_stream(self, stream: IterableDataset, part: Part) -> IterableDataset:

@@ -18,6 +18,7 @@ from ..errors import ScorerError, check_choice, check_count
 from ..files import read_json, write_json
 from .base import BatchedScorer, ScoredBatch, folder_of, local_device
 from .features import extract, tokenise
+from .flags import RULE_FLAGS, RuleFlags, check_other_language
 from .judge.loading import DTYPES, content_of
 from .linear import RawModel, calibrate, fingerprint_of, load_weights
 
@@ -242,6 +243,8 @@ class EncoderScorer(BatchedScorer):
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; by default 1,024 on a CPU and 16,384 on a GPU. Another budget
             changes the last digits of scores, so it is part of the fingerprint.
+        other_language (`str`, *optional*, defaults to `"flag"`):
+            See [`~ee_trl.scoring.flags.check_other_language`]; only a scorer of canonical text flags.
 
     Raises:
         [`ScorerError`]: The folder is not a distilled scorer, or an option is unknown.
@@ -257,13 +260,18 @@ class EncoderScorer(BatchedScorer):
         revision: str | None = None,
         trust_remote_code: bool = False,
         token_budget: int | None = None,
+        other_language: str = "flag",
     ) -> None:
+        unscored = check_other_language(other_language)
         check_choice("dtype", dtype, DTYPES, ScorerError)
         check_choice("quantization", quantization, ("none", "int8"), ScorerError)
         if token_budget is not None:
             check_count("token_budget", token_budget, error=ScorerError)
         folder = folder_of(path, revision)
         self.settings = EncoderSettings.load(folder)
+        if unscored and self.settings.inputs.text != "canonical":
+            raise ScorerError(f"the scorer {os.fspath(path)!r} may read any language; leave other_language out")
+        self._rules = RuleFlags(other_language)
         where = torch.device(device or local_device())
         precision = _precision(dtype, where)
         self.tokenizer, self.model = self._loaded(folder, precision, quantization, where, trust_remote_code)
@@ -275,17 +283,24 @@ class EncoderScorer(BatchedScorer):
             self._words = RawModel(weights)
             content += f"+{fingerprint_of(weights)}"
         computed = quantization if quantization != "none" else str(precision).removeprefix("torch.")
-        self.fingerprint = f"{self.settings.layout}/{content}/{computed}/budget:{self.token_budget}"
+        self.fingerprint = f"{self.settings.layout}/{content}/{computed}/budget:{self.token_budget}{unscored}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that it may give: the model's own, and those by rule where it reads canonical text."""
+        by_rule = RULE_FLAGS if self.settings.inputs.text == "canonical" else ()
+        return tuple(dict.fromkeys((*self.settings.flags, *by_rule)))
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass, the longest dialogues first."""
         for found in self._predicted(dialogues):
-            scores = calibrate(
-                self._with_words(found.axes, [dialogues[i] for i in found.members]), self.settings.knots
-            )
-            yield ScoredBatch(
+            own = [dialogues[i] for i in found.members]
+            scores = calibrate(self._with_words(found.axes, own), self.settings.knots)
+            batch = ScoredBatch(
                 found.members, scores, None, found.details, found.tokens, found.forward_tokens, found.flags
             )
+            canonical = self.settings.inputs.text == "canonical"
+            yield self._rules.applied(batch, own, [tokenise(d.response) for d in own]) if canonical else batch
 
     def raw(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """Predictions before calibration, shape `(n, 2)`."""

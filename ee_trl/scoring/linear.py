@@ -24,6 +24,7 @@ from ..files import digest
 from . import features as ft
 from . import fitness
 from .base import BatchedScorer, ScoredBatch
+from .flags import RULE_FLAGS, RuleFlags, check_other_language
 
 
 WEIGHTS_FILE = "weights.npz"
@@ -122,6 +123,7 @@ class LinearScorer(BatchedScorer):
         path (`str` or `os.PathLike`, *optional*):
             Folder of other weights, as written by `scripts/train_linear_scorer.py`. Defaults to the bundled weights,
             which are for non-commercial use only; that is logged once per process.
+        other_language (`str`, *optional*, defaults to `"flag"`): See [`~ee_trl.scoring.flags.check_other_language`].
 
     Example:
 
@@ -138,13 +140,15 @@ class LinearScorer(BatchedScorer):
     licence_notice = LICENCE_NOTICE
     stored = False  # it is cheaper than looking a score up
 
-    def __init__(self, path: str | os.PathLike | None = None):
+    def __init__(self, path: str | os.PathLike | None = None, *, other_language: str = "flag"):
         weights = load_weights(BUNDLED if path is None else path)
-        self.fingerprint: str = fingerprint_of(weights)
+        self.fingerprint: str = fingerprint_of(weights) + check_other_language(other_language)
+        self._rules = RuleFlags(other_language)
         self._model = RawModel(weights)
         self._knots = weights["knots"].astype(np.float64)
         self._fit = fitness.FitModel(weights) if "fit_grams" in weights else None
-        self.flags: tuple[str, ...] = tuple(f for f in fitness.CLASSES if f in FLAGS) if self._fit else ()
+        own = [flag for flag in fitness.CLASSES if flag in FLAGS] if self._fit else []
+        self.flags: tuple[str, ...] = tuple(dict.fromkeys((*own, *RULE_FLAGS)))
         self.details: tuple[str, ...] = ("appropriateness",) if self._fit else ()
         if path is None:
             _log_notice()
@@ -160,7 +164,8 @@ class LinearScorer(BatchedScorer):
             if self._fit:
                 odds = self._fit.log_odds(features)
                 details, flags = {"appropriateness": fitness.appropriateness(odds)}, fitness.flags_of(odds)
-            yield ScoredBatch(range(start, start + len(chunk)), scores, None, details, flags=flags)
+            batch = ScoredBatch(range(start, start + len(chunk)), scores, None, details, flags=flags)
+            yield self._rules.applied(batch, chunk, features.replies)
 
 
 class RawModel:
