@@ -69,9 +69,15 @@ def pack(folder: Path, path: Path) -> None:
             tar.add(file, str(file.relative_to(folder)), recursive=False, filter=plain)
 
 
+WORDS = "words"  # the folder of the linear scorer that version 0.1.0 bundled, beside the models
+
+
 def unpack(name: str, folder: Path) -> Path:
     with tarfile.open(GOLDEN / name) as tar:
         tar.extractall(folder, filter="data")
+    if name == "models.tar.xz":  # the bundled weights of version 0.1.0, as a scorer of its own
+        (folder / WORDS).mkdir()
+        shutil.copyfile(GOLDEN / "linear.npz", folder / WORDS / "weights.npz")
     return folder
 
 
@@ -112,19 +118,19 @@ def _judge(models: Path, **options: Any) -> CausalLMScorer:
 
 
 def _cascade(models: Path, **options: Any) -> CascadeScorer:
-    cascade = CascadeScorer("linear", _judge(models), **options)
+    cascade = CascadeScorer(models / WORDS, _judge(models), **options)
     cascade.plan(dialogues(40))
     return cascade
 
 
 def _calibrated(models: Path) -> CascadeScorer:
     judge, known = _judge(models), dialogues(40)
-    return CascadeScorer("linear", judge, promise=0.6, calibration=(known, judge.score(known)), audit=0.2)
+    return CascadeScorer(models / WORDS, judge, promise=0.6, calibration=(known, judge.score(known)), audit=0.2)
 
 
 # name -> how it is made of the models in a folder
 SCORERS: dict[str, Callable[[Path], Any]] = {
-    "linear": lambda _: LinearScorer(),
+    "linear": lambda models: LinearScorer(models / WORDS),
     "own": lambda _: Own(),
     "encoder": lambda models: EncoderScorer(models / "encoder", dtype="float32"),
     "encoder_int8": lambda models: EncoderScorer(models / "encoder", dtype="float32", quantization="int8"),
@@ -301,7 +307,7 @@ def options(**given: str) -> list[str]:
     return _flags({**_TRAINING, **given})
 
 
-_BASE = {"model_name_or_path": "base", "output_dir": "run"}
+_BASE = {"model_name_or_path": "base", "output_dir": "run", "empathy_scorer": WORDS}
 _LORA = {"use_peft": "true", "lora_r": "2", "lora_alpha": "4", "lora_target_modules": "q_proj v_proj"}
 # run -> (recipe, its options): all paths are relative, to a folder that holds `base/`, `mixture/` and `rows.jsonl`
 RUNS: dict[str, tuple[str, list[str]]] = {
@@ -331,14 +337,15 @@ def _config(name: str, **given: str) -> list[str]:
     return ["--config", str(ROOT / "recipes" / "configs" / f"{name}.yaml"), *_flags(on_cpu)]
 
 
-_JUDGED = {"empathy_scorer": "judge", "empathy_rubric": "own.md", "empathy_store": "none"}
+_JUDGED = _BASE | {"empathy_scorer": "judge", "empathy_rubric": "own.md", "empathy_store": "none"}
+_ALONE = ["--output_dir", "run", "--empathy_scorer", WORDS]
 # more runs, of which only the record is frozen, by which a rerun is told from another run
 RECORDS: dict[str, tuple[str, list[str]]] = {
-    **{f"{name}, no arguments": (name, ["--output_dir", "run"]) for name in ("sft_sensibility", "sft_rationality")},
-    "sft_online, no arguments": ("sft_online", ["--output_dir", "run"]),
-    "sft_moe, no arguments": ("sft_moe", ["--output_dir", "run"]),
-    "judge": ("sft_sensibility", options(**_BASE, **_JUDGED, dataset="rows.jsonl", empathy_quantization="int8")),
-    "distilled": ("sft_online", options(**_BASE, empathy_scorer="encoder", dataset="rows.jsonl")),
+    **{f"{name}, no arguments": (name, _ALONE) for name in ("sft_sensibility", "sft_rationality")},
+    "sft_online, no arguments": ("sft_online", _ALONE),
+    "sft_moe, no arguments": ("sft_moe", _ALONE),
+    "judge": ("sft_sensibility", options(**_JUDGED, dataset="rows.jsonl", empathy_quantization="int8")),
+    "distilled": ("sft_online", options(**_BASE | {"empathy_scorer": "encoder"}, dataset="rows.jsonl")),
     "scores given": ("sft_sensibility", options(**_BASE, dataset="scored.jsonl", empathy_threshold="4 6.5")),
     "scores given, online": ("sft_online", options(**_BASE, dataset="scored.jsonl", empathy_policy="curriculum")),
     "a pattern": ("sft_rationality", options(**_BASE, dataset="row*.jsonl", empathy_rule="random", empathy_seed="3")),
@@ -612,6 +619,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "completion_perplexity": {"model": "base"},
     "epitome": {"classifier": Levels()},
     "judge": {"judge": Longest()},
+    "empathy_axes": {"scorer": WORDS},
 }
 """What a metric is computed with beside texts; folders are those of the models."""
 
@@ -633,12 +641,12 @@ def metric(name: str) -> dict[str, Any]:
 _REPLIES = ("--predictions", "a=a.txt", "--predictions", "b=b.txt")
 # name -> command line, run in a folder of its own (see `desk`); what is printed is JSON where it says --json
 COMMANDS: dict[str, str] = {
-    "score": "score rows.jsonl --scorer linear -o scored.parquet --json -q",
+    "score": "score rows.jsonl --scorer words -o scored.parquet --json -q",
     "score, judge": "score rows.jsonl --scorer judge --rubric own.md --details --store s.sqlite -o judged.parquet "
     "--json -q",
-    "score, cascade": "score rows.jsonl --scorer cascade --judge judge --rubric own.md --judge-budget 30% "
+    "score, cascade": "score rows.jsonl --scorer cascade --cheap words --judge judge --rubric own.md --judge-budget 30% "
     "--store s.sqlite -o cascade.parquet --json -q",
-    "score, too many unscored": "score gaps.jsonl -o gaps.parquet --json -q",
+    "score, too many unscored": "score gaps.jsonl --scorer words -o gaps.parquet --json -q",
     "select": "select old.parquet -o one/selected.parquet --dropped one/dropped.jsonl --card --license cc-by-4.0 "
     "--json -q",
     "select, top": "select old.parquet --rule top --n 7 --keep rationality -o top.jsonl --json -q",
@@ -648,16 +656,16 @@ COMMANDS: dict[str, str] = {
     "sweep": "sweep old.parquet --grid 3:7:0.5 --json",
     "summary": "summary old.parquet --json",
     "explore": "explore old.parquet -o explorer.html --json",
-    "agreement": "agreement rows.jsonl linear encoder -o agreement --json -q",
-    "agreement, given": "agreement scored.jsonl given linear --no-injection --json -q",
+    "agreement": "agreement rows.jsonl words encoder -o agreement --json -q",
+    "agreement, given": "agreement scored.jsonl given words --no-injection --json -q",
     "check": "check random --data rows.jsonl -o check --json -q",
-    "label": "label rows.jsonl --budget 10 -o label.parquet --json",
-    "label, uncertain": "label rows.jsonl --budget 6 --strategy uncertain --seed 2 -o uncertain.parquet --json",
+    "label": "label rows.jsonl --scorer words --budget 10 -o label.parquet --json",
+    "label, uncertain": "label rows.jsonl --scorer words --budget 6 --strategy uncertain --seed 2 -o uncertain.parquet --json",
     "distill": "distill old.parquet --encoder encoder -o distilled --epochs 1 --held-out 0.3 --json -q",
     "compose": "compose base -e a=base -e b=base --gate-init zeros -o composed --json",
     "compose, average": "compose base -e a=base -e b=base --average -o average --json",
-    "evaluate": f"evaluate rows.jsonl {' '.join(_REPLIES)} --limit 10 --resamples 20 -o evaluation --json -q",
-    "evaluate, model": "evaluate rows.jsonl --model m=base --limit 2 --max-new-tokens 4 --resamples 0 -o models "
+    "evaluate": f"evaluate rows.jsonl {' '.join(_REPLIES)} --scorer words --limit 10 --resamples 20 -o evaluation --json -q",
+    "evaluate, model": "evaluate rows.jsonl --model m=base --scorer words --limit 2 --max-new-tokens 4 --resamples 0 -o models "
     "--json -q",
     "human export": f"human export rows.jsonl {' '.join(_REPLIES)} --n 4 --raters 2 -o study --json",
     "human import": "human import old_study old_study/answers-1.csv old_study/answers-2.csv --json",
