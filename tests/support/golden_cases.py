@@ -644,8 +644,8 @@ COMMANDS: dict[str, str] = {
     "score": "score rows.jsonl --scorer words -o scored.parquet --json -q",
     "score, judge": "score rows.jsonl --scorer judge --rubric own.md --details --store s.sqlite -o judged.parquet "
     "--json -q",
-    "score, cascade": "score rows.jsonl --scorer cascade --cheap words --judge judge --rubric own.md --judge-budget 30% "
-    "--store s.sqlite -o cascade.parquet --json -q",
+    "score, cascade": "score rows.jsonl --scorer cascade --cheap words --judge judge --rubric own.md "
+    "--judge-budget 30% --store s.sqlite -o cascade.parquet --json -q",
     "score, too many unscored": "score gaps.jsonl --scorer words -o gaps.parquet --json -q",
     "select": "select old.parquet -o one/selected.parquet --dropped one/dropped.jsonl --card --license cc-by-4.0 "
     "--json -q",
@@ -660,13 +660,15 @@ COMMANDS: dict[str, str] = {
     "agreement, given": "agreement scored.jsonl given words --no-injection --json -q",
     "check": "check random --data rows.jsonl -o check --json -q",
     "label": "label rows.jsonl --scorer words --budget 10 -o label.parquet --json",
-    "label, uncertain": "label rows.jsonl --scorer words --budget 6 --strategy uncertain --seed 2 -o uncertain.parquet --json",
+    "label, uncertain": "label rows.jsonl --scorer words --budget 6 --strategy uncertain --seed 2 "
+    "-o uncertain.parquet --json",
     "distill": "distill old.parquet --encoder encoder -o distilled --epochs 1 --held-out 0.3 --json -q",
     "compose": "compose base -e a=base -e b=base --gate-init zeros -o composed --json",
     "compose, average": "compose base -e a=base -e b=base --average -o average --json",
-    "evaluate": f"evaluate rows.jsonl {' '.join(_REPLIES)} --scorer words --limit 10 --resamples 20 -o evaluation --json -q",
-    "evaluate, model": "evaluate rows.jsonl --model m=base --scorer words --limit 2 --max-new-tokens 4 --resamples 0 -o models "
-    "--json -q",
+    "evaluate": f"evaluate rows.jsonl {' '.join(_REPLIES)} --scorer words --limit 10 --resamples 20 "
+    "-o evaluation --json -q",
+    "evaluate, model": "evaluate rows.jsonl --model m=base --scorer words --limit 2 --max-new-tokens 4 --resamples 0 "
+    "-o models --json -q",
     "human export": f"human export rows.jsonl {' '.join(_REPLIES)} --n 4 --raters 2 -o study --json",
     "human import": "human import old_study old_study/answers-1.csv old_study/answers-2.csv --json",
     "train-epitome": "train-epitome posts.jsonl --folds 2 -o epitome --json",
