@@ -176,7 +176,7 @@ def distill(
         "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
         "by_fold": measured.by_fold,
         "curve": points,
-        "appropriateness": told,
+        **({"appropriateness": told} if told else {}),
         "cost": run.cost(price_per_hour, measured),
         "parameters": sum(p.numel() for p in final.model.parameters()),
     }
