@@ -131,7 +131,9 @@ def combined_scores(
     scores: ArrayLike, appropriateness: ArrayLike | None = None, flags: Sequence[str | None] | None = None
 ) -> np.ndarray:
     """
-    One number for each sample, where one is needed: `(S + R) / 2`, times the appropriateness; 0 for a flagged reply.
+    One number for each sample, where one is needed: `(S + R) / 2`, times the appropriateness.
+
+    It is 0 for a flagged reply, unless the appropriateness is below 0.5 and so says the same, in finer steps.
 
     Args:
         scores (`ArrayLike` of shape `(n, 2)`): Sensibility and rationality in [0, 10], NaN where unscored.
@@ -143,9 +145,9 @@ def combined_scores(
         `np.ndarray` of shape `(n,)`, in [0, 10], NaN where a sample is unscored.
     """
     combined = np.asarray(scores, np.float64).mean(axis=1)
+    fits = np.ones(len(combined))
     if appropriateness is not None:
-        fits = np.asarray(appropriateness, np.float64)
-        combined = combined * np.where(np.isnan(fits), 1.0, fits)
+        fits = np.nan_to_num(np.asarray(appropriateness, np.float64), nan=1.0)
     if flags is not None:
-        combined[[bool(flag) for flag in flags]] = 0.0
-    return combined
+        fits[np.array([bool(flag) for flag in flags], bool) & (fits >= 0.5)] = 0.0
+    return combined * fits
