@@ -6,8 +6,10 @@ Trains the bundled scorer "minilm": the first layers of all-MiniLM-L6-v2, taught
     python scripts/train_minilm_scorer.py --dialogues ed_train.parquet --judged ed_validation_scored.parquet \
         --output ee_trl/assets/minilm
 
-First the encoder learns to tell the replies of `--dialogues` from made ones (`ee_trl.distillation.contrast`), then
-`ee_trl.distill` adds both axes from the judge's scores, cross-validated, and writes report and card.
+First the encoder learns to tell the replies of `--dialogues` from made ones (`ee_trl.distillation.contrast`). Then it
+learns on from a part of them and the good replies of the embedded sample, so that careful wording is not taken for an
+insult: made replies are carefully worded, and the dialogues are not. Last, `ee_trl.distill` adds both axes from the
+judge's scores, cross-validated, and writes report and card.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from linear_flags import good_sample
 from transformers import AutoModel, AutoTokenizer
 
 from ee_trl import behaviour_check, distill, load_scorer
+from ee_trl.data.dialogue import Dialogue
 from ee_trl.data.reading import open_rows
 from ee_trl.data.samples import read_samples
 from ee_trl.display import Markup, as_markdown
@@ -33,6 +37,7 @@ from ee_trl.scoring.encoder import EncoderInputs
 
 
 LAYERS = 4  # of six: four judge as well as six and are a third faster (see the report's numbers)
+STYLE, OF_SAMPLE = 5_000, 10  # dialogues, and copies of the embedded sample's good replies, of the second step
 MAX_LENGTH = 80  # tokens of a context, and of a reply
 
 
@@ -56,6 +61,19 @@ def shortened(encoder: Path, folder: Path) -> Path:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
     return folder
+
+
+def dialogues_of(path: str) -> list[Dialogue]:
+    """The dialogues of a file."""
+    samples = (sample.dialogue for sample in read_samples(open_rows(path), "last"))
+    return [dialogue for dialogue in samples if dialogue is not None]
+
+
+def compare(dialogues: list[Dialogue], encoder: Path, rate: float, folder: Path) -> None:
+    """Teaches an encoder, in one pass, to tell these replies from made ones."""
+    options = FitOptions(epochs=1, learning_rate=rate, negatives="all", inputs=EncoderInputs(MAX_LENGTH))
+    made = list(negatives(dialogues, per_sample=options.negatives_per_sample))
+    learn_to_compare(dialogues, made, encoder, options).save(folder)
 
 
 def packed(folder: Path) -> None:
@@ -95,22 +113,22 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        middle = args.compared or Path(temporary) / "compared"
+        kept = args.compared or Path(temporary)
+        middle, style = kept / "compared", kept / "style"
         if not (middle / "head.safetensors").exists():
             encoder = shortened(args.encoder or packaged_encoder(), Path(temporary) / "short")
-            samples = (sample.dialogue for sample in read_samples(open_rows(args.dialogues), "last"))
-            dialogues = [dialogue for dialogue in samples if dialogue is not None][: args.most]
-            options = FitOptions(epochs=1, learning_rate=1e-4, negatives="all", inputs=EncoderInputs(MAX_LENGTH))
-            made = list(negatives(dialogues, per_sample=options.negatives_per_sample))
-            learn_to_compare(dialogues, made, encoder, options).save(middle)
+            compare(dialogues_of(args.dialogues)[: args.most], encoder, 1e-4, middle)
+        if not (style / "head.safetensors").exists():
+            sample = good_sample() * OF_SAMPLE
+            compare([*dialogues_of(args.dialogues)[: args.most][:STYLE], *sample], middle, 7e-5, style)
         settings = {
             "epochs": 1,
-            "learning_rate": 3e-5,
+            "learning_rate": 1e-5,
             "max_length": MAX_LENGTH,
             "negatives": "all",
             "false_flags": 0.05,
         }
-        print(distill(args.judged, middle, args.output / "model", folds=args.folds, overwrite=True, **settings))
+        print(distill(args.judged, style, args.output / "model", folds=args.folds, overwrite=True, **settings))
     publish(args.output)
 
 

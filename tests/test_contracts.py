@@ -37,6 +37,7 @@ def planned() -> Scorer:
 
 PROMISED = {"cheap": "linear", "judge": WordScorer(), "promise": 0.8}
 NEEDS: dict[str, dict[str, Any]] = {
+    "minilm": {},
     "linear": {},
     "server": {"model": "tiny"},
     "cascade": {**PROMISED, "calibration": calibration()},

@@ -28,7 +28,7 @@ REPLY = [{"role": "assistant", "content": "I am so sorry. How old was he?"}]
 
 def test_a_reward_is_the_score_over_ten() -> None:
     dialogue = Dialogue(("My dog died.",), "I am so sorry. How old was he?", ("user",))
-    [[s, r]] = load_scorer("linear").score([dialogue]).tolist()
+    [[s, r]] = load_scorer().score([dialogue]).tolist()
     assert sensibility_reward([PROMPT], [REPLY]) == [pytest.approx(s / 10)]
     assert rationality_reward([PROMPT], [REPLY]) == [pytest.approx(r / 10)]
     plain = sensibility_reward(["My dog died."], ["I am so sorry. How old was he?"], emotion=["sad"])

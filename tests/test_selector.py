@@ -419,7 +419,7 @@ def test_quadrants_follow_the_threshold_without_new_scores(word_scorer: Any) -> 
         {"batch_rows": 0},
         {"batch_rows": 1.5},
         {"batch_rows": "many"},
-        {"scorer": "liner"},
+        {"exclude": "hostil"},
     ],
 )
 def test_wrong_setting_is_refused_at_once(options: dict[str, Any]) -> None:
@@ -472,14 +472,15 @@ def test_first_lines_of_the_documentation() -> None:
     assert 0 < len(subset) < len(scored)
     assert set(scored["scorer"]) == {LinearScorer().fingerprint}
     assert selector.summary(scored).unscored == {}
-    assert sum(len(selector.select(scored, keep=name)) for name in (*QUADRANTS, "tie")) == len(scored)
+    kept = [selector.select(scored, keep=name, exclude="none") for name in (*QUADRANTS, "tie")]
+    assert sum(map(len, kept)) == len(scored)
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7])
 def test_linear_scores_do_not_depend_on_the_batch(batch_rows: int) -> None:
     data = load_sample("test")
     expected = EmpathyDataSelector("linear", show_progress=False).score(data).to_list()
-    assert EmpathyDataSelector(batch_rows=batch_rows, show_progress=False).score(data).to_list() == expected
+    assert EmpathyDataSelector("linear", batch_rows=batch_rows, show_progress=False).score(data).to_list() == expected
 
 
 def test_all_dialogues_whether_spread_out_or_not(selector: EmpathyDataSelector) -> None:

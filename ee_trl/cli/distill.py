@@ -113,8 +113,6 @@ def _add_fit(group: Any) -> None:
 
 
 def _add_negatives(group: Any) -> None:
-    from ..distillation.negatives import KINDS
-
     add = group.add_argument
     add(
         "--negatives",
@@ -122,7 +120,8 @@ def _add_negatives(group: Any) -> None:
         const="all",
         nargs="?",
         metavar="KINDS",
-        help=f"all, none, or of {', '.join(KINDS)}; the scorer reads context and reply apart then (default: none)",
+        help="all, none, or kinds joined by commas, e.g. hostile,dismissive,swapped; the scorer reads context and "
+        "reply apart then (default: none)",
     )
     add(
         "--negatives-per-sample", type=float, default=2.0, metavar="X", help="made replies for a dialogue (default: 2)"

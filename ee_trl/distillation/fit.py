@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ class FitOptions:
             raise TrainingError(f"words {self.words!r} is not a share of at least 0 and below 1")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise TrainingError(f"seed {self.seed!r} is not a whole number from 0 to 2 ** 32 - 1")
+
+    def record(self) -> dict[str, Any]:
+        """The options as used; those of made replies only where there are some."""
+        used = {**asdict(self), "learning_rate": self.rate, "bf16": self.precision}
+        made = ("negatives", "negatives_per_sample", "false_flags")
+        return {name: value for name, value in used.items() if self.negatives or name not in made}
 
     @property
     def rate(self) -> float:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ def distill(
         "left_out": judged.left_out,
         "judges": list(judged.judges),
         "rubric": rubric,
-        "options": {**asdict(options), "learning_rate": options.rate, "bf16": options.precision},
+        "options": options.record(),
         "split": split | {"samples": len(measured.scores)},
         "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
         "encoder_alone": measured.alone,

@@ -213,9 +213,11 @@ def load_head(folder: Path, width: int, flags: int) -> Head:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    head = Head(width, flags)
+    with torch.device("meta"):  # drawing weights to replace them would change the random state of a training
+        head = Head(width, flags)
     try:
-        head.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()})
+        weights = {name: tensor.float() for name, tensor in load_file(folder / HEAD_FILE).items()}
+        head.load_state_dict(weights, assign=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ScorerError(
             f"{str(folder / HEAD_FILE)!r} cannot be loaded: {error}; run `ee-trl distill` again"

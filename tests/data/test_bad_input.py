@@ -356,7 +356,7 @@ def check_command(name: str, path: Path, truth: Rows, columns: list[str], files:
     found = python_rows(open_dataset(scored))
     check_scored(name, truth, found, columns)
     wanted = [row["id"] for row in found if row["score_status"] == SCORED]
-    code = main(["select", str(scored), "-o", str(kept), "--keep", ",".join(KEEPABLE), "-q"])
+    code = main(["select", str(scored), "-o", str(kept), "--keep", ",".join(KEEPABLE), "--exclude", "none", "-q"])
     assert code == (0 if wanted else 4)
     if wanted:
         assert [row["id"] for row in python_rows(open_dataset(kept))] == wanted

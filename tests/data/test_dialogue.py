@@ -276,6 +276,7 @@ def test_every_reason_is_of_a_row_above_or_of_the_scorer() -> None:
         "answer_not_in_form",
         "too_long_for_scorer",
         "out_of_memory",
+        "not_english",
     } | of_a_server
     assert {reason for reason, _ in BAD} | of_the_scorer == set(REASONS)
 

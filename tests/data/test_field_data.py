@@ -249,7 +249,10 @@ def test_chosen_may_be_named_as_the_reply(kind: str, tmp_path: Path, capsys: pyt
     assert [s.dialogue for s in read_samples(scored)] == [Dialogue((SAD,), HUG, ("user",))] * 2
     out = tmp_path / "kept.jsonl"
     keep = "sensibility,rationality,balanced,low,tie"
-    assert main(["select", str(tmp_path / "scored.parquet"), "-o", str(out), "--keep", keep, "-q"]) == 0
+    assert (
+        main(["select", str(tmp_path / "scored.parquet"), "-o", str(out), "--keep", keep, "--exclude", "none", "-q"])
+        == 0
+    )
     assert [row["completion"][0]["content"] for row in open_dataset(out)] == [HUG] * 2
 
 

@@ -29,7 +29,7 @@ def test_a_choice_is_of_the_size_asked_and_the_same_each_time(strategy: str) -> 
 def test_uncertain_ones_are_near_the_threshold() -> None:
     dialogues = sample_dialogues(300)
     near = np.abs(load_scorer("linear").score(dialogues) - 5).min(axis=1)
-    chosen = choose_to_label(dialogues, 60, strategy="uncertain")
+    chosen = choose_to_label(dialogues, 60, strategy="uncertain", scorer="linear")
     assert near[chosen].max() <= np.delete(near, chosen).min()
     mixed = choose_to_label(dialogues, 60, strategy="mixed")
     assert set(mixed.tolist()) not in (set(chosen.tolist()), set(choose_to_label(dialogues, 60, strategy="diverse")))

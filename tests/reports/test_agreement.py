@@ -352,7 +352,7 @@ def test_misaligned_files_are_refused_and_the_place_is_shown(folder: Path, capsy
         (["{judged}", "given", "linear", "-t", "11"], "[0, 10]"),
         (["{judged}", "given", "linear", "--limit", "0"], "at least 1"),
         (["{judged}", "given", "linear", "--option-a", "k=1"], "A is 'given'"),
-        (["{judged}", "given", "linear", "--option-b", "k=1"], "no option 'k'"),
+        (["{judged}", "given", "linear", "--option-b", "k=1"], "unknown option of the linear scorer 'k'"),
         (["{judged}", "given", "linear", "--option-b", "k"], "key=value"),
         (["{judged}", "given", "linear", "--rubric", "{judged}"], "goes with an LLM judge"),
         (["{judged}", "given", "linear", "--rubric", "nope.md"], "no rubric 'nope.md'"),

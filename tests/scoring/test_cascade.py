@@ -335,7 +335,18 @@ def test_the_command_scores_and_reports(
 ) -> None:
     data = tmp_path / "dialogues.parquet"
     load_sample().to_parquet(data)
-    command = ["score", str(data), "-o", str(tmp_path / "out.parquet"), "--scorer", "cascade", "--judge", "linear"]
+    command = [
+        "score",
+        str(data),
+        "-o",
+        str(tmp_path / "out.parquet"),
+        "--scorer",
+        "cascade",
+        "--judge",
+        "linear",
+        "--cheap",
+        "linear",
+    ]
     assert main([*command, "--judge-budget", "30%", "--json", "-q"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["cascade"]
     assert told["samples"] == 533

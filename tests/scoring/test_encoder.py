@@ -154,13 +154,13 @@ def test_each_process_of_a_launch_has_its_own_gpu(
 def devices(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Where encoders were asked to be; they are loaded on the CPU."""
     seen: list[torch.device] = []
-    loaded = encoder._loaded
+    loaded = encoder.loaded
 
-    def on_the_cpu(folder: Path, dtype: torch.dtype, quantization: str, device: torch.device, trust: bool) -> Any:
+    def on_the_cpu(kind: Any, folder: Path, device: torch.device, *more: Any) -> Any:
         seen.append(device)
-        return loaded(folder, dtype, quantization, torch.device("cpu"), trust)
+        return loaded(kind, folder, torch.device("cpu"), *more)
 
-    monkeypatch.setattr(encoder, "_loaded", on_the_cpu)
+    monkeypatch.setattr(encoder, "loaded", on_the_cpu)
     return seen
 
 

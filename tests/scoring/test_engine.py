@@ -254,7 +254,7 @@ HOSTILE_MESSAGES: list[tuple[Any, str]] = [
     ([{"role": "user", "content": None}], "null_dialogue"),
     ([{"role": "user", "content": {"a": 1}}], "wrong_type"),
     ([{"role": "robot", "content": "x"}], "unknown_role"),
-    ([{"role": 5, "content": "x"}], "unknown_role"),
+    ([{"role": 5, "content": "x"}], "ends_with_speaker"),
     (messages("Hello.", ""), "empty_response"),
     (messages("", "Hello."), "empty_context"),
     (messages("Hello."), "ends_with_speaker"),
@@ -271,7 +271,7 @@ HOSTILE_PAIRS: list[tuple[Any, Any, str]] = [
     ([], "Hi.", "empty_context"),
     ("Hello.", [], "ends_with_speaker"),
     ("Hello.", " ", "empty_response"),
-    ({"a": 1}, "Hi.", "wrong_type"),
+    ({"a": 1}, "Hi.", "unknown_role"),
     ("x" * 100_000, "Hi.", "turn_too_long"),
     ("Hello.", "None", "scored"),
 ]
@@ -283,8 +283,6 @@ def hostile(format_name: str) -> tuple[list[dict[str, Any]], list[str]]:
         return [{format_name: value} for value, _ in HOSTILE_MESSAGES], [status for _, status in HOSTILE_MESSAGES]
     first, second = {"pair": ("prompt", "completion"), "context": ("context", "response")}[format_name]
     statuses = [status for _, _, status in HOSTILE_PAIRS]
-    if format_name == "context":  # a reply is text alone there
-        statuses[6] = "wrong_type"
     return [{first: a, second: b} for a, b, _ in HOSTILE_PAIRS], statuses
 
 

@@ -89,7 +89,7 @@ def test_without_arguments_it_trains_on_the_embedded_sample_and_says_so(
     assert "tiny CPU demonstration" in caplog.text
     assert "--dataset" in caplog.text
 
-    selector = EmpathyDataSelector("linear")
+    selector = EmpathyDataSelector()
     expected = selector.select(selector.score(load_sample("train")), keep=axis)
     selected = pq.read_table(out / "selection" / "selected.parquet")
     assert selected.column("prompt").to_pylist() == expected["prompt"][:]
@@ -172,7 +172,7 @@ def test_each_config_says_its_launch_command_first() -> None:
 
 @pytest.mark.parametrize("given", ["parquet", "scored", "own_scores", "messages_jsonl", "folder"])
 def test_any_data_set_can_be_trained_on(given: str, tiny_model: Path, tmp_path: Path) -> None:
-    selector = EmpathyDataSelector("linear")
+    selector = EmpathyDataSelector()
     sample = load_sample("train")
     path = tmp_path / f"data.{'jsonl' if given == 'messages_jsonl' else 'parquet'}"
     if given == "parquet":
@@ -208,7 +208,7 @@ def test_the_baselines_are_a_matter_of_one_option(tmp_path: Path) -> None:
         out = tmp_path / value
         run(sft_sensibility, "--output_dir", str(out), f"--empathy_{option}", value, *QUICK)
         assert selection(out)["settings"][option] == value
-    selector = EmpathyDataSelector("linear")
+    selector = EmpathyDataSelector()
     expected = len(selector.select(selector.score(load_sample("train"))))
     assert selection(tmp_path / "random")["counts"]["kept"] == expected
     assert selection(tmp_path / "longest")["counts"]["kept"] == expected
@@ -234,7 +234,7 @@ def test_online_without_arguments_it_draws_from_the_whole_sample_and_says_so(
     assert "tiny CPU demonstration" in caplog.text
     assert "recipes/configs/online_qlora_8b.yaml" in caplog.text
 
-    selector = EmpathyDataSelector("linear")
+    selector = EmpathyDataSelector()
     scored = selector.score(load_sample("train"))
     assert (
         pq.read_table(out / "rows" / "rows.parquet").column("prompt").to_pylist() == all_dialogues(scored)["prompt"][:]
@@ -277,7 +277,7 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
     record = json.loads((out / "rows" / "rows.json").read_text())
     assert record["left_out"] == {"null_dialogue": 1}
-    assert record["scores"].startswith("given with the data, where missing by linear")
+    assert record["scores"].startswith("given with the data, where missing by bi-encoder")
     found = draws(out)
     assert found["quadrant"] == [
         "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "low" for i in range(1, 30)

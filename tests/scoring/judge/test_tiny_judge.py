@@ -160,7 +160,7 @@ def test_wrong_options_of_a_judge_are_refused(judge: Path, data: Path, capsys: p
 
     with pytest.raises(ScorerError, match="Did you mean 'quantization'"):
         load_scorer(judge, quantisation="nf4")
-    with pytest.raises(ScorerError, match="no option 'quantization'"):
+    with pytest.raises(ScorerError, match="unknown option of the linear scorer 'quantization'"):
         load_scorer("linear", quantization="nf4")
     with pytest.raises(ScorerError, match="neither a linear scorer"):
         load_scorer(judge.parent)
