@@ -145,7 +145,7 @@ def _check_encoding(path: Path, encoding: str | None) -> None:
     """Raises [`FormatError`] for UTF-16 and UTF-32, which can pass for UTF-8 with odd characters."""
     with _binary(path) as file:
         head = file.read(4096)
-    if encoding is None and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 5 > len(head)):
+    if encoding is None and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 5 > len(head) > 16):
         raise FormatError(_other_encoding(path, encoding))
 
 

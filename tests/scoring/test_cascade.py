@@ -355,7 +355,7 @@ def test_the_command_scores_and_reports(
     assert told["calls_saved"] == 533 - told["judged"] - told["audited"]
 
     judged = tmp_path / "judged.parquet"
-    assert main(["score", str(data), "-o", str(judged), "-q"]) == 0
+    assert main(["score", str(data), "--scorer", "linear", "-o", str(judged), "-q"]) == 0
     command[3] = str(tmp_path / "promised.parquet")
     assert main([*command, "--promise", "95%", "--calibration", str(judged), "-q"]) == 0
     assert "calls saved" in capsys.readouterr().out

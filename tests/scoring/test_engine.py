@@ -283,6 +283,8 @@ def hostile(format_name: str) -> tuple[list[dict[str, Any]], list[str]]:
         return [{format_name: value} for value, _ in HOSTILE_MESSAGES], [status for _, status in HOSTILE_MESSAGES]
     first, second = {"pair": ("prompt", "completion"), "context": ("context", "response")}[format_name]
     statuses = [status for _, _, status in HOSTILE_PAIRS]
+    if format_name == "context":  # its turns need no role
+        statuses[8] = "wrong_type"
     return [{first: a, second: b} for a, b, _ in HOSTILE_PAIRS], statuses
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -155,7 +156,9 @@ def test_a_recipe_selects_by_the_judge_and_its_card_prints_the_rubric(judge: Pat
     assert "judge-1/local@" in card
 
 
-def test_wrong_options_of_a_judge_are_refused(judge: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_of_a_judge_are_refused(
+    judge: Path, data: Path, word_scorer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     from ee_trl.errors import ScorerError
 
     with pytest.raises(ScorerError, match="Did you mean 'quantization'"):
@@ -165,7 +168,7 @@ def test_wrong_options_of_a_judge_are_refused(judge: Path, data: Path, capsys: p
     with pytest.raises(ScorerError, match="neither a linear scorer"):
         load_scorer(judge.parent)
     with pytest.raises(ScorerError, match="leave out details"):
-        EmpathyDataSelector("linear", details=True).score(load_sample())
+        EmpathyDataSelector(word_scorer, details=True).score(load_sample())
 
 
 @pytest.mark.slow
