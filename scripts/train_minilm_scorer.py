@@ -18,12 +18,14 @@ import argparse
 import importlib.util
 import tempfile
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from linear_flags import good_sample
 from transformers import AutoModel, AutoTokenizer
 
 from ee_trl import behaviour_check, distill, load_scorer
+from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue
 from ee_trl.data.reading import open_rows
 from ee_trl.data.samples import read_samples
@@ -95,7 +97,9 @@ def publish(output: Path) -> None:
         (model / name).unlink()
     scorer = load_scorer(model)
     report["check"] = behaviour_check({"minilm": scorer}, store=False).scorers
-    write_json(output / "metrics.json", {"fingerprint": scorer.fingerprint.rsplit("/", 2)[0], **report})
+    rho = {axis: fmean(fold["spearman"][axis] for fold in report["by_fold"]) for axis in AXES}
+    known = {"spearman_mean_over_folds": rho, "by_threshold_pooled": {"5": report["agreement"]["three_way"]}}
+    write_json(output / "metrics.json", {"fingerprint": scorer.fingerprint.rsplit("/", 2)[0], **known, **report})
     card = Path(__file__).with_name("minilm_card.md").read_text()
     text = card.format(**report, fingerprint=scorer.fingerprint)
     write_text(output / "README.md", as_markdown([Markup(text), *report_parts(report)]) + "\n")

@@ -120,9 +120,10 @@ def _scorer_options(args: argparse.Namespace, side: str) -> dict[str, Any]:
 
 def _may_be_judge(spec: str) -> bool:
     """Whether a side may have a rubric: a scorer that is neither linear nor distilled."""
-    from ..scoring.kinds import kind_of_folder
+    from ..scoring.kinds import DISTILLED, kind_of_folder
 
-    return spec not in (GIVEN, "linear") and not _is_file(spec) and kind_of_folder(spec) not in ("linear", "encoder")
+    others = (GIVEN, "linear", "minilm")
+    return spec not in others and not _is_file(spec) and kind_of_folder(spec) not in ("linear", *DISTILLED)
 
 
 def _read_side(name: str, path: str, dataset: Any, chosen: Any) -> Side:

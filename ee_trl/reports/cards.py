@@ -16,7 +16,7 @@ from ..data.tables import read_metadata
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
 from ..errors import EmpathyError
 from ..files import read_json, write_text
-from ..scoring.kinds import kind_of_folder
+from ..scoring.kinds import DISTILLED, kind_of_folder
 from ..selection import DIFFERENCE, Selection
 from .check import BASELINES, check_parts
 from .licence import (
@@ -261,7 +261,7 @@ def _section(
     rubric: str | None,
     scorer: str | None,
 ) -> str:
-    report = Path(scorer) / "report.json" if scorer and kind_of_folder(scorer) == "encoder" else None
+    report = Path(scorer) / "report.json" if scorer and kind_of_folder(scorer) in DISTILLED else None
     known = read_json(report) if report and report.is_file() else bundled_scorer(scorers)
     check = known.get("check")
     parts = [
@@ -369,7 +369,8 @@ def agreement_text(scorers: Sequence[str], report: str | os.PathLike[str] | None
     if report is not None:
         return _measured(scorers, Path(report))
     bundled = bundled_scorer(scorers)
-    if bundled.get("fingerprint") not in scorers or "by_threshold_pooled" not in bundled:
+    alone = any(name.startswith(bundled.get("fingerprint", "?")) for name in scorers)
+    if not alone or "by_threshold_pooled" not in bundled:
         return Markup("How far these scores agree with those of a judge or a person is not known here.")
     rho, kappa = bundled["spearman_mean_over_folds"], bundled["by_threshold_pooled"]["5"]["kappa"]
     return Markup(

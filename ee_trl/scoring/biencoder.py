@@ -169,7 +169,9 @@ class BiEncoderScorer(EncoderScorer):
     ) -> tuple[PreTrainedTokenizerBase, Any]:
         from transformers import AutoModel
 
-        encoder = loaded(AutoModel, folder, device, trust_remote_code, quantization)
+        # fused attention has another kernel for batches without padding, so a text's mates would change its last bits
+        options = {"attn_implementation": "eager"}
+        encoder = loaded(AutoModel, folder, device, trust_remote_code, quantization, **options)
         self.head = load_head(folder, encoder.config.hidden_size, len(self.settings.flags)).to(device)
         return tokenizer_of(folder, trust_remote_code), encoder if quantization == "int8" else encoder.to(dtype)
 

@@ -16,6 +16,9 @@ from .base import Scorer, folder_of
 SCORERS = ("minilm", "linear", "server", "cascade")
 """Scorers that have a name: the two bundled ones, a judge behind a server, a cheap scorer before a judge."""
 
+DISTILLED = ("encoder", "bi-encoder")
+"""The kinds of folders that `ee-trl distill` writes."""
+
 DEFAULT_SCORER = "minilm"
 """The scorer wherever none is named."""
 

@@ -272,6 +272,7 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     out = tmp_path / "expert"
     args = ["--dataset", str(tmp_path / "own.jsonl"), "--model_name_or_path", str(tiny_model), "--use_cpu", "true"]
     args += ["--bf16", "false", "--empathy_policy", "gate", "--empathy_policy_options", '{"keep": "rationality"}']
+    args += ["--empathy_exclude", "none"]
     run(sft_online, *args, "--packing", str(packing).lower(), "--max_length", "64", "--output_dir", str(out), *QUICK)
     table = pq.read_table(out / "rows" / "rows.parquet").to_pydict()
     assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
@@ -298,7 +299,7 @@ def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps(row) + "\n" for row in talk))
     args = ["--dataset", str(own), "--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--bf16", "false"]
-    args += ["--empathy_policy", "soft", *QUICK]
+    args += ["--empathy_policy", "soft", "--empathy_exclude", "none", *QUICK]
     run(sft_online, *args, "--output_dir", str(tmp_path / "expert"))
     record = json.loads((tmp_path / "expert" / "rows" / "rows.json").read_text())
     assert (record["samples"], record["left_out"]) == (20, {})
@@ -624,6 +625,7 @@ def test_a_recipe_says_how_many_samples_it_does_not_train_on(
     long_rows().to_parquet(tmp_path / "data.parquet")
     args = ["--dataset", str(tmp_path / "data.parquet"), "--model_name_or_path", str(tiny_model), *QUICK]
     args += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--save_strategy", "no"]
+    args += ["--empathy_exclude", "none"]
     if recipe is sft_sensibility:
         args += ["--empathy_keep", "sensibility,rationality,balanced,low,tie"]
     else:
