@@ -82,7 +82,8 @@ def test_the_lower_bounds_are_the_versions_that_test_lowest_runs_with() -> None:
     core = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     for requirement in map(Requirement, core):
         bound = [part.version for part in requirement.specifier if part.operator == ">="]
-        assert bound == [lowest.get(canonicalize_name(requirement.name))], requirement
+        if requirement.name != "torch":  # see the head of constraints-lowest.txt
+            assert bound == [lowest.get(canonicalize_name(requirement.name))], requirement
 
 
 def test_the_lowest_versions_take_the_place_of_the_newest_by_name() -> None:
