@@ -142,14 +142,19 @@ def test_formats_page_lists_every_format_and_every_reason() -> None:
         assert f"| `{name}` | {reason} |" in text
 
 
-def test_readme_quotes_the_scorers_measured_agreement() -> None:
+@pytest.mark.parametrize(
+    ("scorer", "sentence"),
+    [
+        ("minilm", r"Spearman ([\d.]+) for sensibility and ([\d.]+) for rationality, Cohen's kappa ([\d.]+)"),
+        ("linear", r'`"linear"` has ([\d.]+), ([\d.]+) and ([\d.]+)\.'),
+    ],
+)
+def test_readme_quotes_the_scorers_measured_agreement(scorer: str, sentence: str) -> None:
     import json
 
-    metrics = json.loads((ROOT / "ee_trl/assets/linear/metrics.json").read_text())
+    metrics = json.loads((ROOT / f"ee_trl/assets/{scorer}/metrics.json").read_text())
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    found = re.search(
-        r"Spearman ([\d.]+) for sensibility and ([\d.]+) for rationality, Cohen's kappa ([\d.]+)", readme
-    )
+    found = re.search(sentence, readme)
     assert found, "the README says how well the scorer agrees"
     spearman, kappa = metrics["spearman_mean_over_folds"], metrics["by_threshold_pooled"]["5"]["kappa"]
     measured = [spearman["sensibility"], spearman["rationality"], kappa]

@@ -49,6 +49,12 @@ PAIRS = [
     for config in CONFIGS
     for name in recipes_of(config)
 ]
+SAID = {
+    ("user", 0): "My dog {} died last night and I can't stop crying.",
+    ("assistant", 0): "Oh no, I am so sorry to hear that. How old was dog {}?",
+    ("user", 1): "He was with me for {} years. The house is so quiet now.",
+    ("assistant", 1): "That must be really hard. You gave him {} good years.",
+}
 QUICK = ["--max_steps", "3", "--logging_steps", "1", "--disable_tqdm", "true"]
 NO_OPTIONS = ["--empathy_policy_options", "{}", "--empathy_warmup", "0"]
 
@@ -263,7 +269,7 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     """A conversation's own scores are those of its last reply; what has no dialogue is left out and counted."""
     marks = [{"sensibility": 9, "rationality": 1}, {"sensibility": 1, "rationality": 9}, {}]
     rows = [
-        {"messages": [{"role": r, "content": f"{r} {i} {j}"} for j in range(2) for r in ("user", "assistant")]}
+        {"messages": [{"role": r, "content": SAID[r, j].format(i)} for j in range(2) for r in ("user", "assistant")]}
         | marks[i % 3]
         for i in range(30)
     ]
@@ -272,17 +278,16 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
     out = tmp_path / "expert"
     args = ["--dataset", str(tmp_path / "own.jsonl"), "--model_name_or_path", str(tiny_model), "--use_cpu", "true"]
     args += ["--bf16", "false", "--empathy_policy", "gate", "--empathy_policy_options", '{"keep": "rationality"}']
-    args += ["--empathy_exclude", "none"]
     run(sft_online, *args, "--packing", str(packing).lower(), "--max_length", "64", "--output_dir", str(out), *QUICK)
     table = pq.read_table(out / "rows" / "rows.parquet").to_pydict()
-    assert [prompt[-1]["content"] for prompt in table["prompt"]] == [f"user {i} 1" for i in range(1, 30)]
+    assert [prompt[-1]["content"] for prompt in table["prompt"]] == [SAID["user", 1].format(i) for i in range(1, 30)]
     record = json.loads((out / "rows" / "rows.json").read_text())
     assert record["left_out"] == {"null_dialogue": 1}
     assert record["scores"].startswith("given with the data, where missing by bi-encoder")
     found = draws(out)
-    assert found["quadrant"] == [
-        "sensibility" if i % 3 == 0 else "rationality" if i % 3 == 1 else "low" for i in range(1, 30)
-    ], "what brings no score has one of the bundled scorer's"
+    assert found["quadrant"] == ["rationality" if i % 3 == 1 else "sensibility" for i in range(1, 30)], (
+        "what brings no score has one of the bundled scorer's"
+    )
     weighed = {q for q, n, w in zip(found["quadrant"], found["draws"], found["mean_weight"], strict=True) if n and w}
     assert weighed == {"rationality"}
     assert "left out" not in (out / "README.md").read_text()
@@ -292,14 +297,19 @@ def test_online_takes_all_rows_and_the_scores_they_bring(packing: bool, tiny_mod
 def test_online_one_utterance_a_row(tiny_model: Path, tmp_path: Path) -> None:
     """The utterances of a conversation may lie apart; scores of one utterance belong to no reply."""
     talk = [
-        {"conv_id": f"c{i}", "utterance_idx": j + 1, "speaker_idx": j % 2, "utterance": f"{i} says {j}"}
+        {
+            "conv_id": f"c{i}",
+            "utterance_idx": j + 1,
+            "speaker_idx": j % 2,
+            "utterance": SAID[("user", "assistant")[j % 2], j // 2].format(i),
+        }
         for j in range(4)
         for i in range(10)
     ]
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps(row) + "\n" for row in talk))
     args = ["--dataset", str(own), "--model_name_or_path", str(tiny_model), "--use_cpu", "true", "--bf16", "false"]
-    args += ["--empathy_policy", "soft", "--empathy_exclude", "none", *QUICK]
+    args += ["--empathy_policy", "soft", *QUICK]
     run(sft_online, *args, "--output_dir", str(tmp_path / "expert"))
     record = json.loads((tmp_path / "expert" / "rows" / "rows.json").read_text())
     assert (record["samples"], record["left_out"]) == (20, {})
@@ -625,9 +635,8 @@ def test_a_recipe_says_how_many_samples_it_does_not_train_on(
     long_rows().to_parquet(tmp_path / "data.parquet")
     args = ["--dataset", str(tmp_path / "data.parquet"), "--model_name_or_path", str(tiny_model), *QUICK]
     args += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--save_strategy", "no"]
-    args += ["--empathy_exclude", "none"]
     if recipe is sft_sensibility:
-        args += ["--empathy_keep", "sensibility,rationality,balanced,low,tie"]
+        args += ["--empathy_exclude", "none", "--empathy_keep", "sensibility,rationality,balanced,low,tie"]
     else:
         args += ["--empathy_policy", "gate", "--empathy_policy_options", '{"unscored": "keep"}']
         args[-1] = '{"keep": ["sensibility", "rationality", "balanced", "low", "tie"]}'
