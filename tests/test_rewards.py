@@ -19,7 +19,6 @@ from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.rewards import EmpathyReward, rationality_reward, sensibility_reward
 from ee_trl.scoring.base import BatchedScorer, ScoredBatch
-from ee_trl.scoring.kinds import DEFAULT_SCORER
 
 
 PROMPT = [{"role": "user", "content": "My dog died."}]
@@ -114,14 +113,10 @@ PLATITUDE = (
     "up, stay positive and believe in yourself. What does not kill you makes you stronger. Tomorrow is another day. "
     "Life goes on, and in the end everything will be just fine."
 )
-needs_context = pytest.mark.xfail(DEFAULT_SCORER == "linear", reason="a sum over n-grams cannot tell", strict=False)
 
 
 @pytest.mark.parametrize("axis", ["sensibility", "combined"])
-@pytest.mark.parametrize(
-    "kind",
-    ["random", "parrot", pytest.param("sorry", marks=needs_context), pytest.param("platitude", marks=needs_context)],
-)
+@pytest.mark.parametrize("kind", ["random", "parrot", "sorry", "platitude"])
 def test_cheap_replies_earn_less_than_the_references(kind: str, axis: str, tmp_path: Path) -> None:
     rows = all_dialogues(load_sample("train"))
     prompts, references = ([row[side] for row in rows] for side in ("prompt", "completion"))

@@ -34,7 +34,7 @@ from ..scoring.biencoder import (
 )
 from ..scoring.encoder import Encoded, padded
 from ..scoring.judged import check_spread, conversation_numbers, targets
-from .fit import FitOptions, Fitted, arguments_of, fit_words
+from .fit import FitOptions, Fitted, arguments_of, fit_words, longest_of
 from .negatives import KINDS, Negative
 
 
@@ -138,6 +138,11 @@ def learn_to_compare(
         model = AutoModel.from_pretrained(encoder, **settings)
     except (OSError, ValueError, ImportError) as error:
         raise TrainingError(f"the encoder {os.fspath(encoder)!r} cannot be loaded: {error}") from error
+    longest = longest_of(model)
+    if longest is not None and options.inputs.max_length > longest:
+        raise TrainingError(f"max_length {options.inputs.max_length} is more than this encoder's {longest}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     width = model.config.hidden_size
     known = Path(encoder) / HEAD_FILE
     head = load_head(Path(encoder), width, len(flags)) if known.is_file() else Head(width, len(flags))

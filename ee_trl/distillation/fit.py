@@ -103,6 +103,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "negatives", kinds_of(self.negatives))
+        if self.negatives and self.method != "full":
+            raise TrainingError(f"method {self.method!r} does not go with negatives; use 'full', or no negatives")
         check_share("false_flags", self.false_flags, error=TrainingError)
         check_choice("method", self.method, LEARNING_RATES, TrainingError)
         for name in ("epochs", "learning_rate", "batch_size", "lora_rank", "negatives_per_sample"):

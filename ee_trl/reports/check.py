@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..axes import (
+    APPROPRIATENESS,
     AXES,
     DEFAULT_THRESHOLD,
     QUADRANTS,
@@ -47,7 +48,6 @@ BASELINES = (LENGTH, RANDOM)
 
 BELOW, AUC, KEPT, FLAGGED = "below", "auc", "kept", "flagged"
 COMBINED = "combined"
-APPROPRIATENESS = "appropriateness"
 _MEDIAN_WORDS = 12  # of the set's replies: longer ones are in the sensibility set of the baseline `length`
 _STEP = 256  # replies that are scored between two moves of the progress bar
 

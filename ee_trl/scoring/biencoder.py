@@ -75,7 +75,9 @@ class Head(torch.nn.Module):
     def forward(self, contexts: torch.Tensor, replies: torch.Tensor) -> torch.Tensor:
         """The axes' raw predictions, then the logits: shape `(n, 2 + 1 + flags)`."""
         plain = compared(functional.normalize(contexts, dim=-1), functional.normalize(replies, dim=-1))
-        return torch.cat([self.axes(plain), self.logits(contexts, replies)], dim=-1)
+        # a matrix product with two columns would sum a row in an order that depends on its place in the batch
+        axes = (plain[:, None, :] * self.axes.weight).sum(dim=-1) + self.axes.bias
+        return torch.cat([axes, self.logits(contexts, replies)], dim=-1)
 
 
 def compared(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -169,7 +171,7 @@ class BiEncoderScorer(EncoderScorer):
     ) -> tuple[PreTrainedTokenizerBase, Any]:
         from transformers import AutoModel
 
-        # fused attention has another kernel for batches without padding, so a text's mates would change its last bits
+        # with fused attention a resumed online run scored some rows differently in the last bits
         options = {"attn_implementation": "eager"}
         encoder = loaded(AutoModel, folder, device, trust_remote_code, quantization, **options)
         self.head = load_head(folder, encoder.config.hidden_size, len(self.settings.flags)).to(device)

@@ -16,7 +16,7 @@ from ee_trl.distillation.contrast import learn_to_compare
 from ee_trl.distillation.fit import FitOptions
 from ee_trl.distillation.negatives import KINDS, Negative, negatives
 from ee_trl.errors import ScorerError, TrainingError
-from ee_trl.scoring.biencoder import BiEncoderScorer
+from ee_trl.scoring.biencoder import BUNDLED, BiEncoderScorer
 from ee_trl.scoring.encoder import EncoderInputs
 
 
@@ -75,6 +75,19 @@ def test_batches_change_no_bit(distilled: Any) -> None:
     np.testing.assert_array_equal(whole, BiEncoderScorer(distilled.folder, dtype="float32").score(dialogues))
 
 
+def test_neighbours_change_no_bit_before_scores_are_rounded() -> None:
+    scorer, dialogues = BiEncoderScorer(BUNDLED), sample_dialogues(200)
+    whole = scorer.raw(dialogues)
+    for i in range(0, 200, 29):
+        np.testing.assert_array_equal(scorer.raw([dialogues[i]])[0], whole[i])
+
+
+def test_a_length_beyond_the_encoders_is_refused(encoder: Path) -> None:
+    options = FitOptions(negatives="echo", inputs=EncoderInputs(512))
+    with pytest.raises(TrainingError, match="max_length 512"):
+        learn_to_compare(sample_dialogues(4), [], encoder, options)
+
+
 def test_the_same_seed_gives_the_same_model(encoder: Path) -> None:
     dialogues = sample_dialogues(60)
     options = FitOptions(epochs=1, negatives="hostile", bf16=False, inputs=EncoderInputs(64))
@@ -110,6 +123,8 @@ def test_a_damaged_head_is_an_error(distilled: Any, tmp_path: Path) -> None:
 def test_wrong_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="hostil"):
         FitOptions(negatives="hostil")
+    with pytest.raises(TrainingError, match="'lora' does not go with negatives"):
+        FitOptions("lora", negatives="all")
     with pytest.raises(TrainingError, match="false_flags"):
         FitOptions(false_flags=2)
 
