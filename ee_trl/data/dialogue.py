@@ -166,10 +166,10 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
 def _system(row: Mapping[str, Any]) -> list[Message]:
     """The system message that a column of its own holds, if any."""
     for name in SYSTEM_COLUMNS:
-        value = row.get(name)
+        value: Any = row.get(name)
         with suppress(BadRow):  # a broken list is a text
             value = (listed(value) or value) if isinstance(value, str) else value
-        texts = value if isinstance(value, (list, tuple)) else [value]
+        texts: Any = value if isinstance(value, (list, tuple)) else [value]
         if all(isinstance(text, str) for text in texts) and (text := "\n".join(texts)).strip():
             return [Message("system", text)]
     return []
