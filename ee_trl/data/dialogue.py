@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import FormatError, check_choice
-from .formats import FORMATS, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, role_named
+from .formats import FORMATS, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, listed, role_named
 
 
 SCORED = "scored"
@@ -168,8 +169,11 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
 def _system(row: Mapping[str, Any]) -> list[Message]:
     """The system message that a column of its own holds, if any."""
     for name in SYSTEM_COLUMNS:
-        text = row.get(name)
-        if isinstance(text, str) and text.strip():
+        value: Any = row.get(name)
+        with suppress(BadRow):  # a broken list is a text
+            value = (listed(value) or value) if isinstance(value, str) else value
+        texts: Any = value if isinstance(value, (list, tuple)) else [value]
+        if all(isinstance(text, str) for text in texts) and (text := "\n".join(texts)).strip():
             return [Message("system", text)]
     return []
 
@@ -218,9 +222,9 @@ def _problem(messages: Sequence[Message], multi_turn: bool) -> str | None:
     role, response, _ = messages[-1]
     if role != "assistant":
         return "ends_with_speaker"
-    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), None)
-    if last is None and multi_turn:
+    if multi_turn and not any(message.role == "user" for message in messages):
         return "listener_opens"
+    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), None)
     if not (last and last.strip()):
         return "empty_context"
     if not response.strip():
@@ -255,14 +259,17 @@ def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], number: int, speaker
     """The utterance of a row that should have this number; the roles of people without one follow from their order."""
     name = str(row.get("speaker_idx"))
     place = speakers.setdefault(name, len(speakers))
-    role = role_named(name) or ("assistant" if place else "user")
+    taken = [role_named(speaker) for speaker in speakers]
+    second = "user" in taken or (place > 0 and "assistant" not in taken)
+    role = role_named(name) or ("assistant" if second else "user")
     try:
         [message] = _parsed(fmt, row)
     except BadRow as bad:
         return Message(role, "", str(bad))
     if utterance_number(row.get("utterance_idx")) != number:
         return Message(role, "", "missing_turns")
-    return Message(role, message.text, "too_many_speakers" if place > 1 else None)
+    problem = "unknown_role" if name == "None" else "too_many_speakers" if place > 1 else None
+    return Message(role, message.text, problem)
 
 
 def utterance_number(value: Any) -> float:

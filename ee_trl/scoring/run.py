@@ -101,6 +101,8 @@ class ScoringRun:
         """Asks the scorer, and saves batch by batch."""
         keys = list(missing)
         found: dict[Any, StoredScore] = {}
+        if missing and self.store is not None:
+            self.store.check_writable()  # now, and not after the scorer has worked
         at_once = None if self.store is None else _CHUNK
         for batch, statuses in checked_batches(self.scorer, list(missing.values()), at_once):
             made = stored_scores(batch, statuses, keys)
