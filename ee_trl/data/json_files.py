@@ -20,7 +20,7 @@ from ..errors import FormatError
 from .dialogue import has_lone_surrogates
 from .formats import ROLE_KEYS, fitting
 from .tables import BATCH_ROWS
-from .text_files import SOURCE_LINE, Part, TypeChanged, open_text, read_files
+from .text_files import HOW_ROWS_LOOK, SOURCE_LINE, Part, TypeChanged, open_text, read_files
 
 
 if TYPE_CHECKING:
@@ -148,7 +148,11 @@ def _rows_in(path: Path, values: list[Any]) -> list[Any]:
         return value
     if not isinstance(value, dict):
         inner = f"list of {_kinds(value)}" if isinstance(value, list) else _kinds([value]).removesuffix("s")
-        raise FormatError(f"{str(path)!r} holds nothing that is a JSON object: it is one JSON {inner}. {_HOW}")
+        raise FormatError(
+            f"{str(path)!r} holds nothing that is a JSON object: it is one JSON {inner}. {HOW_ROWS_LOOK}"
+        )
+    if {"columns", "data"} <= set(value) and isinstance(value["data"], list) and not _are_objects(value["data"]):
+        raise FormatError(_OF_COLUMNS.format(str(path)))
     lists = {name: rows for name, rows in value.items() if _are_objects(rows)}
     of_rows = {name: rows for name, rows in lists.items() if fitting(rows[0])}
     fmt = fitting(value)
@@ -157,10 +161,7 @@ def _rows_in(path: Path, values: list[Any]) -> list[Any]:
         if all(isinstance(part, dict) for part in value.values()) or not (
             fmt.multi_turn or len(sizes) > 1 or 1 in sizes
         ):
-            raise FormatError(
-                f"{str(path)!r} is one JSON object of columns, not of rows; in pandas: to_json(path, "
-                f"orient='records', lines=True). {_HOW}"
-            )
+            raise FormatError(_OF_COLUMNS.format(str(path)))
         return values
     if not of_rows and {".jsonl", ".ndjson"} & {suffix.lower() for suffix in path.suffixes}:
         return values
@@ -169,16 +170,21 @@ def _rows_in(path: Path, values: list[Any]) -> list[Any]:
         return next(iter(lists.values()))
     if not lists and not any(isinstance(part, dict) for part in value.values()):
         return values
+    if len(value) > 1 and all(isinstance(part, dict) for part in value.values()):
+        raise FormatError(
+            f"{str(path)!r} is one JSON object that holds {len(value):,} objects by key ('{next(iter(value))}', "
+            f"...). Write each to a line of its own: jq -c '.[]' {path.name} > rows.jsonl. {HOW_ROWS_LOOK}"
+        )
     found = ", ".join(f"{name} ({len(value[name])} rows)" for name in lists) or f"the keys {', '.join(value)}"
     what = "several lists of rows" if lists else "no list of rows"
     raise FormatError(
-        f"{str(path)!r} is one JSON object with {what}: {found}. Write each list to its own file. {_HOW}"
+        f"{str(path)!r} is one JSON object with {what}: {found}. Write each list to its own file. {HOW_ROWS_LOOK}"
     )
 
 
-_HOW = (
-    "A file of rows is a list of objects, or has one object a line, e.g. "
-    '{"context": ["I lost my job."], "response": "I am sorry."}'
+_OF_COLUMNS = (
+    "{!r} is one JSON object of columns, not of rows; in pandas: to_json(path, orient='records', lines=True). "
+    + HOW_ROWS_LOOK.replace("{", "{{").replace("}", "}}")
 )
 
 

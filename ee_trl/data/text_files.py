@@ -14,12 +14,14 @@ import logging
 import lzma
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..display import shortened
 from ..errors import FormatError
 from .dialogue import SOURCE_ERROR, has_lone_surrogates
 from .tables import to_dataset
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HOW_ROWS_LOOK = (
+    "A file of rows is a list of objects, or has one object a line, e.g. "
+    '{"context": ["I lost my job."], "response": "I am sorry."}'
+)
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 SOURCE_LINE = "source_line"
 """Column that holds a broken line as it stands in the file."""
@@ -105,7 +111,7 @@ def _check_found(path: Path, found: Counter[str | None], encoding: str | None) -
     if bad_lines and not good_lines and (bad_lines > 1 or bad_lines == lines):
         raise FormatError(_other_encoding(path, encoding))
     if broken == rows:
-        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object")
+        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object. {HOW_ROWS_LOOK}")
     if bad := {reason: n for reason, n in found.items() if reason}:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in bad.items())
         logger.warning("%s: some rows cannot be read as they are (%s); they are kept, but get no scores", path, why)
@@ -135,28 +141,42 @@ def _check_encoding(path: Path, encoding: str | None) -> None:
 _ENCODINGS = (
     *("utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_32", "cp1252", "gb18030", "cp932", "euc_jp", "euc_kr", "big5"),
 )
-_OTHER_ALPHABETS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256")
+_OTHER_ALPHABETS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874")
 """Encodings of one byte a letter that fit any bytes; only a text with many bytes beyond ASCII can be in one."""
 
 
 def _other_encoding(path: Path, encoding: str | None) -> str:
     """The message for a file that is not in the encoding: which one it looks like, and what to do."""
-    try:  # it comes with the libraries that download data sets
-        from charset_normalizer import from_bytes
-    except ImportError:
-        name, looks = "NAME", "which encoding it has is not known"
-    else:
-        with _binary(path) as file:
-            head = file.read(1 << 20)
-        beyond = sum(byte > 127 for byte in head) > len(head) / 5
-        found = from_bytes(head, cp_isolation=[*_ENCODINGS, *(_OTHER_ALPHABETS if beyond else ())]).best()
-        name = found.encoding.replace("_", "-") if found else "NAME"
-        looks = f"it looks like {name}" if found else "it looks like no common encoding"
+    with _binary(path) as file:
+        head = file.read(1 << 20)
+    found = _guessed(head)
+    name = found.replace("_", "-") if found else "NAME"
+    looks = f"it looks like {name}" if found else "it looks like no common encoding"
+    if found:
+        lines = (line.strip() for line in head.decode(found, "replace").splitlines())
+        line = next((line for line in lines if not line.isascii()), "")
+        looks += f". In {name} its first line beyond ASCII is {shortened(line, 80)!r}" if line else ""
     return (
         f"{str(path)!r} is not encoded in {encoding or 'UTF-8'}; {looks}. Give --encoding {name} (in Python "
         f"encoding={name!r}, in a recipe empathy_encoding), or convert the file: iconv -f {name} -t utf-8 "
         f"{path.name} > utf8-{path.name}"
     )
+
+
+def _guessed(head: bytes) -> str | None:
+    """The encoding that bytes look like."""
+    from charset_normalizer import from_bytes  # takes time, and only this message needs it
+
+    if head.count(0) * 2 > len(head):
+        return "utf_32" if head[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) else f"utf_32_{'bl'[head[0] > 0]}e"
+    kana = sum(head.count(lead) for lead in (b"\xa4", b"\xa5"))  # of Japanese, in EUC-JP: half of all letters
+    beyond = sum(byte > 127 for byte in head)
+    if kana * 6 > beyond:
+        with suppress(UnicodeDecodeError):
+            return head.decode("euc_jp") and "euc_jp"
+    others = _OTHER_ALPHABETS if beyond > len(head) / 5 else ()
+    found = from_bytes(head, cp_isolation=[*_ENCODINGS, *others]).best()
+    return found.encoding if found else None
 
 
 def open_text(path: Path, encoding: str | None, **options: Any) -> Any:
