@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ee_trl.errors import FormatError
-from ee_trl.files import WRITABLE, atomic, check_output, write_text
+from ee_trl.files import WRITABLE, atomic, check_output, json_text, write_text
 
 
 def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
@@ -69,3 +72,14 @@ def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:
             check_output(tmp_path / name, overwrite=False)
     assert check_output(tmp_path / "there.parquet", overwrite=True) == tmp_path / "there.parquet"
     assert check_output(tmp_path / "new.JSONL", overwrite=False).name == "new.JSONL"
+
+
+def test_json_is_strict_and_acts_on_no_terminal() -> None:
+    value = {
+        "a": [math.nan, math.inf, np.float32("nan"), np.int64(3)],
+        "b": "\x9b\x7f\u2028\u202e\ud83d é 👩‍👩‍👧",
+        1: (Path("x"),),
+    }
+    text = json_text(value)
+    assert text == ('{"a": [null, null, null, 3], "b": "\\u009b\\u007f\\u2028\\u202e\\ud83d é 👩‍👩‍👧", "1": ["x"]}')
+    assert json.loads(text)["b"] == value["b"]

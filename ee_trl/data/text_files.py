@@ -122,7 +122,7 @@ def _check_found(path: Path, found: Counter[str | None], encoding: str | None) -
     if bad_lines and not good_lines and (bad_lines > 1 or bad_lines == lines):
         raise FormatError(_other_encoding(path, encoding))
     if broken == rows:
-        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object")
+        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object, each key once")
     if bad := {reason: n for reason, n in found.items() if reason}:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in bad.items())
         logger.warning("%s: some rows cannot be read as they are (%s); they are kept, but get no scores", path, why)
@@ -263,7 +263,7 @@ def _csv_parts(path: Path, separator: str, encoding: str | None) -> Iterator[Par
     with _opened(path, encoding, newline="", errors="strict") as lines:
         published = _is_published(path, encoding)
         records = _split_at_commas(lines) if published else _csv_records(path, lines, separator)
-        names = _csv_names(next(records, ([], ""))[0])
+        names = _csv_names(path, next(records, ([], ""))[0])
         blank = [""] * len(names)
         while batch := list(islice(records, BATCH_ROWS)):
             if published:
@@ -312,10 +312,16 @@ def _split_at_commas(lines: Iterable[str]) -> Iterator[tuple[list[str], str]]:
             yield text.split(","), text
 
 
-def _csv_names(fields: Sequence[str]) -> list[str]:
-    """The columns' names; a missing or repeated one gets the name that pandas gives it."""
+def _csv_names(path: Path, fields: Sequence[str]) -> list[str]:
+    """
+    The columns' names; a missing or repeated one gets the name that pandas gives it.
+
+    Raises [`FormatError`] for a repeated one that this package reads: it cannot tell which is meant.
+    """
     names: list[str] = []
-    for i, given in enumerate(field.removeprefix("\ufeff") for field in fields):
+    for i, given in enumerate(_escaped_key(field.removeprefix("\ufeff")) for field in fields):
+        if given in names and given in (*_TEXTS, *_NUMBERS):
+            raise FormatError(f"{str(path)!r} has several columns named {given!r}; rename all but one of them")
         name, again = given or f"Unnamed: {i}", 0
         while name in names:
             again += 1
@@ -438,7 +444,7 @@ def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[Row, str | No
 
 def _values_in(text: str) -> list[Any] | None:
     """The JSON values of a text, one after the other; `None` if it holds anything else."""
-    decoder, values = json.JSONDecoder(parse_int=_whole_number), list[Any]()
+    decoder, values = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_object), list[Any]()
     text, start = _LAST_COMMA.sub(r"\1", text.strip()), 0
     try:
         while start < len(text):
@@ -520,7 +526,16 @@ def _json_row(line: str) -> tuple[Row, str | None]:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_int=_whole_number)
+    return json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
+
+
+class _Ambiguous(Row):
+    """A JSON object that has a key twice; readers differ in which value they take."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else _Ambiguous(row)
 
 
 def _whole_number(digits: str) -> int | float:
@@ -535,7 +550,7 @@ def _checked(row: Any) -> tuple[Row, str | None] | None:
         return None
     try:
         clean = _escaped(row)
-    except RecursionError:
+    except (RecursionError, ValueError):
         return None
     return clean, None if clean == row else "invalid_text"
 
@@ -545,13 +560,24 @@ def _broken(line: str) -> tuple[Row, str | None]:
 
 
 def _escaped(value: Any, levels: int = _DEEPEST_ROW) -> Any:
-    """`value` with lone surrogates written out (`\\ud83d`), since Arrow's strings must be valid text."""
+    """
+    `value` with lone surrogates written out (`\\ud83d`), since Arrow's strings must be valid text.
+
+    Raises `ValueError` for an ambiguous object, and `RecursionError` for a value of too many levels.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode() if has_lone_surrogates(value) else value
     if isinstance(value, (list, dict)) and not levels:
         raise RecursionError
     if isinstance(value, list):
         return [_escaped(v, levels - 1) for v in value]
+    if isinstance(value, _Ambiguous):
+        raise ValueError("a key is there twice")
     if isinstance(value, dict):
-        return {_escaped(k): _escaped(v, levels - 1) for k, v in value.items()}
+        return {_escaped_key(k): _escaped(v, levels - 1) for k, v in value.items()}
     return value
+
+
+def _escaped_key(name: str) -> str:
+    """A column's or key's name without null characters, at which Arrow's names end."""
+    return str(_escaped(name)).replace("\0", "\\x00")
