@@ -41,8 +41,8 @@ REASONS = {
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",
-    "server_timeout": "the server did not answer in time",
-    "server_unavailable": "the server could not be reached, was overloaded or failed",
+    "server_timeout": "the server did not answer in time; the next run asks it",
+    "server_unavailable": "the server could not be reached, was overloaded or failed; the next run asks it",
     "server_refused": "the server refused this sample: it is too long for the model, filtered or not valid",
     "server_malformed": "the server's answer is not a chat completion, or lacks what was requested",
     "server_cut_off": "the answer is cut off: raise max_tokens, or turn off the thinking of the judge",
@@ -51,7 +51,10 @@ REASONS = {
 """Why a sample can be unscored, by name."""
 
 NOT_ASKED = "server_not_asked"
-"""One of [`REASONS`]: the scorer was not asked for the sample. The next run always asks for it."""
+"""One of [`REASONS`]: the scorer was not asked for the sample."""
+
+UNANSWERED = (NOT_ASKED, "server_timeout", "server_unavailable")
+"""The [`REASONS`] by which nothing was answered: the next run always asks again."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker", "listener_opens", "not_english")
 """The [`REASONS`] that are not failures: the data are valid, but there is no reply that was to be scored."""
