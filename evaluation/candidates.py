@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ee_trl.data.text_files import other_encoding
 from ee_trl.errors import EmpathyError, FormatError, check_choice
 from ee_trl.files import blocks_of, digest, json_digest, read_json
 
@@ -210,7 +211,7 @@ def _lines_of(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{str(path)!r} is not UTF-8: {error}; save it as UTF-8") from error
+        raise FormatError(other_encoding(path, option=False)) from error
     lines = text.split("\n")
     if not lines[-1]:  # after the last newline
         lines.pop()

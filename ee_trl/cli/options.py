@@ -68,18 +68,17 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(*FLAGS.get(name, (f"--{name}",)), **SHARED[name])
 
 
-def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP, *, reading: bool = True) -> None:
+def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
     """The input: a file, folder or hub name, with split and configuration, and how it is read ([`open_input`])."""
     parser.add_argument(name, help=help)
     parser.add_argument("--split", help="split of a data set that has several (default: its only one)")
     parser.add_argument("--config", help="configuration name of a hub data set")
-    if reading:
-        parser.add_argument("--encoding", metavar="NAME", help="of a csv or json file, e.g. cp1252 (default: utf-8)")
-        note = (
-            "what a name in the data means: chosen=response, dialogs=messages, who=role, client=user; repeatable; "
-            "meanings: a column, a key of a turn (role, content), a role (user, assistant, system)"
-        )
-        parser.add_argument("--map", **REPEATED, metavar="NAME=MEANING", help=note)
+    parser.add_argument("--encoding", metavar="NAME", help="of a csv or json file, e.g. cp1252 (default: utf-8)")
+    note = (
+        "what a name in the data means: chosen=response, dialogs=messages, who=role, client=user; repeatable; "
+        "meanings: a column, a key of a turn (role, content), a role (user, assistant, system)"
+    )
+    parser.add_argument("--map", **REPEATED, metavar="NAME=MEANING", help=note)
 
 
 def add_output(
@@ -208,6 +207,7 @@ def ray_options(args: argparse.Namespace) -> RayOptions | None:
         if given:
             raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
         return None
+    require("ray", extra="ray", purpose="--engine ray")
     from ..scoring.parallel import RayOptions
 
     return RayOptions(**given)
@@ -228,12 +228,17 @@ def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelect
     return EmpathyDataSelector(threshold=threshold_of(args), ties=ties, show_progress=show, **options)
 
 
-def open_input(source: str, args: argparse.Namespace) -> Any:
-    """One split of the input; parquet files as a stream."""
-    from ..data.reading import open_rows
-
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How the input is read: the options of [`~ee_trl.data.reading.open_dataset`]."""
     mapping = named_paths("--map", args.map, "NAME=MEANING, e.g. client=user")
-    dataset = open_rows(source, config=args.config, split=args.split, encoding=args.encoding, mapping=mapping)
+    return {**picked(args, "config", "split", "encoding"), "mapping": mapping}
+
+
+def open_input(source: str, args: argparse.Namespace, *, dialogues: bool = True) -> Any:
+    """One split of the input; if it holds dialogues, parquet files are a stream."""
+    from ..data.reading import only_split, open_dataset, open_rows
+
+    dataset = only_split((open_rows if dialogues else open_dataset)(source, **reading(args)))
     if hasattr(dataset, "keys"):
         raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
     return dataset

@@ -93,7 +93,7 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 
     The options are those of [`open_dataset`].
     """
-    found = _only_split(open_dataset(source, streaming=True, **options))
+    found = only_split(open_dataset(source, streaming=True, **options))
     if not hasattr(found, "keys") and is_stream(found) and recognise(features_of(found)).utterance_rows:
         return open_dataset(source, **options)
     return found
@@ -102,12 +102,13 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 def opened(dataset: Any) -> Any:
     """The data set itself, or the one at a path or hub name; a path with one split gives this split."""
     if isinstance(dataset, (str, os.PathLike)):
-        return _only_split(open_dataset(dataset))
+        return only_split(open_dataset(dataset))
     check_dataset(dataset)
     return dataset
 
 
-def _only_split(dataset: Any) -> Any:
+def only_split(dataset: Any) -> Any:
+    """The split of a mapping that has only one; anything else as it is."""
     return next(iter(dataset.values())) if hasattr(dataset, "keys") and len(dataset) == 1 else dataset
 
 

@@ -103,6 +103,8 @@ class FittedApart(Fitted):
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
         """Predictions of the axes, and the log odds of the flags: shape `(n, 2 + flags)`."""
+        if not dialogues:
+            return np.empty((0, len(AXES) + len(self.compared.flags)))
         outputs = head_outputs(self.head, *self.compared.vectors(dialogues, token_budget))
         return np.column_stack([outputs[:, : len(AXES)], flag_odds(outputs)])
 

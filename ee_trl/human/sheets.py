@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dialogue import Turns
+from ..data.text_files import other_encoding
 from ..display import csv_text
-from ..errors import EmpathyError, FormatError, check_choice, check_count, unknown
+from ..errors import EmpathyError, FormatError, check_choice, check_count, require, unknown
 from ..evaluation.candidates import candidates_of, read_replies
 from ..evaluation.eval_set import read_eval_set
 from ..evaluation.report import render
@@ -98,17 +99,17 @@ def export_study(
     raters: int = 3,
     limit: int | None = None,
     turns: Turns = "each",
-    split: str | None = None,
-    config: str | None = None,
     seed: int = 0,
+    **reading: Any,
 ) -> list[Path]:
     """
     Writes the sheets and the key of a study, and gives the sheets' files; see [`make_sheets`] for its options.
 
     `n` dialogues are drawn; for A/B only those with two different replies. `references` makes the
-    reference replies a candidate. The other options are those of [`~ee_trl.evaluation.evaluate_models`].
+    reference replies a candidate. `reading` and the other options are those of [`~ee_trl.evaluation.read_eval_set`].
     """
-    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    require("jinja2", extra="human", purpose="the sheets' HTML forms")
+    eval_set = read_eval_set(dataset, limit=limit, turns=turns, **reading)
     replies = {}
     if predictions or not references:
         for candidate in candidates_of(predictions=predictions):
@@ -348,7 +349,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{str(path)!r} is not text in UTF-8 ({error}); save it as CSV UTF-8") from error
+        raise FormatError(f"{other_encoding(path, option=False)}, or save it as CSV UTF-8") from error
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a dialogue may be longer than Python's limit
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     try:

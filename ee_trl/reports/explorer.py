@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
@@ -22,7 +23,17 @@ from zlib import compress
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..axes import DEFAULT_THRESHOLD, MAX_SCORE, RATIONALITY, SENSIBILITY, TIES, Threshold, scores_array, thresholds
+from ..axes import (
+    DEFAULT_THRESHOLD,
+    FLAGS,
+    MAX_SCORE,
+    RATIONALITY,
+    SENSIBILITY,
+    TIES,
+    Threshold,
+    scores_array,
+    thresholds,
+)
 from ..data.dialogue import REASONS, SCORED, Sample
 from ..data.reading import opened
 from ..data.samples import Scores, batches_of, read_scores
@@ -183,12 +194,17 @@ def explorer_data(
     scores = read_scores(scored, emotion=True)
     s, r = score_bins(scores.sensibility, SENSIBILITY), score_bins(scores.rationality, RATIONALITY)
     names, emotions = _emotions(scores)
-    reasons = {name: n for name, n in scores.statuses.counts().items() if name != SCORED}
+    why = scores.statuses.to_array()
+    if scores.flags is not None:  # selection drops these, so they are in no quadrant
+        flagged = ~scores.flags.is_("") & (s >= 0)
+        why[flagged] = [f"flag_{name}" for name in scores.flags.to_array()[flagged]]
+        s[flagged] = r[flagged] = -1
+    reasons = Counter(why[why != SCORED].tolist())
     chosen = _drawn(s, r, limit, seed)
     texts = _texts(scored, chosen, len(s))
     fit = _within(texts, MOST_TEXT, seed)
     chosen, texts = chosen[fit], [texts[i] for i in fit.tolist()]
-    why = scores.statuses.to_array()[chosen]
+    meanings = REASONS | {f"flag_{name}": "the reply has this flag, so selection drops it" for name in FLAGS}
     return {
         "source": source,
         "command": _command(source, split, config),
@@ -196,7 +212,9 @@ def explorer_data(
         "rows": len(s),
         "scored": int((s >= 0).sum()),
         "scorers": list(scores.scorers),
-        "unscored": [{"name": name, "meaning": REASONS.get(name, ""), "count": n} for name, n in reasons.items()],
+        "unscored": [
+            {"name": name, "meaning": meanings.get(name, ""), "count": n} for name, n in reasons.most_common()
+        ],
         "rubric": rubric_of_file(source),
         "emotions": names,
         "whole": bool(np.all(s[s >= 0] % (2 * STEPS) == 0) and np.all(r[r >= 0] % (2 * STEPS) == 0)),
@@ -208,7 +226,7 @@ def explorer_data(
             "sensibility": _numbers(scores.sensibility[chosen]),
             "rationality": _numbers(scores.rationality[chosen]),
             "emotion": emotions[chosen].tolist(),
-            "reason": ["" if name == SCORED else name for name in why.tolist()],
+            "reason": ["" if name == SCORED else name for name in why[chosen].tolist()],
             "roles": [roles for roles, _ in texts],
             "turns": [turns for _, turns in texts],
         },

@@ -164,8 +164,9 @@ def content_of(name: str, model: Any) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
-    endings = (".safetensors", ".bin", ".json", ".model", ".jinja")
-    return f"local@{files_digest(sorted(path for path in folder.iterdir() if path.suffix in endings), 12)}"
+    endings, reports = (".safetensors", ".bin", ".json", ".model", ".jinja"), ("check.json", "agreement.json")
+    files = sorted(path for path in folder.iterdir() if path.suffix in endings and path.name not in reports)
+    return f"local@{files_digest(files, 12)}"
 
 
 def weights_of(model: Any) -> str:
