@@ -109,11 +109,11 @@ class EmpathyCallback(TrainerCallback):
         if not ahead:
             rows.score(selector)
         rows.report()
-        self.scores = rows.scores
+        self.scores, self.flagged = rows.scores, rows.flagged
         self.ahead: ScoringAhead | None = None
         if rows.wanting.any():
             look = LookAhead(self.spec, rows.dialogues(self.spec.turns), on_failure=on_failure)
-            self.ahead = ScoringAhead(look, self.scores, rows.wanting, behind=behind)
+            self.ahead = ScoringAhead(look, self.scores, rows.wanting, self.flagged, behind=behind)
         if rows.turns is not None and IDS not in samples.column_names:
             trainer.train_dataset = number_tokens(trainer, samples, rows.turns, trainer.processing_class, trainer.args)
         self.loss = None if trainer is None else hold(trainer, self)
@@ -178,7 +178,8 @@ class EmpathyCallback(TrainerCallback):
     def _changes(self, progress: float) -> list[Any] | None:
         """The policy's answer, with `"same"` for weights that did not change, which need not travel."""
         try:
-            asked = self.schedule.ask(self.policy, self.scores, self.diary.records.last_loss, progress)
+            losses = self.diary.records.last_loss
+            asked = self.schedule.ask(self.policy, self.scores, losses, progress, self.flagged)
         except NothingLeftError:
             if self.ahead is not None and self.ahead.pending.any():
                 return None
