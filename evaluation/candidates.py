@@ -128,7 +128,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     name = os.fspath(source)
     device = device or local_device()
     resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
-    options: dict[str, Any] = {"dtype": getattr(torch, resolved)}
+    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "use_safetensors": True}
     adapter = Path(name) / "adapter_config.json"
     try:
         if is_adapter(source):
@@ -136,6 +136,10 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
             inner = AutoModelForCausalLM.from_pretrained(base, **options)
             from peft import PeftModel
 
+            if not (Path(name) / "adapter_model.safetensors").is_file():
+                raise EmpathyError(
+                    f"the adapter {name!r} has no adapter_model.safetensors; other weights are not read"
+                )
             model = PeftModel.from_pretrained(inner, name).merge_and_unload()
             own = any((Path(name) / file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
             tokenizer = AutoTokenizer.from_pretrained(name if own else base)

@@ -8,11 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..axes import TIES
+from ..display import plain
 from ..errors import EmpathyError, FormatError, require
-from ..files import package_versions
+from ..files import json_text, package_versions
 
 
 if TYPE_CHECKING:
@@ -270,10 +271,10 @@ def report_folder(args: argparse.Namespace, *files: str, given: str | None = Non
 def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], text: Any, *notes: str) -> int:
     """Prints one JSON object with `--json`, otherwise a text, and notes on standard error. Returns exit code 0."""
     if args.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json_text(found))
         return 0
     if text is not None:
-        print(text)
+        say(text)
     for line in notes:
         note(line)
     return 0
@@ -281,7 +282,12 @@ def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], tex
 
 def note(text: str) -> None:
     """A line for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Prints a text, of which no character acts on the terminal; by default on standard output."""
+    print(plain(str(text), lines=True), file=stream)
 
 
 def versions() -> dict[str, str]:

@@ -111,7 +111,10 @@ def _check_found(path: Path, found: Counter[str | None], encoding: str | None) -
     if bad_lines and not good_lines and (bad_lines > 1 or bad_lines == lines):
         raise FormatError(other_encoding(path, encoding))
     if broken == rows:
-        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object. {HOW_ROWS_LOOK}")
+        raise FormatError(
+            f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object that has each key once. "
+            f"{HOW_ROWS_LOOK}"
+        )
     if bad := {reason: n for reason, n in found.items() if reason}:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in bad.items())
         logger.warning("%s: some rows cannot be read as they are (%s); they are kept, but get no scores", path, why)
@@ -195,3 +198,8 @@ def _binary(path: Path) -> Any:
         return pa.input_stream(str(path), compression="zstd")
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     return openers.get(suffix, open)(path, "rb")
+
+
+def without_null(name: str) -> str:
+    """The name of a column or key without null characters, at which Arrow's names end."""
+    return name.replace("\0", "\\x00")

@@ -136,7 +136,7 @@ def learn_to_compare(
         # on a CPU the backward pass of fused attention takes most of the time
         how = None if torch.cuda.is_available() else "eager"
         settings = {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "attn_implementation": how}
-        model = AutoModel.from_pretrained(encoder, **settings)
+        model = AutoModel.from_pretrained(encoder, use_safetensors=True, **settings)
     except (OSError, ValueError, ImportError) as error:
         raise TrainingError(f"the encoder {os.fspath(encoder)!r} cannot be loaded: {error}") from error
     longest = longest_of(model)

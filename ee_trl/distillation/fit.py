@@ -185,6 +185,7 @@ def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: boo
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
+            use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, ImportError) as error:

@@ -174,7 +174,7 @@ def encoder_features(dialogues: Sequence[Dialogue], encoder: str | os.PathLike[s
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModel.from_pretrained(encoder).eval()
+    model = AutoModel.from_pretrained(encoder, use_safetensors=True).eval()
     read = [" ".join(ft.tokenise(" ".join(d.context))) for d in dialogues]
     contexts = _pooled(model, tokenizer, read, "left")
     replies = [" ".join(ft.tokenise(d.response)) for d in dialogues]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..data.dialogue import Turns
 from ..data.text_files import other_encoding
+from ..display import csv_text
 from ..errors import EmpathyError, FormatError, check_choice, check_count, require, unknown
 from ..evaluation.candidates import candidates_of, read_replies
 from ..evaluation.eval_set import read_eval_set
@@ -43,7 +44,6 @@ KEY_FILE = "key.json"
 REFERENCES = "references"
 ROLES = {"user": "Speaker", "assistant": "Listener"}
 ENDINGS = (".csv", ".html")  # of a sheet's files
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins with one of these
 
 
 @dataclass(frozen=True)
@@ -232,14 +232,9 @@ def sheet_csv(sheet: Sheet) -> str:
     writer.writerow(["study", "sheet", "item", "dialogue", *replies, *sheet.aspects])
     for item in sheet.items:
         said = "\n".join(f"{role}: {text}" for role, text in item.context)
-        texts = [_cell(text) for text in (said, *item.replies)]
+        texts = [csv_text(text) for text in (said, *item.replies)]
         writer.writerow([sheet.study, sheet.name, item.id, *texts, *("" for _ in sheet.aspects)])
     return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    clean = "".join(c for c in text if c in "\n\t" or c.isprintable() or not c.isascii())
-    return f"'{clean}" if clean.startswith(_FORMULA) else clean
 
 
 def sheet_html(sheet: Sheet) -> str:
@@ -279,8 +274,17 @@ def read_key(path: str | os.PathLike[str]) -> Key:
     if not path.is_file():
         raise FormatError(f"no such file: {str(path)!r}; `ee-trl human export` writes it as {KEY_FILE}")
     try:
-        return Key(**read_json(path))
-    except (ValueError, TypeError) as error:
+        key = Key(**read_json(path))
+        entries = [entry for sheet in key.sheets.values() for entry in sheet.values()]
+        fine = isinstance(key.study, str) and key.kind in KINDS and set(key.aspects) <= ASPECTS.keys()
+        fine &= isinstance(key.aspects, list) and isinstance(key.candidates, list)
+        for entry in entries:
+            fine &= isinstance(entry["dialogue"], int) and set(entry["shown"]) <= set(key.candidates)
+            fine &= len(entry["shown"]) == (2 if key.kind == AB else 1)
+        if not fine:
+            raise ValueError("it names a kind, aspect, dialogue or candidate that no study has")
+        return key
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FormatError(f"{str(path)!r} is not a key of `ee-trl human export`: {error}") from error
 
 

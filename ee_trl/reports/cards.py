@@ -408,18 +408,18 @@ def _measured(scorers: Sequence[str], path: Path) -> Markup:
         report = read_json(path)
         a, b, found = report["a"], report["b"], report["agreement"]
         sides, rho, three = {a["fingerprint"]: b, b["fingerprint"]: a}, found["axes"], found["three_way"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        other = next((sides[name] for name in scorers if name in sides), None)
+        if other is not None:
+            return Markup(
+                f"Compared with {_code(other['fingerprint'])} ({markdown_text(other['name'])}) on "
+                f"{found['compared']:,} samples of {markdown_text(report['dataset'])}: Spearman "
+                f"{number(rho['sensibility']['spearman'])} for sensibility and "
+                f"{number(rho['rationality']['spearman'])} for rationality, Cohen's kappa {number(three['kappa'])} on "
+                "the three-way selection."
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmpathyError(
             f"{str(path)!r} is not the agreement.json that `ee-trl agreement -o` writes: {error}"
         ) from error
-    other = next((sides[name] for name in scorers if name in sides), None)
-    if other is None:
-        raise EmpathyError(
-            f"{str(path)!r} compares {' with '.join(sides)}, neither of which made these scores ({', '.join(scorers)})"
-        )
-    return Markup(
-        f"Compared with {_code(other['fingerprint'])} ({markdown_text(other['name'])}) on {found['compared']:,} "
-        f"samples of {markdown_text(report['dataset'])}: Spearman {number(rho['sensibility']['spearman'])} for "
-        f"sensibility and {number(rho['rationality']['spearman'])} for rationality, Cohen's kappa "
-        f"{number(three['kappa'])} on the three-way selection."
-    )
+    made = " with ".join(map(str, sides))
+    raise EmpathyError(f"{str(path)!r} compares {made}, neither of which made these scores ({', '.join(scorers)})")

@@ -8,7 +8,6 @@ page counts in a sparse histogram of these bins; its size does not grow with the
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -40,7 +39,7 @@ from ..data.reading import opened
 from ..data.samples import Scores, batches_of, read_scores
 from ..data.tables import chosen_rows, features_of, tables_of
 from ..errors import FormatError, SelectionError, check_choice, check_count, require
-from ..files import check_output, write_text
+from ..files import check_output, json_text, write_text
 from ..selection import keep_set
 from .rubric import rubric_of_file
 
@@ -144,8 +143,8 @@ def explorer_page(data: dict[str, Any], library: str) -> str:
 
 def inert_json(data: Any) -> str:
     """JSON for a block of a page: it can neither end the block nor open a comment in it."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
-    for character in "<>&\u2028\u2029":
+    text = json_text(data, separators=(",", ":"))
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
@@ -305,7 +304,7 @@ def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> 
 
 def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
     if sample.dialogue is None:
-        return "?", [_cut(json.dumps(row, ensure_ascii=False, default=str))]
+        return "?", [_cut(json_text(row))]
     turns = [_cut(turn) for turn in (*sample.dialogue.context, sample.dialogue.response)]
     roles = "".join("s" if role == "user" else "l" for role in (*sample.dialogue.roles, "assistant"))
     if len(turns) <= MOST_TURNS:

@@ -108,7 +108,7 @@ def load_judge(
             model, own = load_gguf(name, gguf_file, **options)
             return LoadedJudge(model.eval(), tokenizer or own, gguf_content(name, gguf_file, model), quantization)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
-        model = AutoModelForCausalLM.from_pretrained(name, **options).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options).eval()
     except SafetensorError as error:
         raise ScorerError(
             f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
