@@ -118,7 +118,7 @@ class EmpathyCallback(TrainerCallback):
             trainer.train_dataset = number_tokens(trainer, samples, rows.turns, trainer.processing_class, trainer.args)
         self.loss = None if trainer is None else hold(trainer, self)
         self._rows, self.turns = len(samples), rows.turns
-        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns, self.flagged), Weights()
         self._said_alike = False
         self._saved: int | None = None  # the step of the last saved state
 
@@ -236,7 +236,7 @@ class EmpathyCallback(TrainerCallback):
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         ahead_of_use = 1 + (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
         self._fetched = train_dataloader.total_batch_size * ahead_of_use
-        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns, self.flagged), Weights()
         epoch, step = divmod(state.global_step, self._steps_in_epoch)
         resumed = bool(state.global_step) and self._resume(args, state)
         self._epoch_settled = not resumed or step > 0
