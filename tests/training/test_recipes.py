@@ -45,7 +45,9 @@ def recipes_of(config: Path) -> list[str]:
 
 
 PAIRS = [
-    pytest.param(name, config, marks=[pytest.mark.slow] if name == "efficient_empathy" else [])
+    pytest.param(
+        name, config, marks=[pytest.mark.slow] if name == "efficient_empathy" or "smollm2" in config.name else []
+    )
     for config in CONFIGS
     for name in recipes_of(config)
 ]
@@ -151,7 +153,7 @@ def test_the_paper_s_settings_are_the_paper_s() -> None:
     assert {name: settings[name] for name in paper} == paper
 
 
-@pytest.mark.parametrize("name", ["tiny_cpu", "qlora_8b", "lora_8b"])
+@pytest.mark.parametrize("name", ["smollm2_cpu", "tiny_cpu", "qlora_8b", "lora_8b"])
 def test_the_online_configs_differ_in_the_policy_alone(name: str) -> None:
     offline, online = (
         yaml.safe_load((ROOT / f"recipes/configs/{stem}.yaml").read_text()) for stem in (name, f"online_{name}")
