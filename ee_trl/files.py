@@ -9,10 +9,12 @@ import json
 import math
 import os
 import platform
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,22 +42,40 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a partial folder; it replaces `path` if the block succeeds, and the old folder stays until then."""
-    path = Path(path)
+def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """
+    Gives a partial folder; it replaces `path` if the block succeeds, and the old folder stays until then.
+
+    Raises [`FormatError`] if a folder with content is there, also where another process made it meanwhile, unless
+    `overwrite` allows to replace it; and for a folder that cannot be renamed.
+    """
+    path = Path(path).resolve()  # a link stays, and its target is replaced
+    if path.is_mount() or Path.cwd().is_relative_to(path):
+        raise FormatError(f"{str(path)!r} is the current folder or a mounted disk; name a folder in it")
     with _partial_of(path) as partial:
         partial.mkdir()
         try:
             yield partial
-            if path.exists():
-                replaced = partial.with_name(f"{partial.name}.replaced")
-                os.replace(path, replaced)
-                os.replace(partial, path)
-                shutil.rmtree(replaced)
-            else:
-                os.replace(partial, path)
+            _put_in_place(partial, path, overwrite)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, path: Path, overwrite: bool) -> None:
+    replaced = partial.with_name(f"{partial.name}.replaced")
+    while True:
+        try:
+            os.replace(partial, path)  # over an empty folder, too
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not overwrite:
+                raise FormatError(f"{str(path)!r} is there already; give another folder") from error
+        shutil.rmtree(replaced, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just moved it
+            os.replace(path, replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
@@ -63,22 +83,46 @@ def _partial_of(path: Path) -> Iterator[Path]:
     """Removes the partial files of killed processes of this machine, and names a new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = f".{path.name}.partial-{platform.node()}-"
-    for partial in path.parent.glob(f"{glob.escape(kind)}*"):
-        number = partial.name.removeprefix(kind)
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    for left in _left_by_the_dead(path.parent, kind):
+        if left.name.endswith(".replaced") and not path.exists():  # the kill came between two renames
+            os.replace(left, path)
+        else:
+            _remove(left)
     with named_when_full(path):
-        yield path.with_name(f"{kind}{os.getpid()}")
+        yield path.with_name(f"{kind}{os.getpid()}-{secrets.token_hex(3)}")
+
+
+def _left_by_the_dead(folder: Path, kind: str) -> Iterator[Path]:
+    """The files and folders named `kind`, the number of a process that has ended, and more."""
+    for path in sorted(folder.glob(f"{glob.escape(kind)}*")):
+        number = re.match(r"\d+(?=$|[-.])", path.name.removeprefix(kind))
+        if number and not psutil.pid_exists(int(number[0])):
+            yield path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a killed process left this file or folder half written; the next write of the same name removes it."""
+    return re.fullmatch(r"\..+\.partial-.+-\d+(-[0-9a-f]+)?(\.replaced)?", path.name) is not None
 
 
 @contextmanager
 def named_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Adds the file's name to the error of a full disk; Arrow's errors lack it."""
+    """Makes a full disk an `OSError` with the file's name; the errors of Arrow and safetensors lack it."""
     try:
         yield
-    except OSError as error:
-        if error.errno in DISK_FULL and not error.filename:
-            raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number is None:  # safetensors has the number in its text
+            number = next((number for number in DISK_FULL if f"(os error {number})" in str(error)), None)
+        if number in DISK_FULL and not getattr(error, "filename", None):
+            raise OSError(number, os.strerror(number), os.fspath(path)) from error
         raise
 
 
@@ -110,8 +154,11 @@ def json_ready(value: Any) -> Any:
 
 
 def temporary_folder() -> Path:
-    """A new folder that is removed when the process ends."""
-    folder = tempfile.mkdtemp(prefix="ee-trl-")
+    """A new folder that is removed when the process ends; if it is killed, by the next process that calls this."""
+    kind = f"ee-trl-{platform.node()}-"
+    for left in _left_by_the_dead(Path(tempfile.gettempdir()), kind):
+        _remove(left)
+    folder = tempfile.mkdtemp(prefix=f"{kind}{os.getpid()}-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 

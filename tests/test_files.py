@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from ee_trl.errors import FormatError
-from ee_trl.files import WRITABLE, atomic, check_output, write_text
+from ee_trl.files import (
+    WRITABLE,
+    atomic,
+    atomic_folder,
+    check_output,
+    is_partial,
+    temporary_folder,
+    write_text,
+)
 
 
 def test_atomic_leaves_nothing_on_failure(tmp_path: Path) -> None:
@@ -36,12 +44,79 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
     assert set(os.listdir(tmp_path)) == {"a", *others}
 
 
+def test_a_folder_is_replaced_whole_and_never_one_that_another_process_made(tmp_path: Path) -> None:
+    target = tmp_path / "scorer"
+
+    def write(text: str, *, overwrite: bool = True, fail: bool = False) -> None:
+        with atomic_folder(target, overwrite=overwrite) as partial:
+            (partial / text).touch()
+            if fail:
+                raise KeyboardInterrupt
+
+    target.mkdir()
+    write("old", overwrite=False)  # over an empty folder
+    with pytest.raises(KeyboardInterrupt):
+        write("new", fail=True)
+    with pytest.raises(FormatError, match="is there already"):
+        write("new", overwrite=False)
+    assert os.listdir(target) == ["old"]
+    with atomic_folder(target) as one, atomic_folder(target) as other:
+        assert one != other, "two at once share no partial folder"
+    write("new")
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["scorer"]
+
+
+def test_a_kill_between_the_two_renames_of_a_folder_is_mended_by_the_next_write(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    new = tmp_path / f".scorer.partial-{platform.node()}-{gone.pid}-0a1b2c"
+    old = new.with_name(f"{new.name}.replaced")
+    for folder in (new, old):
+        folder.mkdir()
+        assert is_partial(folder)
+    (old / "old").touch()
+
+    def fail() -> None:
+        with atomic_folder(tmp_path / "scorer"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["scorer", "scorer/old"]
+
+
+def test_a_folder_that_cannot_be_renamed_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FormatError, match="current folder"), atomic_folder("."):
+        pass
+
+
+def test_temporary_folders_of_killed_processes_go_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import os, signal; from ee_trl.files import temporary_folder as new; print(new()); (new() / 'data').touch()"
+    )
+    kill = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}; {code}; os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", kill], check=False)
+    assert len(os.listdir(tmp_path)) == 2
+    ours = temporary_folder()
+    assert [tmp_path / name for name in os.listdir(tmp_path)] == [ours]
+    assert temporary_folder() != ours
+    assert ours.exists(), "this process lives"
+
+
 FULL_DISK = """
 import resource, sys
 from datasets import Dataset
 from ee_trl.cli.main import main
 
 Dataset.from_list([{"context": "I am sad.", "response": f"Oh no. {i}"} for i in range(2_000)]).to_parquet("a.parquet")
+sys.dont_write_bytecode = True  # or the limit cuts the compiled files of modules that are imported later
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 sys.exit(main(["score", "a.parquet", "-o", sys.argv[1], "--scorer", "linear", "-q"]))
 """

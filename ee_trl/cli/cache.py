@@ -131,4 +131,7 @@ def readable(size: float) -> str:
 
 
 def _day(when: float) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(when))
+    try:
+        return time.strftime("%Y-%m-%d", time.localtime(when))
+    except (TypeError, ValueError, OverflowError, OSError):  # a damaged row
+        return "unknown"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import FormatError, check_choice
-from .formats import FORMATS, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, role_named
+from .formats import FORMATS, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, listed, role_named
 
 
 SCORED = "scored"
@@ -40,8 +41,8 @@ REASONS = {
     "scorer_gave_none": "the scorer gave no number",
     "score_out_of_range": "the scorer gave a number outside [0, 10]",
     "answer_not_in_form": "the judge's answer is not in the rubric's form",
-    "server_timeout": "the server did not answer in time",
-    "server_unavailable": "the server could not be reached, was overloaded or failed",
+    "server_timeout": "the server did not answer in time; the next run asks it",
+    "server_unavailable": "the server could not be reached, was overloaded or failed; the next run asks it",
     "server_refused": "the server refused this sample: it is too long for the model, filtered or not valid",
     "server_malformed": "the server's answer is not a chat completion, or lacks what was requested",
     "server_cut_off": "the answer is cut off: raise max_tokens, or turn off the thinking of the judge",
@@ -50,7 +51,10 @@ REASONS = {
 """Why a sample can be unscored, by name."""
 
 NOT_ASKED = "server_not_asked"
-"""One of [`REASONS`]: the scorer was not asked for the sample. The next run always asks for it."""
+"""One of [`REASONS`]: the scorer was not asked for the sample."""
+
+UNANSWERED = (NOT_ASKED, "server_timeout", "server_unavailable")
+"""The [`REASONS`] by which nothing was answered: the next run always asks again."""
 
 NOTHING_TO_SCORE = ("ends_with_speaker", "listener_opens", "not_english")
 """The [`REASONS`] that are not failures: the data are valid, but there is no reply that was to be scored."""
@@ -165,8 +169,11 @@ def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Tur
 def _system(row: Mapping[str, Any]) -> list[Message]:
     """The system message that a column of its own holds, if any."""
     for name in SYSTEM_COLUMNS:
-        text = row.get(name)
-        if isinstance(text, str) and text.strip():
+        value: Any = row.get(name)
+        with suppress(BadRow):  # a broken list is a text
+            value = (listed(value) or value) if isinstance(value, str) else value
+        texts: Any = value if isinstance(value, (list, tuple)) else [value]
+        if all(isinstance(text, str) for text in texts) and (text := "\n".join(texts)).strip():
             return [Message("system", text)]
     return []
 
@@ -215,9 +222,9 @@ def _problem(messages: Sequence[Message], multi_turn: bool) -> str | None:
     role, response, _ = messages[-1]
     if role != "assistant":
         return "ends_with_speaker"
-    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), None)
-    if last is None and multi_turn:
+    if multi_turn and not any(message.role == "user" for message in messages):
         return "listener_opens"
+    last = next((m.text for m in reversed(messages[:-1]) if m.role != "system"), None)
     if not (last and last.strip()):
         return "empty_context"
     if not response.strip():
@@ -252,14 +259,17 @@ def _utterance(fmt: DialogueFormat, row: Mapping[str, Any], number: int, speaker
     """The utterance of a row that should have this number; the roles of people without one follow from their order."""
     name = str(row.get("speaker_idx"))
     place = speakers.setdefault(name, len(speakers))
-    role = role_named(name) or ("assistant" if place else "user")
+    taken = [role_named(speaker) for speaker in speakers]
+    second = "user" in taken or (place > 0 and "assistant" not in taken)
+    role = role_named(name) or ("assistant" if second else "user")
     try:
         [message] = _parsed(fmt, row)
     except BadRow as bad:
         return Message(role, "", str(bad))
     if utterance_number(row.get("utterance_idx")) != number:
         return Message(role, "", "missing_turns")
-    return Message(role, message.text, "too_many_speakers" if place > 1 else None)
+    problem = "unknown_role" if name == "None" else "too_many_speakers" if place > 1 else None
+    return Message(role, message.text, problem)
 
 
 def utterance_number(value: Any) -> float:

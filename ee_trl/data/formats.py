@@ -20,23 +20,29 @@ from ..errors import FormatError
 _NAMES = {
     "system": ("system", "developer"),
     "user": (
-        *("user", "human", "speaker", "prompter", "seeker", "help_seeker", "support_seeker", "client", "patient"),
-        *("usr", "customer", "caller", "visitor", "student", "questioner", "poster", "inquirer"),
+        *("user", "human", "speaker", "prompter", "seeker", "help_seeker", "helpseeker", "support_seeker", "client"),
+        *("patient", "usr", "customer", "caller", "visitor", "student", "questioner", "poster", "inquirer", "asker"),
+        *("teller", "mentee", "q", "用户", "来访者", "求助者", "usuario", "utilisateur"),
     ),
     "assistant": (
         *("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "agent", "listener", "supporter"),
         *("help_supporter", "helper", "counselor", "counsellor", "therapist", "psychologist", "doctor", "sys"),
+        *("answerer", "responder", "commenter", "operator", "mentor", "coach", "volunteer", "advisor"),
+        *("助手", "咨询师", "支持者", "asistente"),
     ),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
-_NUMBERED = re.compile(r"(?:agent|speaker|person|participant|interlocutor|user|human|p|s)?_?(?:\d+|[ab])")
+ROLES = tuple(_NAMES)
+KEYS = ("role", "content")
+"""How a turn's keys and roles are called here; whatever else they are called, a mapping may say."""
+_NUMBERED = re.compile(r"(?:agent|speaker|spk|person|participant|interlocutor|user|human|p|s)?_?(?:\d+(?:\.0)?|[ab])")
 """Names that say only who is who, such as agent_1 and agent_2: whoever opens the conversation is the speaker."""
 ROLE_KEYS = ("from", "role", "speaker", "sender", "author", "speaker_role", "speaker_id")
 TEXT_KEYS = ("value", "content", "text", "utterance", "message")
 """Keys of a turn that hold its role and its text; files that mix spellings have several, all but one null."""
 OTHER_COLUMNS = {"completion": ("response",), "dialog": ("dialogue", "conversation", "turns", "utterances")}
 """Further names of a format's column, taken if no format has all of its own columns."""
-SYSTEM_COLUMNS = ("system", "system_prompt")
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message", "system_instruction", "System")
 """Columns whose text is the system message of a conversation that has none."""
 
 
@@ -65,7 +71,7 @@ def role_named(name: Any) -> str | None:
 
 
 def _plain(name: Any) -> str:
-    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
+    return str(name).strip(" :").lower().replace(" ", "_").replace("-", "_")
 
 
 def parse_messages(value: Any, speakers: dict[str, int] | None = None) -> list[Message]:
@@ -83,7 +89,16 @@ def parse_messages(value: Any, speakers: dict[str, int] | None = None) -> list[M
     if not isinstance(value, (list, tuple)):
         raise BadRow("wrong_type")
     speakers = {} if speakers is None else speakers
-    return [_message(turn, speakers) for turn in value]
+    return [_message(part, speakers) for turn in value for part in _parts(turn)]
+
+
+def _parts(turn: Any) -> list[Any]:
+    """A turn; or the turns of a mapping whose keys are the roles, as `{"user": "...", "assistant": "..."}`."""
+    if not isinstance(turn, Mapping) or "role" in turn or "from" in turn:
+        return [turn]
+    if not all(map(role_named, turn)) or not set(turn) - set(ROLE_KEYS):
+        return [turn]
+    return [{"role": name, "content": text} for name, text in turn.items() if text is not None]
 
 
 def _turns_of_lists(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -107,7 +122,10 @@ _TOKEN = re.compile(
 
 def listed(text: str) -> Any:
     """The list or mapping that a text is written as; `None` for other text. Raises [`BadRow`] for a broken list."""
-    if (text[:1].isalnum() and not text.startswith("array(")) or not _LIST.match(text):
+    if text[:1].isalnum() and not text.startswith("array("):
+        return None
+    text = _unquoted(text)
+    if not _LIST.match(text):
         return None
     try:
         return _read_list(text)
@@ -117,8 +135,19 @@ def listed(text: str) -> Any:
         raise
 
 
+def _unquoted(text: str) -> str:
+    """A text that was written as JSON twice, as it was after the first time; any other text as it is."""
+    if re.match(r'\s*"\s*[\[{]', text):
+        try:
+            return _unquoted(json.loads(text))
+        except (ValueError, TypeError):
+            pass
+    return text
+
+
 def _read_list(text: str) -> Any:
     """A list or mapping written as JSON, as a Python literal, or as numpy prints arrays; nothing is evaluated."""
+    text = _unquoted(text)
     for read in (json.loads, _literal):
         try:
             value = read(text)
@@ -148,31 +177,49 @@ def _message(turn: Any, speakers: dict[str, int]) -> Message:
     if not isinstance(turn, Mapping):
         return Message("", "", "null_dialogue" if turn is None else "wrong_type")
     role, content = turn.get("role"), turn.get("content")
-    if isinstance(content, str) and turn.get("from") is None and isinstance(role, str) and role in _ROLES:
-        return Message(_ROLES[role], content)  # most turns
+    side = _ROLES.get(role) if isinstance(role, str) and turn.get("from") is None else None
+    if side and isinstance(content, str) and content[:1].isalpha() and content[:6] != "array(":  # most turns
+        speakers[side] = _PLACES.get(side, -1)
+        return Message(side, content)
+    names, turn = list(map(str, turn)), {str(key).lower(): value for key, value in turn.items()}
     key = next((key for key in ROLE_KEYS if turn.get(key) is not None), None)
     name = turn[key] if key else None
-    role = role_named(name) if isinstance(name, (str, int)) else None
-    if role is None and isinstance(name, (str, int)) and _NUMBERED.fullmatch(_plain(name)):
-        place = speakers.setdefault(_plain(name), len(speakers))
-        if place > 1:
-            return Message("", "", "too_many_speakers")
-        role = ("user", "assistant")[place]
+    role = _role_of(name, speakers) if isinstance(name, (str, int, float)) else None
+    if role == "":
+        return Message("", "", "too_many_speakers")
     if role is None:
-        return Message("", f"{key}: {name!r}" if key else f"keys: {', '.join(map(str, turn))}", "unknown_role")
+        return Message("", f"{key}: {name!r}" if key else f"keys: {', '.join(names)}", "unknown_role")
     content = next((turn[key] for key in TEXT_KEYS if turn.get(key) is not None), None)
     if content is None and not any(key in turn for key in TEXT_KEYS):
-        return Message(role, f"keys: {', '.join(map(str, turn))}", "null_dialogue")
+        others = [name for name in names if name.lower() not in ROLE_KEYS]
+        return Message(role, f"keys: {', '.join(others)}", "null_dialogue")
     try:
         return Message(role, content_text(content))
     except BadRow as bad:
         return Message(role, "", str(bad))
 
 
+_PLACES = {"user": 0, "assistant": 1}
+
+
+def _role_of(name: Any, speakers: dict[str, int]) -> str | None:
+    """The role of a name; people without a role get the sides that are free, in order. `""` for a third person."""
+    plain = _plain(name)
+    if role := _ROLES.get(plain):
+        speakers[role] = _PLACES.get(role, -1)
+        return role
+    if not _NUMBERED.fullmatch(plain):
+        return None
+    plain = plain.removesuffix(".0")
+    if plain not in speakers:
+        speakers[plain] = next((side for side in (0, 1) if side not in speakers.values()), 2)
+    return (*_PLACES, "")[speakers[plain]]
+
+
 def content_text(content: Any) -> str:
     """The text of a turn's content, which is a text or a list of text parts; raises [`BadRow`] for anything else."""
     if isinstance(content, str):
-        return content
+        return _parts_as_text(content)
     if isinstance(content, (list, tuple)):  # parts, as multimodal chat templates have them
         if any(isinstance(part, Mapping) and (part.get("type") or "text") != "text" for part in content):
             raise BadRow("not_text_alone")
@@ -180,6 +227,16 @@ def content_text(content: Any) -> str:
             return " ".join(part["text"] for part in content)
         raise BadRow("wrong_type")
     raise BadRow("null_dialogue" if content is None else "wrong_type")
+
+
+def _parts_as_text(content: str) -> str:
+    """The text of parts that became text; any other text as it is."""
+    try:
+        parts = listed(content)
+    except BadRow:
+        return content
+    of_parts = parts and all(isinstance(part, Mapping) and {"type", "text"} & set(part) for part in parts)
+    return content_text(parts) if of_parts else content
 
 
 def _parse_prompt_completion(row: Mapping[str, Any]) -> list[Message]:
@@ -363,32 +420,68 @@ def recognise(columns: Collection[str]) -> DialogueFormat:
     if fmt := fitting(columns):
         return _unambiguous(fmt, columns)
     known = "\n".join(f"  {fmt.name}: {fmt.example}" for fmt in FORMATS.values())
-    reply = "chosen" if "chosen" in columns else "answer"
     raise FormatError(
-        f"no dialogue format fits the columns {sorted(columns)}. {say_what_it_means(reply)}. "
+        f"no dialogue format fits the columns {sorted(columns)}. {say_what_it_means(_meanings(columns))}. "
         f"Or rename your columns to those of a known format (dataset.rename_column):\n{known}"
     )
 
 
-_BESIDE_CONTEXT = ("instruction", "question", "query", "input", "prompt")
-"""Columns that often hold what the speaker said, while `context` is a passage that it is about."""
+_REPLY = re.compile("respon|repl|answer|output|target|chosen|assistant|bot|listener|doctor|therapist|comment")
+_SAID = re.compile("context|question|instruct|input|prompt|query|user|human|speaker|patient|client|post|history")
+_TALK = re.compile("message|conversation|dialog|chat|history|turns")
+_OF_UTTERANCES = {
+    "conv_id": re.compile("(?:conv|dialog|chat|session|thread).*id"),
+    "utterance_idx": re.compile("turn|idx|index|number|order"),
+    "speaker_idx": re.compile("speaker|role|author|sender|from"),
+    "utterance": re.compile("text|content|utterance|message|value|body"),
+}
+
+
+def _meanings(columns: Collection[str]) -> dict[str, str]:
+    """What the columns of an unknown format may mean, as an example."""
+
+    def like(parts: re.Pattern[str], *taken: str | None) -> str | None:
+        return next((name for name in sorted(columns) if parts.search(_plain(name)) and name not in taken), None)
+
+    rows: dict[str | None, str] = {}
+    for meaning, parts in _OF_UTTERANCES.items():
+        rows[like(parts, *rows)] = meaning
+    if None not in rows:
+        return {str(name): meaning for name, meaning in rows.items() if name != meaning}
+    reply = like(_REPLY)
+    said = like(_SAID, reply) or (like(_TALK, reply) if reply else None)
+    if reply and (said or not like(_TALK, reply)):
+        return {name: new for name, new in ((said, "context"), (reply, "response")) if name and name not in _KNOWN}
+    return {like(_TALK) or "COLUMN": "messages"}
+
+
+_KNOWN = ("context", "prompt", "response", "completion")
+
+
+_BESIDE = {
+    "context": re.compile(
+        r"(?:(?:user|human|client|patient|seeker|speaker|customer)_?)?"
+        r"(?:instruction|question|query|input|prompt|request|message|utterance|post|history)(?:_?text)?"
+    ),
+    "prompt": re.compile("(?:chat_?)?history"),
+}
+"""Columns that often hold what the speaker said, while `context` is a passage that it is about, or a part of it."""
 
 
 def _unambiguous(fmt: DialogueFormat, columns: Collection[str]) -> DialogueFormat:
-    beside = [name for name in _BESIDE_CONTEXT if name in columns] if fmt.name == "context_response" else []
-    if beside:
+    column = fmt.columns[0]
+    others = (name for name in columns if name not in fmt.columns and column in _BESIDE)
+    if beside := next((name for name in others if _BESIDE[column].fullmatch(_plain(name))), None):
         raise FormatError(
-            f"the column {beside[0]!r} stands beside 'context': which of them holds what was said before the reply? "
-            f"If it is {beside[0]!r}: --map {beside[0]}=context (the present 'context' becomes 'source_context'). If "
-            f"it is 'context', rename the other: --map {beside[0]}=about. In Python: "
-            f"mapping={{{beside[0]!r}: 'context'}}; in a recipe: empathy_map"
+            f"the column {beside!r} stands beside {column!r}: which of them holds what was said before the reply? "
+            f"If it is {beside!r}: --map {beside}={column} (the present {column!r} becomes 'source_{column}'). If "
+            f"it is {column!r}, rename the other: --map {beside}=about. In Python: "
+            f"mapping={{{beside!r}: {column!r}}}; in a recipe: empathy_map"
         )
     return fmt
 
 
-def say_what_it_means(name: str, meaning: str = "response") -> str:
-    """The sentence that says how to give the meaning of a column, a key or a role."""
-    return (
-        f"Say what a name of yours means: --map {name}={meaning} (in Python mapping={{{name!r}: {meaning!r}}}, in a "
-        "recipe empathy_map)"
-    )
+def say_what_it_means(meanings: dict[str, str]) -> str:
+    """The sentence that says how to give the meaning of columns, keys or roles, by example."""
+    flags = " ".join(f"--map {name}={meaning}" for name, meaning in meanings.items())
+    return f"Say what names of yours mean, e.g. {flags} (in Python mapping={meanings}, in a recipe empathy_map)"

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import FormatError
-from .formats import ROLE_KEYS, BadRow, listed, recognise
+from .formats import KEYS, ROLE_KEYS, ROLES, BadRow, listed, recognise
 from .tables import columns_of, each_split, features_of, is_stream, rows_of, stream_of_tables, tables_of, to_dataset
 
 
 if TYPE_CHECKING:
     from datasets import Features
-
-KEYS, ROLES = ("role", "content"), ("system", "user", "assistant")
 
 
 def mapped(dataset: Any, mapping: Mapping[str, str] | None) -> Any:

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
+from .csv_files import read_csv
 from .formats import recognise
+from .json_files import read_json
 from .mapping import mapped
 from .tables import BATCH_ROWS, features_of, is_stream, stream_of_tables
-from .text_files import COMPRESSED, read_csv, read_json
+from .text_files import COMPRESSED
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
 from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
-from .formats import SYSTEM_COLUMNS, BadRow, DialogueFormat, recognise, say_what_it_means
+from .formats import KEYS, ROLES, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, recognise, say_what_it_means
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
@@ -75,11 +75,11 @@ class Batch:
             turns = [] if self.fmt.utterance_rows or self.unknown else self.fmt.parse(self.rows[row])
         except BadRow:
             return
-        if texts := {message.text for message in turns if message.problem and message.text}:
+        if texts := list(dict.fromkeys(message.text for message in turns if message.problem and message.text)):
             self.unknown.update(texts)
             logger.warning(
                 "row %s: the turns have roles or keys that are not known (%s). %s",
-                *(self.numbers[row], "; ".join(sorted(texts)), say_what_it_means(*_example(min(texts)))),
+                *(self.numbers[row], "; ".join(texts), say_what_it_means(_meanings(turns, texts))),
             )
 
     @property
@@ -88,9 +88,14 @@ class Batch:
         return len(self.rows)
 
 
-def _example(found: str) -> tuple[str, str]:
-    kind, _, names = found.partition(": ")
-    return (names.split(", ")[0], "role") if kind == "keys" else (names.strip("'\""), "user")
+def _meanings(turns: Sequence[Message], unknown: Sequence[str]) -> dict[str, str]:
+    """What unknown keys or roles may mean, as an example; whoever opens a conversation is often the speaker."""
+    kind, _, names = unknown[0].partition(": ")
+    if kind == "keys":
+        return dict(zip(names.split(", "), KEYS if not turns[0].role else KEYS[1:], strict=False))
+    sides = [side for side in ROLES[1:] if side not in {message.role for message in turns}] or ["user"]
+    found = (text.partition(": ")[2].strip("'\"") for text in unknown)
+    return dict(zip(found, sides, strict=False))
 
 
 def iter_samples(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,20 +148,19 @@ def learn_to_compare(
     model.get_input_embeddings().requires_grad_(False)
     rows = _rows(tokenizer, dialogues, negatives, options, flags)
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = arguments_of(folder, options, grouped=False)
-        contrast = _Contrast(model, head.train(), flags.index("off_topic") + 1)
-        rates = [{"params": head.parameters(), "lr": HEAD_RATE}]
-        rates.append({"params": [p for p in model.parameters() if p.requires_grad], "lr": options.rate})
-        trainer = Trainer(
-            model=contrast,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            data_collator=lambda some: _batch(tokenizer, some),
-            optimizers=(torch.optim.AdamW(rates, weight_decay=arguments.weight_decay), None),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    arguments = arguments_of(options, grouped=False)
+    contrast = _Contrast(model, head.train(), flags.index("off_topic") + 1)
+    rates = [{"params": head.parameters(), "lr": HEAD_RATE}]
+    rates.append({"params": [p for p in model.parameters() if p.requires_grad], "lr": options.rate})
+    trainer = Trainer(
+        model=contrast,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=lambda some: _batch(tokenizer, some),
+        optimizers=(torch.optim.AdamW(rates, weight_decay=arguments.weight_decay), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     model.requires_grad_(True)
     return Compared(model.eval(), tokenizer, head.eval(), options, flags, time.perf_counter() - start)
 

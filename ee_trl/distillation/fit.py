@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from transformers import (
 from ..axes import AXES
 from ..data.dialogue import Dialogue
 from ..errors import TrainingError, check_choice, check_share, require
+from ..files import temporary_folder
 from ..scoring import features as ft
 from ..scoring.encoder import (
     Encoded,
@@ -234,11 +234,10 @@ def fit(
         batch = padded(tokenizer, texts, len(texts), max(row["length"] for row in rows))
         return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments, dataset = arguments_of(folder, options), Dataset.from_list(rows)
-        trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=padded_to_longest)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    arguments, dataset = arguments_of(options), Dataset.from_list(rows)
+    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=padded_to_longest)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     if options.method == "lora":
         model = model.merge_and_unload()
     model.requires_grad_(True)
@@ -270,10 +269,10 @@ def _prepared(model: Any, options: FitOptions) -> Any:
     return model
 
 
-def arguments_of(folder: str, options: FitOptions, grouped: bool = True) -> TrainingArguments:
+def arguments_of(options: FitOptions, grouped: bool = True) -> TrainingArguments:
     """The trainer's arguments; `grouped` by length, the batches hold texts of similar length."""
     return TrainingArguments(
-        output_dir=folder,
+        output_dir=str(temporary_folder()),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.rate,

@@ -16,10 +16,11 @@ from ..axes import AXES, DEFAULT_THRESHOLD, Threshold, thresholds
 from ..data.dialogue import Dialogue
 from ..display import Displayed, Table
 from ..errors import FormatError, TrainingError, check_count, require
+from ..files import atomic_folder, is_partial
 from ..reports.agreement import agree
 from ..reports.check import behaviour_check
 from ..reports.rubric import rubric_of_file
-from ..scoring.biencoder import appropriateness
+from ..scoring.biencoder import HEAD_FILE, appropriateness
 from ..scoring.encoder import SETTINGS_FILE, WORDS_FILE, EncoderInputs, EncoderSettings
 from ..scoring.judged import Judged, folds_of, held_out_of, open_judged
 from ..scoring.kinds import load_single
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WRITTEN = (
+    *(SETTINGS_FILE, WORDS_FILE, HEAD_FILE, *NAMES, "config.json", "model*.safetensors*"),
+    *(
+        "tokenizer*.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+        "*.model",
+        "*.jinja",
+    ),
+    *("configuration_*.py", "modeling_*.py", "tokenization_*.py"),
+)  # what a distillation may have written into its folder
 _PARTS = 5  # parts of the held-out samples; each is calibrated on the others
 
 
@@ -106,7 +120,7 @@ def distill(
         rubric (`str`, *optional*):
             The judge's rubric, for the report; by default the one that `ee-trl score` noted in the file.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether code that comes with the encoder may run.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether files in `output` may be replaced.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a scorer in `output` may be replaced, as a whole.
 
     Returns:
         [`Distilled`].
@@ -159,28 +173,29 @@ def distill(
     knots = moved(knots_of(measured.raw, measured.scores), measured.seen, run.raw_of(final, run.chosen))
     told = run.told(final, fold == 0) if flags else None
     settings = EncoderSettings(inputs, knots, words, flags, tuple(told["cuts"].values()) if told else ())
-    _save(final, settings, folder)
-    scorer = load_single(folder, trust_remote_code=trust_remote_code)
-    report = {
-        "encoder": _name(encoder),
-        "samples": len(judged),
-        "conversations": int(judged.conversations.max() + 1),
-        "left_out": judged.left_out,
-        "judges": list(judged.judges),
-        "rubric": rubric,
-        "options": options.record(),
-        "split": split | {"samples": len(measured.scores)},
-        "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
-        "encoder_alone": measured.alone,
-        "check": behaviour_check({"distilled": scorer}, threshold=pair, ties=ties, store=False).scorers,
-        "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
-        "by_fold": measured.by_fold,
-        "curve": points,
-        **({"appropriateness": told} if told else {}),
-        "cost": run.cost(price_per_hour, measured),
-        "parameters": sum(p.numel() for p in final.model.parameters()),
-    }
-    write_distillation(folder, report, measured.scores, measured.predicted)
+    with atomic_folder(folder, overwrite=overwrite) as partial:
+        _save(final, settings, partial)
+        scorer = load_single(partial, trust_remote_code=trust_remote_code)
+        report = {
+            "encoder": _name(encoder),
+            "samples": len(judged),
+            "conversations": int(judged.conversations.max() + 1),
+            "left_out": judged.left_out,
+            "judges": list(judged.judges),
+            "rubric": rubric,
+            "options": options.record(),
+            "split": split | {"samples": len(measured.scores)},
+            "agreement": agree(measured.scores, measured.predicted, pair, ties).to_dict(),
+            "encoder_alone": measured.alone,
+            "check": behaviour_check({"distilled": scorer}, threshold=pair, ties=ties, store=False).scorers,
+            "shares": shares_by_threshold(measured.scores, measured.predicted, ties),
+            "by_fold": measured.by_fold,
+            "curve": points,
+            **({"appropriateness": told} if told else {}),
+            "cost": run.cost(price_per_hour, measured),
+            "parameters": sum(p.numel() for p in final.model.parameters()),
+        }
+        write_distillation(partial, report, measured.scores, measured.predicted)
     return Distilled(folder, report)
 
 
@@ -359,9 +374,15 @@ def _output_folder(output: str | os.PathLike[str], overwrite: bool) -> Path:
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise FormatError(f"{str(folder)!r} is a file; name a folder")
-    there = [name for name in (SETTINGS_FILE, "config.json", *NAMES) if (folder / name).exists()]
+    there = sorted(folder.iterdir()) if folder.exists() else []
     if there and not overwrite:
-        raise FormatError(f"{str(folder / there[0])!r} exists already; give another folder, or overwrite it")
+        raise FormatError(f"{str(there[0])!r} exists already; give another folder, or overwrite it")
+    for path in there:
+        if not (is_partial(path) or any(path.match(pattern) for pattern in _WRITTEN)):
+            raise FormatError(
+                f"{str(path)!r} is no part of a distilled scorer, and overwriting replaces the whole folder; move it "
+                "away, or give another folder"
+            )
     return folder
 
 
@@ -371,9 +392,6 @@ def _name(encoder: str | os.PathLike[str]) -> str:
 
 
 def _save(final: Fitted, settings: EncoderSettings, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.safetensors"):  # otherwise files of an older, larger model could stay
-        old.unlink()
     final.save(folder)
     if final.words is not None:
         np.savez_compressed(folder / WORDS_FILE, **{**final.words, "knots": settings.knots})  # type: ignore[arg-type]

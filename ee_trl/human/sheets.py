@@ -208,6 +208,7 @@ def write_sheets(folder: str | os.PathLike[str], sheets: Sequence[Sheet], key: K
     """Writes every sheet as CSV and HTML, and the key, and removes the other sheets of an earlier key."""
     folder = Path(folder)
     before = read_key(folder).sheets if (folder / KEY_FILE).exists() else {}
+    (folder / KEY_FILE).unlink(missing_ok=True)  # an old key with new sheets would mix up the candidates
     paths = []
     for sheet in sheets:
         for ending, text in zip(ENDINGS, (sheet_csv(sheet), sheet_html(sheet)), strict=True):

@@ -98,7 +98,7 @@ def compose_moe(
     if not readable(sets, sources.tokenizer):
         sets, how = {}, "zeros"
     batches = gate_batches(sets, sources.tokenizer, gate_samples, seed)
-    with atomic_folder(target) as partial:
+    with atomic_folder(target, overwrite=False) as partial:
         kind = _write(partial, mixture_tensors(sources, family_of(sources.config), shared), config, sources, limit)
         if batches:
             gates = init_gates(load_for_gates(partial), batches, how)
@@ -123,7 +123,7 @@ def average_experts(
     check_experts(tuple(experts), "average", None)
     limit, target = size_of(max_shard_size), _free(output)
     sources = Sources.open(str(base), experts, dtype=dtype, trust_base=trust_base, revision=revision)
-    with atomic_folder(target) as partial:
+    with atomic_folder(target, overwrite=False) as partial:
         tensors = ((name, sources.shared(name, "average")) for name in sources.names)
         _write(partial, tensors, sources.config, sources, limit)
         settings = {"every weight": "the mean of the experts'"}

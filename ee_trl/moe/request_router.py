@@ -130,6 +130,7 @@ class RequestRouter:
         """Writes it to a folder."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
+        (path / FILE).unlink(missing_ok=True)  # without it the folder holds no router: it comes last
         save_file({"weights": self.weights.contiguous()}, path / WEIGHTS)
         write_json(path / FILE, {"experts": list(self.experts), "feature_version": FEATURE_VERSION, "bits": BITS})
         return path

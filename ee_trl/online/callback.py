@@ -120,6 +120,7 @@ class EmpathyCallback(TrainerCallback):
         self._rows, self.turns = len(samples), rows.turns
         self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
         self._said_alike = False
+        self._saved: int | None = None  # the step of the last saved state
 
     @cached_property
     def units(self) -> Rows:
@@ -215,7 +216,7 @@ class EmpathyCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         """Puts the plan into the data loader; asks the policy, or goes on from a checkpoint."""
-        self._args = args
+        self._args, self._saved = args, None
         if self.loss is None:
             rows, given = train_dataloader.dataset, self.dataset
             assert given is not None  # a callback alone has it
@@ -263,18 +264,35 @@ class EmpathyCallback(TrainerCallback):
             self._log(state)
         if state.global_step < state.max_steps:
             self._ask(state)
+        self._save_alone(args, state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Logs, if the trainer logs each epoch."""
         if control.should_log:
             self._log(state)
+        self._save_alone(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Writes the state into the checkpoint."""
+        """Writes the state of a callback alone, if no earlier event said that the trainer would save."""
+        if self.loss is None and self._saved != state.global_step:
+            self.save(args, state)
+
+    def save(self, args: Any, state: Any) -> None:
+        """Writes the state into the checkpoint that the trainer is about to make; all processes call it."""
         self._flush()
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
+        self._saved = state.global_step
+        if state.is_world_process_zero:
+            folder = self._checkpoint(args, state)
+            folder.mkdir(parents=True, exist_ok=True)
             write_state(folder, state_of(self))
+
+    def _save_alone(self, args: Any, state: Any, control: Any) -> None:
+        """Without the trainer this is the last event before it saves: a kill in between must not lose the state."""
+        if self.loss is None and control.should_save:
+            self.save(args, state)
+
+    def _checkpoint(self, args: Any, state: Any) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes what was drawn, at which weight and loss."""
@@ -313,7 +331,7 @@ class EmpathyCallback(TrainerCallback):
     def _resume(self, args: Any, state: Any) -> bool:
         if self.trainer is not None:
             return resume(self, [self.trainer.empathy_checkpoint], state.global_step)
-        own = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        own = self._checkpoint(args, state)
         return resume(self, [own, args.resume_from_checkpoint], state.global_step)
 
 

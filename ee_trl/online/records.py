@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..axes import RATIONALITY, SENSIBILITY, UNSCORED, quadrants
-from ..files import write_json
+from ..files import atomic, write_json
 from ..reports.draws import DRAWS, GROUPS, HISTORY, write_draws_report
 from ..scoring.base import ScoringSpec
 from .dialogues import ListenerTurns
@@ -175,7 +175,8 @@ class Diary:
             "mean_loss": records.mean_loss(),
         }
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
-        pq.write_table(table, folder / DRAWS)
+        with atomic(folder / DRAWS) as partial:
+            pq.write_table(table, partial)
         write_json(folder / HISTORY, self.history)
         write_draws_report(folder)
 

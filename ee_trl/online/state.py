@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,14 @@ def read_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     path = Path(folder) / STATE_FILE
     if not path.exists():
         return None
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        found["state"]
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"{str(path)!r} is damaged, so the policy cannot go on from this checkpoint ({error}); resume from an "
+            "earlier one, or remove the file to let the policy take over as from a checkpoint without it"
+        ) from error
     if found.get("version") != VERSION:
         raise TrainingError(f"{str(path)!r} is of version {found.get('version')!r}; this release reads {VERSION}")
     return _arrays(found["state"])

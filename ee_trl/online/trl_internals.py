@@ -6,12 +6,14 @@ A new release of TRL is checked against this file first: its test asserts that e
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import TrainingError
+from .checkpoints import newest
 from .dialogues import ListenerTurns, text_tokenizer
 from .loss import IDS, NO_IDS, LossWeights, NumberedRows, SampleIdCollator, WeightedModel, take_marks
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from trl import SFTTrainer as Stock
 else:
     Stock = object
+
+logger = logging.getLogger(__name__)
 
 TRL_VERSIONS = ">=1.16,<2"  # the versions that this file is written for
 
@@ -57,14 +61,14 @@ class OnlineMixin(Stock):
     _training_rows_prepared = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in SFTTrainer; remembers where the checkpoint is."""
+        """As in SFTTrainer, but `True` is the newest whole checkpoint; remembers where it is."""
         found: Any = resume_from_checkpoint
         if found is True:
-            from transformers.trainer_utils import get_last_checkpoint
-
-            found = get_last_checkpoint(self.args.output_dir)
+            found, half = newest(str(self.args.output_dir), self.args.world_size)
+            for folder, fault in half.items():
+                logger.warning("%s is not whole (%s): it is passed over", folder, fault)
         self.empathy_checkpoint = found or None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return super().train(found or resume_from_checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """As in SFTTrainer; its batches say which samples they hold."""
@@ -103,6 +107,11 @@ class OnlineMixin(Stock):
         if self.args.average_tokens_across_devices:
             gap = gap * (self.accelerator.num_processes // self.get_tp_size())
         return (result[0] + gap, result[1]) if return_outputs else result + gap
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.empathy_callback is not None:  # first: a checkpoint that the trainer has finished has the state, too
+            self.empathy_callback.save(self.args, self.state)
+        super()._save_checkpoint(model, trial)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         rows = super()._remove_unused_columns(dataset, description)

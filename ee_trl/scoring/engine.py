@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..axes import AXES, FLAG, QUADRANT, RATIONALITY, SENSIBILITY
-from ..data.dialogue import NOT_ASKED, SCORED, Dialogue, Sample, whole_number
+from ..data.dialogue import SCORED, UNANSWERED, Dialogue, Sample, whole_number
 from ..data.formats import DialogueFormat, recognise
 from ..data.samples import SIDES, Batch, Row
 from ..errors import ScoresError
@@ -158,7 +158,7 @@ def _done(rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun) ->
             f"Select from it as it is, or drop the columns {', '.join((*SCORE_COLUMNS, QUADRANT))} to score it again."
         )
     scored = {i for i in answered if rows[i].get(STATUS) == SCORED}
-    failed = {i for i in answered - scored if not run.retry_failures and rows[i].get(STATUS) != NOT_ASKED}
+    failed = {i for i in answered - scored if not run.retry_failures and rows[i].get(STATUS) not in UNANSWERED}
     return failed | {i for i in scored if all(name in rows[i] for name in layout.details)}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..axes import AXES, FLAG, FLAGS, MAX_SCORE, MIN_SCORE
-from ..data.dialogue import NOT_ASKED, REASONS, SCORED, Dialogue
+from ..data.dialogue import REASONS, SCORED, UNANSWERED, Dialogue
 from ..errors import EmpathyError, ScorerError, check_choice
 from .base import ScoredBatch, Scorer
 from .coverage import Coverage
@@ -95,12 +95,14 @@ class ScoringRun:
 
     def _again(self, status: str) -> bool:
         """Whether a dialogue that an earlier run left with this status is asked for now."""
-        return status != SCORED and (self.retry_failures or (status == NOT_ASKED and not self._filled))
+        return status != SCORED and (self.retry_failures or (status in UNANSWERED and not self._filled))
 
     def _fill(self, missing: Mapping[Any, Dialogue]) -> dict[Any, StoredScore]:
         """Asks the scorer, and saves batch by batch."""
         keys = list(missing)
         found: dict[Any, StoredScore] = {}
+        if missing and self.store is not None:
+            self.store.check_writable()  # now, and not after the scorer has worked
         at_once = None if self.store is None else _CHUNK
         for batch, statuses in checked_batches(self.scorer, list(missing.values()), at_once):
             made = stored_scores(batch, statuses, keys)

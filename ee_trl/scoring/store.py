@@ -7,25 +7,30 @@ for what is missing. Failures are kept with their reason, so that they can be lo
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sqlite3
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.dialogue import SCORED, Dialogue
+from ..axes import FLAG, FLAGS, MAX_SCORE, MIN_SCORE
+from ..data.dialogue import REASONS, SCORED, Dialogue
 from ..errors import StoreError
 
+
+logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "EE_TRL_CACHE"
 FILE_NAME = "scores.sqlite"
@@ -44,6 +49,7 @@ CREATE TABLE scores (
 _AT_ONCE = 500  # keys in one query
 _PATIENCE = 60.0  # seconds to wait for another process that is writing
 _TOUCH_EVERY = 3_600.0  # seconds after which a scorer's use is noted again
+_REFUSED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 def cache_folder() -> Path:
@@ -85,29 +91,55 @@ class ScoreStore:
 
     Args:
         path (`str` or `os.PathLike`, *optional*):
-            The SQLite file, made if it is not there; by default `scores.sqlite` in [`cache_folder`].
+            The SQLite file, by default `scores.sqlite` in [`cache_folder`]. If it is not there, it is made, for its
+            owner alone to read (mode 0600).
+
+    `read_only` is whether the file can be read, but not written to.
 
     Raises:
-        [`StoreError`]: The file is not a store of this version, or cannot be written.
+        [`StoreError`]: The file is not a store of this version, or there is none and it cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
+        self.read_only = self._warned = False
         self._owner = 0  # the process that has the lock and the connection
         self._touched: dict[str, float] = {}
         with self._errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._writing() as db:  # an unwritable file fails now, not after hours of scoring
-                [version] = db.execute("PRAGMA user_version").fetchone()
-                if version == 0:
-                    for statement in _TABLES.split(";\n"):
-                        db.execute(statement)
-                    db.execute(f"PRAGMA user_version = {_VERSION}")
+            try:
+                version = self._made()
+            except (sqlite3.OperationalError, OSError) as error:
+                refused = not isinstance(error, OSError) and error.sqlite_errorcode & 0xFF in _REFUSED
+                if not refused or not self.path.is_file():
+                    raise
+                self.close()
+                self.read_only = True
+                with self._locked():
+                    [version] = self._db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             raise StoreError(
                 f"{str(self.path)!r} is a score store of version {version}, this ee-trl writes version {_VERSION}; "
                 f"give another with --store (or ${CACHE_VARIABLE}), or move it away"
             )
+
+    def _made(self) -> int:
+        """Makes the file and its tables where there are none; returns the version of what was there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its side files the same mode
+        with self._writing() as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            if version == 0:
+                for statement in _TABLES.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {_VERSION}")
+        return version
+
+    def check_writable(self) -> None:
+        """Raises [`StoreError`] if new scores could not be saved."""
+        with self._errors():
+            if self.read_only:
+                raise sqlite3.OperationalError("attempt to write a readonly database")  # as SQLite says it
 
     def find(self, fingerprint: str, keys: Iterable[bytes]) -> dict[bytes, StoredScore]:
         """What the store knows of dialogues under a scorer's fingerprint, by key."""
@@ -117,7 +149,8 @@ class ScoreStore:
             self._touch(fingerprint)
             for start in range(0, len(keys), _AT_ONCE):
                 part = keys[start : start + _AT_ONCE]
-                found |= self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part)
+                rows = self._rows(fingerprint, f" AND dialogue IN ({','.join('?' * len(part))})", part)
+                found |= {key: stored for key, stored in rows if stored is not None}
         return found
 
     def scores_of(self, fingerprint: str) -> Iterator[StoredScore]:
@@ -126,8 +159,8 @@ class ScoreStore:
         with self._errors():
             self._touch(fingerprint)
             while rows := self._rows(fingerprint, " AND dialogue > ? ORDER BY dialogue LIMIT ?", (last, _AT_ONCE)):
-                last = max(rows)
-                yield from rows.values()
+                last = rows[-1][0]
+                yield from (stored for _, stored in rows if stored is not None)
 
     def save(self, fingerprint: str, scores: Mapping[bytes, StoredScore]) -> None:
         """Writes scores in one transaction: all of them or none. A score is never replaced by a failure."""
@@ -140,14 +173,17 @@ class ScoreStore:
             db.executemany(
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET status = excluded.status, "
                 "sensibility = excluded.sensibility, rationality = excluded.rationality, details = excluded.details, "
-                "made = excluded.made WHERE scores.status != ?",
+                f"made = excluded.made WHERE scores.status != '{SCORED}' OR excluded.status = '{SCORED}'",
                 [
-                    (number, key, s.status, s.sensibility, s.rationality, _packed(s.details, known), now, SCORED)
+                    (number, key, s.status, s.sensibility, s.rationality, _packed(s.details, known), now)
                     for key, s in scores.items()
                 ],
             )
 
-    def _rows(self, fingerprint: str, condition: str, arguments: Sequence[Any]) -> dict[bytes, StoredScore]:
+    def _rows(
+        self, fingerprint: str, condition: str, arguments: Sequence[Any]
+    ) -> list[tuple[bytes, StoredScore | None]]:
+        """Keys and scores; `None` for a row that is damaged, which counts as one that is not there."""
         # looks up the scorer's number each time: after another process pruned the store, it may be another scorer's
         with self._locked():
             rows = self._db.execute(
@@ -155,15 +191,20 @@ class ScoreStore:
                 f"FROM scorers JOIN scores ON scorer = id WHERE fingerprint = ?{condition}",
                 (fingerprint, *arguments),
             ).fetchall()
-        return {
-            bytes(key): StoredScore(status, s, r, _unpacked(names, details))
-            for key, status, s, r, names, details in rows
-        }
+        found = [(bytes(key), _checked(*row)) for key, *row in rows]
+        if not self._warned and (damaged := sum(stored is None for _, stored in found)):
+            self._warned = True
+            logger.warning(
+                "score store %r: %d of %d rows that were read are damaged; they are ignored, and their dialogues are "
+                "scored again",
+                *(str(self.path), damaged, len(found)),
+            )
+        return found
 
     def _touch(self, fingerprint: str) -> None:
         """Notes that a scorer is in use."""
         now = time.time()
-        if now - self._touched.get(fingerprint, 0.0) >= _TOUCH_EVERY:
+        if not self.read_only and now - self._touched.get(fingerprint, 0.0) >= _TOUCH_EVERY:
             self._touched[fingerprint] = now
             with suppress(sqlite3.OperationalError), self._writing() as db:  # a run does not fail for this
                 db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
@@ -173,7 +214,7 @@ class ScoreStore:
     ) -> tuple[int, list[str]]:
         """A scorer's number and details, read again since others write too; new details are added at the end."""
         row = db.execute("SELECT id, details FROM scorers WHERE fingerprint = ?", (fingerprint,)).fetchone()
-        number, known = (row[0], json.loads(row[1])) if row else (None, [])
+        number, known = (row[0], list(_names(row[1]))) if row else (None, [])
         grown = [*known, *(name for name in names if name not in known)]
         if number is None:
             number = db.execute(
@@ -194,10 +235,14 @@ class ScoreStore:
             )
             found = []
             for (fingerprint, created, used), group in groupby(rows, key=itemgetter(0, 1, 2)):
-                counts = {status: (n, size) for *_, status, n, size in group}
-                failed = {status: n for status, (n, _) in counts.items() if n and status != SCORED}
-                scored, total = counts.get(SCORED, (0, 0))[0], sum(size for _, size in counts.values())
-                found.append(StoredScorer(fingerprint, scored, failed, total, created, used))
+                scored, total, failed = 0, 0, Counter[str]()
+                for *_, status, n, size in group:
+                    total += size
+                    if status == SCORED:
+                        scored += n
+                    elif n:
+                        failed[status if status in REASONS else "damaged"] += n
+                found.append(StoredScorer(fingerprint, scored, dict(failed), total, created, used))
             return found
 
     def size(self) -> int:
@@ -242,12 +287,25 @@ class ScoreStore:
     def _db(self) -> sqlite3.Connection:
         with self._locked():
             if self._connection is None:
-                self._connection = sqlite3.connect(
-                    self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-                )
-                self._connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
-                self._connection.execute("PRAGMA synchronous = NORMAL")
+                self._connection = self._opened("mode=ro") if self.read_only else self._opened("mode=rwc")
             return self._connection
+
+    def _opened(self, mode: str) -> sqlite3.Connection:
+        place = f"{self.path.absolute().as_uri()}?{mode}"
+        db = sqlite3.connect(place, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+        db.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged row costs only itself
+        try:
+            if self.read_only:
+                db.execute("SELECT COUNT(*) FROM sqlite_master")
+            else:
+                db.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
+                db.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.OperationalError:
+            db.close()
+            if mode != "mode=ro" or any(part.exists() for part in _files(self.path)[1:]):
+                raise
+            return self._opened("immutable=1")  # SQLite cannot make its side files here; nobody else writes
+        return db
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -276,6 +334,8 @@ class ScoreStore:
             elif "not a database" in said or "malformed" in said:
                 problem = f"it is not a score store, or a damaged one ({error})"
                 remedy = f"move it away, or {remedy}"
+            elif "readonly" in said:
+                problem = f"it can be read, but new scores cannot be saved in it ({error})"
             elif "locked" in said:
                 problem = f"another process has been writing for more than {_PATIENCE:.0f} seconds ({error})"
             else:
@@ -292,7 +352,7 @@ class ScoreStore:
             self._connection = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_owner": 0, "_touched": {}}
+        return {"path": self.path, "read_only": self.read_only, "_warned": self._warned, "_owner": 0, "_touched": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -332,9 +392,25 @@ def _packed(details: Mapping[str, float], names: Sequence[str]) -> bytes | None:
     return struct.pack(f"<{len(names)}d", *(details.get(name, float("nan")) for name in names))
 
 
-def _unpacked(names: str, details: bytes | None) -> dict[str, float]:
-    values = struct.unpack(f"<{len(details) // 8}d", details) if details else ()
-    return dict(zip(_names(names), values, strict=False))  # names may have been added since
+def _checked(status: Any, s: Any, r: Any, names: str, details: Any) -> StoredScore | None:
+    """A row as a score; `None` if it holds what is never saved: it is damaged."""
+    try:
+        values = struct.unpack(f"<{len(details) // 8}d", details) if details else ()
+        told = dict(zip(_names(names), values, strict=False))  # names may have been added since
+        flag = told.get(FLAG, math.nan)
+        if status == SCORED:
+            fine = all(MIN_SCORE <= score <= MAX_SCORE for score in (s, r))
+        else:
+            fine = status in REASONS and s is None and r is None
+        return StoredScore(status, s, r, told) if fine and (flag != flag or flag in range(len(FLAGS))) else None
+    except (TypeError, struct.error, sqlite3.DatabaseError):
+        return None
 
 
-_names = lru_cache(maxsize=64)(json.loads)
+@lru_cache(maxsize=64)
+def _names(text: str) -> tuple[str, ...]:
+    """The names of a scorer's details."""
+    try:
+        return tuple(json.loads(text))
+    except (ValueError, TypeError):
+        raise sqlite3.DatabaseError(f"malformed list of details: {text[:60]!r}") from None

@@ -13,6 +13,7 @@ from ..data.samples import dialogue_tables, refuse_utterances
 from ..data.tables import write_file
 from ..errors import SelectionError, check_choice
 from ..files import read_json, write_json
+from ..online.state import STATE_FILE
 from ..online.trainer import EmpathySFTTrainer
 from ..reports.cards import draws_section
 from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
@@ -29,6 +30,7 @@ class OnlineRun(RecipeRun):
     """One training run on all samples, which a policy draws and weights; see [`~ee_trl.training.run.RecipeRun`]."""
 
     args: OnlineArguments
+    in_checkpoints = (STATE_FILE,)
     # how far a data loader draws ahead decides when a policy's answer begins to act
     free_prefixes = tuple(name for name in RecipeRun.free_prefixes if name != "dataloader_")
 
@@ -92,12 +94,13 @@ class OnlineRun(RecipeRun):
         """All samples, and what draws them."""
         return self.folder / ROWS_DIR / "rows.json"
 
-    def train(self, trainer: Any) -> None:
+    def train(self, trainer: Any) -> bool:
         """Trains, or resumes; the files of what was drawn are written in any case."""
-        super().train(trainer)
-        if self.checkpoint is not None and not (self.folder / DRAWS).exists():  # stopped after the last step
+        trained = super().train(trainer)
+        if not trained:  # the training's end, which writes them, may have been killed
             trainer.empathy_callback.write_from(self.checkpoint)
         self.state.wait_for_everyone()
+        return trained
 
     def data_section(self) -> str:
         """What was drawn, and why."""

@@ -93,7 +93,7 @@ class MoERun(ExpertRun):
             lora: Any = self.peft_config()
             check_arguments(self.training_args, config, None if lora is None else lora.target_modules)
 
-    def train(self, trainer: Any) -> None:
+    def train(self, trainer: Any) -> bool:
         """Trains, or resumes, and reports how the mixture routes before and after."""
         before = self.folder / BEFORE
         if not before.exists():  # of a run that was interrupted
@@ -102,11 +102,12 @@ class MoERun(ExpertRun):
             if self.state.is_main_process:
                 write_json(before, record)
         self.state.wait_for_everyone()
-        super().train(trainer)
+        trained = super().train(trainer)
         trainer.merge()
         record = self._routing(trainer)
         if self.state.is_main_process:
             write_router_report(self.folder, read_json(before), record)
+        return trained
 
     def _routing(self, trainer: Any) -> dict[str, Any]:
         selected = self.folder / SELECTION_DIR / "selected.parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,13 +18,13 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoTokenizer, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from ..data.samples import all_dialogues
 from ..display import shortened
 from ..errors import EmpathyError
-from ..files import read_json, write_json
+from ..files import is_partial, read_json, write_json
+from ..online.checkpoints import TRAINER_STATE, fault_of, newest
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
 from ..reports.licence import Licence, Origin, find_licence
@@ -61,6 +62,7 @@ class RecipeRun(ABC):
 
     args: DataArguments
     free_prefixes: tuple[str, ...] = _FREE_PREFIXES  # prefixes of other settings that a rerun may change
+    in_checkpoints: tuple[str, ...] = ()  # files that a checkpoint of this run has beside the trainer's
     tiny = "tiny_base"  # the folder of the tiny model
     trainer_class: type[Any] = SFTTrainer
 
@@ -73,6 +75,7 @@ class RecipeRun(ABC):
         self.identity = self._identity()
         self.finished = False
         self.checkpoint: str | None = None
+        self._half: dict[Path, str] = {}
         self.check()
         self._open()
 
@@ -197,7 +200,7 @@ class RecipeRun(ABC):
                     "now:\n  " + "\n  ".join(changed) + "\nGive another --output_dir, or remove the folder."
                 )
             self.finished = there["status"] == "finished"
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not all(map(is_partial, self.folder.iterdir())):
             raise EmpathyError(
                 f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
                 "--output_dir, or remove the folder."
@@ -206,6 +209,11 @@ class RecipeRun(ABC):
         if not self.finished and (record.exists() or self.checkpoint):
             logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")
         self.state.wait_for_everyone()  # all processes have looked: the folder may change
+        for path, fault in self._half.items():
+            logger.warning("%s is not whole (%s), as a kill leaves it: it is removed", path, fault)
+            if self.state.is_main_process:
+                shutil.rmtree(path)
+        self.state.wait_for_everyone()
         self._write_record("finished" if self.finished else "running")
 
     def _origin(self) -> Origin:
@@ -223,15 +231,15 @@ class RecipeRun(ABC):
         return [self.identity["scorer"]]
 
     def _checkpoint(self) -> str | None:
-        """The checkpoint to resume from: the last or a named one. One of another run serves only the first start."""
+        """The newest whole checkpoint, or a named one. One of another run serves only the first start."""
         named = self.training_args.resume_from_checkpoint
-        last = get_last_checkpoint(str(self.folder)) if self.folder.is_dir() else None
+        last, self._half = newest(self.folder, self.state.num_processes, self.in_checkpoints)
         if not named or (last and not self._is_ours(named)):
             return last
-        if not (Path(named) / "trainer_state.json").is_file():
+        if fault := fault_of(named):
             raise EmpathyError(
-                f"{named!r} is not a checkpoint: it has no trainer_state.json. Name a folder checkpoint-N, or leave "
-                "out --resume_from_checkpoint."
+                f"{named!r} is not a whole checkpoint: {fault}. Name a whole folder checkpoint-N, or leave out "
+                "--resume_from_checkpoint."
             )
         return named
 
@@ -277,19 +285,21 @@ class RecipeRun(ABC):
             )
         return all_dialogues(open_split(self.args, self.args.dataset_test_split or "test"), self.selector.turns)
 
-    def train(self, trainer: SFTTrainer) -> None:
-        """Trains, or resumes; a checkpoint of the last step is only loaded: Trainer would take one more step."""
+    def train(self, trainer: SFTTrainer) -> bool:
+        """Trains, or resumes; only loads a checkpoint of the last step (Trainer would take one more), and says so."""
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # these load weights only when they train
         if self.checkpoint is not None and not sharded:
-            state = TrainerState.load_from_json(str(Path(self.checkpoint) / "trainer_state.json"))
+            state = TrainerState.load_from_json(str(Path(self.checkpoint) / TRAINER_STATE))
             steps = self.training_args.max_steps
             if steps <= 0 and self._is_ours(self.checkpoint):
                 steps = state.max_steps
             if 0 < steps <= state.global_step:
-                load_checkpoint(trainer, self.checkpoint)
+                best = state.best_model_checkpoint if self.training_args.load_best_model_at_end else None
+                load_checkpoint(trainer, best or self.checkpoint)
                 trainer.state = state
-                return
+                return False
         trainer.train(resume_from_checkpoint=self.checkpoint)
+        return True
 
     def save(self, trainer: SFTTrainer) -> None:
         """Saves the model with a card that says what it was trained on and why; marks the run as finished."""

@@ -98,7 +98,7 @@ class LinearClassifier:
 
     def save(self, folder: str | os.PathLike[str], record: dict[str, Any]) -> None:
         """Writes `weights.npz`, and `epitome.json` last: a folder without it is incomplete."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        _begin(folder)
         np.savez_compressed(Path(folder) / WEIGHTS, idf=self.idf, weights=self.weights, bias=self.bias)
         write_json(Path(folder) / CONFIG, {"kind": "linear", "features": FEATURES, **record})
 
@@ -195,7 +195,7 @@ class EncoderClassifier:
 
     def save(self, folder: str | os.PathLike[str], record: dict[str, Any]) -> None:
         """Writes model and tokenizer, and `epitome.json` last."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        _begin(folder)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         write_json(Path(folder) / CONFIG, {"kind": "encoder", **record})
@@ -209,6 +209,12 @@ class EncoderClassifier:
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, AutoTokenizer.from_pretrained(folder))
+
+
+def _begin(folder: str | os.PathLike[str]) -> None:
+    """Makes the folder, and an old classifier in it incomplete."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / CONFIG).unlink(missing_ok=True)
 
 
 KINDS: dict[str, Any] = {"linear": LinearClassifier, "encoder": EncoderClassifier}

@@ -55,6 +55,8 @@ WRITTEN: dict[str, Callable[[list[Any]], str]] = {
     "numpy": lambda value: str(np.array(value, dtype=object)),
     "numpy's repr": lambda value: repr(np.array(value, dtype=object)),
     "with white space": lambda value: f"\n {value!r} ",
+    "json, twice": lambda value: json.dumps(json.dumps(value)),
+    "python in json": lambda value: json.dumps(repr(value)),
 }
 
 
@@ -73,6 +75,17 @@ def test_list_that_became_text_is_read_as_the_list(way: str) -> None:
     for column in ("messages", "conversations", "dialog", "conversation"):
         assert dialogues([{column: text(said)}])[-1] == EXPECTED
     assert dialogues([{"dialogue": text([*TEXTS, "Let's talk."])}])[-1] == EXPECTED
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+def test_parts_and_system_messages_that_became_text(text: Callable[[list[Any]], str]) -> None:
+    said: Rows = [{"role": "user", "content": text([{"type": "text", "text": SAD}])}, *messages(SAD, HUG)[1:]]
+    expected = Dialogue((SAD,), HUG, ("user",), "Be kind.")
+    assert dialogues([{"messages": said, "system": text(["Be kind."])}])[-1] == expected
+    code = '[{"a": 1}]'
+    assert dialogues([{"messages": messages(code, HUG), "system": "[a] b"}]) == [
+        Dialogue((code,), HUG, ("user",), "[a] b")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,11 +138,13 @@ def test_selection_of_this_package_survives_pandas_and_csv(tmp_path: Path) -> No
     [
         *(("seeker", "supporter"), ("client", "counselor"), ("Patient", "Therapist"), ("usr", "sys"), ("user", "bot")),
         *(("help-seeker", "Counsellor"), ("agent_1", "agent_2"), ("Speaker 2", "Speaker 1"), (0, 1), ("1", "0")),
-        *(("A", "B"), ("person_b", "person_a"), ("Human", "AI"), (17, 3)),
+        *(("A", "B"), ("person_b", "person_a"), ("Human", "AI"), (17, 3), (0.0, 1.0), ("Patient:", "Therapist:")),
+        *(("caller", "operator"), ("Q", "A"), ("spk_1", "spk_2"), ("seeker", "agent_1"), ("p2", "listener")),
+        *(("来访者", "咨询师"), ("poster", "commenter")),
     ],
 )
 @pytest.mark.parametrize(
-    "keys", [("speaker", "content"), ("role", "text"), ("from", "utterance"), ("author", "message")]
+    "keys", [("speaker", "content"), ("role", "text"), ("from", "utterance"), ("author", "message"), ("Role", "TEXT")]
 )
 def test_known_roles_and_keys(pair: tuple[Any, Any], keys: tuple[str, str]) -> None:
     turns = [dict(zip(keys, (pair[i % 2], text), strict=True)) for i, text in enumerate([*TEXTS, "Let's talk."])]
@@ -137,6 +152,21 @@ def test_known_roles_and_keys(pair: tuple[Any, Any], keys: tuple[str, str]) -> N
     assert dialogues([{"prompt": turns[:3], "completion": turns[3:]}]) == [EXPECTED]
     lists = {key: [turn[key] for turn in turns] for key in keys}
     assert dialogues([{"turns": lists}])[-1] == EXPECTED
+
+
+def test_roles_as_keys() -> None:
+    pairs = [{"user": SAD, "assistant": HUG}, {"user": MORE, "assistant": "Let's talk."}]
+    turns = [{"Speaker": SAD}, {"Listener": HUG}, {"Speaker": MORE}, {"Listener": "Let's talk."}]
+    expected = [Dialogue((SAD,), HUG, ("user",)), EXPECTED]
+    assert dialogues([{"conversation": pairs}]) == dialogues([{"dialog": turns}]) == expected
+
+
+def test_person_beside_a_known_role() -> None:
+    turns = [{"speaker": name, "text": "Well."} for name in ("seeker", "agent_1", "agent_2", "agent_1")]
+    assert [(s.turn, s.reason) for s in samples([{"dialog": turns}])] == [
+        (1, None),
+        (3, "too_many_speakers"),
+    ]
 
 
 def test_third_numbered_speaker_is_refused() -> None:
@@ -155,8 +185,16 @@ def test_unknown_roles_and_keys_are_named_once(caplog: pytest.LogCaptureFixture)
     for part in ("speaker: 'Mia'", "speaker: 'Dr. Who'", "--map", "mapping", "empathy_map"):
         assert part in message
     caplog.clear()
-    list(read_samples(Dataset.from_list([{"messages": [{"who": "Mia", "says": SAD}]}])))
-    assert "keys: who, says" in caplog.text
+    for turns, named, example in (
+        ([{"who": "Mia", "says": SAD}], "keys: who, says", "--map who=role --map says=content"),
+        ([{"role": "user", "says": SAD}], "keys: says", "--map says=content "),
+        ([{"role": "Mia", "text": SAD}, {"role": "Dr", "text": HUG}], "'Mia'", "--map Mia=user --map Dr=assistant"),
+        ([{"role": "user", "text": SAD}, {"role": "Dr", "text": HUG}], "'Dr'", "--map Dr=assistant "),
+    ):
+        caplog.clear()
+        list(read_samples(Dataset.from_list([{"messages": turns}])))
+        assert named in caplog.text
+        assert example in caplog.text
 
 
 NAMES = {"who": "role", "says": "content", "Mia": "user", "dr. who": "assistant", "talk": "messages"}
@@ -193,8 +231,19 @@ def test_mapping_that_does_not_fit() -> None:
     data = Dataset.from_list([{"question": SAD, "answer": HUG}])
     with pytest.raises(FormatError, match=r"no column 'asnwer' .*'answer', 'question'.*role, content.*assistant"):
         mapped(data, {"asnwer": "response"})
-    with pytest.raises(FormatError, match="--map"):
-        list(read_samples(data))
+    for names, example in (
+        (("question", "answer"), "--map question=context --map answer=response "),
+        (("Context", "Response"), "--map Context=context --map Response=response "),
+        (("prompt", "reply"), "--map reply=response "),
+        (("history", "response"), "--map history=context "),
+        (("Chat", "id"), "--map Chat=messages "),
+        (
+            ("dialog_id", "turn_no", "author", "body"),
+            "--map dialog_id=conv_id --map turn_no=utterance_idx --map author=speaker_idx --map body=utterance ",
+        ),
+    ):
+        with pytest.raises(FormatError, match=example):
+            list(read_samples(Dataset.from_list([dict.fromkeys(names, SAD)])))
     [sample] = read_samples(mapped(data, {"question": "context", "answer": "response"}))
     assert sample.dialogue == Dialogue((SAD,), HUG, ("user",))
 
@@ -212,7 +261,9 @@ def test_mapping_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 # ---- columns of another meaning ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["instruction", "question", "query", "input", "prompt"])
+@pytest.mark.parametrize(
+    "name", ["instruction", "question", "query", "input", "prompt", "User Message", "Question", "post", "history"]
+)
 def test_question_beside_a_passage_is_never_lost(name: str) -> None:
     data = Dataset.from_list([{name: SAD, "context": "A passage.", "response": HUG}])
     with pytest.raises(FormatError, match=f"--map {name}=context"):
@@ -224,6 +275,12 @@ def test_question_beside_a_passage_is_never_lost(name: str) -> None:
     assert sample.dialogue == Dialogue(("A passage.",), HUG, ("user",))
     [sample] = read_samples(mapped(data, {name: "context", "context": "system"}))
     assert sample.dialogue == Dialogue((SAD,), HUG, ("user",), "A passage.")
+
+
+def test_history_beside_a_prompt_is_never_lost() -> None:
+    data = Dataset.from_list([{"history": [SAD, HUG], "prompt": MORE, "response": HUG}])
+    with pytest.raises(FormatError, match="--map history=prompt"):
+        list(read_samples(data))
 
 
 PAIR = {"chosen": HUG, "rejected": "So what."}
@@ -261,7 +318,7 @@ def test_implicit_prompt_of_preference_pairs() -> None:
     assert [s.dialogue for s in read_samples(data)] == [Dialogue((SAD,), HUG, ("user",))]
 
 
-@pytest.mark.parametrize("name", ["system", "system_prompt"])
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
 def test_system_column_becomes_the_system_message(name: str) -> None:
     rows: Rows = [
         {"messages": messages(SAD, HUG)},
@@ -296,6 +353,10 @@ def test_greeting_of_the_listener_is_no_failure(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "scored.parquet")["score_status"][:] == ["listener_opens", "scored"] * 5 + [
         "listener_opens"
     ]
+    twice = [{"role": "assistant", "content": "Hello."}, {"role": "assistant", "content": "How are you?"}]
+    assert [s.reason for s in samples([{"messages": [*twice, *messages(SAD, HUG)]}])] == ["listener_opens"] * 2 + [
+        None
+    ]
     path.write_text(json.dumps([{"messages": turns[:1]}]), encoding="utf-8")
     assert score(path) == 6
 
@@ -323,6 +384,8 @@ def _utterances(*said: tuple[Any, Any]) -> Rows:
         ([(1, 0), (2, 1), (3, 2), (4, 1)], [(1, None), (2, "too_many_speakers"), (3, "too_many_speakers")]),
         ([(1, "listener"), (2, "speaker"), (3, "listener")], [(0, "listener_opens"), (2, None)]),
         ([(5, 1), (6, 2)], [(1, "missing_turns")]),
+        ([(1, "Listener"), (2, "Al"), (3, "Listener")], [(0, "listener_opens"), (2, None)]),
+        ([(1, None), (2, None)], [(1, "unknown_role")]),
     ],
 )
 def test_utterances_by_number_and_speaker(said: Any, expected: Any) -> None:
@@ -418,6 +481,8 @@ def test_rows_of_json_that_is_whole(kind: str, tmp_path: Path) -> None:
         ({"a": {"b": ROWS}, "c": 1}, "no list of rows: the keys a, c"),
         ({"context": {"0": SAD, "1": MORE}, "response": {"0": HUG, "1": HUG}}, "of columns.*orient='records'"),
         ({"context": [SAD, MORE], "response": [HUG, HUG]}, "of columns.*orient='records'"),
+        ({"columns": ["context", "response"], "data": [[SAD, HUG]]}, "of columns.*orient='records'"),
+        ({"a1": ROWS[0], "a2": ROWS[1]}, "holds 2 objects by key .*jq -c"),
     ],
 )
 def test_json_without_rows_says_what_it_is(value: Any, message: str, tmp_path: Path) -> None:
@@ -437,6 +502,9 @@ IN_ENCODINGS = {
     "utf-16": ("I can’t sleep.", "That’s hard.", "utf-16"),
     "utf-16-le": ("I can't sleep.", "That's hard.", "utf-16-le"),
     "utf-16-be": ("我丢了工作。", "我很抱歉。", "utf-16-be"),
+    "utf-32-le": ("I can’t sleep.", "That’s hard.", "utf-32-le"),
+    "euc_jp": ("仕事を失いました。とても悲しいです。", "それは本当につらいですね。", "euc-jp"),
+    "cp874": ("วันนี้ฉันตกงาน เสียใจมาก", "ฉันเสียใจด้วย", "cp874"),
 }
 
 
@@ -457,6 +525,7 @@ def test_file_of_another_encoding(encoding: str, ending: str, tmp_path: Path) ->
         open_dataset(path)
     for part in (str(path), "not encoded in UTF-8", f"looks like {guess}.", f"--encoding {guess}", "iconv"):
         assert part in str(caught.value)
+    assert sad.isascii() or sad[:20] in str(caught.value)  # how a line would read
     for name in (encoding, guess):
         assert open_dataset(path, encoding=name).to_list() == rows
     with pytest.raises(FormatError):

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import ModelCard
 from scipy.stats import spearmanr
+from small_disk import files_of_at_most
 from tiny_encoder import sample_dialogues, tiny_encoder
 from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig, XLNetConfig
 
@@ -376,3 +377,16 @@ def test_the_command_distils_and_scores(
     assert main(["score", str(judged), "-o", scored, "--scorer", folder, "-q"]) == 3, "it has another scorer's scores"
     load_sample().to_parquet(tmp_path / "dialogues.parquet")
     assert main(["score", str(tmp_path / "dialogues.parquet"), "-o", scored, "--scorer", folder, "-q"]) == 0
+
+    again, before = [*command, "--overwrite", "--method", "frozen"], contents(tmp_path / "scorer")
+    with files_of_at_most(20_000):
+        assert main(again) == 5
+    assert f"{folder}. Free some space" in capsys.readouterr().err
+    assert contents(tmp_path / "scorer") == before, "the old scorer is whole"
+    (tmp_path / "scorer" / "notes.txt").touch()
+    assert main(again) == 3
+    assert "notes.txt' is no part of a distilled scorer" in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

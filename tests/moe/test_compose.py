@@ -13,11 +13,13 @@ import pytest
 import tiny_moe as tiny
 import torch
 from conftest import ROOT
+from small_disk import files_of_at_most
 from tiny_moe import EXPERTS, compose, experts_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ee_trl import compose_moe
-from ee_trl.errors import CompositionError
+from ee_trl.cli.main import main
+from ee_trl.errors import CompositionError, FormatError
 from ee_trl.moe import checkpoint
 from ee_trl.moe.checkpoint import Checkpoint
 from ee_trl.moe.compose import average_experts
@@ -336,6 +338,33 @@ def test_interrupted_it_leaves_no_half_model(
             compose_moe(llama["base"], experts_of(llama), tmp_path / "moe", max_shard_size="20KB")
     assert list(tmp_path.iterdir()) == []
     compose_moe(llama["base"], experts_of(llama), tmp_path / "moe")
+    assert [path.name for path in tmp_path.iterdir()] == ["moe"]
+
+
+def test_a_full_disk_is_said_with_the_folder_and_the_fix(
+    llama: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experts = [f"--expert={name}={path}" for name, path in experts_of(llama).items()]
+    with files_of_at_most(5_000):
+        assert main(["compose", str(llama["base"]), *experts, "-o", str(tmp_path / "moe")]) == 5
+    assert f"{tmp_path / 'moe'}. Free some space" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_composed_meanwhile_is_not_replaced(
+    llama: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = checkpoint.ShardWriter.close
+
+    def and_another(self: Any) -> None:
+        close(self)
+        monkeypatch.undo()
+        compose_moe(llama["base"], experts_of(llama), tmp_path / "moe", shared="base")
+
+    monkeypatch.setattr(checkpoint.ShardWriter, "close", and_another)
+    with pytest.raises(FormatError, match="is there already"):
+        compose_moe(llama["base"], experts_of(llama), tmp_path / "moe")
+    assert json.loads((tmp_path / "moe" / "composition.json").read_text())["settings"]["shared"] == "base"
     assert [path.name for path in tmp_path.iterdir()] == ["moe"]
 
 

@@ -10,7 +10,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -531,3 +533,89 @@ def test_coverage_of_several_splits_is_of_all_of_them() -> None:
             assert selector.coverage.samples == samples
     selector.score(splits["b"])
     assert selector.coverage.samples == 3
+
+
+# ---- a store that others can write to, or that nobody can
+
+
+def test_only_its_owner_reads_a_new_store(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "s.sqlite")
+    store.save("one", {b"a": StoredScore("scored", 1, 2)})
+    assert [file.stat().st_mode & 0o777 for file in sorted(tmp_path.iterdir())] == [0o600] * 3
+    store.close()
+    (tmp_path / "s.sqlite").chmod(0o640)  # opened for a group by hand: it stays so
+    ScoreStore(tmp_path / "s.sqlite")
+    assert (tmp_path / "s.sqlite").stat().st_mode & 0o777 == 0o640
+
+
+DAMAGE = {
+    "status": "UPDATE scores SET status = 'sco8ed'",
+    "status of a failure": "UPDATE scores SET status = 'scored', sensibility = NULL",
+    "score": "UPDATE scores SET sensibility = 77.0",
+    "no number": "UPDATE scores SET sensibility = 'x'",
+    "infinity": "UPDATE scores SET rationality = 9e999",
+    "not text": "UPDATE scores SET status = CAST(x'ff' AS TEXT)",
+    "details": "UPDATE scores SET details = x'00'",
+    "flag": "UPDATE scores SET details = x'0000000000805640'",
+}
+
+
+@pytest.mark.parametrize("sql", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_row_is_scored_again_and_replaced(sql: str, tmp_path: Path, caplog: Any, capsys: Any) -> None:
+    path = tmp_path / "s.sqlite"
+    store = ScoreStore(path)
+    run = ScoringRun(WordScorer(), store)
+    store.save(run.scorer.fingerprint, {b"other": StoredScore("scored", 1, 2, {"score_flag": 0.0})})
+    expected = run.score([said(i) for i in range(3)])
+    store._db.execute(f"{sql} WHERE dialogue = ?", (dialogue_key(said(1)),))
+    store.close()
+    found = (again := ScoringRun(WordScorer(), ScoreStore(path))).score([said(i) for i in range(3)])
+    assert again.scorer.asked == 1
+    assert (found.scores.tolist(), found.statuses) == (expected.scores.tolist(), expected.statuses)
+    assert "1 of 3 rows that were read are damaged" in caplog.text
+    assert main(["cache", "list", "--store", str(path)]) == 0
+    assert "4 scored, failed: none" in capsys.readouterr().out
+    assert len([*ScoreStore(path).scores_of(run.scorer.fingerprint)]) == 4
+
+
+def as_nobody(work: Any) -> int:
+    """The exit code of a process without root's rights in which `work` runs."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_store_that_cannot_be_written_to_is_read_and_listed(capfd: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # where nobody may look in, unlike `tmp_path`
+        path = Path(folder) / "s.sqlite"
+        store = ScoreStore(path)
+        ScoringRun(WordScorer(), store).score([said(i) for i in range(3)])
+        store.close()
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+
+        def work() -> None:
+            run = ScoringRun(WordScorer(), ScoreStore(path))
+            assert run.score([said(i) for i in range(3)]).statuses == ["scored"] * 3
+            assert run.scorer.asked == 0
+            with pytest.raises(StoreError, match="it can be read, but new scores cannot be saved"):
+                run.score([said(7)])
+            assert run.scorer.asked == 0
+            assert main(["cache", "list", "--store", str(path)]) == 0
+            assert main(["cache", "size", "--store", str(path)]) == 0
+            assert main(["cache", "prune", "--all", "--store", str(path)]) == 5
+
+        assert as_nobody(work) == 0
+        assert "3 scored" in capfd.readouterr().out
+        assert os.listdir(folder) == ["s.sqlite"]
+        Path(folder).chmod(0o755)

@@ -132,8 +132,7 @@ def serving(behaviour: Behaviour, **options: Any) -> Iterator[FakeServer]:
 
 def reply_of(request: dict[str, Any]) -> str:
     """The reply that a request asks to be rated."""
-    [message] = request["messages"]
-    return message["content"].rsplit("\nListener: ", 1)[1]
+    return request["messages"][0]["content"].rsplit("\nListener: ", 1)[1].strip()
 
 
 def by_words(reply: str) -> tuple[int, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -438,7 +440,7 @@ def test_a_finished_run_s_last_checkpoint_in_a_new_folder_takes_no_step(
 
 
 def test_a_named_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EmpathyError, match="nowhere' is not a checkpoint: it has no trainer_state.json"):
+    with pytest.raises(EmpathyError, match="nowhere' is not a whole checkpoint: it has no trainer_state.json"):
         run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--resume_from_checkpoint", "nowhere", *QUICK)
     assert not (tmp_path / "x").exists()
 
@@ -567,6 +569,39 @@ def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
         pairs = [(a, b) for a, b in zip(two[name], one[name], strict=True) if a is not None and b is not None]
         assert len(pairs) >= 64
         assert all(a == b for a, b in pairs)
+
+
+def test_what_a_kill_left_half_written_is_removed_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, no_pictures: None
+) -> None:
+    """A run record that was never named, a checkpoint without the policy's state, and one of which half is there."""
+    data = EmpathyDataSelector("linear").score(load_sample("train").select(range(16)))
+    data.to_parquet(tmp_path / "data.parquet")
+    args = ["--dataset", str(tmp_path / "data.parquet"), *QUICK[2:], *NO_OPTIONS, "--max_steps", "4"]
+    args += ["--save_steps", "1", "--save_total_limit", "9", "--empathy_scorer", "linear"]
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    out.mkdir()
+    (out / f".{RECORD}.partial-{platform.node()}-{2**22 + 1}-0a1b2c").touch()  # no process has so high a number
+    run(sft_online, *args, "--output_dir", str(out))
+    assert not list(out.glob(".*"))
+    shutil.copytree(out, whole)
+
+    record = json.loads((out / RECORD).read_text())
+    (out / RECORD).write_text(json.dumps(record | {"status": "running"}))
+    (out / "checkpoint-4" / "trainer_state.json").write_text('{"best_')
+    (out / "checkpoint-3" / "empathy_state.pt").unlink()
+    for name in ("model.safetensors", "empathy_draws.parquet", "empathy_history.json"):
+        (out / name).unlink()
+    run(sft_online, *args, "--output_dir", str(out))
+    for fault in (
+        "checkpoint-4 is not whole (its trainer_state.json is damaged)",
+        "checkpoint-3 is not whole (it has no empathy_state.pt)",
+    ):
+        assert fault in caplog.text
+    assert f"resuming {out} from {out / 'checkpoint-2'}" in caplog.text
+    assert draws(out) == draws(whole)
+    same = ["model.safetensors", "checkpoint-3/model.safetensors", "empathy_history.json"]
+    assert [name for name in same if (out / name).read_bytes() != (whole / name).read_bytes()] == []
 
 
 @pytest.mark.slow

@@ -3,14 +3,14 @@
 A server's answer is generated text, so each number was written by one run of tokens: `" 8"`, `"10"`, or `"1"` then
 `"0"`. At its first token the alternatives that the server lists give the probabilities. Where the tokenizer splits 10,
 a first digit 1 can still become 10. If 1 was taken, the alternatives of the next token tell how probable that was. If
-another digit was taken, this is unknown: the 1 counts as 1 or as 10, whichever lies nearer to the mean of the other
-answers.
+another digit was taken, this is unknown: a server that continues a text is asked for it; elsewhere 1 and 10 share the
+probability of the 1 as their neighbours 2 and 9 do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def read_answer(body: Any, sample: int, top: int) -> Answer:
     found = Completion.read(body)
     if found is None:
         return Answer(sample, "server_malformed")
-    used, mode = _used(body), parse_form(found.text)
+    used, mode = used_tokens(body), parse_form(found.text)
     if found.cut_off:
         return Answer(sample, "server_cut_off", used=used)
     if mode is None:
@@ -160,14 +160,16 @@ def read_answer(body: Any, sample: int, top: int) -> Answer:
         return Answer(sample, "server_refused" if refused else "answer_not_in_form", used=used)
     if not top:
         return Answer(sample, None, mode=mode, used=used)
-    values = form_distributions(found.text, found.tokens)
-    if values is None or not values.sum(axis=1).all():
+    spans = form_spans(found.text) or {}
+    slots = slots_of(found.text, found.tokens, [spans[axis] for axis in AXES])
+    if slots is None or not all(slot.chances.sum() for slot in slots):
         return Answer(sample, "server_malformed", used=used)
-    return Answer(sample, None, values, mode, used)
+    return Answer(sample, None, np.stack([slot.values() for slot in slots]), mode, used)
 
 
-def _used(body: dict[str, Any]) -> int:
-    usage = body.get("usage")
+def used_tokens(body: Any) -> int:
+    """How many tokens prompt and answer have, as the server counts them; 0 where it does not say."""
+    usage = body.get("usage") if isinstance(body, dict) else None
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
     return sum(n for n in counts if isinstance(n, int) and not isinstance(n, bool) and n > 0)
 
@@ -185,23 +187,49 @@ def batch_of(answers: Sequence[Answer], top: int) -> ScoredBatch:
     )
 
 
-def form_distributions(answer: str, tokens: Sequence[Token]) -> np.ndarray | None:
-    """
-    The probability of each answer 0 to 10, shape `(2, 11)`, read from the tokens around and in the rubric's form.
-
-    The other tokens have the rest. `None` where the answer is not in the form or the tokens do not spell it.
-    """
-    spans, shown = form_spans(answer), answer.strip()
+def slots_of(answer: str, tokens: Sequence[Token], spans: Iterable[tuple[int, int]]) -> list[Slot] | None:
+    """What the tokens tell about the numbers in these places of an answer; `None` where they do not spell it."""
+    shown = answer.strip()
     begin = b"".join(token.text for token in tokens).rfind(_bytes(shown))
-    if spans is None or begin < 0:
+    if begin < 0:
         return None
     begin -= len(_bytes(answer[: answer.index(shown)]))
     ends = list(accumulate(len(token.text) for token in tokens))
-    return np.stack([_slot(tokens, ends, *(begin + len(_bytes(answer[:at])) for at in spans[axis])) for axis in AXES])
+    return [_slot(tokens, ends, *(begin + len(_bytes(answer[:at])) for at in span)) for span in spans]
 
 
-def _slot(tokens: Sequence[Token], ends: Sequence[int], start: int, stop: int) -> np.ndarray:
-    """The distribution of the number that lies in `[start, stop)` of the tokens' text."""
+@dataclass(frozen=True)
+class Slot:
+    """What the tokens tell about one number."""
+
+    chances: np.ndarray  # of each answer, (11,); where 10 is two tokens, of its first one under 1
+    written: int | None  # the answer taken, 1 for the first of two tokens
+    ten: float | None  # the probability that a first digit 1 becomes 10; `None` where the tokens do not tell
+
+    @classmethod
+    def first(cls, tokens: Sequence[Token]) -> Slot | None:
+        """The first number of a text that continues a slot; `None` where no number is among the alternatives."""
+        text = b"".join(token.text for token in tokens)
+        start = len(text) - len(text.lstrip(b" "))
+        if start == len(text):
+            return None
+        found = _slot(tokens, list(accumulate(len(token.text) for token in tokens)), start, start + 1)
+        return found if found.chances.sum() else None
+
+    def values(self) -> np.ndarray:
+        """The probability of each answer; where it is not known what a 1 becomes, 2 and 9 tell (see the module)."""
+        found, ten = self.chances.copy(), self.ten
+        if ten is None:
+            pairs = ((found[2], found[9]), (found[2:6].sum(), found[6:10].sum()))
+            low, high = next((pair for pair in pairs if sum(pair)), (1, 0))
+            ten = 0.0 if self.written == 1 else high / (low + high)
+        found[10] += found[1] * ten
+        found[1] *= 1 - ten
+        return found
+
+
+def _slot(tokens: Sequence[Token], ends: Sequence[int], start: int, stop: int) -> Slot:
+    """The number that lies in `[start, stop)` of the tokens' text."""
     first = next(i for i, end in enumerate(ends) if start < end)
     token = tokens[first]
     lead = token.text[: start - (ends[first] - len(token.text))]  # what the token holds before the number
@@ -210,13 +238,10 @@ def _slot(tokens: Sequence[Token], ends: Sequence[int], start: int, stop: int) -
         value = _value(text, lead)
         if value is not None:
             chances[value] += chance
-    if ends[first] < stop or _value(token.text, lead) == 1:  # 1 was taken: the next token tells whether it became 10
-        goes_on = _zero(tokens[first + 1]) if first + 1 < len(tokens) else 0.0
-        chances[10] += chances[1] * goes_on
-        chances[1] *= 1 - goes_on
-    elif chances[1] and not chances[10] and _nearer_to_ten(chances):
-        chances[10], chances[1] = chances[1], 0.0
-    return chances
+    written = 1 if ends[first] < stop else _value(token.text, lead)
+    if written == 1 and first + 1 < len(tokens):
+        return Slot(chances, written, zero(tokens[first + 1]))
+    return Slot(chances, written, 0.0 if chances[10] else None)
 
 
 def _value(text: bytes, lead: bytes) -> int | None:
@@ -225,12 +250,6 @@ def _value(text: bytes, lead: bytes) -> int | None:
     return _NUMBERS.get(bare[len(mark) :].strip()) if bare.startswith(mark) else None
 
 
-def _zero(token: Token) -> float:
+def zero(token: Token) -> float:
     """The probability that a token continues a number with a 0."""
     return min(1.0, sum(chance for text, chance in token.alternatives if text.rstrip() == b"0"))
-
-
-def _nearer_to_ten(chances: np.ndarray) -> bool:
-    others = chances.copy()
-    others[1] = 0.0
-    return bool(others.sum() and others @ np.array(VALUES) / others.sum() > (1 + 10) / 2)

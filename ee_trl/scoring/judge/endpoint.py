@@ -7,17 +7,21 @@ words before they are repeated.
 from __future__ import annotations
 
 import asyncio
+import html
 import logging
 import os
 import queue
 import re
 import threading
+import unicodedata
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from ...display import plain, shortened
 from ...errors import ScorerError, check_count, require
 
 
@@ -63,7 +67,7 @@ class Endpoint:
         )
 
     def said(self, error: Exception) -> str:
-        """A server's own words about a refusal: one line, not too long, without the key."""
+        """A server's own words about a refusal, as [`Endpoint.shown`] shows them."""
         body = getattr(error, "body", None)
         found = body if isinstance(body, str) else ""
         if isinstance(body, dict):
@@ -71,10 +75,16 @@ class Endpoint:
             source = inner if isinstance(inner, dict) else body
             words = (source.get("message"), source.get("detail"), inner)
             found = next((str(word) for word in words if word), "")
+        return self.shown(found)
+
+    def shown(self, text: str, limit: int = 200) -> str:
+        """A server's text on one line, not too long; without the key, or withheld where it may show parts of it."""
         key = self._key
-        text = found.replace(key, "***") if key else found
-        text = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
-        return text if len(text) <= 200 else text[:199] + "…"
+        if key:
+            text = text.replace(key, "***")
+            if _repeats(text, key):
+                return "(not shown: it repeats parts of the key)"
+        return shortened(" ".join(plain(text).split()), limit)
 
 
 def _checked_url(url: str) -> str:
@@ -122,19 +132,43 @@ def _read_key(name: str) -> str | None:
     return key or None
 
 
+_LEAST = 8  # a run of so many letters and digits of a key is a part of it
+
+
+def _repeats(text: str, key: str) -> bool:
+    """Whether a text holds the key or a part of it: as it is, apart, backwards, or in a usual encoding."""
+    raw = key.encode()
+    shifted = (b64encode(bytes(n) + raw).decode()[(8 * n + 5) // 6 : 8 * (n + len(raw)) // 6] for n in range(3))
+    forms = [key, key[::-1], raw.hex(), "".join(f"u00{byte:02x}" for byte in raw), *shifted]
+    texts = [text, unquote(unquote(text)), html.unescape(text)]
+    if len(_squeezed(key)) < _LEAST:
+        return any(form in where for form in (key, *forms[2:]) if len(form) > 3 for where in texts)
+    places = "\n".join(_squeezed(unicodedata.normalize("NFKC", where)) for where in texts)
+    parts = (form[i : i + _LEAST] for form in map(_squeezed, forms) for i in range(len(form) - _LEAST + 1))
+    return any(part in places for part in parts)
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).casefold()
+
+
 def _openai() -> Any:
     return require("openai", extra="server", purpose="a judge behind a server")
 
 
 def _bounded(base: type, seconds: float) -> Any:
-    """An HTTP client whose attempts end after so many seconds even where an answer drips in byte by byte."""
+    """
+    An HTTP client whose attempts end after so many seconds even where an answer drips in byte by byte.
+
+    It follows no redirect: dialogues and key go to the host that the user named, and to no other.
+    """
 
     class Client(base):
         async def send(self, *args: Any, **options: Any) -> Any:
             async with asyncio.timeout(seconds):
                 return await super().send(*args, **options)
 
-    return Client()
+    return Client(follow_redirects=False)
 
 
 def client_errors() -> tuple[type[Exception], ...]:

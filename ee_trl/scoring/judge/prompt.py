@@ -33,14 +33,10 @@ if TYPE_CHECKING:
 LABELS = {"user": "Speaker", "assistant": "Listener"}
 
 _DIALOGUE_TITLE = "Dialogue:\n"
-_MARKERS = re.compile(
-    r"<[|\uff5c][^|\uff5c<>]{0,60}[|\uff5c]?>|<[^|\uff5c<>]{1,60}[|\uff5c]>|<</?SYS>>|"
-    r"</?(?:s|sop|eop|eod|think|tools?|tool_\w{1,30}|img|image|audio|video)>|"
-    r"<(?:start|end)_of_\w{1,30}>|<(?:bos|eos|pad|unk|mask|sep|cls)(?:_token)?>|"
-    r"<(?:unused|extra_id|reserved|special|custom_token)_?\d+>|<0x[0-9a-f]{2}>|"
-    r"\[/?(?:(?:[BE]_)?INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w{1,30}|[GS]?MASK|SEP|CLS|PAD|UNK|IMG|control_\d+)\]",
-    re.I,
-)
+_BARS = "|\uff5c\u2502\u00a6"
+_BRACKETS = re.escape("<>[]{}\uff1c\uff1e\uff3b\uff3d\uff5b\uff5d\u2039\u203a\u27e8\u27e9\u3008\u3009\u3010\u3011")
+_BRACKETED = re.compile(rf"([{_BRACKETS}])([^{_BRACKETS}]{{0,100}})(?=([{_BRACKETS}]))")
+_DOUBLED = re.compile(rf"([{_BARS}_~@#])\1+(?=\w)|(?<=\w)([{_BARS}_~@#])\2+")  # |||NAME|||, __start__
 _MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # the form of added tokens that are not words
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
@@ -48,7 +44,7 @@ _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u20
 def whole_prompt(rubric: Rubric, dialogue: Dialogue) -> str:
     """Rubric and dialogue as one text, for a server, which applies its own chat template."""
     lines = "".join(turn_line(role, text) for role, text in _turns(dialogue))
-    return f"{rubric.text.strip()}\n\n{_DIALOGUE_TITLE}{lines}".rstrip("\n")
+    return f"{rubric.text.strip()}\n\n{_DIALOGUE_TITLE}{lines}"
 
 
 def _turns(dialogue: Dialogue) -> Iterable[tuple[str, str]]:
@@ -66,9 +62,28 @@ def labelled(label: str, text: str) -> str:
 
 
 def neutralised(text: str) -> str:
-    """User text on one line, with template markers broken up (`<|im_end|>` -> `< |im_end| >`)."""
-    flat = _SPACES.sub(" ", text).strip()
-    return _MARKERS.sub(lambda m: f"{m[0][0]} {m[0][1:-1]} {m[0][-1]}", flat)
+    """
+    User text on one line, with everything in the shape of a control token broken up (`<|im_end|>` -> `< |im_end| >`).
+
+    The rule knows shapes, not tokens: a word or nothing between two brackets (`[THINK]`, `]~b]`, `<seed:eos>`), any
+    text between two barred brackets, and a word at a doubled mark (`__start__`). Citations such as `[1]` stay.
+    """
+    return _broken(_SPACES.sub(" ", text).strip())
+
+
+def _broken(text: str) -> str:
+    return _DOUBLED.sub(_spaced, _BRACKETED.sub(_opened, text))
+
+
+def _opened(found: re.Match[str]) -> str:
+    left, inside, right = found.groups()
+    words = " " in inside and not (inside[0] in _BARS or inside[-1] in _BARS)
+    letter = len(inside) == 1 and inside.isalnum() and left + right in ("[]", "{}")
+    return found[0] if words or letter else f"{left} {inside.strip()}".rstrip() + " "
+
+
+def _spaced(found: re.Match[str]) -> str:
+    return f"{found[0]} " if found[1] else f" {found[0]}"
 
 
 class SafeTokenizer:
@@ -78,7 +93,7 @@ class SafeTokenizer:
         self.tokenizer = tokenizer
         self.control_ids = set(tokenizer.all_special_ids)
         for i, token in tokenizer.added_tokens_decoder.items():
-            if token.special or _MARKUP.fullmatch(str(token)) or _MARKERS.search(str(token)):
+            if token.special or _MARKUP.fullmatch(str(token)) or _broken(str(token)) != str(token):
                 self.control_ids.add(i)
 
     def trusted(self, text: str) -> list[int]:

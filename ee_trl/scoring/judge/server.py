@@ -1,8 +1,8 @@
-"""A judge behind an OpenAI-compatible server (vLLM, SGLang, TGI, hosted): one chat completion a sample.
+"""A judge behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, hosted).
 
-The judge fills in the rubric's form. Where the server gives log probabilities, each score is the expected value over
-the answers 0 to 10 at its number; otherwise the number itself. Every sample ends with scores or with the reason why it
-has none.
+A probe finds out in which of the [`ways`][ee_trl.scoring.judge.ways] the server can be asked. Where it gives log
+probabilities, each score is the expected value over the answers 0 to 10 at its number; otherwise the number itself.
+Every sample ends with scores or with the reason why it has none.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from ...axes import AXES
 from ...data.dialogue import NOT_ASKED, Dialogue
 from ...errors import ScorerError, check_count, unknown
 from ...files import json_digest
 from ..base import ScoredBatch
-from .answers import Answer, BatchedJudge, Completion, batch_of, read_answer
+from .answers import Answer, BatchedJudge, Completion, batch_of
 from .endpoint import DEFAULT_KEY_ENV, Endpoint, client_errors, each_answered, in_background, reason_of
 from .prompt import whole_prompt
 from .rubric import Rubric, load_rubric, parse_form
+from .ways import ByAxis, Grammar, Schema, Slots, Way
 
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ OTHER_PARAMETERS = '{"max_tokens": null, "max_completion_tokens": 512}'
 GIVE_UP_AFTER = 20
 """After this many unanswered samples in a row, the server is not asked for the rest."""
 
-_LAYOUT = "server-1"  # changes when the request does
+_LAYOUT = "server-2"  # changes when the request does
 _MAX_TOKENS = 128
 _PROBE = Dialogue(("I lost my keys today.",), "Oh no! Where did you last see them?", ("user",))
 
@@ -48,10 +51,17 @@ class Chat:
     extra_body: dict[str, Any]
     _told: bool = field(default=False, init=False)  # whether a refusal was logged
 
-    async def ask(self, client: Any, text: str, top: int) -> tuple[Any, str | None]:
-        """An answer's JSON (`None` where it is not JSON), or why there is none ([`~ee_trl.data.dialogue.REASONS`])."""
+    async def ask(
+        self, client: Any, text: str, top: int, written: str = "", fields: Mapping[str, Any] | None = None
+    ) -> tuple[Any, str | None]:
+        """
+        An answer's JSON (`None` where it is not JSON), or why there is none ([`~ee_trl.data.dialogue.REASONS`]).
+
+        `written` is the beginning of the answer that the server is to continue; `fields` are the request's further
+        ones.
+        """
         try:
-            return await self._complete(client, text, top), None
+            return await self._complete(client, text, top, written, fields), None
         except client_errors() as error:
             status = getattr(error, "status_code", None)
             # once the server has given access, 403 is about this text: some hosts refuse single texts that way
@@ -78,14 +88,37 @@ class Chat:
                 why = self.endpoint.said(error) or f"it refuses them ({status})"
         return None, None, why
 
-    async def _complete(self, client: Any, text: str, top: int) -> Any:
+    async def follows(self, client: Any, text: str, top: int, way: ByAxis) -> bool:
+        """Whether the server does what this way of asking tells it; a refusal is a no."""
+        try:
+            return way.followed(await self._complete(client, text, top, *way.request(AXES[0])), AXES[0])
+        except client_errors() as error:
+            status = getattr(error, "status_code", None)
+            if status in (None, 408, 409, 429, 502, 503, 504):
+                raise await self._unanswered(client, error, status) from None
+            return False
+
+    async def served(self, client: Any, body: Any) -> str:
+        """The model's name; where the server ignores that name, the name of the model that it says it serves."""
+        names = await _models(client)
+        if not names or self.model in names:
+            return self.model
+        said = body.get("model") if isinstance(body, dict) else None
+        known = said if isinstance(said, str) and (said in names or len(names) > 1) else names[0]
+        short = re.split(r"[/\\]", known)[-1] if re.match(r"[/\\~.]|[A-Za-z]:", known) else known  # a path's end
+        return self.endpoint.shown(short, 80) or self.model
+
+    async def _complete(
+        self, client: Any, text: str, top: int, written: str = "", fields: Mapping[str, Any] | None = None
+    ) -> Any:
         asked: dict[str, Any] = {"logprobs": True, "top_logprobs": top} if top else {}
+        messages = [{"role": "user", "content": text}]
         response = await client.chat.completions.with_raw_response.create(
             model=self.model,
-            messages=[{"role": "user", "content": text}],
+            messages=[*messages, {"role": "assistant", "content": written}] if written else messages,
             temperature=0,
             max_tokens=self.max_tokens,
-            extra_body=self.extra_body or None,
+            extra_body={**(fields or {}), **self.extra_body} or None,
             **asked,
         )
         try:
@@ -110,8 +143,16 @@ class Chat:
             )
         if status == 402:
             return ScorerError(f"{end.host} wants payment (402) before it answers.{words}")
+        if status is not None and 300 <= status < 400:
+            response: Any = getattr(error, "response", None)
+            place = end.shown(str(response.headers.get("location", "")))
+            return ScorerError(
+                f"{end.host} redirects requests ({status}) to {place!r}, and redirects are not followed: dialogues go "
+                "to no host that you did not name. If that address is right, give it as base_url"
+            )
         if status == 404:
-            offers = await _models(client)
+            names = [repr(end.shown(name, 80)) for name in await _models(client)]
+            offers = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             has = f"it offers {offers}" if offers else "a base_url normally ends in /v1"
             return ScorerError(
                 f"{end.host} knows no model {self.model!r}, or no chat completions (404); {has}.{words}"
@@ -125,6 +166,8 @@ class Chat:
             tried = f"tried {end.max_retries + 1} times, {end.timeout:g} s each"
             return ScorerError(f"{end.host} {what} ({tried}). Is the server running? Is base_url right?")
         words = f"status {status}. It says: {end.said(error) or 'nothing'}"
+        if status == 503:
+            words += ". If it is loading its model, run the same command again when it is ready"
         if status in (400, 422):
             words += f". If it wants other parameters: --extra-body '{OTHER_PARAMETERS}' (extra_body=...), as it says"
         return await self._stop(client, error) or ScorerError(
@@ -144,14 +187,22 @@ def body_of(extra: Mapping[str, Any] | str | None) -> dict[str, Any]:
     return found
 
 
-async def _models(client: Any) -> str:
-    """The models that the server offers, for an error message; empty where it does not say."""
+async def _models(client: Any) -> list[str]:
+    """The models that the server offers, and their other names; empty where it does not say."""
     try:
-        response = await client.models.with_raw_response.list()
-        names = [str(entry["id"]) for entry in json.loads(response.content)["data"]]
-    except Exception:  # it is only for the message
-        return ""
-    return ", ".join(repr(name[:80]) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+        response = await client.with_options(max_retries=1).models.with_raw_response.list()
+        entries = json.loads(response.content)["data"]
+        return [str(name) for entry in entries for name in (entry["id"], *(entry.get("aliases") or ()))]
+    except Exception:  # many servers have no such list
+        return []
+
+
+class Found(NamedTuple):
+    """What the probe found out: how the server is asked, how many alternatives it lists, and what it serves."""
+
+    way: Way
+    top: int
+    model: str
 
 
 class ServerScorer(BatchedJudge):
@@ -219,10 +270,11 @@ class ServerScorer(BatchedJudge):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names model, server, rubric, request and number of alternatives read (from the server, if `logprobs` is not
-        `False`)."""
-        top = 0 if self.logprobs is False else self.top_logprobs
-        parts = [_LAYOUT, f"{self.model}@{self.name}", self.rubric.fingerprint, f"logprobs:{top}" if top else "text"]
+        """Names model, server, rubric, request and number of alternatives read, as the server shows them."""
+        way, top, model = self.found
+        parts = [_LAYOUT, f"{model}@{self.name}", self.rubric.fingerprint, f"logprobs:{top}" if top else "text"]
+        if type(way) is not Way:
+            parts.append(way.name)
         if self.chat.extra_body:
             parts.append(f"body:{json_digest(self.chat.extra_body)}")
         if self.chat.max_tokens != _MAX_TOKENS:  # added later: scores by the default keep their name
@@ -238,16 +290,20 @@ class ServerScorer(BatchedJudge):
         """
         if not dialogues:
             return
-        top = self.top_logprobs
+        way, top, _ = self.found
         self._lost = min(self._lost, GIVE_UP_AFTER - 1)  # after a call that gave up, one more lost sample is enough
 
         async def ask(client: Any, item: tuple[int, Dialogue]) -> Answer:
             index, dialogue = item
             if self._lost >= GIVE_UP_AFTER:
                 return Answer(index, NOT_ASKED)
-            body, reason = await self.chat.ask(client, whole_prompt(self.rubric, dialogue), top)
-            self._count(reason)
-            return Answer(index, reason) if reason else read_answer(body, index, top)
+
+            async def counted(*request: Any) -> tuple[Any, str | None]:
+                body, reason = await self.chat.ask(client, request[0], top, *request[1:])
+                self._count(reason)
+                return body, reason
+
+            return await way.answer(counted, whole_prompt(self.rubric, dialogue), index, top)
 
         for answers in each_answered(self.endpoint, list(enumerate(dialogues)), ask, self.concurrency):
             yield batch_of(answers, top)
@@ -268,49 +324,62 @@ class ServerScorer(BatchedJudge):
                 reason,
             )
 
-    @cached_property
+    @property
     def top_logprobs(self) -> int:
-        """How many alternatives a token the server gives, 0 for none: asked once, on a small dialogue."""
+        """How many alternatives a token the server gives, 0 for none."""
+        return self.found.top
 
-        async def work(put: Callable[[int], None]) -> None:
+    @cached_property
+    def found(self) -> Found:
+        """How the server is asked: found out once, on a small dialogue."""
+
+        async def work(put: Callable[[Found], None]) -> None:
             put(await self._probe())
 
         [[found]] = in_background(work)
         return found
 
-    async def _probe(self) -> int:
+    async def _probe(self) -> Found:
         wanted, may_be_text = self.logprobs is not False, self.logprobs is not True
         tops = (*(TOP if wanted else ()), *((0,) if may_be_text else ()))
+        text, host = whole_prompt(self.rubric, _PROBE), self.endpoint.host
         async with self.endpoint.client() as client:
-            body, top, why = await self.chat.ask_first(client, whole_prompt(self.rubric, _PROBE), tops)
-        found = top if top is not None and self._lists_alternatives(body) else 0
-        host = self.endpoint.host
-        if not found and not may_be_text:
-            raise ScorerError(
-                f"{host} gives no log probabilities for {self.model!r}: {why}. Leave out logprobs=True; scores are "
-                "then the integers that the model writes"
-            )
-        if found:
+            body, top, why = await self.chat.ask_first(client, text, tops)
+            answer = Completion.read(body) if top is not None else None
+            if top is not None and answer is None:
+                raise ScorerError(
+                    f"{host} gave no chat completion of one choice; check that base_url is "
+                    "the address of an OpenAI-compatible server"
+                )
+            top = top if top and answer and answer.has_alternatives else 0
+            if not top and not may_be_text:
+                raise ScorerError(
+                    f"{host} gives no log probabilities for {self.model!r}: {why}. Leave out logprobs=True; scores "
+                    "are then the integers that the model writes"
+                )
+            in_form = answer is not None and not answer.cut_off and parse_form(answer.text) is not None
+            ways: list[ByAxis] = [*([Slots()] if top else []), *([] if in_form else [Grammar(), Schema()])]
+            way = Way()
+            for other in ways:
+                if await self.chat.follows(client, text, top, other):
+                    way = other
+                    break
+            model = await self.chat.served(client, body)
+        if top:
             logger.info("%s gives log probabilities: scores are expected values", host)
         elif wanted:
             logger.info("%s gives no log probabilities (%s): scores are the integers it writes", host, why)
-        return found
-
-    def _lists_alternatives(self, body: Any) -> bool:
-        """Whether the first answer has alternatives; a warning where it is not in the form."""
-        found = Completion.read(body)
-        if found is None:
-            raise ScorerError(
-                f"{self.endpoint.host} gave no chat completion of one choice; check that base_url is "
-                "the address of an OpenAI-compatible server"
+        if model != self.model:
+            logger.warning(
+                "%s serves %r whatever name it is asked for; the scores are kept under that name", host, model
             )
-        if found.cut_off or parse_form(found.text) is None:
+        if answer is not None and not in_form and type(way) is Way:
             logger.warning(
                 "%s does not answer a plain dialogue in the rubric's form, but with %r%s: expect many samples without "
                 "scores. If the model thinks first, turn this off, or let it write more: --extra-body "
                 "'{\"max_tokens\": 2048}' (extra_body=...)",
                 self.model,
-                found.written[:80],
-                ", which is cut off" if found.cut_off else "",
+                self.endpoint.shown(answer.written, 80),
+                ", which is cut off" if answer.cut_off else "",
             )
-        return found.has_alternatives
+        return Found(way, top, model)
