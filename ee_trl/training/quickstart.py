@@ -18,6 +18,7 @@ from ..data.dialogue import Dialogue
 from ..data.tables import spread
 from ..display import Heading, Markup, Table, Title, markdown_text, number, shortened
 from ..evaluation.eval_set import EvalSet, read_eval_set
+from ..evaluation.generation import Decoding
 from ..evaluation.measures import check_libraries
 from ..files import read_json
 from ..reports.cards import selection_section
@@ -29,8 +30,9 @@ from .expert import SELECTION_DIR, ExpertRun
 from .report import ALL, METRICS, measure_model, picture, write_page
 
 
-PROMPTS = 10
-MAX_NEW_TOKENS = 96
+PROMPTS, HELD_OUT = 10, 40
+DECODING = Decoding(max_new_tokens=80, temperature=0.7, top_p=0.9)
+"""Sampling by a seed: so small a model repeats itself when it is greedy."""
 BASE, EXPERT = "base", "sensibility expert"
 
 
@@ -49,7 +51,7 @@ def quickstart(output: str | os.PathLike[str]) -> Path:
     ExpertRun(args, training_args, model_args).run()
     test, selector = _with_openings_first(read_eval_set()), args.make_selector()
     models = {BASE: Path(chat or expert / "tiny_base"), EXPERT: expert}
-    options: Any = {"replies": PROMPTS, "max_new_tokens": MAX_NEW_TOKENS, "device": "cpu"}
+    options: Any = {"replies": PROMPTS, "decoding": DECODING, "device": "cpu"}
     evaluated = {name: measure_model(path, test, label=name, **options) for name, path in models.items()}
     metrics = {name: {"perplexity": found["perplexity"][ALL], **found["metrics"]} for name, found in evaluated.items()}
     replies = {name: _measured(test.dialogues, found["replies"], selector) for name, found in evaluated.items()}
@@ -78,9 +80,10 @@ def quickstart(output: str | os.PathLike[str]) -> Path:
 
 
 NOTE = (
-    "The replies are greedy. The scorer that scores them also chose what the expert was trained on: the scores show "
-    "that the expert learnt what was selected, not that people like its replies better. Flags mark replies that are "
-    "hostile, dismissive, off-topic or repetitive."
+    f"The replies are sampled, at temperature {DECODING.temperature} and with a fixed seed. The scorer that scores "
+    "them also chose what the expert was trained on: the scores show that the expert learnt what was selected, not "
+    "that people like its replies better. Flags mark replies that are hostile, dismissive, off-topic or repetitive. "
+    "So small a model often misreads a prompt, before and after."
 )
 TINY_NOTE = (
     "This model is tiny, starts from random weights and sees a few hundred dialogues: it shows that every part works, "
@@ -89,10 +92,11 @@ TINY_NOTE = (
 
 
 def _with_openings_first(test: EvalSet) -> EvalSet:
-    """The dialogues with those first that get replies: openings, so that a prompt is one message; evenly spaced."""
+    """Some of the dialogues; first those that get replies: openings, so that a prompt is one message."""
     openings = [i for i, dialogue in enumerate(test.dialogues) if len(dialogue.context) == 1]
     first = [openings[i] for i in spread(len(openings), PROMPTS)]
-    order = [*first, *sorted(set(range(len(test))) - set(first))]
+    others = sorted(set(range(len(test))) - set(first))
+    order = [*first, *(others[i] for i in spread(len(others), HELD_OUT - PROMPTS))]
     return replace(test, dialogues=tuple(test.dialogues[i] for i in order), emotions=None)
 
 
@@ -136,7 +140,7 @@ def _side_by_side(metrics: dict[str, Any], replies: dict[str, list[dict[str, Any
         "sensibility, mean": lambda name: mean(name, SENSIBILITY),
         "rationality, mean": lambda name: mean(name, RATIONALITY),
         "words, mean": lambda name: mean(name, "words"),
-        f"cut off at {MAX_NEW_TOKENS} tokens": lambda name: count(name, lambda one: one["cut_off"]),
+        f"cut off at {DECODING.max_new_tokens} tokens": lambda name: count(name, lambda one: one["cut_off"]),
         "with a question": lambda name: count(name, lambda one: "?" in one["reply"]),
         "flagged": lambda name: count(name, lambda one: one["flag"]),
         "perplexity of people's replies": lambda name: number(metrics[name]["perplexity"]),

@@ -85,7 +85,7 @@ def test_a_recipe_without_arguments_takes_the_chat_model(kind, monkeypatch, tmp_
     _, training, model = parse_recipe_args(recipe_parser(kind), ["--output_dir", str(tmp_path / "out")])
     assert model.model_name_or_path == str(tmp_path / "SmolLM2")
     assert model.use_peft == (kind is not MoEArguments)
-    assert training.max_steps <= 24
+    assert training.max_steps <= 60
     assert "demonstration on a CPU, with a LoRA of a small chat model" in caplog.text
     assert "--dataset YOUR_DIALOGUES" in caplog.text
 
