@@ -31,7 +31,7 @@ def recipe_files() -> list[Path]:
 def run_list(args: argparse.Namespace) -> int:
     """List the recipes and their configs."""
     for path in recipe_files():
-        print(path)
+        options.say(path)
     return 0
 
 
@@ -43,8 +43,7 @@ def run_copy(args: argparse.Namespace) -> int:
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, target / name)
-    print(f"copied {len(names)} files to {target}")
-    print(f"try: accelerate launch {target / 'sft_sensibility.py'}")
+    options.say(f"copied {len(names)} files to {target}\ntry: accelerate launch {target / 'sft_sensibility.py'}")
     return 0
 
 
@@ -65,5 +64,5 @@ def run_quickstart(args: argparse.Namespace) -> int:
     """
     from ..training.quickstart import quickstart
 
-    print(f"Report: {quickstart(args.output)}")
+    options.say(f"Report: {quickstart(args.output)}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
+from ..files import full_disk
+from ..files import read_json as read_json_file
 from .csv_files import read_csv
 from .formats import recognise
 from .json_files import read_json
@@ -71,6 +74,8 @@ def _open(source: str, config: str | None, split: str | None, streaming: bool, e
     except FormatError:
         raise
     except Exception as error:  # the libraries' errors have many types and do not name the file
+        if full := full_disk(error):
+            raise full from error
         raise FormatError(f"cannot read {source!r}: {root_cause(error)}") from error
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _BUILDERS:
         raise FormatError(f"no such file or folder: {source!r} (in {os.getcwd()!r})")
@@ -88,7 +93,7 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 
     The options are those of [`open_dataset`].
     """
-    found = _only_split(open_dataset(source, streaming=True, **options))
+    found = only_split(open_dataset(source, streaming=True, **options))
     if not hasattr(found, "keys") and is_stream(found) and recognise(features_of(found)).utterance_rows:
         return open_dataset(source, **options)
     return found
@@ -97,12 +102,13 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 def opened(dataset: Any) -> Any:
     """The data set itself, or the one at a path or hub name; a path with one split gives this split."""
     if isinstance(dataset, (str, os.PathLike)):
-        return _only_split(open_dataset(dataset))
+        return only_split(open_dataset(dataset))
     check_dataset(dataset)
     return dataset
 
 
-def _only_split(dataset: Any) -> Any:
+def only_split(dataset: Any) -> Any:
+    """The split of a mapping that has only one; anything else as it is."""
     return next(iter(dataset.values())) if hasattr(dataset, "keys") and len(dataset) == 1 else dataset
 
 
@@ -122,9 +128,10 @@ def row_count(source: str | os.PathLike[str]) -> int | None:
 
 
 def _open_folder(path: Path, config: str | None, split: str | None, encoding: str | None) -> Any:
-    """A folder of `save_to_disk`, or of files whose names tell their splits."""
+    """A folder of `save_to_disk`, or of files whose names tell their splits, or whose card names them."""
     from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 
+    _check_inside(path)
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = load_from_disk(str(path))
         return dataset[split] if split and hasattr(dataset, "keys") else dataset
@@ -132,7 +139,10 @@ def _open_folder(path: Path, config: str | None, split: str | None, encoding: st
     card = path / "README.md"
     if not (card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace")):
         _check_one_kind([file for file in path.rglob("*") if file.is_file() and _holds_data(file)], str(path / "*"))
-    kinds = {_kind_of(Path(name)) for part in files.values() for name in part}
+    names = [os.path.normpath(name) for part in files.values() for name in part]
+    if outside := [name for name in names if not Path(name).is_relative_to(path.resolve())]:
+        raise FormatError(f"the card of {str(path)!r} names {outside[0]!r}, which is not in the folder")
+    kinds = {_kind_of(Path(name)) for name in names}
     if not kinds or kinds - {"json", "csv", "tsv"}:
         return load_dataset(str(path), config, split=split)
     if split is not None:
@@ -143,6 +153,59 @@ def _open_folder(path: Path, config: str | None, split: str | None, encoding: st
         if split in (None, name)
     }
     return parts[split] if split else DatasetDict(parts)
+
+
+def _check_inside(path: Path) -> None:
+    """
+    Raises [`FormatError`] if what describes a folder names a file outside it, or an address.
+
+    That is its card (`data_files` and `data_dir` of each of its `configs`), and what `save_to_disk` writes.
+    """
+    from datasets.config import REPOCARD_FILENAME, REPOYAML_FILENAME
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError, safe_load
+
+    named: list[tuple[Path, Any]] = []
+    card, other = path / REPOCARD_FILENAME, path / REPOYAML_FILENAME
+    try:
+        heads = [(card, DatasetCard.load(card).data.to_dict())] if card.is_file() else []
+        heads += [(other, safe_load(other.read_text(encoding="utf-8")))] if other.is_file() else []
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"the head of the card in {str(path)!r} cannot be read ({root_cause(error)}). Correct it, or name the "
+            f"files: {str(path / '*.parquet')!r}"
+        ) from error
+    for file, head in heads:
+        configs = head.get("configs") if isinstance(head, Mapping) else None
+        for entry in configs if isinstance(configs, list) else ():
+            if isinstance(entry, Mapping):
+                named += [(file, entry.get("data_files")), (file, entry.get("data_dir"))]
+    for saved in (*path.glob("state.json"), *path.glob("*/state.json"), *path.glob("dataset_dict.json")):
+        state = read_json_file(saved)
+        if isinstance(state, Mapping):
+            named += [(saved, state.get("_data_files")), (saved, state.get("splits"))]
+    for file, value in named:
+        for name in _texts_in(value):
+            if _OUTSIDE.search(name):
+                raise FormatError(
+                    f"{str(file)!r} names {name!r}. A folder may name only files in it; correct it, or name the files "
+                    f"yourself, e.g. {str(path / '*.parquet')!r}"
+                )
+
+
+_OUTSIDE = re.compile(r"^[/~]|^\w[\w+.-]*:|::|\\|(^|/)\.\.(/|$)")
+"""A path from the root or of a user's folder, an address, a path into an archive, a step out of the folder."""
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value of lists and mappings, but the names of splits."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in([inner for key, inner in value.items() if key != "split"])
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def _holds_data(path: Path) -> bool:
@@ -217,6 +280,8 @@ def _check_names(path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FormatError(f"{str(path)!r} has several columns named {twice[0]!r}; rename all but one of them")
+    if null := [name for name in names if "\0" in name]:
+        raise FormatError(f"{str(path)!r} has a column whose name holds a null character: {null[0]!r}; rename it")
 
 
 def _parquet_tables(files: list[str]) -> tuple[Features, Iterator[pa.Table]]:

@@ -383,7 +383,7 @@ def loaded(
     """A distilled scorer's model in float32, or in int8 but for its `heads`; `kind` is a class like `AutoModel`."""
     from transformers import BitsAndBytesConfig
 
-    options |= {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    options |= {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "use_safetensors": True}
     if quantization == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(heads))
         options |= {"device_map": {"": device}, "dtype": torch.float16}  # what bitsandbytes computes in

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import yaml
 
+from .. import telemetry
+from ..display import log_to_terminal, plain
 from ..errors import EmpathyError, SelectionError, check_choice, check_share
 from ..online.policies.named import BEHIND, ON_FAILURE, Schedule, load_policy, policy_options
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
@@ -413,7 +415,7 @@ def _is_first() -> bool:
 
 def _stop(code: int, prog: str, error: object) -> NoReturn:
     if _is_first():
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(plain(f"{prog}: {error}", lines=True), file=sys.stderr)
     sys.exit(code)
 
 
@@ -483,7 +485,8 @@ def _without_policy_options(args: list[str], file: str, config: dict[str, Any]) 
 
 def run_recipe(main: Callable[..., None], make_parser: partial[TrlParser]) -> None:
     """Runs a recipe's `main` on the arguments of the command line; an error of this package ends it in one line."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if _is_first() else logging.ERROR)
+    telemetry.turn_off()
+    log_to_terminal(logging.WARNING if _is_first() else logging.ERROR)
     [ours], prog = make_parser.args, Path(sys.argv[0]).name
     if {"-h", "--help"} & set(sys.argv):
         about = (sys.modules[main.__module__].__doc__ or "").strip().split("\n\n")[0]
@@ -497,7 +500,7 @@ def run_recipe(main: Callable[..., None], make_parser: partial[TrlParser]) -> No
     try:
         main(*_parse(parser, *given))
     except EmpathyError as error:
-        sys.exit(f"{prog}: {error}")
+        sys.exit(plain(f"{prog}: {error}", lines=True))
 
 
 def _help(prog: str, ours: type[DataArguments], defaults: dict[str, Any], about: str) -> str:

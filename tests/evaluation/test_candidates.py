@@ -74,7 +74,9 @@ def test_a_line_of_a_text_file_is_a_reply_whatever_it_holds(tmp_path) -> None:
         path.write_bytes(text.encode())
         assert read_replies(path, eval_set).texts == replies
     path.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(FormatError, match="r.txt' is not UTF-8"):
+    with pytest.raises(
+        FormatError, match="r.txt' is not encoded in UTF-8; it looks like cp1252.*größer.*iconv -f cp1252"
+    ):
         read_replies(path, eval_set)
 
 

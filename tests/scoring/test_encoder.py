@@ -78,6 +78,8 @@ def test_fingerprint_names_content_precision_and_shape(folder: Path, tmp_path: P
     assert one.fingerprint.endswith("/float32/budget:1024")
     others = [EncoderScorer(folder, dtype="bfloat16"), EncoderScorer(folder, dtype="float32", token_budget=64)]
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "check.json").write_text("{}")  # a report on it, beside it
+    assert EncoderScorer(copy, dtype="float32").fingerprint == one.fingerprint
     settings = json.loads((copy / SETTINGS_FILE).read_text())
     settings["inputs"]["text"] = "as_is"
     (copy / SETTINGS_FILE).write_text(json.dumps(settings))
