@@ -231,7 +231,6 @@ class OnlineArguments(DataArguments):
     """
 
     demonstration: ClassVar[str] = "configs/online_tiny_cpu.yaml"
-    demonstration_of_a_chat_model: ClassVar[str] = "configs/online_smollm2_cpu.yaml"
     config_for_one_gpu: ClassVar[str] = "configs/online_qlora_8b.yaml"
 
     empathy_policy: str = _option(
