@@ -219,9 +219,15 @@ def _warned(warnings: Sequence[str]) -> list[str]:
 
 
 def draws_section(
-    record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]], scorer: str | None = None
+    record: Mapping[str, Any],
+    rows: Mapping[str, Mapping[str, float]],
+    scorer: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
-    """The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn."""
+    """
+    The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn, and
+    `warnings` about their scores.
+    """
     total = sum(row["draws"] for row in rows.values())
     names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in record["left_out"].items())
@@ -235,7 +241,7 @@ def draws_section(
         + (f"; without a dialogue to train on: {markdown_text(left_out)}. " if left_out else ". ")
         + f"{_untrained(record)}Scores by {_code(record['scores'])}.",
         {name: record[name] for name in names if record[name] not in (None, {})},
-        [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table)],
+        [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table), *_warned(warnings)],
         [record["scores"]],
         record["rubric"],
         scorer,

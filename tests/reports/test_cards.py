@@ -452,8 +452,9 @@ def test_the_section_of_a_guided_model_says_what_was_drawn_and_why() -> None:
         "sensibility": {"samples": 4, "draws": 6.0, "weight": 1.25},
         "low": {"samples": 6, "draws": 2.0, "weight": float("nan")},
     }
-    text = draws_section(record, by_quadrant)
+    text = draws_section(record, by_quadrant, warnings=["2 samples have a flag."])
     for said in (
+        "\nWarning: 2 samples have a flag.\n",
         "all 10 samples of `data` while training; without a dialogue to train on: 2 no_reply.",
         "Scores by `linear-1`.",
         "| policy | `sensibility` |",
