@@ -426,7 +426,10 @@ def _config_of(args: list[str]) -> tuple[str, dict[str, Any], list[str]]:
     if at == len(args):
         raise ValueError("--config names no file; give one: --config FILE.yaml")
     file = args[at]
-    config = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    try:
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file} holds no mapping of names to values")
     variables = config.pop("env", None) or {}
