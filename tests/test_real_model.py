@@ -153,9 +153,8 @@ def test_a_quantized_judge_is_near(quantization: str, model: Path, judge: Causal
     assert np.abs(scorer.score(TALK) - judge.score(TALK)).max() < 5  # nf4 moves such a small model by two points
 
 
-def test_experts_learn_in_three_steps(model: Path, experts: dict[str, Path], tmp_path: Path) -> None:
-    run("sft_sensibility", model, tmp_path / "out", *LORA)
-    for folder in (tmp_path / "out", *experts.values()):
+def test_experts_learn_in_three_steps(experts: dict[str, Path]) -> None:
+    for folder in experts.values():
         assert (folder / "adapter_model.safetensors").exists()
         found = losses(folder)
         assert len(found) == 3
