@@ -97,7 +97,7 @@ def measure(rows: int, folder: Path, python: bool = True) -> dict[str, dict[str,
     source, scored, kept = (str(folder / f"{name}.parquet") for name in ("rows", "scored", "kept"))
     make_rows(Path(source), rows)
     found = {
-        "ee-trl score": probe(COMMAND.format(args=["score", source, "-o", scored, "-q"])),
+        "ee-trl score": probe(COMMAND.format(args=["score", source, "--scorer", "linear", "-o", scored, "-q"])),
         "ee-trl select": probe(COMMAND.format(args=["select", scored, "-o", kept, "-q"])),
     }
     if python:

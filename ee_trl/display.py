@@ -1,7 +1,11 @@
-"""Results for people: one [`Table`], as aligned text, Markdown or HTML, and results that show themselves by it."""
+"""Results for people, and the one escape of each kind of output: terminal, Markdown, HTML and CSV.
+
+One [`Table`] is shown as aligned text, Markdown or HTML; results show themselves by it.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -11,7 +15,15 @@ from typing import Any
 
 
 class Markup(str):
-    """A cell or paragraph that is markup already, such as a link; every other text is escaped."""
+    """A cell or paragraph that is Markdown already, such as a link; every other text is escaped."""
+
+
+class Html(str):
+    """A cell or paragraph that is HTML already, such as a picture; every other text is escaped."""
+
+
+class Block(str):
+    """A text in full, with its lines, as a block of code that nothing in it can end."""
 
 
 class Code(str):
@@ -128,15 +140,35 @@ def with_interval(value: float | None, ends: Sequence[float] | None, form: str =
 
 
 def plain(text: str, lines: bool = False) -> str:
-    """Text for a terminal: control and format characters are shown as spaces; line breaks stay if `lines`."""
+    """Text for a terminal: characters that would act on it are shown as spaces; line breaks stay if `lines`."""
+    if text.isascii() and text.isprintable():
+        return text
     kept = "\n\t" if lines else ""
-    return "".join(c if c in kept or unicodedata.category(c) not in ("Cc", "Cf") else " " for c in text)
+    return "".join(c if c in kept or unicodedata.category(c) not in _ACTING else " " for c in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """The lines of a log for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message as [`plain`] text."""
+        return plain(super().format(record), lines=True)
+
+
+def log_to_terminal(level: int) -> None:
+    """Sends log lines to standard error as plain text, unless logging is set up already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def markdown_text(text: str, limit: int | None = None) -> str:
     """Text for Markdown on one line of at most `limit` characters; everything but [`Markup`] is escaped."""
     if isinstance(text, Markup):
         return text
+    if isinstance(text, Block):
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        return f"{fence}text\n{plain(text, lines=True)}\n{fence}"
     flat = shortened(" ".join(plain(text).split()), limit)
     if isinstance(text, Code):
         return f"`{flat.translate(_IN_CODE)}`"
@@ -144,10 +176,22 @@ def markdown_text(text: str, limit: int | None = None) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text for HTML; everything but [`Markup`] is escaped."""
-    if isinstance(text, Markup):
+    """Text for HTML; everything but [`Html`] is escaped."""
+    if isinstance(text, Html):
         return text
-    return f"<code>{escape(text)}</code>" if isinstance(text, Code) else escape(text)
+    tag = "code" if isinstance(text, Code) else "pre" if isinstance(text, Block) else None
+    return f"<{tag}>{escape(text)}</{tag}>" if tag else escape(text)
+
+
+def csv_text(text: str) -> str:
+    """
+    Text for a cell of a sheet: no line of it, and nothing after a separator, can act as a formula.
+
+    A spreadsheet takes `=`, `+`, `-` and `@` for the beginning of a formula, and their full-width forms; an apostrophe
+    before them makes them text.
+    """
+    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "" for c in text)
+    return _FORMULA.sub("'", clean)
 
 
 def shortened(text: str, limit: int | None) -> str:
@@ -156,16 +200,31 @@ def shortened(text: str, limit: int | None) -> str:
 
 
 _IN_CODE = {ord("`"): "'", ord("|"): "/", ord("<"): "&lt;"}
-_MARKUP = re.compile(r"([\\|*`\[\]]|(?<![^\W_])_|_(?![^\W_])|&(?=\w+;|#)|~(?=~))")  # `_` inside a word is text
+_MARKUP = re.compile(  # `_` inside a word is text
+    r"([\|*`\[\]]|!(?=\[)|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])|&(?=\w+;|#)|~(?=~))"
+)
+_LINE_START = re.compile(r"^([#>+=-])")  # of a heading, quotation, list or line
+_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that act on a terminal, or that it cannot show."""
+_FORMULA = re.compile(
+    r"""^(?=[\s"​-‏﻿]*[=+@\-＝＋－＠−]|\s*	)"""
+    r"""|(?<=[
+	])(?=[\s"​-‏﻿]*[=+@\-＝＋－＠−])(?![+-] [^
+|!(]*(?:
+|\Z))"""
+    r"""|(?<=;)(?=[\s"]*[=+@\-]\s*[\w("'])"""
+)
 
 
 def _markdown_line(text: str) -> str:
-    return f"{'#' * text.level} {markdown_text(text)}" if isinstance(text, Heading) else markdown_text(text)
+    if isinstance(text, Heading):
+        return f"{'#' * text.level} {markdown_text(text)}"
+    return markdown_text(text) if isinstance(text, (Markup, Block)) else _LINE_START.sub(r"\\\1", markdown_text(text))
 
 
 def _html_line(text: str) -> str:
-    tag = f"h{text.level}" if isinstance(text, Heading) else "p"
-    return f"<{tag}>{html_text(text)}</{tag}>"
+    tag = f"h{text.level}" if isinstance(text, Heading) else None if isinstance(text, Block) else "p"
+    return f"<{tag}>{html_text(text)}</{tag}>" if tag else html_text(text)
 
 
 def _width(text: str) -> int:

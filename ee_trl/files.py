@@ -112,6 +112,13 @@ def is_partial(path: Path) -> bool:
     return re.fullmatch(r"\..+\.partial-.+-\d+(-[0-9a-f]+)?(\.replaced)?", path.name) is not None
 
 
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk among an error and its causes, if there is one."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_FULL):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @contextmanager
 def named_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
     """Makes a full disk an `OSError` with the file's name; the errors of Arrow and safetensors lack it."""
@@ -134,12 +141,30 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The value of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def json_text(value: Any, **layout: Any) -> str:
+    """
+    A value as JSON that every reader takes: NaN and infinity are null, what is not JSON is written as its `str`.
+
+    Lone surrogates, and characters that would act on a terminal, are written as `\\u` and their number. `layout` goes
+    to `json.dumps`.
+    """
+    layout |= {"ensure_ascii": False, "allow_nan": False, "default": str}
+    try:
+        text = json.dumps(value, **layout)
+    except ValueError:  # not finite
+        text = json.dumps(json_ready(value), **layout)
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def json_ready(value: Any) -> Any:

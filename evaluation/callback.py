@@ -6,7 +6,6 @@ trainer's running means, so a run with it ends bit-equal to a run without it.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from transformers import TrainerCallback
 from ee_trl.axes import AXES
 from ee_trl.display import Table
 from ee_trl.errors import TrainingError, check_choice, check_count
-from ee_trl.files import json_ready, write_text
+from ee_trl.files import json_ready, json_text, write_text
 from ee_trl.online.alignment import random_state_kept
 from ee_trl.online.ranks import place
 from ee_trl.online.trl_internals import running_figures
@@ -142,7 +141,7 @@ class EmpathyEvalCallback(TrainerCallback):
         self._log(numbers)
         if self.trainer.is_world_process_zero():
             rows = self._rows(step, replies, axes)
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            lines = "".join(json_text(row) + "\n" for row in rows)
             write_text(Path(args.output_dir) / FOLDER / f"step-{step:06d}.jsonl", lines)
             report_samples(self.trainer, args, step, rows)
         return numbers

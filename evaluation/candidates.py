@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ee_trl.data.text_files import other_encoding
 from ee_trl.errors import EmpathyError, FormatError, check_choice
 from ee_trl.files import blocks_of, digest, json_digest, read_json
 
@@ -127,7 +128,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
     name = os.fspath(source)
     device = device or local_device()
     resolved = ("bfloat16" if device != "cpu" else "float32") if dtype == "auto" else dtype
-    options: dict[str, Any] = {"dtype": getattr(torch, resolved)}
+    options: dict[str, Any] = {"dtype": getattr(torch, resolved), "use_safetensors": True}
     adapter = Path(name) / "adapter_config.json"
     try:
         if is_adapter(source):
@@ -135,6 +136,10 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
             inner = AutoModelForCausalLM.from_pretrained(base, **options)
             from peft import PeftModel
 
+            if not (Path(name) / "adapter_model.safetensors").is_file():
+                raise EmpathyError(
+                    f"the adapter {name!r} has no adapter_model.safetensors; other weights are not read"
+                )
             model = PeftModel.from_pretrained(inner, name).merge_and_unload()
             own = any((Path(name) / file).exists() for file in ("tokenizer.json", "tokenizer_config.json"))
             tokenizer = AutoTokenizer.from_pretrained(name if own else base)
@@ -145,7 +150,7 @@ def load_candidate(source: Any, *, dtype: str = "auto", device: str | None = Non
             model = AutoModelForCausalLM.from_pretrained(name, **options)
             tokenizer = AutoTokenizer.from_pretrained(name)
             description, fingerprint = _kind_of(config), content_of(name, model)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise EmpathyError(f"the model {name!r} cannot be loaded: {error}") from error
     return LoadedModel(model.to(device).eval(), tokenizer, description, f"{fingerprint}/{resolved}")
 
@@ -206,7 +211,7 @@ def _lines_of(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{str(path)!r} is not UTF-8: {error}; save it as UTF-8") from error
+        raise FormatError(other_encoding(path, option=False)) from error
     lines = text.split("\n")
     if not lines[-1]:  # after the last newline
         lines.pop()

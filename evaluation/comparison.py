@@ -112,6 +112,8 @@ def evaluate_models(
     limit: int | None = None,
     split: str | None = None,
     config: str | None = None,
+    encoding: str | None = None,
+    mapping: Mapping[str, str] | None = None,
     turns: Any = "each",
     system: str | None = None,
     metrics: Sequence[str] | None = None,
@@ -136,7 +138,7 @@ def evaluate_models(
     Args:
         models, predictions (`Mapping` or `Sequence`, *optional*):
             Models, and files of replies; see [`~ee_trl.evaluation.candidates.candidates_of`].
-        dataset, limit, split, config, turns (*optional*):
+        dataset, limit, split, config, encoding, mapping, turns (*optional*):
             Dialogues with their reference replies; see [`~ee_trl.evaluation.read_eval_set`].
         system (`str`, *optional*): The system message of every dialogue, in place of its own; models are given it.
         output (`str` or `os.PathLike`, *optional*):
@@ -171,13 +173,18 @@ def evaluate_models(
         raise EmpathyError("judge_pairs needs a judge: name one (--judge)")
     wanted = check_metrics(metrics)
     check_libraries(wanted, tools.get("tokenizer", "nltk"))
+    if tools.get("bertscore_model"):
+        require("bert_score", extra="bertscore", purpose="bertscore_model")
+    if isinstance(tools.get("epitome"), (str, os.PathLike)):
+        require("sklearn", extra="metrics", purpose="the EPITOME classifier")
     if any(is_adapter(candidate.source) for candidate in candidates if candidate.kind == MODEL):
         require("peft", purpose="a LoRA adapter")
     if output is not None:
         check_page()
     decoding = decoding or Decoding()
     Bootstrap(resamples, confidence, seed)  # refuses wrong numbers before anything is read
-    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    reading: dict[str, Any] = {"split": split, "config": config, "encoding": encoding, "mapping": mapping}
+    eval_set = read_eval_set(dataset, limit=limit, turns=turns, **reading)
     if system is not None:
         eval_set = replace(eval_set, dialogues=tuple(replace(d, system=system) for d in eval_set.dialogues))
     bootstrap = Bootstrap(resamples, confidence, seed, eval_set.conversations)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ee_trl.data.dialogue import Dialogue, Turns, check_turns
 from ee_trl.data.formats import recognise
+from ee_trl.data.mapping import mapped
 from ee_trl.data.reading import check_dataset, open_rows
 from ee_trl.data.sample import load_sample
 from ee_trl.data.samples import iter_samples
@@ -95,6 +97,8 @@ def read_eval_set(
     limit: int | None = None,
     turns: Turns = "each",
     name: str | None = None,
+    encoding: str | None = None,
+    mapping: Mapping[str, str] | None = None,
 ) -> EvalSet:
     """
     Reads the dialogues to evaluate on.
@@ -108,6 +112,7 @@ def read_eval_set(
         turns (`"each"` or `"last"`, *optional*, defaults to `"each"`):
             Which listener turns of a conversation are samples.
         name (`str`, *optional*): The name of the set; by default the source's name.
+        encoding, mapping (*optional*): See [`~ee_trl.data.reading.open_dataset`]; `mapping` is of a data set, too.
 
     Raises:
         [`FormatError`]: The source cannot be read, or holds no dialogue with a reply.
@@ -115,7 +120,7 @@ def read_eval_set(
     if isinstance(source, EvalSet):
         return source
     check_turns(turns)
-    dataset, called = _opened(source, split, config)
+    dataset, called = _opened(source, split, config, encoding, mapping)
     features = features_of(dataset)
     emotion = "context" if recognise(list(features)).utterance_rows and "emotion" not in features else "emotion"
     found: list[tuple[Dialogue, str]] = []
@@ -136,13 +141,14 @@ def read_eval_set(
     return EvalSet(name or called, dialogues, known, reasons, len(found), rows)
 
 
-def _opened(source: Any, split: str | None, config: str | None) -> tuple[Any, str]:
+def _opened(source: Any, split: str | None, config: str | None, encoding: Any, mapping: Any) -> tuple[Any, str]:
     if source is None:
         return load_sample("test"), "the embedded sample's held-out dialogues"
     if isinstance(source, (str, os.PathLike)):
-        dataset, called = open_rows(source, config=config, split=split), os.path.basename(os.fspath(source))
+        dataset = open_rows(source, config=config, split=split, encoding=encoding, mapping=mapping)
+        called = os.path.basename(os.fspath(source))
     else:
-        dataset, called = _split_of(source, split), "the data set"
+        dataset, called = mapped(_split_of(source, split), mapping), "the data set"
     if hasattr(dataset, "keys"):
         raise FormatError(f"{called!r} has several splits: {', '.join(dataset)}; name one (--split)")
     features = features_of(dataset)

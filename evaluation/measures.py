@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,8 +117,6 @@ def load_tools(
     check_choice("tokenizer", tokenizer, TOKENIZERS)
     check_count("batch_size", batch_size)
     selector = EmpathyDataSelector(scorer, threshold=threshold, ties=ties, store=store, show_progress=show)
-    if isinstance(epitome, (str, os.PathLike)):
-        require("sklearn", extra="metrics", purpose="the EPITOME classifier")
     try:
         classifier = None if epitome is None else load_classifier(epitome)
     except ValueError as error:

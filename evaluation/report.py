@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ee_trl.display import Code, Heading, Markup, Table, Title, as_html, as_markdown, number, percent, with_interval
+from ee_trl.display import Code, Heading, Html, Table, Title, as_html, as_markdown, number, percent, with_interval
 from ee_trl.errors import MissingExtraError, require
-from ee_trl.files import package_versions, write_json, write_text
+from ee_trl.files import json_text, package_versions, write_json, write_text
 
 from . import plots
 from .candidates import INDEX_COLUMN, MODEL
@@ -46,7 +45,7 @@ def write_report(data: Data, replies: Mapping[str, Sequence[str]], folder: str |
     folder = Path(folder)
     versions = package_versions("ee-trl", "datasets", "numpy", "pyarrow")
     rows = (dict(zip(replies, row, strict=True)) for row in zip(*replies.values(), strict=True))
-    lines = (json.dumps({INDEX_COLUMN: i, **row}) + "\n" for i, row in enumerate(rows))
+    lines = (json_text({INDEX_COLUMN: i, **row}) + "\n" for i, row in enumerate(rows))
     texts = {REPLIES: "".join(lines), TEXT: as_markdown([*parts_of(data), *dialogue_parts(data)]) + "\n"}
     try:
         texts[PAGE] = html_page(data)
@@ -261,12 +260,12 @@ def html_page(data: Data) -> str:
     return render("evaluation.html", title=f"Evaluation of {', '.join(models)}", body=body)
 
 
-def picture(figure: Any, alt: str) -> Markup:
+def picture(figure: Any, alt: str) -> Html:
     """A figure as an image of a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     source = base64.b64encode(buffer.getvalue()).decode()
-    return Markup(f'<img alt="{alt}" src="data:image/png;base64,{source}">')
+    return Html(f'<img alt="{alt}" src="data:image/png;base64,{source}">')
 
 
 def render(template: str, extra: str = "report", **values: Any) -> str:

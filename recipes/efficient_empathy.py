@@ -1,7 +1,7 @@
 r"""
 The whole method by one command: score, select, train experts and baselines, compose, train the router, evaluate.
 
-Without arguments, on CPU, on the embedded sample, with a tiny model that is trained first:
+Without arguments, on CPU, on the embedded sample, with a small chat model (or a tiny one that is trained first):
 
     accelerate launch recipes/efficient_empathy.py
 

@@ -1,7 +1,7 @@
 r"""
 Trains the router of a mixture that `ee_trl.compose_moe` (or `ee-trl compose`) made of experts, on scored dialogues.
 
-Without arguments, on CPU, on the embedded sample and a mixture of two tiny random models:
+Without arguments, on CPU, on the embedded sample and the experts of a small chat model, which are trained first:
 
     accelerate launch recipes/sft_moe.py
 

@@ -1,7 +1,7 @@
 r"""
 Trains on all dialogues; while it trains, a policy draws and weights them by their sensibility and rationality.
 
-Without arguments, on CPU, on the embedded sample and a tiny model:
+Without arguments, on CPU, on the embedded sample and a small chat model:
 
     accelerate launch recipes/sft_online.py
 

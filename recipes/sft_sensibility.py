@@ -1,7 +1,7 @@
 r"""
 Trains a sensibility expert: scores the dialogues, keeps the sensibility set (S > T and R < T), fine-tunes on it.
 
-Without arguments, on CPU, on the embedded sample and a tiny model:
+Without arguments, on CPU, on the embedded sample and a small chat model:
 
     accelerate launch recipes/sft_sensibility.py
 

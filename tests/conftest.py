@@ -15,6 +15,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+os.environ["EE_TRL_DEMO_MODEL"] = "tiny"  # a chat model takes minutes; tests/test_real_model.py has it
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-tests-")  # before `datasets` is imported
 
 ROOT = Path(__file__).parents[1]

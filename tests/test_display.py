@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from html.parser import HTMLParser
 from typing import Any
 
@@ -10,16 +11,20 @@ from datasets import Dataset, DatasetDict
 
 from ee_trl import EmpathyDataSelector, select_indices, sweep
 from ee_trl.display import (
+    Block,
     BySplit,
     Code,
     Displayed,
     Heading,
+    Html,
     Markup,
+    PlainFormatter,
     Table,
     Title,
     as_html,
     as_markdown,
     as_text,
+    csv_text,
     markdown_text,
     number,
     percent,
@@ -176,7 +181,7 @@ def test_a_page_has_headings_code_and_markup_in_every_output() -> None:
         ("x | y\n\n# z", "x \\| y # z"),
         ("| --- |\n| a |", "\\| --- \\| \\| a \\|"),
         ("<img src=x> `c` *d*", "&lt;img src=x> \\`c\\` \\*d\\*"),
-        ("![x](javascript:1)", "!\\[x\\](javascript:1)"),
+        ("![x](javascript:1)", "\\!\\[x\\]\\(javascript:1)"),
         ("empty_response", "empty_response"),
         ("_x_ __init__", "\\_x\\_ \\_\\_init\\_\\_"),
         ("~~gone~~", "\\~~gone\\~~"),
@@ -203,3 +208,39 @@ def test_texts_stand_to_the_left_and_numbers_to_the_right() -> None:
     assert table.text() == "who  said    n\na    hello   1\nbob  hi     22"
     assert "| --- | --- | ---: |" in table.markdown()
     assert [table.html().count(f"text-align:{side}") for side in ("left", "right")] == [6, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1", "'=1"),
+        ("\n=1", "'\n'=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("\u200b @x", "'\u200b @x"),
+        ("a\n-cmd|x", "a\n'-cmd|x"),
+        ("a;=1", "a;'=1"),
+        ("\tx", "'\tx"),
+        ("Try this:\n- breathe\n- rest", "Try this:\n- breathe\n- rest"),
+        ("I see ;-) x = 1, a-b", "I see ;-) x = 1, a-b"),
+        ("\x07a\x9b1m\ud83d", "a1m"),
+    ],
+)
+def test_no_cell_of_a_sheet_is_a_formula(text: str, cell: str) -> None:
+    assert csv_text(text) == cell
+
+
+def test_a_block_of_text_ends_where_it_should() -> None:
+    text = "```\n<script>alert(1)</script>\n`````\n\x1b[2J"
+    assert as_markdown([Block(text)]) == f"``````text\n{text[:-4]} [2J\n``````"
+    assert as_html([Block(text)]) == "<pre>" + text.replace("<", "&lt;").replace(">", "&gt;") + "</pre>"
+    assert as_text([Block("a\n\x1bb")]) == "a\n b"
+
+
+def test_markdown_is_no_html_and_html_no_markdown() -> None:
+    assert as_html([Markup("<b>"), Html("<i>x</i>")]) == "<p>&lt;b></p><p><i>x</i></p>".replace("b>", "b&gt;")
+    assert as_markdown([Html("<i>x</i>"), "# x", Markup("# x")]) == "&lt;i>x&lt;/i>\n\n\\# x\n\n# x"
+
+
+def test_a_log_line_does_not_act_on_a_terminal() -> None:
+    record = logging.LogRecord("ee_trl", logging.WARNING, "", 0, "row %s", ("\x1b[2J\u202e\ud83d",), None)
+    assert PlainFormatter("%(message)s").format(record) == "row  [2J  "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ee_trl.errors import FormatError
@@ -17,6 +20,7 @@ from ee_trl.files import (
     atomic_folder,
     check_output,
     is_partial,
+    json_text,
     temporary_folder,
     write_text,
 )
@@ -144,3 +148,14 @@ def test_output_is_checked_before_anything_is_done(tmp_path: Path) -> None:
             check_output(tmp_path / name, overwrite=False)
     assert check_output(tmp_path / "there.parquet", overwrite=True) == tmp_path / "there.parquet"
     assert check_output(tmp_path / "new.JSONL", overwrite=False).name == "new.JSONL"
+
+
+def test_json_is_strict_and_acts_on_no_terminal() -> None:
+    value = {
+        "a": [math.nan, math.inf, np.float32("nan"), np.int64(3)],
+        "b": "\x9b\x7f\u2028\u202e\ud83d é 👩‍👩‍👧",
+        1: (Path("x"),),
+    }
+    text = json_text(value)
+    assert text == ('{"a": [null, null, null, 3], "b": "\\u009b\\u007f\\u2028\\u202e\\ud83d é 👩‍👩‍👧", "1": ["x"]}')
+    assert json.loads(text)["b"] == value["b"]

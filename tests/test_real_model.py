@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from llama_server import serving
 
-from ee_trl import CausalLMScorer, Dialogue, RequestRouter, compose_moe, demo_model, load_scorer
+from ee_trl import CausalLMScorer, Dialogue, RequestRouter, demo_model, load_scorer
 from ee_trl.axes import AXES
 from ee_trl.data.chat import chat_ids, fitted, render
 from ee_trl.scoring.judge.rubric import Rubric, render_form
 from ee_trl.training.arguments import parse_recipe_args
-from ee_trl.training.demo_model import INSTALL, carried
+from ee_trl.training.demo_model import INSTALL, VARIABLE, carried
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_model, pytest.mark.filterwarnings("ignore")]
@@ -50,6 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if carried() is None or find_spec("gguf") is None:
         pytest.skip(f"needs SmolLM2: {INSTALL}")
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(VARIABLE)
         patch.setenv("EE_TRL_CACHE", str(tmp_path_factory.mktemp("demo")))
         return demo_model()
 
@@ -60,18 +65,27 @@ def judge(model: Path) -> CausalLMScorer:
 
 
 @pytest.fixture(scope="module")
-def experts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three LoRA steps of both experts' recipes."""
-    folder, made = tmp_path_factory.mktemp("experts"), {}
-    for name in ("sensibility", "rationality"):
-        made[name] = folder / name
-        run(f"sft_{name}", model, made[name], *LORA)
-    return made
+def method(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole method: three steps of each expert and of the router, and as little evaluation as there can be."""
+    out = tmp_path_factory.mktemp("method") / "out"
+    least = ["--empathy_eval_samples", "1", "--empathy_eval_replies", "1", "--empathy_max_new_tokens", "2"]
+    run("efficient_empathy", model, out, *LORA, *least, "--empathy_moe", '{"gate_init": "zeros"}')
+    return out
 
 
 @pytest.fixture(scope="module")
-def mixture(model: Path, experts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compose_moe(model, experts, tmp_path_factory.mktemp("mixture") / "moe")
+def experts(method: Path) -> dict[str, Path]:
+    return {axis: stage(method, axis) for axis in AXES}
+
+
+@pytest.fixture(scope="module")
+def mixture(method: Path) -> Path:
+    return stage(method, "compose")
+
+
+def stage(method: Path, name: str) -> Path:
+    [folder] = method.glob(f"{name}-*")
+    return folder
 
 
 def run(recipe: str, model: Path, out: Path, *args: str) -> None:
@@ -139,8 +153,9 @@ def test_a_quantized_judge_is_near(quantization: str, model: Path, judge: Causal
     assert np.abs(scorer.score(TALK) - judge.score(TALK)).max() < 5  # nf4 moves such a small model by two points
 
 
-def test_experts_learn_in_three_steps(experts: dict[str, Path]) -> None:
-    for folder in experts.values():
+def test_experts_learn_in_three_steps(model: Path, experts: dict[str, Path], tmp_path: Path) -> None:
+    run("sft_sensibility", model, tmp_path / "out", *LORA)
+    for folder in (tmp_path / "out", *experts.values()):
         assert (folder / "adapter_model.safetensors").exists()
         found = losses(folder)
         assert len(found) == 3
@@ -153,7 +168,7 @@ def test_online_learns_in_three_steps(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "empathy_draws.parquet").exists()
 
 
-def test_the_mixture_is_the_mean_at_first_and_its_router_learns(model: Path, mixture: Path, tmp_path: Path) -> None:
+def test_the_mixture_is_the_mean_at_first_and_its_router_learns(model: Path, mixture: Path, method: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(mixture)
@@ -163,9 +178,9 @@ def test_the_mixture_is_the_mean_at_first_and_its_router_learns(model: Path, mix
     assert (
         torch.topk(mixed, 5).indices.tolist()[0] == torch.topk(base, 5).indices.tolist()[0]
     )  # three small steps away
-    run("sft_moe", mixture, tmp_path / "out", "--empathy_report_rows", "8")
-    assert len(losses(tmp_path / "out")) == 3
-    assert (tmp_path / "out" / "router_report.md").exists()
+    assert len(losses(stage(method, "router"))) == 3
+    assert (stage(method, "router") / "router_report.md").exists()
+    assert "mixture side by side" in (method / "report.md").read_text()
 
 
 def test_requests_are_routed_by_the_sets_of_the_experts(experts: dict[str, Path]) -> None:
@@ -195,3 +210,30 @@ def test_base_expert_and_mixture_reply_in_english(
     assert sum(map(is_english, replies)) >= 8, replies
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "perplexity" in json.dumps(record)
+
+
+def test_llama_cpp_serves_the_mixture_with_the_replies_of_transformers(mixture: Path, tmp_path: Path) -> None:
+    """Converted by llama.cpp's own converter; no maintained package has it, so $EE_TRL_LLAMA_CPP names its folder."""
+    converter = Path(os.environ.get("EE_TRL_LLAMA_CPP", "")) / "convert_hf_to_gguf.py"
+    if not converter.is_file() or find_spec("sentencepiece") is None:
+        pytest.skip("needs llama.cpp's source in $EE_TRL_LLAMA_CPP, and sentencepiece")
+    if find_spec("xllamacpp") is None:
+        pytest.skip("needs a server of llama.cpp: pip install xllamacpp")
+    from openai import OpenAI
+
+    from ee_trl.evaluation import read_eval_set
+    from ee_trl.evaluation.candidates import load_candidate
+    from ee_trl.evaluation.generation import generate_replies
+
+    gguf = tmp_path / "moe.gguf"
+    subprocess.run([sys.executable, converter, mixture, "--outfile", gguf, "--outtype", "f32"], check=True)
+    prompts, served = read_eval_set(limit=3).prompts, []
+    with serving(gguf, context=2048, slots=1) as server:
+        for prompt in prompts:
+            answer = OpenAI(base_url=server.base_url, api_key="none").chat.completions.create(
+                model="moe", messages=prompt, temperature=0, max_tokens=16
+            )
+            served.append(answer.choices[0].message.content.strip())
+    loaded = load_candidate(mixture)
+    options = {"max_new_tokens": 16, "batch_size": 1}
+    assert served == generate_replies(loaded.model, loaded.tokenizer, prompts, **options)

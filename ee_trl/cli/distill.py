@@ -40,9 +40,10 @@ def run_label(args: argparse.Namespace) -> int:
     JUDGE`. Rows keep their columns; label_order says which to judge first.
     """
     from ..data.tables import write_file
-    from ..distillation.labels import choose_to_label, open_pool, pool_tables
+    from ..distillation.labels import check_libraries, choose_to_label, open_pool, pool_tables
     from ..files import check_output
 
+    check_libraries(args.strategy)
     path = check_output(args.output, overwrite=args.overwrite)
     pool = open_pool(options.open_input(args.dataset, args), args.labelled)
     chosen = choose_to_label(

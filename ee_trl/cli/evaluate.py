@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from ..errors import EmpathyError, FormatError
+from ..errors import EmpathyError, require
 from ..scoring.kinds import DEFAULT_SCORER
 from . import options
 
@@ -19,7 +19,7 @@ def add_evaluate(commands: Any) -> None:
         run_evaluate,
         "test.parquet --model base=base --model expert=runs/expert --limit 500 -o evaluation",
     )
-    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name", reading=False)
+    options.add_input(parser, "dataset", "dialogues with reference replies: file, folder, or hub name")
     add, repeated = parser.add_argument, options.REPEATED
     add("--model", **repeated, metavar="[NAME=]FOLDER", help="folder or hub id; repeatable")
     note = "replies in a file, one for each dialogue in order: column `prediction`, or a .txt file; repeatable"
@@ -61,7 +61,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 
 
 PASSED_ON = (
-    *("predictions", "limit", "split", "config", "turns", "system", "ties", "tokenizer", "epitome", "bertscore_model"),
+    *("predictions", "limit", "turns", "system", "ties", "tokenizer", "epitome", "bertscore_model"),
     *("bertscore_layers", "judge", "judge_pairs", "batch_size", "dtype", "baseline", "resamples", "seed"),
 )
 
@@ -93,6 +93,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         judge_options=options.scorer_options(args.judge_option),
         decoding=Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed),
         show=False if args.quiet else None,
+        **options.reading(args),
         **options.picked(args, *PASSED_ON),
     )
     if int(os.environ.get("RANK", "0")):  # only the first process of a launch prints
@@ -103,7 +104,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def add_train_epitome(commands: Any) -> None:
     """Adds `ee-trl train-epitome`."""
     parser = options.new_command(commands, "train-epitome", run_train_epitome, "epitome.parquet -o epitome")
-    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}", reading=False)
+    options.add_input(parser, "dataset", f"labelled posts: {options.DATA_HELP}")
     options.add_output(parser, "folder for the classifier")
     add = parser.add_argument
     add("--encoder", metavar="FOLDER", help="fine-tune this encoder (default: a linear classifier)")
@@ -124,19 +125,14 @@ def run_train_epitome(args: argparse.Namespace) -> int:
     The metric `epitome` and `ee-trl evaluate --epitome` take the folder. Check the licence of the data: EPITOME's
     own data are for academic use.
     """
-    from ..data.reading import open_dataset
     from ..evaluation.metrics.epitome_classifier import CONFIG
     from ..evaluation.metrics.epitome_training import read_posts, train_epitome
 
+    require("sklearn", extra="metrics", purpose="training an EPITOME classifier")
     folder = options.report_folder(args, CONFIG)
     if args.folds < 0 or args.folds == 1:
         raise EmpathyError(f"folds {args.folds} is not valid; valid: 2 or more, or 0 for none")
-    dataset: Any = open_dataset(args.dataset, config=args.config, split=args.split)  # posts are in no dialogue format
-    if hasattr(dataset, "keys"):
-        if len(dataset) > 1:
-            raise FormatError(f"{args.dataset!r} has several splits: {', '.join(dataset)}; name one with --split")
-        [dataset] = dataset.values()
-    posts = read_posts(dataset)
+    posts = read_posts(options.open_input(args.dataset, args, dialogues=False))
     fit = options.picked(args, "epochs", "learning_rate", "batch_size") if args.encoder else {}
     record = train_epitome(posts, folder, encoder=args.encoder, folds=args.folds, seed=args.seed, **fit)
     return options.show(args, {"output": str(folder), **record}, _table_of(record), f"wrote {folder}")

@@ -32,9 +32,7 @@ def add_human(commands: Any) -> None:
 
 def _add_export(actions: Any) -> None:
     export = options.new_command(actions, "export", run_export)
-    options.add_input(
-        export, "dataset", "the dialogues that the candidates reply to: file, folder, or hub name", reading=False
-    )
+    options.add_input(export, "dataset", "the dialogues that the candidates reply to: file, folder, or hub name")
     add = export.add_argument
     note = "a candidate's replies, one for each dialogue in order; repeatable, twice for A/B"
     add("--predictions", **options.REPEATED, metavar="[NAME=]FILE", help=note)
@@ -66,9 +64,10 @@ def run_export(args: argparse.Namespace) -> int:
     from ..human.sheets import check_folder, export_study
 
     folder = check_folder(args.output, overwrite=args.overwrite)
-    names = ("references", "kind", "n", "raters", "limit", "turns", "split", "config", "seed")
+    names = ("references", "kind", "n", "raters", "limit", "turns", "seed")
     aspects = [name.strip() for name in args.aspects.split(",")]
-    paths = export_study(args.dataset, args.predictions, folder, aspects=aspects, **options.picked(args, *names))
+    given = {**options.reading(args), **options.picked(args, *names)}
+    paths = export_study(args.dataset, args.predictions, folder, aspects=aspects, **given)
     found = {"sheets": [str(path) for path in paths], "key": str(folder / "key.json")}
     note = f"the key is {folder / 'key.json'}: keep it from the raters"
     return options.show(args, found, "\n".join(map(str, paths)), note)

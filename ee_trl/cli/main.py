@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from .. import telemetry
+from ..display import log_to_terminal
 from ..errors import CoverageError, EmpathyError, StoreError
 from ..files import DISK_FULL
 from .agreement import add_agreement
@@ -17,7 +20,7 @@ from .compose import add_compose
 from .distill import add_distill, add_label
 from .evaluate import add_evaluate, add_train_epitome
 from .human import add_human
-from .options import versions
+from .options import note, versions
 from .recipes import add_quickstart, add_recipes
 from .score import add_rubric, add_score
 from .select import add_explore, add_select, add_summary, add_sweep
@@ -72,22 +75,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its number
+    telemetry.turn_off()
+    log_to_terminal(logging.WARNING)
     logging.getLogger("ee_trl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
     except EmpathyError as error:
-        print(f"ee-trl: {error}", file=sys.stderr)
+        note(f"ee-trl: {error}")
         return 6 if isinstance(error, CoverageError) else 5 if isinstance(error, StoreError) else 3
     except BrokenPipeError:  # the reader of the output has closed it, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"ee-trl: {_explained(error)}", file=sys.stderr)
+        note(f"ee-trl: {_explained(error)}")
         return 5
     except KeyboardInterrupt:
-        print("ee-trl: interrupted; no output was written, the store has the scores made so far", file=sys.stderr)
+        note("ee-trl: interrupted; no output was written, the store has the scores made so far")
         return 130
 
 

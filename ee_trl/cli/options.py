@@ -8,11 +8,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..axes import TIES
+from ..display import plain
 from ..errors import EmpathyError, FormatError, require
-from ..files import package_versions
+from ..files import json_text, package_versions
 
 
 if TYPE_CHECKING:
@@ -67,18 +68,17 @@ def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(*FLAGS.get(name, (f"--{name}",)), **SHARED[name])
 
 
-def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP, *, reading: bool = True) -> None:
+def add_input(parser: argparse.ArgumentParser, name: str, help: str = DATA_HELP) -> None:
     """The input: a file, folder or hub name, with split and configuration, and how it is read ([`open_input`])."""
     parser.add_argument(name, help=help)
     parser.add_argument("--split", help="split of a data set that has several (default: its only one)")
     parser.add_argument("--config", help="configuration name of a hub data set")
-    if reading:
-        parser.add_argument("--encoding", metavar="NAME", help="of a csv or json file, e.g. cp1252 (default: utf-8)")
-        note = (
-            "what a name in the data means: chosen=response, dialogs=messages, who=role, client=user; repeatable; "
-            "meanings: a column, a key of a turn (role, content), a role (user, assistant, system)"
-        )
-        parser.add_argument("--map", **REPEATED, metavar="NAME=MEANING", help=note)
+    parser.add_argument("--encoding", metavar="NAME", help="of a csv or json file, e.g. cp1252 (default: utf-8)")
+    note = (
+        "what a name in the data means: chosen=response, dialogs=messages, who=role, client=user; repeatable; "
+        "meanings: a column, a key of a turn (role, content), a role (user, assistant, system)"
+    )
+    parser.add_argument("--map", **REPEATED, metavar="NAME=MEANING", help=note)
 
 
 def add_output(
@@ -207,6 +207,7 @@ def ray_options(args: argparse.Namespace) -> RayOptions | None:
         if given:
             raise EmpathyError(f"--ray-{next(iter(given))} goes with --engine ray")
         return None
+    require("ray", extra="ray", purpose="--engine ray")
     from ..scoring.parallel import RayOptions
 
     return RayOptions(**given)
@@ -227,12 +228,17 @@ def make_selector(args: argparse.Namespace, **options: Any) -> EmpathyDataSelect
     return EmpathyDataSelector(threshold=threshold_of(args), ties=ties, show_progress=show, **options)
 
 
-def open_input(source: str, args: argparse.Namespace) -> Any:
-    """One split of the input; parquet files as a stream."""
-    from ..data.reading import open_rows
-
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How the input is read: the options of [`~ee_trl.data.reading.open_dataset`]."""
     mapping = named_paths("--map", args.map, "NAME=MEANING, e.g. client=user")
-    dataset = open_rows(source, config=args.config, split=args.split, encoding=args.encoding, mapping=mapping)
+    return {**picked(args, "config", "split", "encoding"), "mapping": mapping}
+
+
+def open_input(source: str, args: argparse.Namespace, *, dialogues: bool = True) -> Any:
+    """One split of the input; if it holds dialogues, parquet files are a stream."""
+    from ..data.reading import only_split, open_dataset, open_rows
+
+    dataset = only_split((open_rows if dialogues else open_dataset)(source, **reading(args)))
     if hasattr(dataset, "keys"):
         raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")
     return dataset
@@ -265,10 +271,10 @@ def report_folder(args: argparse.Namespace, *files: str, given: str | None = Non
 def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], text: Any, *notes: str) -> int:
     """Prints one JSON object with `--json`, otherwise a text, and notes on standard error. Returns exit code 0."""
     if args.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json_text(found))
         return 0
     if text is not None:
-        print(text)
+        say(text)
     for line in notes:
         note(line)
     return 0
@@ -276,7 +282,12 @@ def show(args: argparse.Namespace, found: Mapping[str, Any] | Sequence[Any], tex
 
 def note(text: str) -> None:
     """A line for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)
+
+
+def say(text: object, stream: TextIO | None = None) -> None:
+    """Prints a text, of which no character acts on the terminal; by default on standard output."""
+    print(plain(str(text), lines=True), file=stream)
 
 
 def versions() -> dict[str, str]:

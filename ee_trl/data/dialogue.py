@@ -33,7 +33,7 @@ REASONS = {
     "missing_turns": "utterances of this conversation are missing before the reply",
     "turn_too_long": "a turn has more than 32,768 characters",
     "invalid_text": "a turn holds lone surrogates, which are not text",
-    "invalid_json": "the line of the file is not JSON, or nested too deeply",
+    "invalid_json": "the line of the file is not JSON, has a key twice, or is nested too deeply",
     "too_many_fields": "the line of the csv file has more fields than its header",
     "too_long_for_scorer": "the last turn and the reply do not fit into the context of the scorer's model",
     "out_of_memory": "this dialogue alone needs more memory than there is",

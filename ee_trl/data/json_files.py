@@ -20,7 +20,7 @@ from ..errors import FormatError
 from .dialogue import has_lone_surrogates
 from .formats import ROLE_KEYS, fitting
 from .tables import BATCH_ROWS
-from .text_files import HOW_ROWS_LOOK, SOURCE_LINE, Part, TypeChanged, open_text, read_files
+from .text_files import HOW_ROWS_LOOK, SOURCE_LINE, Part, TypeChanged, open_text, read_files, without_null
 
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[Row, str | No
 
 def _values_in(text: str) -> list[Any] | None:
     """The JSON values of a text, one after the other; `None` if it holds anything else."""
-    decoder, values = json.JSONDecoder(parse_int=_whole_number), list[Any]()
+    decoder, values = json.JSONDecoder(parse_int=_whole_number, object_pairs_hook=_object), list[Any]()
     text, start = _LAST_COMMA.sub(r"\1", text.strip()), 0
     try:
         while start < len(text):
@@ -211,7 +211,16 @@ def _json_row(line: str) -> tuple[Row, str | None]:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_int=_whole_number)
+    return json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
+
+
+class _Ambiguous(Row):
+    """A JSON object that has a key twice; readers differ in which value they take."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else _Ambiguous(row)
 
 
 def _whole_number(digits: str) -> int | float:
@@ -226,7 +235,7 @@ def _checked(row: Any) -> tuple[Row, str | None] | None:
         return None
     try:
         clean = _escaped(row)
-    except RecursionError:
+    except (RecursionError, ValueError):
         return None
     return clean, None if clean == row else "invalid_text"
 
@@ -236,13 +245,19 @@ def _broken(line: str) -> tuple[Row, str | None]:
 
 
 def _escaped(value: Any, levels: int = _DEEPEST_ROW) -> Any:
-    """`value` with lone surrogates written out (`\\ud83d`), since Arrow's strings must be valid text."""
+    """
+    `value` with lone surrogates written out (`\\ud83d`), since Arrow's strings must be valid text.
+
+    Raises `ValueError` for an ambiguous object, and `RecursionError` for a value of too many levels.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode() if has_lone_surrogates(value) else value
     if isinstance(value, (list, dict)) and not levels:
         raise RecursionError
     if isinstance(value, list):
         return [_escaped(v, levels - 1) for v in value]
+    if isinstance(value, _Ambiguous):
+        raise ValueError("a key is there twice")
     if isinstance(value, dict):
-        return {_escaped(k): _escaped(v, levels - 1) for k, v in value.items()}
+        return {without_null(_escaped(k)): _escaped(v, levels - 1) for k, v in value.items()}
     return value

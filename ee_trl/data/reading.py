@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_choice, root_cause
+from ..files import full_disk
 from .csv_files import read_csv
 from .formats import recognise
 from .json_files import read_json
@@ -71,6 +73,8 @@ def _open(source: str, config: str | None, split: str | None, streaming: bool, e
     except FormatError:
         raise
     except Exception as error:  # the libraries' errors have many types and do not name the file
+        if full := full_disk(error):
+            raise full from error
         raise FormatError(f"cannot read {source!r}: {root_cause(error)}") from error
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _BUILDERS:
         raise FormatError(f"no such file or folder: {source!r} (in {os.getcwd()!r})")
@@ -88,7 +92,7 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 
     The options are those of [`open_dataset`].
     """
-    found = _only_split(open_dataset(source, streaming=True, **options))
+    found = only_split(open_dataset(source, streaming=True, **options))
     if not hasattr(found, "keys") and is_stream(found) and recognise(features_of(found)).utterance_rows:
         return open_dataset(source, **options)
     return found
@@ -97,12 +101,13 @@ def open_rows(source: str | os.PathLike[str], **options: Any) -> Any:
 def opened(dataset: Any) -> Any:
     """The data set itself, or the one at a path or hub name; a path with one split gives this split."""
     if isinstance(dataset, (str, os.PathLike)):
-        return _only_split(open_dataset(dataset))
+        return only_split(open_dataset(dataset))
     check_dataset(dataset)
     return dataset
 
 
-def _only_split(dataset: Any) -> Any:
+def only_split(dataset: Any) -> Any:
+    """The split of a mapping that has only one; anything else as it is."""
     return next(iter(dataset.values())) if hasattr(dataset, "keys") and len(dataset) == 1 else dataset
 
 
@@ -122,9 +127,10 @@ def row_count(source: str | os.PathLike[str]) -> int | None:
 
 
 def _open_folder(path: Path, config: str | None, split: str | None, encoding: str | None) -> Any:
-    """A folder of `save_to_disk`, or of files whose names tell their splits."""
+    """A folder of `save_to_disk`, or of files whose names tell their splits, or whose card names them."""
     from datasets import DatasetDict, load_dataset, load_dataset_builder, load_from_disk
 
+    _check_inside(path)
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = load_from_disk(str(path))
         return dataset[split] if split and hasattr(dataset, "keys") else dataset
@@ -132,7 +138,10 @@ def _open_folder(path: Path, config: str | None, split: str | None, encoding: st
     card = path / "README.md"
     if not (card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace")):
         _check_one_kind([file for file in path.rglob("*") if file.is_file() and _holds_data(file)], str(path / "*"))
-    kinds = {_kind_of(Path(name)) for part in files.values() for name in part}
+    names = [os.path.normpath(name) for part in files.values() for name in part]
+    if outside := [name for name in names if not Path(name).is_relative_to(path.resolve())]:
+        raise FormatError(f"the card of {str(path)!r} names {outside[0]!r}, which is not in the folder")
+    kinds = {_kind_of(Path(name)) for name in names}
     if not kinds or kinds - {"json", "csv", "tsv"}:
         return load_dataset(str(path), config, split=split)
     if split is not None:
@@ -143,6 +152,46 @@ def _open_folder(path: Path, config: str | None, split: str | None, encoding: st
         if split in (None, name)
     }
     return parts[split] if split else DatasetDict(parts)
+
+
+def _check_inside(path: Path) -> None:
+    """Raises [`FormatError`] if a folder's card, or what `save_to_disk` writes, names a file outside or an address."""
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError, safe_load
+
+    for file in (path / "README.md", path / ".huggingface.yaml", *path.glob("*.json"), *path.glob("*/state.json")):
+        if not file.is_file() or file.suffix == ".json" and file.name not in ("state.json", "dataset_dict.json"):
+            continue
+        try:
+            told = (
+                DatasetCard.load(file).data.to_dict() if file.suffix == ".md" else safe_load(file.read_text("utf-8"))
+            )
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise FormatError(
+                f"{str(file)!r} describes the folder, but cannot be read ({root_cause(error)}). Correct it, or name "
+                f"the files: {str(path / '*.parquet')!r}"
+            ) from error
+        if outside := next(filter(_OUTSIDE.search, _files_in(told)), None):
+            raise FormatError(
+                f"{str(file)!r} names {outside!r}. A folder may name only files in it; correct it, or name the files "
+                f"yourself: {str(path / '*.parquet')!r}"
+            )
+
+
+_OUTSIDE = re.compile(r"^[/~]|^\w[\w+.-]*:|::|\\|(^|/)\.\.(/|$)")
+"""A path from the root or of a user's folder, an address, a path into an archive, a step out of the folder."""
+
+
+def _files_in(value: Any, named: bool = False) -> Iterator[str]:
+    """The texts of a value that name files or folders."""
+    if isinstance(value, str) and named:
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _files_in(inner, named or key in ("data_files", "data_dir", "_data_files", "splits"))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _files_in(inner, named)
 
 
 def _holds_data(path: Path) -> bool:
@@ -217,6 +266,8 @@ def _check_names(path: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FormatError(f"{str(path)!r} has several columns named {twice[0]!r}; rename all but one of them")
+    if null := [name for name in names if "\0" in name]:
+        raise FormatError(f"{str(path)!r} has a column whose name holds a null character: {null[0]!r}; rename it")
 
 
 def _parquet_tables(files: list[str]) -> tuple[Features, Iterator[pa.Table]]:

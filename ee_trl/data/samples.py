@@ -407,16 +407,26 @@ def _training_table(batch: Batch, others: list[str], schema: pa.Schema) -> pa.Ta
 
 
 def dropped_tables(scored: Dataset | IterableDataset, drops: Coded) -> tuple[Features, Iterator[pa.Table]]:
-    """The rows with a reason in `drops` (`""` for none), each with this reason in the column `drop_reason`."""
+    """
+    The rows with a reason in `drops` (`""` for none), each with this reason in the column `drop_reason`.
+
+    A column that has this name already becomes `source_drop_reason`.
+    """
     from datasets import Features, Value
 
     dropped = ~drops.is_("")
     reasons = iter(drops.to_array()[dropped])
+    features, own = features_of(scored), "source_drop_reason"
+    while own in features:
+        own += "_"
+    names = [own if name == "drop_reason" else name for name in features]
     tables = (
-        table.append_column("drop_reason", pa.array([next(reasons) for _ in range(table.num_rows)], pa.string()))
+        table.rename_columns(names).append_column(
+            "drop_reason", pa.array([next(reasons) for _ in range(table.num_rows)], pa.string())
+        )
         for table in chosen_rows(tables_of(scored), dropped)
     )
-    return Features({**features_of(scored), "drop_reason": Value("string")}), tables
+    return Features({**dict(zip(names, features.values(), strict=True)), "drop_reason": Value("string")}), tables
 
 
 def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:

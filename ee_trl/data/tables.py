@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import FormatError, check_count, root_cause
-from ..files import atomic, named_when_full, read_json, temporary_folder, write_json
-from .dialogue import SOURCE_ERROR, has_lone_surrogates
+from ..files import atomic, json_text, named_when_full, read_json, temporary_folder, write_json
+from .dialogue import SOURCE_ERROR
 
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def write_file(
 
 def _write_parquet(tables: Iterable[pa.Table], features: Features, path: Path, metadata: dict[str, Any]) -> int:
     schema = features.arrow_schema
-    schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: json.dumps(metadata).encode()})
+    schema = schema.with_metadata({**(schema.metadata or {}), METADATA_KEY: json_text(metadata).encode()})
     rows = 0
     with pq.ParquetWriter(path, schema) as writer:
         for table in _gathered(tables, schema):
@@ -261,9 +261,7 @@ def _write_jsonl(tables: Iterable[pa.Table], features: Features, path: Path) -> 
     with path.open("w", encoding="utf-8") as out:
         for table in tables:
             for row in rows_of(table, features, table.column_names):
-                line = json.dumps(row, ensure_ascii=False, default=str)
-                # columns of JSON may hold lone surrogates, which UTF-8 has no bytes for
-                out.write((json.dumps(row, default=str) if has_lone_surrogates(line) else line) + "\n")
+                out.write(json_text(row) + "\n")
             rows += table.num_rows
     return rows
 
@@ -273,9 +271,15 @@ def _beside(path: Path) -> Path:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The metadata that [`write_file`] gave a file; `None` for every other file."""
+    """The metadata that [`write_file`] gave a file; `None` for every other file, whatever it says of itself."""
     path = Path(path)
-    if path.suffix.lower() != ".parquet":
-        return read_json(_beside(path)) if _beside(path).exists() else None
-    raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
-    return json.loads(raw) if raw else None
+    try:
+        if path.suffix.lower() != ".parquet":
+            found = read_json(_beside(path))
+        else:
+            found = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b""))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {k: v for k, v in found.items() if k not in ("source", "rubric") or isinstance(v, str | None)}

@@ -77,7 +77,7 @@ def read_files(
                 for name, part in values.items():
                     columns.setdefault(name, new_column(name)).add(part)
         except UnicodeError as error:
-            raise FormatError(_other_encoding(path, encoding)) from error
+            raise FormatError(other_encoding(path, encoding)) from error
         _check_found(path, found, encoding)
 
     def tables(features: Features) -> Iterator[pa.Table]:
@@ -109,14 +109,17 @@ def _check_found(path: Path, found: Counter[str | None], encoding: str | None) -
     damaged = bool(found["invalid_text"]) or broken == rows
     bad_lines, good_lines, lines = _undecodable(path, encoding) if damaged else (0, 0, 0)
     if bad_lines and not good_lines and (bad_lines > 1 or bad_lines == lines):
-        raise FormatError(_other_encoding(path, encoding))
+        raise FormatError(other_encoding(path, encoding))
     if broken == rows:
-        raise FormatError(f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object. {HOW_ROWS_LOOK}")
+        raise FormatError(
+            f"{str(path)!r} holds no row: none of its {rows:,} lines is a JSON object that has each key once. "
+            f"{HOW_ROWS_LOOK}"
+        )
     if bad := {reason: n for reason, n in found.items() if reason}:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in bad.items())
         logger.warning("%s: some rows cannot be read as they are (%s); they are kept, but get no scores", path, why)
         if bad_lines:
-            logger.warning("%s", _other_encoding(path, encoding))
+            logger.warning("%s", other_encoding(path, encoding))
 
 
 def _undecodable(path: Path, encoding: str | None) -> tuple[int, int, int]:
@@ -135,7 +138,7 @@ def _check_encoding(path: Path, encoding: str | None) -> None:
     with _binary(path) as file:
         head = file.read(4096)
     if encoding is None and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) * 5 > len(head) > 16):
-        raise FormatError(_other_encoding(path, encoding))
+        raise FormatError(other_encoding(path, encoding))
 
 
 _ENCODINGS = (
@@ -145,8 +148,8 @@ _OTHER_ALPHABETS = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874")
 """Encodings of one byte a letter that fit any bytes; only a text with many bytes beyond ASCII can be in one."""
 
 
-def _other_encoding(path: Path, encoding: str | None) -> str:
-    """The message for a file that is not in the encoding: which one it looks like, and what to do."""
+def other_encoding(path: Path, encoding: str | None = None, option: bool = True) -> str:
+    """The message for a file that is not in the encoding: which one it looks like, and what to do (by an `option`)."""
     with _binary(path) as file:
         head = file.read(1 << 20)
     found = _guessed(head)
@@ -156,10 +159,10 @@ def _other_encoding(path: Path, encoding: str | None) -> str:
         lines = (line.strip() for line in head.decode(found, "replace").splitlines())
         line = next((line for line in lines if not line.isascii()), "")
         looks += f". In {name} its first line beyond ASCII is {shortened(line, 80)!r}" if line else ""
+    given = f"Give --encoding {name} (in Python encoding={name!r}, in a recipe empathy_encoding), or convert the file"
     return (
-        f"{str(path)!r} is not encoded in {encoding or 'UTF-8'}; {looks}. Give --encoding {name} (in Python "
-        f"encoding={name!r}, in a recipe empathy_encoding), or convert the file: iconv -f {name} -t utf-8 "
-        f"{path.name} > utf8-{path.name}"
+        f"{str(path)!r} is not encoded in {encoding or 'UTF-8'}; {looks}. {given if option else 'Convert the file'}: "
+        f"iconv -f {name} -t utf-8 {path.name} > utf8-{path.name}"
     )
 
 
@@ -195,3 +198,8 @@ def _binary(path: Path) -> Any:
         return pa.input_stream(str(path), compression="zstd")
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     return openers.get(suffix, open)(path, "rb")
+
+
+def without_null(name: str) -> str:
+    """The name of a column or key without null characters, at which Arrow's names end."""
+    return name.replace("\0", "\\x00")

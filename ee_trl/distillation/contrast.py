@@ -103,6 +103,8 @@ class FittedApart(Fitted):
 
     def raw(self, dialogues: Sequence[Dialogue], token_budget: int = 2_048) -> np.ndarray:
         """Predictions of the axes, and the log odds of the flags: shape `(n, 2 + flags)`."""
+        if not dialogues:
+            return np.empty((0, len(AXES) + len(self.compared.flags)))
         outputs = head_outputs(self.head, *self.compared.vectors(dialogues, token_budget))
         return np.column_stack([outputs[:, : len(AXES)], flag_odds(outputs)])
 
@@ -134,8 +136,8 @@ def learn_to_compare(
         # on a CPU the backward pass of fused attention takes most of the time
         how = None if torch.cuda.is_available() else "eager"
         settings = {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "attn_implementation": how}
-        model = AutoModel.from_pretrained(encoder, **settings)
-    except (OSError, ValueError, ImportError) as error:
+        model = AutoModel.from_pretrained(encoder, use_safetensors=True, **settings)
+    except Exception as error:  # a damaged folder can raise anything
         raise TrainingError(f"the encoder {os.fspath(encoder)!r} cannot be loaded: {error}") from error
     longest = longest_of(model)
     if longest is not None and options.inputs.max_length > longest:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils.logging import is_progress_bar_enabled
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue
@@ -45,8 +46,6 @@ from ..scoring.judged import check_spread, targets
 from ..scoring.linear import RawModel
 from .negatives import kinds_of
 
-
-logger = logging.getLogger(__name__)
 
 LEARNING_RATES = {"full": 1.5e-4, "lora": 1e-3, "frozen": 3e-3}
 """Method (it trains all weights; low-rank updates; the head alone) -> its default learning rate."""
@@ -186,9 +185,10 @@ def load_encoder(name: str | os.PathLike[str], seed: int, trust_remote_code: boo
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
+            use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise TrainingError(
             f"the encoder {os.fspath(name)!r} cannot be loaded: {error}. Give a folder or hub id of an encoder, e.g. "
             "microsoft/deberta-v3-small"
@@ -290,7 +290,7 @@ def arguments_of(options: FitOptions, grouped: bool = True) -> TrainingArguments
         save_strategy="no",
         report_to=[],
         logging_strategy="no",
-        disable_tqdm=not logger.isEnabledFor(logging.DEBUG),
+        disable_tqdm=not (sys.stderr.isatty() and is_progress_bar_enabled()),  # `-q` turns all bars off
     )
 
 

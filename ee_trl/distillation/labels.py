@@ -77,7 +77,7 @@ def choose_to_label(
     Raises:
         [`SelectionError`]: There are fewer dialogues, or the strategy is unknown.
     """
-    check_choice("strategy", strategy, STRATEGIES, SelectionError)
+    check_libraries(strategy)
     if not isinstance(n, (int, np.integer)) or not 1 <= n <= len(dialogues):
         raise SelectionError(f"n {n!r} is not a whole number from 1 to {len(dialogues)}, the samples to choose from")
     drawn = np.random.default_rng(seed).permutation(len(dialogues))
@@ -92,6 +92,13 @@ def choose_to_label(
     both = [*(dialogues[int(i)] for i in among), *list(labelled)[:MOST]]
     vectors = reduced(encoder_features(both, encoder), seed) if encoder else hashed_features(both, _DIMENSIONS, seed)
     return among[informative(vectors[: len(among)], n, nearness(doubt[among]), vectors[len(among) :])]
+
+
+def check_libraries(strategy: str) -> None:
+    """Raises for an unknown strategy, or where a library is missing that it needs."""
+    check_choice("strategy", strategy, STRATEGIES, SelectionError)
+    if strategy in ("diverse", "mixed"):
+        require("sklearn.decomposition", extra="report", purpose=_PURPOSE)
 
 
 def nearness(doubt: np.ndarray) -> np.ndarray:
@@ -167,7 +174,7 @@ def encoder_features(dialogues: Sequence[Dialogue], encoder: str | os.PathLike[s
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModel.from_pretrained(encoder).eval()
+    model = AutoModel.from_pretrained(encoder, use_safetensors=True).eval()
     read = [" ".join(ft.tokenise(" ".join(d.context))) for d in dialogues]
     contexts = _pooled(model, tokenizer, read, "left")
     replies = [" ".join(ft.tokenise(d.response)) for d in dialogues]

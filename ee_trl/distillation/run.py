@@ -139,7 +139,7 @@ def distill(
         selector = EmpathyDataSelector("distilled")
         ```
     """
-    for module in ("scipy.sparse", "sklearn.decomposition"):
+    for module in ("scipy.sparse", "sklearn.decomposition", "matplotlib.figure"):
         require(module, extra="report", purpose="distillation")
     inputs = EncoderInputs(max_length, text)
     fitting = (method, epochs, learning_rate, batch_size, inputs, lora_rank, bf16, seed, words)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.dialogue import Turns
-from ..errors import EmpathyError, FormatError, check_choice, check_count, unknown
+from ..data.text_files import other_encoding
+from ..display import csv_text
+from ..errors import EmpathyError, FormatError, check_choice, check_count, require, unknown
 from ..evaluation.candidates import candidates_of, read_replies
 from ..evaluation.eval_set import read_eval_set
 from ..evaluation.report import render
@@ -42,7 +44,6 @@ KEY_FILE = "key.json"
 REFERENCES = "references"
 ROLES = {"user": "Speaker", "assistant": "Listener"}
 ENDINGS = (".csv", ".html")  # of a sheet's files
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that begins with one of these
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,17 @@ def export_study(
     raters: int = 3,
     limit: int | None = None,
     turns: Turns = "each",
-    split: str | None = None,
-    config: str | None = None,
     seed: int = 0,
+    **reading: Any,
 ) -> list[Path]:
     """
     Writes the sheets and the key of a study, and gives the sheets' files; see [`make_sheets`] for its options.
 
     `n` dialogues are drawn; for A/B only those with two different replies. `references` makes the
-    reference replies a candidate. The other options are those of [`~ee_trl.evaluation.evaluate_models`].
+    reference replies a candidate. `reading` and the other options are those of [`~ee_trl.evaluation.read_eval_set`].
     """
-    eval_set = read_eval_set(dataset, split=split, config=config, limit=limit, turns=turns)
+    require("jinja2", extra="human", purpose="the sheets' HTML forms")
+    eval_set = read_eval_set(dataset, limit=limit, turns=turns, **reading)
     replies = {}
     if predictions or not references:
         for candidate in candidates_of(predictions=predictions):
@@ -231,14 +232,9 @@ def sheet_csv(sheet: Sheet) -> str:
     writer.writerow(["study", "sheet", "item", "dialogue", *replies, *sheet.aspects])
     for item in sheet.items:
         said = "\n".join(f"{role}: {text}" for role, text in item.context)
-        texts = [_cell(text) for text in (said, *item.replies)]
+        texts = [csv_text(text) for text in (said, *item.replies)]
         writer.writerow([sheet.study, sheet.name, item.id, *texts, *("" for _ in sheet.aspects)])
     return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    clean = "".join(c for c in text if c in "\n\t" or c.isprintable() or not c.isascii())
-    return f"'{clean}" if clean.startswith(_FORMULA) else clean
 
 
 def sheet_html(sheet: Sheet) -> str:
@@ -278,8 +274,17 @@ def read_key(path: str | os.PathLike[str]) -> Key:
     if not path.is_file():
         raise FormatError(f"no such file: {str(path)!r}; `ee-trl human export` writes it as {KEY_FILE}")
     try:
-        return Key(**read_json(path))
-    except (ValueError, TypeError) as error:
+        key = Key(**read_json(path))
+        entries = [entry for sheet in key.sheets.values() for entry in sheet.values()]
+        fine = isinstance(key.study, str) and key.kind in KINDS and set(key.aspects) <= ASPECTS.keys()
+        fine &= isinstance(key.aspects, list) and isinstance(key.candidates, list)
+        for entry in entries:
+            fine &= isinstance(entry["dialogue"], int) and set(entry["shown"]) <= set(key.candidates)
+            fine &= len(entry["shown"]) == (2 if key.kind == AB else 1)
+        if not fine:
+            raise ValueError("it names a kind, aspect, dialogue or candidate that no study has")
+        return key
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FormatError(f"{str(path)!r} is not a key of `ee-trl human export`: {error}") from error
 
 
@@ -344,7 +349,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{str(path)!r} is not text in UTF-8 ({error}); save it as CSV UTF-8") from error
+        raise FormatError(f"{other_encoding(path, option=False)}, or save it as CSV UTF-8") from error
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a dialogue may be longer than Python's limit
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -43,16 +43,20 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if (folder / INDEX).is_file():
-            self.files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
-        elif (folder / SINGLE).is_file():
-            with safe_open(folder / SINGLE, "pt") as file:
-                self.files = dict.fromkeys(file.keys(), SINGLE)
-        else:
+        if not (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
             raise CompositionError(
                 f"{str(folder)!r} holds no {SINGLE} and no {INDEX}; save the model with save_pretrained first"
             )
-        self.files = {name: file for name, file in self.files.items() if not name.endswith("rotary_emb.inv_freq")}
+        try:
+            if (folder / INDEX).is_file():
+                found: dict[str, str] = dict(read_json(folder / INDEX)["weight_map"])
+            else:
+                with safe_open(folder / SINGLE, "pt") as file:
+                    found = dict.fromkeys(file.keys(), SINGLE)
+            files = {name: Path(file).name for name, file in found.items()}  # of this folder alone
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CompositionError(f"the weights in {str(folder)!r} are damaged or cut short: {error}") from error
+        self.files = {name: file for name, file in files.items() if not name.endswith("rotary_emb.inv_freq")}
         missing = sorted({file for file in self.files.values() if not (folder / file).is_file()})
         if missing:
             raise CompositionError(f"{str(folder)!r} is incomplete; missing: {', '.join(missing)}")
@@ -80,7 +84,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise CompositionError(f"{str(folder)!r} has no {CONFIG}, so it is not the folder of a model")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise CompositionError(f"{str(folder)!r}: {CONFIG} cannot be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig
 
-from ..display import Markup, Table
+from ..display import Code, Markup, Table, Title, as_markdown, markdown_text
 from ..errors import CompositionError, check_choice, check_count
 from ..files import atomic_folder, package_versions, write_json
 from ..reports.licence import shared_licence
@@ -242,14 +242,14 @@ def _write_card(
     )
     what = "A mixture of the experts below, with a gate in each layer" if mixture else "The mean of the experts below"
     rows = [
-        (str(i), expert, Markup(f"{made['kind']} `{made['source']}`"), Markup(f"`{made['weights']}`"))
+        (str(i), expert, Markup(f"{made['kind']} {markdown_text(Code(made['source']))}"), Code(made["weights"]))
         for i, (expert, made) in enumerate(experts.items())
     ]
-    facts = [f"- {key}: `{value}`" for key, value in {"base": base, **settings}.items()]
+    facts = [f"- {key}: {markdown_text(Code(value))}" for key, value in {"base": base, **settings}.items()]
     facts.append(f"- made with: {', '.join(f'{package} {number}' for package, number in versions.items())}")
     parts = [
         f"---\n{head.to_yaml()}\n---",
-        f"# {name}",
+        as_markdown([Title(name)]),
         f"{what}, composed by ee-trl after Efficient-Empathy (arXiv:2407.01937).",
         "\n".join(facts),
         Table(("", "expert", "made from", "weights"), rows).markdown(),

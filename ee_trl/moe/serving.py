@@ -100,7 +100,7 @@ class RoutedModel:
         if not (path / RECORD).is_file():
             raise CompositionError(f"{str(path)!r} holds no {RECORD}; write it with write_serving")
         record = read_json(path / RECORD)
-        base = AutoModelForCausalLM.from_pretrained(record["base"], **model_options)
+        base = AutoModelForCausalLM.from_pretrained(record["base"], use_safetensors=True, **model_options)
         first, *others = record["experts"]
         model = PeftModel.from_pretrained(base, path / ADAPTERS / first, adapter_name=first)
         for name in others:

@@ -96,7 +96,10 @@ class LoraExpert:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config: dict[str, Any] = read_json(folder / ADAPTER_CONFIG)
+        try:
+            self.config: dict[str, Any] = dict(read_json(folder / ADAPTER_CONFIG))
+        except (ValueError, TypeError) as error:
+            raise CompositionError(f"{str(folder / ADAPTER_CONFIG)!r} is damaged: {error}") from error
         _check_plain(self.config, folder)
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise CompositionError(f"{str(folder)!r} has no {ADAPTER_WEIGHTS}; save the adapter with save_pretrained")
@@ -348,5 +351,5 @@ def _tokenizer(folder: Path) -> Any:
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise CompositionError(f"the tokenizer in {str(folder)!r} cannot be read: {error}") from error

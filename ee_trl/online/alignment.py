@@ -20,7 +20,7 @@ from ..scoring.base import ScoringSelector
 from . import ranks
 from .dialogues import ListenerTurns, RowDialogues, bare, dialogue_rows, text_tokenizer
 from .trl_internals import prepares_rows
-from .worker import mean_by_row
+from .worker import FLAGGED, mean_by_row
 
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ class RowScores:
     What is known of a trainer's rows when a policy is attached: scores, and where the dialogues are.
 
     `scores` (of shape `(n, 2)`) come with the rows or the data set they were made from, NaN where there are none;
-    `wanting` (of shape `(n,)`) marks rows without scores that can be scored. With `granularity="turn"` the n are the
+    `wanting` (of shape `(n,)`) marks rows without scores that can be scored, `flagged` those whose reply has a flag:
+    they have no scores here, and no named policy draws them. With `granularity="turn"` the n are the
     listener turns of all rows (`turns`). Without `scoring` no row is to be scored. Other arguments: see
     [`EmpathyCallback`].
     """
@@ -65,6 +66,10 @@ class RowScores:
             self.given, self._eos = source, None
         self.turns = ListenerTurns(rows) if granularity == "turn" else None
         self.scores, self.wanting = self._known(scoring)
+        self.flagged = np.zeros(len(self), dtype=bool)
+        if FLAG in self.given.column_names:
+            self.flagged[:] = [flag is not None for flag in self.column(FLAG)]
+            self.scores[self.flagged], self.wanting[self.flagged] = np.nan, False
         self._dropped = 0
         cut = args is not None and args.max_length is not None and prepares_rows(trainer)
         if cut and trainer.train_dataset is rows:  # rows that get packed are not cut before
@@ -81,11 +86,7 @@ class RowScores:
             return np.full((len(self), 2), np.nan), self.turns.scorable & scoring
         check_scored(self.given.column_names)
         scores = np.stack([scores_array(self.column(axis), axis) for axis in AXES], axis=1)
-        wanting = self.turns.scorable & np.isnan(scores).any(axis=1) & scoring
-        if FLAG in self.given.column_names:
-            flagged = np.array([flag is not None for flag in self.column(FLAG)], dtype=bool)
-            scores[flagged], wanting[flagged] = np.nan, False
-        return scores, wanting
+        return scores, self.turns.scorable & np.isnan(scores).any(axis=1) & scoring
 
     def __len__(self) -> int:
         return len(self.positions if self.turns is None else self.turns.row)
@@ -119,6 +120,8 @@ class RowScores:
             rows = rows.map(bare, fn_kwargs={"eos": self._eos}, desc="Taking off the EOS token")
         own = _scored(selector, rows)
         self.scores[self.wanting] = np.concatenate(ranks.every(own))
+        self.flagged |= self.scores[:, 0] == FLAGGED
+        self.scores[self.flagged] = np.nan
         self.wanting[:] = False
 
     def report(self) -> None:
@@ -143,7 +146,7 @@ def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """
     The scores in the rows, and which rows without scores can be scored.
 
-    Both scores are NaN where one is missing, and where the reply has a flag: policies treat it as unscored.
+    Both scores are NaN where one is missing, and where the reply has a flag.
     """
     given = [axis for axis in AXES if axis in rows.column_names]
     if len(given) == 1:
@@ -169,12 +172,14 @@ def known_scores(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scored(selector: ScoringSelector, rows: Dataset) -> np.ndarray:
-    """The selector's scores; a row of several samples gets the mean of the scored ones."""
+    """The selector's scores, or [`FLAGGED`]; a row of several samples gets the mean of the scored ones."""
     if not len(rows):
         return np.empty((0, 2))
     with random_state_kept():
         scored = selector.score(rows)
     found, _ = known_scores(scored)
+    if FLAG in scored.column_names:
+        found[[flag is not None for flag in scored[FLAG]]] = FLAGGED
     if "row_index" not in scored.column_names:
         return found
     return mean_by_row(np.asarray(scored["row_index"][:], dtype=np.int64), found, len(rows))

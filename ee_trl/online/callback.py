@@ -109,16 +109,16 @@ class EmpathyCallback(TrainerCallback):
         if not ahead:
             rows.score(selector)
         rows.report()
-        self.scores = rows.scores
+        self.scores, self.flagged = rows.scores, rows.flagged
         self.ahead: ScoringAhead | None = None
         if rows.wanting.any():
             look = LookAhead(self.spec, rows.dialogues(self.spec.turns), on_failure=on_failure)
-            self.ahead = ScoringAhead(look, self.scores, rows.wanting, behind=behind)
+            self.ahead = ScoringAhead(look, self.scores, rows.wanting, self.flagged, behind=behind)
         if rows.turns is not None and IDS not in samples.column_names:
             trainer.train_dataset = number_tokens(trainer, samples, rows.turns, trainer.processing_class, trainer.args)
         self.loss = None if trainer is None else hold(trainer, self)
         self._rows, self.turns = len(samples), rows.turns
-        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns, self.flagged), Weights()
         self._said_alike = False
         self._saved: int | None = None  # the step of the last saved state
 
@@ -178,7 +178,8 @@ class EmpathyCallback(TrainerCallback):
     def _changes(self, progress: float) -> list[Any] | None:
         """The policy's answer, with `"same"` for weights that did not change, which need not travel."""
         try:
-            asked = self.schedule.ask(self.policy, self.scores, self.diary.records.last_loss, progress)
+            losses = self.diary.records.last_loss
+            asked = self.schedule.ask(self.policy, self.scores, losses, progress, self.flagged)
         except NothingLeftError:
             if self.ahead is not None and self.ahead.pending.any():
                 return None
@@ -235,7 +236,7 @@ class EmpathyCallback(TrainerCallback):
         self._step_rows = train_dataloader.total_batch_size * args.gradient_accumulation_steps
         ahead_of_use = 1 + (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
         self._fetched = train_dataloader.total_batch_size * ahead_of_use
-        self.diary, self.current = Diary(self.spec, self.scores, self.turns), Weights()
+        self.diary, self.current = Diary(self.spec, self.scores, self.turns, self.flagged), Weights()
         epoch, step = divmod(state.global_step, self._steps_in_epoch)
         resumed = bool(state.global_step) and self._resume(args, state)
         self._epoch_settled = not resumed or step > 0

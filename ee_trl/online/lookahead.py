@@ -32,7 +32,7 @@ from ..errors import TrainingError
 from ..scoring.base import ScoringSpec
 from . import ranks
 from .policies.weights import Weights
-from .worker import Answer, send
+from .worker import FLAGGED, Answer, send
 
 
 logger = logging.getLogger(__name__)
@@ -206,13 +206,23 @@ class ScoringAhead:
     """
     Scores for a training that begins before its rows are scored.
 
-    It fills `scores` (of shape `(n, 2)`, NaN where a sample has none), and unmarks in `pending` (of shape `(n,)`) the
-    samples that have an answer. When the scorer falls behind, training waits for it (`behind="wait"`), or draws the
-    rows that are scored first, then the others (`"draw"`).
+    It fills `scores` (of shape `(n, 2)`, NaN where a sample has none), unmarks in `pending` (of shape `(n,)`) the
+    samples that have an answer, and marks in `flagged` (likewise) those whose reply has a flag. When the scorer falls
+    behind, training waits for it (`behind="wait"`), or draws the rows that are scored first, then the others
+    (`"draw"`).
     """
 
-    def __init__(self, look: LookAhead, scores: np.ndarray, pending: np.ndarray, *, behind: str = "wait") -> None:
+    def __init__(
+        self,
+        look: LookAhead,
+        scores: np.ndarray,
+        pending: np.ndarray,
+        flagged: np.ndarray | None = None,
+        *,
+        behind: str = "wait",
+    ) -> None:
         self.look, self.scores, self.pending, self.behind = look, scores, pending, behind
+        self.flagged = np.zeros(len(scores), dtype=bool) if flagged is None else flagged
         self.failure: str | None = None  # of any process, or of the run that saved a checkpoint
         self._asked = np.zeros(len(scores), dtype=bool)
         self._chunks: deque[tuple[int, list[int]]] = deque()  # (refresh at which it counts, rows)
@@ -302,7 +312,8 @@ class ScoringAhead:
         for part, failure in ranks.every((mine, self.look.failure)):
             self.failure = self.failure or failure
             for row, pair in part.items():
-                self.scores[row] = pair
+                self.flagged[row] = pair[0] == FLAGGED
+                self.scores[row] = nothing if self.flagged[row] else pair
                 self.pending[row] = False
 
     def waited_since(self) -> float:
@@ -317,6 +328,7 @@ class ScoringAhead:
             "chunks": [[due, list(rows)] for due, rows in self._chunks],
             "refreshes": self._refreshes,
             "failure": self.failure,
+            **({"flagged": self.flagged} if self.flagged.any() else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -324,6 +336,7 @@ class ScoringAhead:
         self.pending = np.asarray(state["pending"], dtype=bool)
         self._refreshes = int(state["refreshes"])
         self.failure = state.get("failure")
+        self.flagged[:] = state.get("flagged", self.flagged & ~self.pending)
         self._asked[:] = ~self.pending
         self._chunks.clear()
         self._arrived.clear()

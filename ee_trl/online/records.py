@@ -113,11 +113,17 @@ class Diary:
     """
     The figures of each sample and of each logging interval, by `scores` (of shape `(n, 2)`) that may still come.
 
-    A sample is a row, or one of the listener `turns`.
+    A sample is a row, or one of the listener `turns`; `flagged` (of shape `(n,)`) marks those with a flag.
     """
 
-    def __init__(self, spec: ScoringSpec, scores: np.ndarray, turns: ListenerTurns | None = None) -> None:
-        self.spec, self.scores, self.turns = spec, scores, turns
+    def __init__(
+        self,
+        spec: ScoringSpec,
+        scores: np.ndarray,
+        turns: ListenerTurns | None = None,
+        flagged: np.ndarray | None = None,
+    ) -> None:
+        self.spec, self.scores, self.turns, self.flagged = spec, scores, turns, flagged
         self.records = Records(len(scores))
         self.history: list[dict[str, Any]] = []
         self._interval: list[np.ndarray] = []
@@ -173,6 +179,7 @@ class Diary:
             "first_loss": records.first_loss,
             "last_loss": records.last_loss,
             "mean_loss": records.mean_loss(),
+            **({} if self.flagged is None or not self.flagged.any() else {"flagged": self.flagged}),
         }
         table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
         with atomic(folder / DRAWS) as partial:

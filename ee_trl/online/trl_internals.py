@@ -60,6 +60,9 @@ class OnlineMixin(Stock):
     _numbering = False
     _training_rows_prepared = False
 
+    def _send_telemetry(self) -> None:
+        """Sends nothing. SFTTrainer reports the model's architecture, the GPU and the world size to the hub."""
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in SFTTrainer, but `True` is the newest whole checkpoint; remembers where it is."""
         found: Any = resume_from_checkpoint

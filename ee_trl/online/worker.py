@@ -21,7 +21,9 @@ from ..scoring.store import ScoreStore
 
 
 Answer = tuple[int, float, float]
-"""Row, sensibility, rationality; NaN where the row could not be scored, or where its replies have flags."""
+"""Row, sensibility, rationality; NaN where the row could not be scored, [`FLAGGED`] where its replies have flags."""
+FLAGGED = float("-inf")
+"""In place of both scores of a reply with a flag, until it is known which rows are flagged."""
 
 
 def send(stream: IO[bytes], message: Any) -> None:
@@ -48,17 +50,18 @@ def work(requests: IO[bytes], answers: IO[bytes]) -> None:
             return
         places = np.repeat(np.arange(len(asked)), [len(dialogues) for _, dialogues in asked])
         found = run.score([dialogue for _, dialogues in asked for dialogue in dialogues])
-        found.scores[[flag is not None for flag in found.flags or ()]] = np.nan
+        found.scores[[flag is not None for flag in found.flags or ()]] = FLAGGED
         means = mean_by_row(places, found.scores, len(asked)).tolist()
         send(answers, ("scores", [(row, *pair) for (row, _), pair in zip(asked, means, strict=True)]))
 
 
 def mean_by_row(row_index: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
-    """The mean of the scored samples of each of `n` rows, NaN for a row that has none."""
-    valid = ~np.isnan(scores).any(axis=1)
+    """The mean of the scored samples of each of `n` rows; [`FLAGGED`] or NaN for a row that has none."""
+    valid = np.isfinite(scores).all(axis=1)
     counts = np.bincount(row_index[valid], minlength=n)
     sums = np.stack([np.bincount(row_index[valid], scores[valid, axis], n) for axis in range(2)], axis=1)
     means = np.full((n, 2), np.nan)
+    means[row_index[(scores == FLAGGED).any(axis=1)]] = FLAGGED
     means[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
     return means
 

@@ -12,13 +12,12 @@ import numpy as np
 
 from ..axes import AXES, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import REASONS, SCORED
-from ..display import Code, Heading, Markup, Table, Title, as_markdown, as_text, number, shortened
+from ..display import Block, Code, Heading, Markup, Table, Title, as_markdown, as_text, number, shortened
 from ..files import write_json, write_text
 from ..scoring.judge.rubric import Rubric
 from .agreement import CELLS, CLASSES, Agreement
 from .check import check_parts
 from .plane import draw_density, draw_thresholds, new_figure, save_figure
-from .rubric import rubric_block
 
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def markdown(dataset: str, a: Side, b: Side, found: Agreement) -> str:
         Markup(f"![A against B, and the quadrants]({NAMES[2]})"),
     ]
     for rubric, letters in rubrics.items():
-        parts += [Heading(f"The rubric of {' and '.join(letters)}: {rubric.fingerprint}"), rubric_block(rubric.text)]
+        parts += [Heading(f"The rubric of {' and '.join(letters)}: {rubric.fingerprint}"), Block(rubric.text)]
     return as_markdown(parts) + "\n"
 
 

@@ -219,9 +219,15 @@ def _warned(warnings: Sequence[str]) -> list[str]:
 
 
 def draws_section(
-    record: Mapping[str, Any], rows: Mapping[str, Mapping[str, float]], scorer: str | None = None
+    record: Mapping[str, Any],
+    rows: Mapping[str, Mapping[str, float]],
+    scorer: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
-    """The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn."""
+    """
+    The section on the data of a model that a policy guided: how often the samples of each quadrant were drawn, and
+    `warnings` about their scores.
+    """
     total = sum(row["draws"] for row in rows.values())
     names = ("policy", "policy_options", "warmup", "every_n_steps", "floor", "ceiling", "threshold", "ties")
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in record["left_out"].items())
@@ -235,7 +241,7 @@ def draws_section(
         + (f"; without a dialogue to train on: {markdown_text(left_out)}. " if left_out else ". ")
         + f"{_untrained(record)}Scores by {_code(record['scores'])}.",
         {name: record[name] for name in names if record[name] not in (None, {})},
-        [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table)],
+        [Table(("quadrant", "samples", "draws", "of all draws", "mean weight"), table), *_warned(warnings)],
         [record["scores"]],
         record["rubric"],
         scorer,
@@ -408,18 +414,18 @@ def _measured(scorers: Sequence[str], path: Path) -> Markup:
         report = read_json(path)
         a, b, found = report["a"], report["b"], report["agreement"]
         sides, rho, three = {a["fingerprint"]: b, b["fingerprint"]: a}, found["axes"], found["three_way"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        other = next((sides[name] for name in scorers if name in sides), None)
+        if other is not None:
+            return Markup(
+                f"Compared with {_code(other['fingerprint'])} ({markdown_text(other['name'])}) on "
+                f"{found['compared']:,} samples of {markdown_text(report['dataset'])}: Spearman "
+                f"{number(rho['sensibility']['spearman'])} for sensibility and "
+                f"{number(rho['rationality']['spearman'])} for rationality, Cohen's kappa {number(three['kappa'])} on "
+                "the three-way selection."
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmpathyError(
             f"{str(path)!r} is not the agreement.json that `ee-trl agreement -o` writes: {error}"
         ) from error
-    other = next((sides[name] for name in scorers if name in sides), None)
-    if other is None:
-        raise EmpathyError(
-            f"{str(path)!r} compares {' with '.join(sides)}, neither of which made these scores ({', '.join(scorers)})"
-        )
-    return Markup(
-        f"Compared with {_code(other['fingerprint'])} ({markdown_text(other['name'])}) on {found['compared']:,} "
-        f"samples of {markdown_text(report['dataset'])}: Spearman {number(rho['sensibility']['spearman'])} for "
-        f"sensibility and {number(rho['rationality']['spearman'])} for rationality, Cohen's kappa "
-        f"{number(three['kappa'])} on the three-way selection."
-    )
+    made = " with ".join(map(str, sides))
+    raise EmpathyError(f"{str(path)!r} compares {made}, neither of which made these scores ({', '.join(scorers)})")

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import QUADRANTS, TIE, UNSCORED
+from ..axes import DEFAULT_THRESHOLD, QUADRANTS, TIE, UNSCORED, Threshold
+from ..data.columns import Coded
+from ..data.dialogue import SCORED
+from ..data.samples import Scores
 from ..display import Heading, Markup, Table, Title, as_markdown, number, percent
 from ..errors import EmpathyError, MissingExtraError
 from ..files import read_json, write_text
+from ..scoring.warnings import score_warnings
 from .plane import COLOURS, draw_density, draw_shares, new_figure, picture_line, save_figure
 
 
@@ -52,7 +56,10 @@ def write_draws_report(folder: str | os.PathLike[str]) -> Path:
 
 
 def read_draws(path: Path) -> dict[str, np.ndarray]:
-    """The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null."""
+    """
+    The columns of `empathy_draws.parquet`: numbers as float64, `quadrant` as str, `"unscored"` where null, and
+    `flagged` as bool.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(_there(path))
@@ -62,6 +69,9 @@ def read_draws(path: Path) -> dict[str, np.ndarray]:
     found = {name: np.array(table.column(name).to_numpy(), dtype=np.float64) for name in NUMBERS}
     found["draws"] = np.nan_to_num(found["draws"])
     found["quadrant"] = np.array([name or UNSCORED for name in table.column("quadrant").to_pylist()], dtype=object)
+    found["flagged"] = np.zeros(table.num_rows, dtype=bool)
+    if "flagged" in table.column_names:
+        found["flagged"][:] = table.column("flagged").to_pylist()
     unknown = set(found["quadrant"].tolist()) - set(GROUPS)
     if unknown:
         raise EmpathyError(f"{path} has quadrants {', '.join(sorted(unknown))}; expected {', '.join(GROUPS)}")
@@ -106,6 +116,22 @@ def by_quadrant(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
             **{loss: _mean(part[loss][drawn]) for loss in ("first_loss", "last_loss", "mean_loss")},
         }
     return rows
+
+
+def draws_warnings(
+    draws: Mapping[str, np.ndarray], threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop"
+) -> list[str]:
+    """Why the scores by which samples were drawn may not be trusted, and how many samples have a flag."""
+    total, flagged = len(draws["draws"]), int(draws["flagged"].sum())
+    statuses = Coded(np.zeros(total, np.intp), (SCORED,))
+    scores = Scores(draws["sensibility"], draws["rationality"], statuses, ())
+    said = (
+        f"{flagged:,} of {total:,} samples ({percent(flagged, total)}) have a flag, such as another language than the "
+    )
+    return [
+        *([f"{said}scorer's. A policy that goes by scores does not draw them."] if flagged else []),
+        *score_warnings(scores, threshold, ties),
+    ]
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -8,11 +8,11 @@ page counts in a sparse histogram of these bins; its size does not grow with the
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
@@ -23,13 +23,23 @@ from zlib import compress
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..axes import DEFAULT_THRESHOLD, MAX_SCORE, RATIONALITY, SENSIBILITY, TIES, Threshold, scores_array, thresholds
+from ..axes import (
+    DEFAULT_THRESHOLD,
+    FLAGS,
+    MAX_SCORE,
+    RATIONALITY,
+    SENSIBILITY,
+    TIES,
+    Threshold,
+    scores_array,
+    thresholds,
+)
 from ..data.dialogue import REASONS, SCORED, Sample
 from ..data.reading import opened
 from ..data.samples import Scores, batches_of, read_scores
 from ..data.tables import chosen_rows, features_of, tables_of
 from ..errors import FormatError, SelectionError, check_choice, check_count, require
-from ..files import check_output, write_text
+from ..files import check_output, json_text, write_text
 from ..selection import keep_set
 from .rubric import rubric_of_file
 
@@ -133,8 +143,8 @@ def explorer_page(data: dict[str, Any], library: str) -> str:
 
 def inert_json(data: Any) -> str:
     """JSON for a block of a page: it can neither end the block nor open a comment in it."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
-    for character in "<>&\u2028\u2029":
+    text = json_text(data, separators=(",", ":"))
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
@@ -184,12 +194,17 @@ def explorer_data(
     scores = read_scores(scored, emotion=True)
     s, r = score_bins(scores.sensibility, SENSIBILITY), score_bins(scores.rationality, RATIONALITY)
     names, emotions = _emotions(scores)
-    reasons = {name: n for name, n in scores.statuses.counts().items() if name != SCORED}
+    why = scores.statuses.to_array()
+    if scores.flags is not None:  # selection drops these, so they are in no quadrant
+        flagged = ~scores.flags.is_("") & (s >= 0)
+        why[flagged] = [f"flag_{name}" for name in scores.flags.to_array()[flagged]]
+        s[flagged] = r[flagged] = -1
+    reasons = Counter(why[why != SCORED].tolist())
     chosen = _drawn(s, r, limit, seed)
     texts = _texts(scored, chosen, len(s))
     fit = _within(texts, MOST_TEXT, seed)
     chosen, texts = chosen[fit], [texts[i] for i in fit.tolist()]
-    why = scores.statuses.to_array()[chosen]
+    meanings = REASONS | {f"flag_{name}": "the reply has this flag, so selection drops it" for name in FLAGS}
     return {
         "source": source,
         "command": _command(source, split, config),
@@ -197,7 +212,9 @@ def explorer_data(
         "rows": len(s),
         "scored": int((s >= 0).sum()),
         "scorers": list(scores.scorers),
-        "unscored": [{"name": name, "meaning": REASONS.get(name, ""), "count": n} for name, n in reasons.items()],
+        "unscored": [
+            {"name": name, "meaning": meanings.get(name, ""), "count": n} for name, n in reasons.most_common()
+        ],
         "rubric": rubric_of_file(source),
         "emotions": names,
         "whole": bool(np.all(s[s >= 0] % (2 * STEPS) == 0) and np.all(r[r >= 0] % (2 * STEPS) == 0)),
@@ -209,7 +226,7 @@ def explorer_data(
             "sensibility": _numbers(scores.sensibility[chosen]),
             "rationality": _numbers(scores.rationality[chosen]),
             "emotion": emotions[chosen].tolist(),
-            "reason": ["" if name == SCORED else name for name in why.tolist()],
+            "reason": ["" if name == SCORED else name for name in why[chosen].tolist()],
             "roles": [roles for roles, _ in texts],
             "turns": [turns for _, turns in texts],
         },
@@ -287,7 +304,7 @@ def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> 
 
 def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
     if sample.dialogue is None:
-        return "?", [_cut(json.dumps(row, ensure_ascii=False, default=str))]
+        return "?", [_cut(json_text(row))]
     turns = [_cut(turn) for turn in (*sample.dialogue.context, sample.dialogue.response)]
     roles = "".join("s" if role == "user" else "l" for role in (*sample.dialogue.roles, "assistant"))
     if len(turns) <= MOST_TURNS:

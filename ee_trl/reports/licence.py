@@ -38,8 +38,8 @@ class Licence:
                 "**The licence of the source is unknown**: nobody named it when these samples were selected. Their "
                 "text is the source's; find out its licence before you use or publish them."
             )
-        names = ", ".join(licence) if isinstance(licence, list) else licence
-        return f"The samples are text of the source and keep its licence: `{names}` (as {self.told_by} says)."
+        names = markdown_text(Code(", ".join(licence) if isinstance(licence, list) else licence))
+        return f"The samples are text of the source and keep its licence: {names} (as {self.told_by} says)."
 
 
 def given_licence(name: str) -> Licence:
@@ -101,7 +101,7 @@ class Origin:
             of_base = "The model began with random weights that ee-trl made."
         else:
             known = shared_licence([self.base])
-            own = f"is `{known}` (as its card says)"
+            own = f"is {markdown_text(Code(known))} (as its card says)"
             if known == UNKNOWN:
                 own = "is not known here: find it out before you publish this model"
             of_base = f"The licence of the base model {markdown_text(Code(self.name))} {own}."
@@ -117,15 +117,25 @@ def shared_licence(folders: Iterable[Any]) -> str:
     return NON_COMMERCIAL if NON_COMMERCIAL in named else named.pop() if len(named) == 1 else UNKNOWN
 
 
+def _is_named(value: Any) -> bool:
+    """Whether a field of a card's head is a name or a list of names; YAML can hold anything."""
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
 def _of_card(path: Path) -> Licence:
     """The licence in the card beside a file, or in a folder."""
     from huggingface_hub import DatasetCard
 
     card = (path if path.is_dir() else path.parent) / "README.md"
-    if not path.exists() or not card.is_file() or not card.read_text(encoding="utf-8").lstrip().startswith("---"):
+    if (
+        not path.exists()
+        or not card.is_file()
+        or not card.read_bytes().lstrip().startswith((b"---", b"\xef\xbb\xbf---"))
+    ):
         return Licence()
     try:
         data = DatasetCard.load(card).data.to_dict()
+        data = {name: value for name, value in data.items() if _is_named(value)}
     except Exception as error:  # YAML raises many kinds
         raise EmpathyError(
             f"the head of {str(card)!r} cannot be read: {error}; correct it, or name the licence (--license)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..axes import QUADRANTS, RATIONALITY, SENSIBILITY, TIE, Threshold, thresholds
+from ..axes import AXES, QUADRANTS, RATIONALITY, SENSIBILITY, TIE, Threshold, thresholds
 from ..display import Markup
 from ..errors import check_choice, require
 from ..selection import coded_quadrants
@@ -49,6 +49,25 @@ def plot_sweep(
     )
     right.grid(alpha=0.3)
     right.legend(frameon=False)
+    return save_figure(figure, path)
+
+
+def plot_replies(
+    replies: Mapping[str, Sequence[Mapping[str, Any]]], threshold: Threshold, path: str | os.PathLike[str]
+) -> Path:
+    """Draws the replies of each model on the score plane; a line leads from one model's reply to the next model's."""
+    figure = new_figure((6.4, 5.2))
+    axes = figure.add_subplot()
+    draw_thresholds(axes, *thresholds(threshold))
+    points = {name: [tuple(one[axis] for axis in AXES) for one in found] for name, found in replies.items()}
+    for way in zip(*points.values(), strict=True):
+        if all(value is not None for point in way for value in point):
+            axes.plot(*zip(*way, strict=True), color=COLOURS[TIE], linewidth=0.8, zorder=1)
+    for (name, found), colour in zip(points.items(), (COLOURS["low"], *COLOURS.values()), strict=False):
+        scored = [point for point in found if None not in point]
+        axes.scatter(*zip(*scored, strict=True) if scored else ((), ()), color=colour, label=name)
+    axes.set(xlabel=SENSIBILITY, ylabel=RATIONALITY, xlim=(0, 10), ylim=(0, 10), aspect="equal")
+    axes.legend(frameon=False)
     return save_figure(figure, path)
 
 

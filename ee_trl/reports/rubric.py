@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.tables import read_metadata
-from ..display import Markup
+from ..display import Block
 from ..files import WRITABLE, digest
 from ..scoring.judge.rubric import Rubric
 
@@ -35,13 +35,6 @@ def named_rubric(text: str | None, scorers: Iterable[str]) -> Rubric | None:
     return Rubric(names[0] if names else "rubric", text)
 
 
-def rubric_block(text: str) -> Markup:
-    """A rubric in full, as a block of Markdown that nothing in its text can end."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}text\n{text}\n{fence}")
-
-
 def rubric_parts(text: str | None) -> list[str]:
     """The rubric in full as the parts of a page; no parts where there is no rubric."""
-    return ["The judge was given this rubric:", rubric_block(text)] if text else []
+    return ["The judge was given this rubric:", Block(text)] if text else []

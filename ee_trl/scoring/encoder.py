@@ -367,7 +367,7 @@ def tokenizer_of(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBa
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise _not_loaded(folder, error) from error
 
 
@@ -383,18 +383,21 @@ def loaded(
     """A distilled scorer's model in float32, or in int8 but for its `heads`; `kind` is a class like `AutoModel`."""
     from transformers import BitsAndBytesConfig
 
-    options |= {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    options |= {"dtype": torch.float32, "trust_remote_code": trust_remote_code, "use_safetensors": True}
     if quantization == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(heads))
         options |= {"device_map": {"": device}, "dtype": torch.float16}  # what bitsandbytes computes in
     try:
-        model = kind.from_pretrained(folder, **options).eval()
-    except (OSError, ValueError, ImportError) as error:
+        model, told = kind.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:  # a damaged folder can raise anything
         raise _not_loaded(folder, error) from error
+    if missing := sorted(name for name in told["missing_keys"] if "pooler" not in name):  # they are random numbers now
+        raise _not_loaded(folder, f"it lacks the weights {', '.join(missing[:3])}; run `ee-trl distill` again")
+    model.eval()
     return model if quantization == "int8" else model.to(device)
 
 
-def _not_loaded(folder: Path, error: Exception) -> ScorerError:
+def _not_loaded(folder: Path, error: object) -> ScorerError:
     return ScorerError(f"the distilled scorer {str(folder)!r} cannot be loaded: {error}")
 
 

@@ -5,7 +5,8 @@ Every batch that the scorer gives is checked, and saved as soon as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,15 @@ from ..axes import AXES, FLAG, FLAGS, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import REASONS, SCORED, UNANSWERED, Dialogue
 from ..errors import EmpathyError, ScorerError, check_choice
 from .base import ScoredBatch, Scorer
+from .claims import claimed
 from .coverage import Coverage
 from .store import ScoreStore, StoredScore, dialogue_key
 
 
 _CHUNK = 64  # dialogues that a scorer without `score_batches` is given at once, and so the most that a kill loses
+_CLAIM = 1_000  # dialogues that a process claims at once; others with the same store may ask for the next ones
+_LOOK_EVERY = 0.2  # seconds between two looks for what another process has been asked for
+_PATIENCE = 600.0  # seconds without news of it, after which this process asks, too
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ class ScoringRun:
     ) -> tuple[list[Any], dict[Any, StoredScore], dict[Any, Dialogue]]:
         """The keys of dialogues (their content; without a store their position), what is known, and what is not."""
         keys: list[Any] = [dialogue_key(d) for d in dialogues] if self.store else list(range(len(dialogues)))
-        known = self.store.find(self.scorer.fingerprint, keys) if self.store else {}
-        known = {key: s for key, s in known.items() if key in self._tried or not self._again(s.status)}
+        known = self._known(keys)
         missing = {key: d for key, d in zip(keys, dialogues, strict=True) if key not in known}
         if not self._filled:
             hits = sum(key in known for key in keys)
@@ -93,11 +97,36 @@ class ScoringRun:
             self.coverage.duplicates += len(keys) - hits - len(missing)
         return keys, known, missing
 
+    def _known(self, keys: Iterable[Any]) -> dict[Any, StoredScore]:
+        """What the store knows, but for what is to be asked again."""
+        known = self.store.find(self.scorer.fingerprint, keys) if self.store else {}
+        return {key: s for key, s in known.items() if key in self._tried or not self._again(s.status)}
+
     def _again(self, status: str) -> bool:
         """Whether a dialogue that an earlier run left with this status is asked for now."""
         return status != SCORED and (self.retry_failures or (status in UNANSWERED and not self._filled))
 
     def _fill(self, missing: Mapping[Any, Dialogue]) -> dict[Any, StoredScore]:
+        """Asks the scorer; where another process with this store is asking already, waits for its answer instead."""
+        if self.store is None:
+            return self._ask(missing)
+        left, found, news = dict(missing), dict[Any, StoredScore](), time.monotonic()
+        while left:
+            with claimed(self.store.path, self.scorer.fingerprint, left, _CLAIM) as ours:
+                made = self._known(ours or left)  # what others have saved meanwhile
+                self.coverage.cache_hits += len(made)
+                made |= self._ask({key: left[key] for key in left if key in ours and key not in made})
+            found |= made
+            left = {key: dialogue for key, dialogue in left.items() if key not in made}
+            if made:
+                news = time.monotonic()
+            elif time.monotonic() - news > _PATIENCE:
+                return found | self._ask(left)
+            else:
+                time.sleep(_LOOK_EVERY)
+        return found
+
+    def _ask(self, missing: Mapping[Any, Dialogue]) -> dict[Any, StoredScore]:
         """Asks the scorer, and saves batch by batch."""
         keys = list(missing)
         found: dict[Any, StoredScore] = {}

@@ -325,7 +325,7 @@ class ScoreStore:
         """Errors of the file system and of SQLite, in words that help."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last: SQLite's message of a damaged file
             remedy = f"give another place with --store FILE (store=...) or ${CACHE_VARIABLE}, or none with --no-store"
             said = str(error).lower()
             if _is_full(error):

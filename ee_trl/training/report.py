@@ -14,7 +14,7 @@ from ..data.dialogue import Dialogue
 from ..display import Heading, Markup, Table, as_markdown, markdown_text, number
 from ..evaluation.candidates import Replies, load_candidate
 from ..evaluation.eval_set import EvalSet
-from ..evaluation.generation import generate_replies
+from ..evaluation.generation import Decoding, generate_replies
 from ..evaluation.measures import NOTES, Evaluator, Tools, numbers_of
 from ..files import write_json, write_text
 from ..reports.plane import picture_line
@@ -34,13 +34,15 @@ def measure_model(
     label: str,
     replies: int | None = None,
     max_new_tokens: int = 40,
+    decoding: Decoding | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """
     Measures a model (or a LoRA that names its base) on held-out dialogues, whose `quadrants` may be given.
 
-    It generates `replies` replies, to the first dialogues (by default to all). Returns `loss` and `perplexity` of the
-    references and `samples`, each for `"all"` and every quadrant, and `metrics` of the replies (x100) and `replies`.
+    It generates `replies` replies, to the first dialogues (by default to all), greedy unless there is a `decoding`.
+    Returns `loss` and `perplexity` of the references and `samples`, each for `"all"` and every quadrant, and `metrics`
+    of the replies (x100) and `replies`.
     """
     loaded = load_candidate(folder, device=device)
     measured = Evaluator(eval_set, Tools(batch_size=8)).measure(Replies([]), loaded, ("completion_perplexity",))
@@ -48,7 +50,7 @@ def measure_model(
     inside |= {name: np.equal(quadrants, name) for name in dict.fromkeys(quadrants)}
     points = {name: measured["completion_perplexity"].resampler.point(where) for name, where in inside.items()}
     answered = replace(eval_set, dialogues=eval_set.dialogues[:replies])
-    options: Any = {"max_new_tokens": max_new_tokens, "label": label}
+    options: Any = {"max_new_tokens": max_new_tokens, "decoding": decoding, "label": label}
     texts = generate_replies(loaded.model, loaded.tokenizer, answered.prompts, **options)
     numbers = numbers_of(Evaluator(answered).measure(Replies(texts), metrics=METRICS)) if texts else {}
     return {

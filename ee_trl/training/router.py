@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from ..moe.routing import measure_routing
 from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from ..moe.training import ATTENTION, RouterSFTTrainer, check_arguments, check_config
 from ..selector import EmpathyDataSelector
-from .arguments import MoEArguments
+from .arguments import ExpertArguments, MoEArguments, parse_recipe_args, recipe_parser
 from .data import EMBEDDED, read_rows
+from .demo_model import is_pretrained
 from .expert import SELECTION_DIR, ExpertRun
 from .tiny_model import build_tiny_causal_lm
 
 
 BEFORE = "routing_before.json"
+GATE_SAMPLES = 32
+"""Rows of each set for the gates of the demonstration's mixture: more take minutes on a CPU."""
 
 
 class MoERun(ExpertRun):
@@ -44,6 +48,32 @@ class MoERun(ExpertRun):
         experts = {name: build_tiny_causal_lm(own, seed=i) for i, (name, own) in enumerate(named.items(), start=1)}
         compose_moe(experts[SENSIBILITY], experts, folder)
 
+    @property
+    def model(self) -> str:
+        """The mixture that the model's name says; for the demonstration's chat model, one of both its experts."""
+        return self._of_a_chat_model() if self._demonstrates else super().model
+
+    @property
+    def _demonstrates(self) -> bool:
+        return self.model_args.model_name_or_path is not None and is_pretrained(self.model_args.model_name_or_path)
+
+    def _of_a_chat_model(self) -> str:
+        """Trains both experts of the chat model, on as many rows as the router, and composes them."""
+        base, mixture = str(self.model_args.model_name_or_path), self.folder / "mixture"
+        own = {option.name: getattr(self.args, option.name) for option in fields(ExpertArguments)}
+        experts = {axis: self.folder / f"expert_{axis}" for axis in AXES}
+        for axis, folder in experts.items():
+            given = ["--output_dir", str(folder)]
+            for name in ("max_steps", "max_length", "per_device_train_batch_size"):
+                given += [f"--{name}", str(getattr(self.training_args, name))]
+            _, training_args, model_args = parse_recipe_args(recipe_parser(ExpertArguments), given)
+            ExpertRun(ExpertArguments(**own | {"empathy_keep": axis}), training_args, model_args).run(end=False)
+        if self.state.is_main_process and not mixture.exists():
+            sets = {axis: read_rows(f / SELECTION_DIR / "selected.parquet") for axis, f in experts.items()}
+            compose_moe(base, experts, mixture, gate_data=sets, gate_samples=GATE_SAMPLES)
+        self.state.wait_for_everyone()
+        return str(mixture)
+
     def peft_config(self) -> LoraConfig | None:
         """TRL's LoRA, on the attention unless it names its modules; `None` without `use_peft`."""
         if self.model_args.use_peft and self.model_args.lora_target_modules is None:
@@ -57,7 +87,7 @@ class MoERun(ExpertRun):
                 "the router of a quantized model is not trained: leave out load_in_4bit and load_in_8bit; quantize "
                 "the trained model with ee_trl.moe.quantize.load_in_4bit"
             )
-        if name := self.model_args.model_name_or_path:
+        if (name := self.model_args.model_name_or_path) and not self._demonstrates:
             config: Any = AutoConfig.from_pretrained(name, revision=self.model_args.model_revision)
             check_config(config)
             lora: Any = self.peft_config()

@@ -94,6 +94,7 @@ class RecipeRun(ABC):
             "revision": self.model_args.model_revision,
             "attn_implementation": self.model_args.attn_implementation,
             "dtype": self._dtype(model),
+            "use_safetensors": True,
             **(given or {}),
         }  # as TRL's own script loads a model
         trainer = self.make_trainer(

@@ -157,7 +157,8 @@ def _load_model(model: Any, device: Any, dtype: Any) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # weights that a checkpoint lacks are drawn at random: keep the caller's random generators unchanged
     with torch.random.fork_rng(devices=[]):
-        loaded = AutoModelForCausalLM.from_pretrained(model, **({} if dtype is None else {"dtype": dtype}))
+        given = {} if dtype is None else {"dtype": dtype}
+        loaded = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True, **given)
     return loaded.to(device)
 
 

@@ -206,7 +206,7 @@ class EncoderClassifier:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
@@ -229,7 +229,7 @@ def _trained(encoder: Any, args: Any, rows: list[dict[str, Any]], tokenizer: Any
 
     set_seed(args.seed)  # the heads are drawn
     head = {"num_labels": len(MECHANISMS) * len(LEVELS), "problem_type": "multi_label_classification"}
-    model = AutoModelForSequenceClassification.from_pretrained(encoder, **head)
+    model = AutoModelForSequenceClassification.from_pretrained(encoder, use_safetensors=True, **head)
     level_weights = torch.tensor(weights, dtype=torch.float32)
 
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -263,3 +264,21 @@ def test_the_aspects_and_kinds_of_human_sheets_are_those_of_the_package() -> Non
         assert build_parser().parse_args(["human", "export", "x", "-o", "y", "--kind", kind]).kind == kind
     with pytest.raises(SystemExit):
         build_parser().parse_args(["human", "export", "x", "-o", "y", "--kind", "abc"])
+
+
+def test_evaluate_human_and_train_epitome_read_what_score_reads(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [("question", "answer"), *((f"I’m sad {i}.", f"That’s hard {i}.") for i in range(4))]
+    Path("a.csv").write_text("\n".join(",".join(row) for row in rows), encoding="cp1252")
+    Path("replies.txt").write_text("\n".join(f"Oh {i}." for i in range(4)), encoding="utf-8")
+    reading = "--encoding cp1252 --map question=context --map answer=response --predictions replies.txt"
+    measured = "--metrics word_f1 --tokenizer whitespace --scorer linear --no-store -q -o report"
+    assert main(["evaluate", "a.csv", *reading.split(), *measured.split()]) == 0
+    assert json.loads(Path("report/report.json").read_text())["dataset"]["n"] == 4
+    assert main(["human", "export", "a.csv", *reading.split(), "--references", "--n", "4", "-o", "study"]) == 0
+    assert "That’s hard 3." in Path("study/sheet-1.csv").read_text(encoding="utf-8")
+    levels = "emotional_reactions,interpretations,explorations"
+    posts = [f"post,reply,{levels}", *(f"I’m sad {i},Oh {i},{i % 3},{i % 3},{i % 3}" for i in range(9))]
+    Path("posts.csv").write_text("\n".join(posts), encoding="cp1252")
+    names = ["--encoding", "cp1252", "--map", "post=seeker_post", "--map", "reply=response_post"]
+    assert main(["train-epitome", "posts.csv", *names, "--folds", "0", "-o", "epitome"]) == 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,7 +244,7 @@ DAMAGED = {
     ),
     "no objects": (LINES + '[1]\n"text"\n3\nnull\n', [None] * 5 + ["invalid_json"] * 4),
     "too deep": (LINES + '{"messages": ' + "[" * 5000 + "]" * 5000 + "}\n", [None] * 5 + ["invalid_json"]),
-    "twice the same key": (LINES + '{"messages": [], "messages": []}\n', [None] * 6),
+    "twice the same key": (LINES + '{"messages": [], "messages": []}\n', [None] * 5 + ["invalid_json"]),
     "first line": ("{\n" + LINES, ["invalid_json"] + [None] * 5),
 }
 
@@ -367,3 +370,115 @@ def test_file_has_no_splits(tmp_path: Path) -> None:
 def test_folder_without_files(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=tmp_path.name):
         open_dataset(tmp_path)
+
+
+# ---- what a folder says of itself ----------------------------------------------------------------------------------
+
+CARD = "---\nconfigs:\n- config_name: default\n  {}\n---\n"
+OUTSIDE = {
+    "root": "data_files: {secret}",
+    "out": "data_files: ../secret.jsonl",
+    "out and in": "data_files: data/../../secret.jsonl",
+    "list": "data_files: [train.jsonl, ../secret.jsonl]",
+    "splits": "data_files: [{{split: train, path: [train.jsonl, ../*.jsonl]}}]",
+    "home": "data_files: ~/secret.jsonl",
+    "file": "data_files: file://{secret}",
+    "address": "data_files: http://127.0.0.1:{port}/a.jsonl",
+    "hub": "data_files: hf://datasets/somebody/data/a.jsonl",
+    "archive": "data_files: zip://a.jsonl::http://127.0.0.1:{port}/a.zip",
+    "folder": "data_dir: ../",
+    "other folder": "data_dir: {folder}",
+}
+
+
+@pytest.mark.parametrize("where", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_card_cannot_name_files_outside_its_folder(
+    name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text(LINES, encoding="utf-8")
+    (folder / "train.jsonl").write_text(LINES, encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        named = OUTSIDE[name].format(secret=secret, folder=tmp_path, port=server.getsockname()[1])
+        text = CARD.format(named)
+        (folder / where).write_text(text if where == "README.md" else text.strip("-\n"), encoding="utf-8")
+        with pytest.raises(FormatError, match="A folder may name only files in it"):
+            open_dataset(folder)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_saved_folder_cannot_name_files_outside_it(tmp_path: Path) -> None:
+    data = Dataset.from_list(ROWS)
+    data.save_to_disk(tmp_path / "secret")
+    DatasetDict(train=data).save_to_disk(tmp_path / "set")
+    state = tmp_path / "set" / "train" / "state.json"
+    kept = state.read_text()
+    state.write_text(kept.replace("data-0", "../../secret/data-0"))
+    with pytest.raises(FormatError, match="A folder may name only files in it"):
+        open_dataset(tmp_path / "set")
+    state.write_text(kept)
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "../secret"]}')
+    with pytest.raises(FormatError, match="A folder may name only files in it"):
+        open_dataset(tmp_path / "set")
+
+
+@pytest.mark.parametrize("head", ["a: [", "a: *b", "a: &a [*a]", "configs: 5", "configs: [5]", "\x01", "- 1"])
+def test_a_card_that_is_no_yaml_is_an_error_in_one_line(head: str, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(LINES, encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8")
+    found = said(tmp_path)
+    assert found == "5 rows" or str(tmp_path) in found
+
+
+def said(path: Path) -> str:
+    """How many rows the training split has, or why it cannot be read."""
+    try:
+        return f"{len(open_dataset(path, split='train'))} rows"
+    except FormatError as error:
+        return str(error)
+
+
+# ---- names that are there twice, or hold what no name can ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_a_column_that_is_there_twice_is_refused_in_every_format(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    if ending in (".csv", ".tsv"):
+        text = "context,response,response,note,note\nHi.,Hello.,No.,1,2\n"
+        path.write_text(text if ending == ".csv" else text.replace(",", "\t"), encoding="utf-8")
+    elif ending == ".parquet":
+        columns = [pa.array(["Hi."]), pa.array(["Hello."]), pa.array(["No."])]
+        pq.write_table(pa.Table.from_arrays(columns, ["context", "response", "response"]), path)
+    else:
+        row = '{"context": "Hi.", "response": "Hello.", "response": "No."}'
+        path.write_text(f"[{row}]" if ending == ".json" else row, encoding="utf-8")
+    with pytest.raises(FormatError, match=r"several columns named 'response'|holds no row"):
+        open_dataset(path, split="train")
+
+
+def test_a_null_character_in_a_key_costs_only_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES + '{"messages": [], "a\\u0000b": 1}\n', encoding="utf-8")
+    data = open_dataset(tmp_path / "a.jsonl")
+    assert reasons(data) == [None] * 5 + ["invalid_text"]
+    assert "a\\x00b" in data.column_names
+    (tmp_path / "a.csv").write_text("context,response,a\0b\nHi.,Hello.,1\n", encoding="utf-8")
+    data = open_dataset(tmp_path / "a.csv")
+    data.to_parquet(tmp_path / "a.parquet")
+    assert open_dataset(tmp_path / "a.parquet").column_names == ["context", "response", "a\\x00b"]
+
+
+def test_a_full_temporary_folder_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a.jsonl").write_text(LINES, encoding="utf-8")
+    monkeypatch.setattr(pa, "OSFile", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*data\.arrow'"):
+        open_dataset(tmp_path / "a.jsonl")

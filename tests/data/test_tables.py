@@ -13,6 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Json, List, Value
 from same_dialogues import messages
 
+from ee_trl.cli.main import main
 from ee_trl.data.dialogue import SOURCE_ERROR
 from ee_trl.data.reading import open_dataset, row_count
 from ee_trl.data.tables import (
@@ -146,3 +147,50 @@ def test_features_of_a_file_survive(tmp_path: Path) -> None:
     write_file(tables_of(data), features, tmp_path / "a.parquet", metadata={})
     assert open_dataset(tmp_path / "a.parquet").features == features
     assert pq.read_schema(tmp_path / "a.parquet").metadata[b"ee_trl"] == b"{}"
+
+
+def test_lines_of_json_hold_no_nan(tmp_path: Path) -> None:
+    given = [float("nan"), float("inf"), float("-inf"), 1.5]
+    data = Dataset.from_dict({"x": given, "deep": [[{"y": value}] for value in given]})
+    write_file(tables_of(data), data.features, tmp_path / "a.jsonl", metadata={"x": float("nan")})
+    for path in tmp_path.iterdir():
+        assert "NaN" not in path.read_text()
+        assert "Infinity" not in path.read_text()
+    assert open_dataset(tmp_path / "a.jsonl", split="train")["x"][:] == [None, None, None, 1.5]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[]", b"5", b"null", b"{", b"\xff", b'"x"', b"[" * 100_000, b'{"rubric": 5, "source": []}']
+)
+@pytest.mark.parametrize("ending", WRITABLE)
+def test_metadata_that_ee_trl_did_not_write_is_none(raw: bytes, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    row = {"context": "Hi.", "response": "Hello.", "sensibility": 8.0, "rationality": 2.0}
+    table = pa.Table.from_pylist([row])
+    if ending == ".parquet":
+        pq.write_table(table.replace_schema_metadata({b"ee_trl": raw}), path)
+    else:
+        path.write_text(json.dumps(row))
+        path.with_name("a.jsonl.meta.json").write_bytes(raw)
+    assert not read_metadata(path)
+    for command in (["summary", "--json"], ["select", "-o", str(tmp_path / "out.jsonl"), "--card"]):
+        assert main([command[0], str(path), *command[1:]]) == 0
+
+
+@pytest.mark.parametrize("taken", [("drop_reason",), ("drop_reason", "source_drop_reason")])
+def test_dropped_rows_keep_their_own_reasons(taken: tuple[str, ...], tmp_path: Path) -> None:
+    row = {
+        "context": "Hi.",
+        "response": "Hello.",
+        "sensibility": 2.0,
+        "rationality": 2.0,
+        **dict.fromkeys(taken, "own"),
+    }
+    pq.write_table(pa.Table.from_pylist([row, {**row, "sensibility": 8.0}]), tmp_path / "a.parquet")
+    for ending in WRITABLE:
+        out = tmp_path / f"dropped{ending}"
+        given = [str(tmp_path / "a.parquet"), "-o", str(tmp_path / f"out{ending}"), "--dropped", str(out)]
+        assert main(["select", *given]) == 0
+        [dropped] = open_dataset(out, split="train")
+        assert dropped["drop_reason"] == "quadrant_low"
+        assert [value for name, value in dropped.items() if name.startswith("source_drop")] == ["own"] * len(taken)

@@ -42,6 +42,7 @@ def test_it_learns_to_tell_made_replies_from_true_ones(encoder: Path) -> None:
     true, made = (fitted.raw(some)[:, 2] for some in (dialogues[80:], [n.dialogue for n in rude[80:]]))
     assert found.flags[0] == "hostile"
     assert np.mean(made[:, None] > true) > 0.9
+    assert fitted.raw([]).shape == (0, 2 + len(found.flags))  # no reply could be made
 
 
 def test_the_report_says_what_is_told_apart(distilled: Any) -> None:

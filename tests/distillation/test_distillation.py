@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Roberta
 
 from ee_trl import Dialogue, EmpathyDataSelector, EncoderScorer, distill, load_sample
 from ee_trl.cli.main import main
-from ee_trl.distillation.fit import FitOptions, fit, longest_of
+from ee_trl.distillation.fit import FitOptions, arguments_of, fit, longest_of
 from ee_trl.distillation.run import cross_calibrated, moved
 from ee_trl.errors import EmpathyError, ScorerError, ScoresError, SelectionError, TrainingError
 from ee_trl.reports.cards import selection_section
@@ -194,6 +194,13 @@ def test_other_methods_train_what_they_say(encoder: Path, method: str) -> None:
     assert "classifier.weight" in changed
     assert not any("embeddings" in name for name in changed)
     assert (layers != set()) == (method == "lora")
+
+
+@pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (True, True), (False, False)])
+def test_training_shows_its_progress_in_a_terminal(terminal: bool, quiet: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("ee_trl.distillation.fit.is_progress_bar_enabled", lambda: not quiet)
+    assert arguments_of(FitOptions(bf16=False)).disable_tqdm == (quiet or not terminal)
 
 
 def test_a_fit_is_repeated_to_the_last_bit(encoder: Path) -> None:

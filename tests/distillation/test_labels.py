@@ -20,10 +20,10 @@ from ee_trl.errors import FormatError, SelectionError
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_choice_is_of_the_size_asked_and_the_same_each_time(strategy: str) -> None:
     dialogues = sample_dialogues(200)
-    one, other = (choose_to_label(dialogues, 40, strategy=strategy) for _ in range(2))
+    one, other = (choose_to_label(dialogues, 40, strategy=strategy, scorer="linear") for _ in range(2))
     assert len(set(one.tolist())) == 40
     np.testing.assert_array_equal(one, other)
-    assert sorted(choose_to_label(dialogues, 200, strategy=strategy).tolist()) == list(range(200))
+    assert sorted(choose_to_label(dialogues, 200, strategy=strategy, scorer="linear").tolist()) == list(range(200))
 
 
 def test_uncertain_ones_are_near_the_threshold() -> None:
@@ -31,7 +31,7 @@ def test_uncertain_ones_are_near_the_threshold() -> None:
     near = np.abs(load_scorer("linear").score(dialogues) - 5).min(axis=1)
     chosen = choose_to_label(dialogues, 60, strategy="uncertain", scorer="linear")
     assert near[chosen].max() <= np.delete(near, chosen).min()
-    mixed = choose_to_label(dialogues, 60, strategy="mixed")
+    mixed = choose_to_label(dialogues, 60, strategy="mixed", scorer="linear")
     assert set(mixed.tolist()) not in (set(chosen.tolist()), set(choose_to_label(dialogues, 60, strategy="diverse")))
 
 
@@ -83,7 +83,7 @@ def test_an_encoder_tells_what_is_alike(tmp_path: Path) -> None:
 def test_the_command_writes_what_the_judge_is_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = tmp_path / "dialogues.parquet", tmp_path / "first.parquet"
     load_sample().to_parquet(data)
-    assert main(["label", str(data), "--budget", "50", "-o", str(out), "--json"]) == 0
+    assert main(["label", str(data), "--budget", "50", "--scorer", "linear", "-o", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["samples"], told["chosen"]) == (533, 50)
     chosen = Dataset.from_parquet(str(out))
@@ -96,7 +96,12 @@ def test_the_command_writes_what_the_judge_is_to_score(tmp_path: Path, capsys: p
     assert len(first) == 50, "each row stands for one reply of its conversation"
 
     again = tmp_path / "second.parquet"
-    assert main(["label", str(data), "--budget", "483", "--labelled", str(judged), "-o", str(again)]) == 0
+    assert (
+        main(
+            ["label", str(data), "--budget", "483", "--scorer", "linear", "--labelled", str(judged), "-o", str(again)]
+        )
+        == 0
+    )
     rows = [*chosen.to_list(), *Dataset.from_parquet(str(again)).to_list()]
     assert len({(row["row_index"], row["turn"]) for row in rows}) == 533, "nothing is chosen twice"
     assert main(["label", str(data), "--budget", "484", "--labelled", str(judged), "-o", str(again)]) == 3

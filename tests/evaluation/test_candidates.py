@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_candidates import base_and_adapter
 
-from ee_trl.errors import EmpathyError, FormatError
+from ee_trl.errors import CompositionError, EmpathyError, FormatError
 from ee_trl.evaluation import Decoding, evaluate_models, read_eval_set
 from ee_trl.evaluation.candidates import candidates_of, load_candidate, read_replies
 
@@ -74,7 +75,9 @@ def test_a_line_of_a_text_file_is_a_reply_whatever_it_holds(tmp_path) -> None:
         path.write_bytes(text.encode())
         assert read_replies(path, eval_set).texts == replies
     path.write_bytes("größer".encode("latin-1"))
-    with pytest.raises(FormatError, match="r.txt' is not UTF-8"):
+    with pytest.raises(
+        FormatError, match="r.txt' is not encoded in UTF-8; it looks like cp1252.*größer.*iconv -f cp1252"
+    ):
         read_replies(path, eval_set)
 
 
@@ -84,3 +87,38 @@ def test_names_of_candidates(tmp_path) -> None:
         with pytest.raises(EmpathyError, match="a candidate cannot be called 'index'"):
             candidates_of(**given)
     assert [c.name for c in candidates_of(["my-org/model-8b", "x=org/other"])] == ["model-8b", "x"]
+
+
+def test_weights_that_are_pickles_are_not_read(models, tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    for name, weights in (("base", "model"), ("adapter", "adapter_model")):
+        folder = tmp_path / name
+        shutil.copytree(models[name], folder)
+        pickled = folder / ("pytorch_model.bin" if name == "base" else "adapter_model.bin")
+        torch.save(load_file(folder / f"{weights}.safetensors"), pickled)
+        (folder / f"{weights}.safetensors").unlink()
+        with pytest.raises(EmpathyError, match=f"{weights}.safetensors"):
+            load_candidate(folder)
+
+
+DAMAGE = {
+    "weights cut short": ("model.safetensors", lambda raw: raw[:5]),
+    "weights of noise": ("model.safetensors", lambda raw: b"\xff" * 300),
+    "null": ("config.json", lambda raw: b"null"),
+    "wrong type": ("config.json", lambda raw: raw.replace(b'"hidden_size": 16', b'"hidden_size": "x"')),
+    "no tokenizer": ("tokenizer.json", lambda raw: b"[]"),
+}
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_model_is_said_to_be_one(file: str, damage, models, tmp_path) -> None:
+    from ee_trl import compose_moe
+
+    folder = tmp_path / "model"
+    shutil.copytree(models["base"], folder)
+    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    with pytest.raises(EmpathyError, match=str(folder)):
+        load_candidate(folder)
+    with pytest.raises(CompositionError, match=str(folder)):
+        compose_moe(models["base"], {"a": folder, "b": models["base"]}, tmp_path / "moe")

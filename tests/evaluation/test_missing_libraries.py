@@ -101,6 +101,27 @@ def test_quickstart_and_the_whole_method(library: str, idle: pytest.MonkeyPatch,
             EmpathyEvalCallback(None)
 
 
+@pytest.mark.parametrize(
+    ("line", "library", "extra"),
+    [
+        ("train-epitome none.csv -o out", "sklearn", "metrics"),
+        ("label none.csv --budget 3 -o out.parquet", "sklearn.decomposition", "report"),
+        ("human export none.csv --references -o out", "jinja2", "human"),
+        ("explore none.csv -o out.html", "plotly.offline", "explorer"),
+        ("score none.csv -o out.parquet --engine ray", "ray", "ray"),
+        ("evaluate none.csv --model owner/name --epitome out -o out", "sklearn", "metrics"),
+        ("evaluate none.csv --model owner/name --bertscore-model out -o out", "bert_score", "bertscore"),
+        ("distill embedded.jsonl --encoder none -o out", "matplotlib.figure", "report"),
+    ],
+)
+def test_other_commands(line: str, library: str, extra: str, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "embedded.jsonl").write_text('{"context": "a", "response": "b"}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert main(line.split()) == 3
+    assert f"pip install 'ee-trl[{extra}]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["sweep", "summary"])
 def test_a_plot(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

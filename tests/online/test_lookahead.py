@@ -17,7 +17,7 @@ from sent_scorers import Odd
 
 from ee_trl import Dialogue, EmpathyDataSelector
 from ee_trl.errors import TrainingError
-from ee_trl.online.lookahead import LookAhead
+from ee_trl.online.lookahead import LookAhead, ScoringAhead
 from ee_trl.scoring.store import ScoreStore
 
 
@@ -69,6 +69,23 @@ def test_scores_are_the_linear_scorer_s_and_need_no_store() -> None:
     look.close()
     for row in (2, 5):
         np.testing.assert_allclose(found[row], selector.scorer.score(dialogues_of([row])[0]).mean(axis=0))
+
+
+def test_flagged_rows_have_no_scores_and_are_known_after_a_resume() -> None:
+    replies = ["I am so sorry, that must hurt.", "Das tut mir wirklich sehr leid für dich, mein Freund."]
+
+    def of(rows: Sequence[int]) -> list[list[Dialogue]]:
+        return [[Dialogue(("I lost my keys.",), replies[row], ("user",))] for row in rows]
+
+    look = LookAhead(EmpathyDataSelector("linear").spec, of)
+    scores = np.full((2, 2), np.nan)
+    found = ScoringAhead(look, scores, np.ones(2, dtype=bool))
+    found.need([0, 1])
+    look.close()
+    assert found.flagged.tolist() == np.isnan(scores).all(axis=1).tolist() == [False, True]
+    again = ScoringAhead(look, scores.copy(), np.ones(2, dtype=bool))
+    again.load_state_dict(found.state_dict())
+    assert again.flagged.tolist() == [False, True]
 
 
 def test_what_is_scored_ahead_is_in_the_store(ahead: LookAhead, tmp_path: Path) -> None:

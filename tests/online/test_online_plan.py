@@ -10,13 +10,13 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, skip_first_batches
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from ee_trl.errors import SelectionError, TrainingError
+from ee_trl.errors import NothingLeftError, SelectionError, TrainingError
 from ee_trl.online.loss import SampleIdCollator, lift, loss_weights, losses_by_sample
 from ee_trl.online.plan import SamplingPlan, draw, install_plan, redraw_tail
-from ee_trl.online.policies.named import Schedule
+from ee_trl.online.policies.named import Schedule, load_policy
 from ee_trl.online.policies.weights import Weights, tamed
 from ee_trl.online.records import Records, interval_figures, merged
-from ee_trl.online.worker import mean_by_row
+from ee_trl.online.worker import FLAGGED, mean_by_row
 
 
 # ---- draws ---------------------------------------------------------------------------------------------------------
@@ -247,6 +247,34 @@ def test_a_row_counts_with_the_mean_of_its_scored_turns() -> None:
     scores = np.array([[1, 2], [3, 4], [np.nan, np.nan], [5, 6], [np.nan, np.nan]])
     found = mean_by_row(np.array([0, 0, 0, 2, 3]), scores, 4)
     np.testing.assert_array_equal(found, [[2, 3], [np.nan] * 2, [5, 6], [np.nan] * 2])
+
+
+def test_a_row_whose_replies_are_flagged_is_flagged() -> None:
+    scores = np.array([[1, 2], [FLAGGED] * 2, [FLAGGED] * 2, [np.nan] * 2])
+    found = mean_by_row(np.array([0, 0, 1, 2]), scores, 3)
+    np.testing.assert_array_equal(found, [[1, 2], [FLAGGED] * 2, [np.nan] * 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gate", {"keep": "sensibility", "unscored": "keep"}),
+        ("loss_aware", {"unscored": "keep"}),
+        ("bandit", {"labels": ["a", "b", "a", "b"]}),
+    ],
+)
+def test_named_policies_leave_flagged_samples_out(name: str, options: dict[str, Any]) -> None:
+    scores = np.array([[9, 1], [np.nan] * 2, [8, 2], [np.nan] * 2])
+    flagged = np.array([False, False, False, True])
+    found = Schedule().ask(load_policy(name, **options), scores, np.full(4, np.nan), 0.0, flagged)
+    weights = found.loss if found.sampling is None else found.sampling
+    assert weights is not None
+    assert (weights > 0).tolist() == [True, True, True, False]
+    with pytest.raises(NothingLeftError, match="without flagged rows"):
+        Schedule().ask(load_policy(name, **options), scores, np.full(4, np.nan), 0.0, np.ones(4, bool))
+    own = Schedule().ask(lambda *_: (np.ones(4), None), scores, np.full(4, np.nan), 0.0, flagged)
+    assert own.sampling is not None
+    assert own.sampling.tolist() == [1, 1, 1, 1]
 
 
 def test_observations_of_processes_and_micro_batches_are_brought_together_in_any_order() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import Dataset, DatasetInfo
+from hostile import check_markdown
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard
 from trl.trainer.utils import generate_model_card
 
@@ -16,6 +17,7 @@ from ee_trl import EmpathyDataSelector, behaviour_check, load_sample
 from ee_trl.cli.main import main
 from ee_trl.data.reading import open_dataset
 from ee_trl.data.samples import read_scores
+from ee_trl.display import as_markdown
 from ee_trl.errors import EmpathyError
 from ee_trl.files import write_json
 from ee_trl.reports.agreement import agree
@@ -38,6 +40,7 @@ from ee_trl.reports.licence import (
     scorer_terms,
     shared_licence,
 )
+from ee_trl.reports.rubric import rubric_parts
 
 
 # sensibility, rationality, emotion: sad keeps 2 of 4, joy 0 of 2
@@ -449,8 +452,9 @@ def test_the_section_of_a_guided_model_says_what_was_drawn_and_why() -> None:
         "sensibility": {"samples": 4, "draws": 6.0, "weight": 1.25},
         "low": {"samples": 6, "draws": 2.0, "weight": float("nan")},
     }
-    text = draws_section(record, by_quadrant)
+    text = draws_section(record, by_quadrant, warnings=["2 samples have a flag."])
     for said in (
+        "\nWarning: 2 samples have a flag.\n",
         "all 10 samples of `data` while training; without a dialogue to train on: 2 no_reply.",
         "Scores by `linear-1`.",
         "| policy | `sensibility` |",
@@ -468,3 +472,24 @@ def test_only_names_of_the_hub_are_named_as_data_sets(tmp_path: Path, monkeypatc
     for local in (None, "/data/dialogues.parquet", "dialogues.parquet", "./x", "a/b/c", "here", "~/x"):
         assert hub_name(local) is None
     assert hub_name("facebook/empathetic_dialogues") == "facebook/empathetic_dialogues"
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        '"` ![x](https://evil.example/p.png) <script>alert(1)</script> `"',
+        "{a: b}",
+        "[5]",
+        "5",
+        '"```\\n# x"',
+    ],
+)
+def test_a_licence_of_the_source_is_no_markup(licence: str, selector: EmpathyDataSelector, tmp_path: Path) -> None:
+    rows().to_parquet(tmp_path / "scored.parquet")
+    (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    check_markdown(str(selector.card(tmp_path / "scored.parquet")))
+
+
+def test_a_rubric_cannot_end_its_block() -> None:
+    text = "```\n<script>alert(1)</script>\n`````\n~~~\n![x](https://evil.example/p.png)"
+    check_markdown(as_markdown(rubric_parts(text)))

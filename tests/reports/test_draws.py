@@ -15,7 +15,15 @@ import pytest
 
 from ee_trl.axes import QUADRANTS, TIE
 from ee_trl.errors import EmpathyError
-from ee_trl.reports.draws import COLUMNS, by_quadrant, draw_draws, read_draws, read_history, write_draws_report
+from ee_trl.reports.draws import (
+    COLUMNS,
+    by_quadrant,
+    draw_draws,
+    draws_warnings,
+    read_draws,
+    read_history,
+    write_draws_report,
+)
 from ee_trl.reports.plane import COLOURS
 
 
@@ -59,6 +67,17 @@ def test_the_page_counts_what_was_drawn_by_quadrant_and_step(tmp_path: Path) -> 
     assert steps[-1] == "| 40 | 100% | 0.0% | 50.0% | 50.0% | 1 | 1.25 |"
     assert "![what was drawn](empathy_draws.png)" in text
     assert (tmp_path / "empathy_draws.png").stat().st_size > 10_000
+
+
+def test_warnings_tell_of_flags_and_of_scores_that_are_alike() -> None:
+    n = 60
+    alike = {"sensibility": np.full(n, 7.0), "rationality": np.linspace(0, 4, n), "draws": np.ones(n)}
+    alike["sensibility"][:3] = alike["rationality"][:3] = np.nan
+    first, *others = draws_warnings({**alike, "flagged": np.arange(n) < 3})
+    assert first.startswith("3 of 60 samples (5.0%) have a flag")
+    assert any("gives nearly every reply the same sensibility" in text for text in others)
+    varied = {"sensibility": np.linspace(0, 10, n), "rationality": np.linspace(10, 0, n), "draws": np.ones(n)}
+    assert draws_warnings({**varied, "flagged": np.zeros(n, bool)}) == []
 
 
 def picture(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 
 from ee_trl import EmpathyDataSelector, load_sample, write_explorer
 from ee_trl.cli.main import main
@@ -205,6 +205,20 @@ def test_unscored_rows_are_counted_and_shown_with_their_reason(word_scorer: Any)
     assert data["dialogues"]["s"] == [20, -1, -1]  # one word is a score of 1
     assert data["dialogues"]["roles"] == ["sl", "?", "?"]
     assert json.loads(data["dialogues"]["turns"][1][0]) == {"context": ["a"], "response": ""}
+
+
+def test_flagged_replies_count_as_selection_counts_them(word_scorer: Any) -> None:
+    rows = scored_rows(40)
+    scored = EmpathyDataSelector(word_scorer, show_progress=False).score(Dataset.from_list(rows))
+    flags = ["hostile" if i % 5 == 0 else None for i in range(40)]
+    scored = scored.add_column("score_flag", flags, feature=Value("string"))
+    data = explorer.explorer_data(scored, 5.0, "drop")
+    assert data["unscored"] == [
+        {"name": "flag_hostile", "meaning": "the reply has this flag, so selection drops it", "count": 8}
+    ]
+    assert (data["scored"], data["dialogues"]["reason"][:2]) == (32, ["flag_hostile", ""])
+    kept = EmpathyDataSelector("linear").choose(scored, keep="sensibility,rationality,balanced,low,tie")
+    assert len(kept) == data["scored"]
 
 
 def test_conversations_show_each_reply_with_what_came_before_it() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_encoder import sample_dialogues, tiny_scorer
 from transformers import AutoTokenizer
 
@@ -78,6 +79,8 @@ def test_fingerprint_names_content_precision_and_shape(folder: Path, tmp_path: P
     assert one.fingerprint.endswith("/float32/budget:1024")
     others = [EncoderScorer(folder, dtype="bfloat16"), EncoderScorer(folder, dtype="float32", token_budget=64)]
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "check.json").write_text("{}")  # a report on it, beside it
+    assert EncoderScorer(copy, dtype="float32").fingerprint == one.fingerprint
     settings = json.loads((copy / SETTINGS_FILE).read_text())
     settings["inputs"]["text"] = "as_is"
     (copy / SETTINGS_FILE).write_text(json.dumps(settings))
@@ -103,6 +106,8 @@ def test_it_is_loaded_by_its_folder(folder: Path) -> None:
     [
         (lambda f: (f / SETTINGS_FILE).write_text("{}"), "is damaged"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 300), "cannot be loaded"),
+        (lambda f: _headless(f / "model.safetensors"), "lacks the weights classifier"),
         (lambda f: _edit(f, layout="encoder-0"), "layout 'encoder-0'"),
         (lambda f: _edit(f, knots=[[0.0] * 11] * 2), "the knots do not increase"),
         (lambda f: _edit(f, inputs={"max_length": 64, "text": "latin"}), "unknown text 'latin'"),
@@ -113,6 +118,10 @@ def test_a_damaged_folder_says_so(folder: Path, tmp_path: Path, change, message:
     change(copy)
     with pytest.raises(ScorerError, match=message):
         EncoderScorer(copy)
+
+
+def _headless(path: Path) -> None:
+    save_file({k: v for k, v in load_file(path).items() if "classifier" not in k}, path, {"format": "pt"})
 
 
 def _edit(folder: Path, **changed: object) -> None:

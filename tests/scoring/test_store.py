@@ -406,6 +406,28 @@ def test_killed_at_twenty_random_moments_nothing_that_was_saved_is_lost(tmp_path
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_that_nobody_launched_together_ask_once(tmp_path: Path, killed: bool) -> None:
+    """Each asks for what the other has not claimed; the claims of a killed process end with it."""
+    n, store, log = 2_000, tmp_path / "s.sqlite", tmp_path / "log"
+    rows(range(n)).to_parquet(tmp_path / "data.parquet")
+    args = [sys.executable, "-c", KILLED, str(store), str(log), str(tmp_path / "data.parquet")]
+    both = [subprocess.Popen(args, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    if killed:
+        assert both[0].stdout
+        assert both[0].stdout.readline() == "scoring\n"
+        time.sleep(0.2)
+        both[0].kill()
+    said_last = [process.communicate()[0].splitlines()[-1:] for process in both]
+    assert said_last[1] == ["done"]
+    assert killed or said_last[0] == ["done"]
+    assert n - 8 * killed <= sum(map(int, log.read_text().split())) <= n
+    db = sqlite3.connect(store)
+    assert db.execute("SELECT COUNT(*) FROM scores").fetchone()[0] == n
+    db.close()
+
+
 # ---- coverage, and the command line
 
 

@@ -79,6 +79,16 @@ def test_yaml_gives_defaults_and_the_command_line_overrides(tmp_path: Path) -> N
     assert (args.empathy_keep, args.dataset) == ("low", "d.parquet")
 
 
+@pytest.mark.parametrize(
+    "text", ["a: [", "a: *b", "\x01", "? [a]\n: b", "!!python/object/apply:os.system [id]", "\xff"]
+)
+def test_a_config_that_is_no_yaml_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SystemExit):
+        parse_recipe_args(sft_online.make_parser(), ["--config", str(tmp_path / "c.yaml")])
+    assert "c.yaml is not YAML (" in capsys.readouterr().err
+
+
 def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("- seed\n")
     with pytest.raises(SystemExit):

@@ -13,10 +13,19 @@ import ee_trl
 from ee_trl.errors import EmpathyError, ScorerError
 from ee_trl.files import read_json
 from ee_trl.training import demo_model as module
+from ee_trl.training.arguments import (
+    ExpertArguments,
+    MoEArguments,
+    OnlineArguments,
+    PipelineArguments,
+    parse_recipe_args,
+    recipe_parser,
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(module.VARIABLE)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
@@ -58,6 +67,27 @@ def test_the_packages_model_is_prepared_once_and_again_if_it_is_damaged(monkeypa
     assert "damaged" in caplog.text
     assert len(made) == 2
     assert not [path for path in folder.parent.iterdir() if "partial" in path.name]
+
+
+def test_the_environment_asks_for_the_tiny_model(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(module, "carried", lambda: pytest.fail("it looks for the real model"))
+    monkeypatch.setenv(module.VARIABLE, "tiny")
+    assert ee_trl.demo_model().name == "tiny"
+    assert not caplog.text
+    monkeypatch.setenv(module.VARIABLE, "big")
+    with pytest.raises(EmpathyError, match=r"value of \$EE_TRL_DEMO_MODEL"):
+        ee_trl.demo_model()
+
+
+@pytest.mark.parametrize("kind", [ExpertArguments, OnlineArguments, MoEArguments, PipelineArguments])
+def test_a_recipe_without_arguments_takes_the_chat_model(kind, monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setattr("ee_trl.training.arguments.pretrained", lambda: tmp_path / "SmolLM2")
+    _, training, model = parse_recipe_args(recipe_parser(kind), ["--output_dir", str(tmp_path / "out")])
+    assert model.model_name_or_path == str(tmp_path / "SmolLM2")
+    assert model.use_peft == (kind is not MoEArguments)
+    assert training.max_steps <= 60
+    assert "demonstration on a CPU, with a LoRA of a small chat model" in caplog.text
+    assert "--dataset YOUR_DIALOGUES" in caplog.text
 
 
 def test_the_package_is_found_without_its_dependencies(monkeypatch, tmp_path) -> None:

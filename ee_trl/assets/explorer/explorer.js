@@ -361,7 +361,7 @@ function about() {
   const scorers = DATA.scorers.join(", ") || "no scorer";
   const reasons = DATA.unscored.map(({ name, meaning, count }) => `${number(count)} ${name}${meaning && ` (${meaning})`}`);
   byId("about").textContent = `${DATA.source ? `${DATA.source}: ` : ""}${number(DATA.rows)} samples, ${
-    number(DATA.scored)} scored by ${scorers}.${reasons.length ? ` Unscored: ${reasons.join("; ")}.` : ""}`;
+    number(DATA.scored)} scored by ${scorers}.${reasons.length ? ` In no quadrant: ${reasons.join("; ")}.` : ""}`;
   byId("asked").hidden = !DATA.rubric;
   byId("rubric").textContent = DATA.rubric || "";
   const embedded = DIALOGUES.row.length;

@@ -145,8 +145,15 @@ class Schedule:
         since = step - self.warmup_steps(max_steps)
         return step < max_steps and since >= 0 and since % self.every_n_steps == 0
 
-    def ask(self, policy: Policy, scores: np.ndarray, losses: np.ndarray, progress: float) -> Weights:
-        """The policy's answer, checked and within the bounds."""
+    def ask(
+        self,
+        policy: Policy,
+        scores: np.ndarray,
+        losses: np.ndarray,
+        progress: float,
+        flagged: np.ndarray | None = None,
+    ) -> Weights:
+        """The policy's answer, checked and within the bounds; 0 for `flagged` samples if it is a policy of scores."""
         answer = policy(scores.copy(), losses.copy(), progress)  # copies, in which it may write
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
             raise SelectionError(
@@ -157,6 +164,11 @@ class Schedule:
         for values, kind in zip(answer, ("sampling weights", "loss weights"), strict=True):
             weights = check_weights(values, len(scores), f"{kind} of policy {name_of(policy)!r}")
             if weights is not None:
+                if flagged is not None and isinstance(policy, ScorePolicy) and getattr(policy, "needs_scores", True):
+                    weights = check_weights(
+                        np.where(flagged, 0.0, weights), len(scores), f"{kind} without flagged rows"
+                    )
+                    assert weights is not None
                 weights = tamed(weights)
                 if self.floor is not None or self.ceiling is not None:
                     weights = bounded(weights, *self._bounds)

@@ -108,12 +108,12 @@ def load_judge(
             model, own = load_gguf(name, gguf_file, **options)
             return LoadedJudge(model.eval(), tokenizer or own, gguf_content(name, gguf_file, model), quantization)
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
-        model = AutoModelForCausalLM.from_pretrained(name, **options).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options).eval()
     except SafetensorError as error:
         raise ScorerError(
             f"the weights of the judge {name!r} are damaged or cut short ({error}); download or copy them again"
         ) from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged folder can raise anything
         raise ScorerError(f"the judge {name!r} cannot be loaded: {error}") from error
     return LoadedJudge(model, tokenizer, content_of(name, model), quantization)
 
@@ -164,8 +164,9 @@ def content_of(name: str, model: Any) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{getattr(model.config, '_commit_hash', None) or 'unknown'}"
-    endings = (".safetensors", ".bin", ".json", ".model", ".jinja")
-    return f"local@{files_digest(sorted(path for path in folder.iterdir() if path.suffix in endings), 12)}"
+    endings, reports = (".safetensors", ".bin", ".json", ".model", ".jinja"), ("check.json", "agreement.json")
+    files = sorted(path for path in folder.iterdir() if path.suffix in endings and path.name not in reports)
+    return f"local@{files_digest(files, 12)}"
 
 
 def weights_of(model: Any) -> str:
