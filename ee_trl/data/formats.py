@@ -219,7 +219,10 @@ def _role_of(name: Any, speakers: dict[str, int]) -> str | None:
 def content_text(content: Any) -> str:
     """The text of a turn's content, which is a text or a list of text parts; raises [`BadRow`] for anything else."""
     if isinstance(content, str):
-        return _parts_as_text(content)
+        parts = _parts_of(content)
+        if parts is None:
+            return content
+        content = parts
     if isinstance(content, (list, tuple)):  # parts, as multimodal chat templates have them
         if any(isinstance(part, Mapping) and (part.get("type") or "text") != "text" for part in content):
             raise BadRow("not_text_alone")
@@ -229,14 +232,14 @@ def content_text(content: Any) -> str:
     raise BadRow("null_dialogue" if content is None else "wrong_type")
 
 
-def _parts_as_text(content: str) -> str:
-    """The text of parts that became text; any other text as it is."""
+def _parts_of(text: str) -> list[Any] | None:
+    """The list of parts that a text is written as; `None` for any other text."""
     try:
-        parts = listed(content)
+        parts = listed(text)
     except BadRow:
-        return content
+        return None
     of_parts = parts and all(isinstance(part, Mapping) and {"type", "text"} & set(part) for part in parts)
-    return content_text(parts) if of_parts else content
+    return list(parts) if of_parts else None
 
 
 def _parse_prompt_completion(row: Mapping[str, Any]) -> list[Message]:
