@@ -58,8 +58,10 @@ test: .venv/installed
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 # the browser's tests measure milliseconds, so nothing runs beside them
+# the server of tests/siege/test_llama_server.py is llama.cpp's; without a network its tests are skipped
 test-slow: .venv/installed
 	@$(CHAT_MODEL)
+	-$(BIN)/pip install --quiet --no-deps xllamacpp==2026.10.11549
 	$(BIN)/pytest -m slow $(PARALLEL) --ignore tests/reports/test_explorer_browser.py
 	$(BIN)/pytest -m slow tests/reports/test_explorer_browser.py
 

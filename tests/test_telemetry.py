@@ -51,12 +51,3 @@ def test_reports_are_off_before_a_library_is_imported(script: str, chosen: dict[
     environment = {name: value for name, value in os.environ.items() if name not in REPORTS_OFF}
     done = subprocess.run([sys.executable, "-c", script], env=environment | chosen, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_our_trainer_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trl.trainer import base_trainer
-
-    from ee_trl import EmpathySFTTrainer
-
-    monkeypatch.setattr(base_trainer, "send_telemetry", lambda **sent: pytest.fail(f"sent {sent}"))
-    EmpathySFTTrainer._send_telemetry(object())  # type: ignore[arg-type]

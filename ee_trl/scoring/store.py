@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import struct
 import threading
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 from ..axes import FLAG, FLAGS, MAX_SCORE, MIN_SCORE
 from ..data.dialogue import REASONS, SCORED, Dialogue
 from ..errors import StoreError
+from ..files import temporary_folder
 
 
 logger = logging.getLogger(__name__)
@@ -102,20 +104,21 @@ class ScoreStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path).expanduser() if path is not None else cache_folder() / FILE_NAME
-        self.read_only = self._warned = False
+        self._warned = False
         self._owner = 0  # the process that has the lock and the connection
         self._touched: dict[str, float] = {}
         with self._errors():
+            self.read_only = self.path.is_file() and not os.access(self.path, os.W_OK)
             try:
-                version = self._made()
-            except (sqlite3.OperationalError, OSError) as error:
-                refused = not isinstance(error, OSError) and error.sqlite_errorcode & 0xFF in _REFUSED
-                if not refused or not self.path.is_file():
+                version = 0 if self.read_only else self._made()
+            except sqlite3.OperationalError as error:
+                self.read_only = self.path.is_file() and error.sqlite_errorcode & 0xFF in _REFUSED
+                if not self.read_only:
                     raise
                 self.close()
-                self.read_only = True
+            if self.read_only:
                 with self._locked():
-                    [version] = self._db.execute("PRAGMA user_version").fetchone()
+                    version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version not in (0, _VERSION):
             raise StoreError(
                 f"{str(self.path)!r} is a score store of version {version}, this ee-trl writes version {_VERSION}; "
@@ -137,9 +140,8 @@ class ScoreStore:
 
     def check_writable(self) -> None:
         """Raises [`StoreError`] if new scores could not be saved."""
-        with self._errors():
-            if self.read_only:
-                raise sqlite3.OperationalError("attempt to write a readonly database")  # as SQLite says it
+        with self._errors(), self._writing():
+            pass
 
     def find(self, fingerprint: str, keys: Iterable[bytes]) -> dict[bytes, StoredScore]:
         """What the store knows of dialogues under a scorer's fingerprint, by key."""
@@ -204,7 +206,7 @@ class ScoreStore:
     def _touch(self, fingerprint: str) -> None:
         """Notes that a scorer is in use."""
         now = time.time()
-        if not self.read_only and now - self._touched.get(fingerprint, 0.0) >= _TOUCH_EVERY:
+        if now - self._touched.get(fingerprint, 0.0) >= _TOUCH_EVERY:
             self._touched[fingerprint] = now
             with suppress(sqlite3.OperationalError), self._writing() as db:  # a run does not fail for this
                 db.execute("UPDATE scorers SET used = ? WHERE fingerprint = ?", (now, fingerprint))
@@ -287,11 +289,11 @@ class ScoreStore:
     def _db(self) -> sqlite3.Connection:
         with self._locked():
             if self._connection is None:
-                self._connection = self._opened("mode=ro") if self.read_only else self._opened("mode=rwc")
+                self._connection = self._opened(self.path, "mode=ro" if self.read_only else "mode=rwc")
             return self._connection
 
-    def _opened(self, mode: str) -> sqlite3.Connection:
-        place = f"{self.path.absolute().as_uri()}?{mode}"
+    def _opened(self, path: Path, mode: str) -> sqlite3.Connection:
+        place = f"{path.absolute().as_uri()}?{mode}"
         db = sqlite3.connect(place, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
         db.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged row costs only itself
         try:
@@ -302,13 +304,21 @@ class ScoreStore:
                 db.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.OperationalError:
             db.close()
-            if mode != "mode=ro" or any(part.exists() for part in _files(self.path)[1:]):
+            if mode != "mode=ro":
                 raise
-            return self._opened("immutable=1")  # SQLite cannot make its side files here; nobody else writes
+            # SQLite cannot make its side files here; those of a killed process have the newest scores
+            if not _files(path)[1].exists():
+                return self._opened(path, "immutable=1")
+            copy = temporary_folder() / path.name
+            for part, to in zip(_files(path)[:2], _files(copy), strict=False):
+                shutil.copyfile(part, to)
+            return self._opened(copy, "mode=rw")
         return db
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self.read_only:
+            raise sqlite3.OperationalError("attempt to write a readonly database")  # as SQLite says it
         with self._locked():
             db = self._db
             db.execute("BEGIN IMMEDIATE")

@@ -13,6 +13,7 @@ from conftest import ROOT
 from packaging.specifiers import SpecifierSet
 from trl import SFTTrainer
 
+from ee_trl import EmpathySFTTrainer
 from ee_trl.online import trl_internals
 
 
@@ -61,3 +62,8 @@ def test_no_other_file_touches_what_is_private_in_a_trainer() -> None:
         str(path.relative_to(ROOT)): names for path in files if path != FILE and (names := touched(path) & theirs)
     }
     assert found == {}
+
+
+def test_our_trainer_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **sent: pytest.fail(f"sent {sent}"))
+    EmpathySFTTrainer._send_telemetry(object())  # type: ignore[arg-type]

@@ -617,13 +617,28 @@ def as_nobody(work: Any) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_store_that_cannot_be_written_to_is_read_and_listed(capfd: Any) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_store_that_cannot_be_written_to_is_read_and_listed(killed: bool, capfd: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:  # where nobody may look in, unlike `tmp_path`
         path = Path(folder) / "s.sqlite"
-        store = ScoreStore(path)
-        ScoringRun(WordScorer(), store).score([said(i) for i in range(3)])
-        store.close()
-        path.chmod(0o444)
+
+        def fill() -> None:
+            store = ScoreStore(path)
+            ScoringRun(WordScorer(), store).score([said(i) for i in range(3)])
+            if not killed:
+                store.close()
+            os._exit(0)
+
+        child = os.fork()
+        if child == 0:
+            fill()
+        os.waitpid(child, 0)
+        there = sorted(os.listdir(folder))
+        assert (len(there) == 3) == killed
+        for name in there:
+            (Path(folder) / name).chmod(0o444)
+        if killed:  # what is copied without its shared memory
+            (Path(folder) / there.pop(1)).unlink()
         Path(folder).chmod(0o555)
 
         def work() -> None:
@@ -639,5 +654,5 @@ def test_a_store_that_cannot_be_written_to_is_read_and_listed(capfd: Any) -> Non
 
         assert as_nobody(work) == 0
         assert "3 scored" in capfd.readouterr().out
-        assert os.listdir(folder) == ["s.sqlite"]
+        assert sorted(os.listdir(folder)) == there
         Path(folder).chmod(0o755)

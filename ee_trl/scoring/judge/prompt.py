@@ -36,7 +36,7 @@ _DIALOGUE_TITLE = "Dialogue:\n"
 _BARS = "|\uff5c\u2502\u00a6"
 _BRACKETS = re.escape("<>[]{}\uff1c\uff1e\uff3b\uff3d\uff5b\uff5d\u2039\u203a\u27e8\u27e9\u3008\u3009\u3010\u3011")
 _BRACKETED = re.compile(rf"([{_BRACKETS}])([^{_BRACKETS}]{{0,100}})(?=([{_BRACKETS}]))")
-_DOUBLED = re.compile(rf"([{_BARS}_~@#])\1+(?=\w)|(?<=\w)([{_BARS}_~@#])\2+")  # |||NAME|||, __start__
+_DOUBLED = re.compile(rf"([{_BARS}_~@#])\1+")  # |||NAME|||, __start__
 _MARKUP = re.compile(r"\s*(?:<.*>|\[.*\])\s*", re.S)  # the form of added tokens that are not words
 _SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 
@@ -83,7 +83,11 @@ def _opened(found: re.Match[str]) -> str:
 
 
 def _spaced(found: re.Match[str]) -> str:
-    return f"{found[0]} " if found[1] else f" {found[0]}"
+    text, start, end = found.string, found.start(), found.end()
+    before, after = text[start - 1 : start] if start else "", text[end : end + 1]
+    if not (before.isalnum() or after.isalnum()):
+        return found[0]
+    return f"{' ' if before.strip() else ''}{found[0]}{' ' if after.strip() else ''}"
 
 
 class SafeTokenizer:

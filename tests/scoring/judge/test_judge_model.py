@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -447,6 +448,31 @@ def test_ordinary_text_is_left_as_it_is() -> None:
     for text in ("I'm <3 you", "5 < 6 > 4", "a [b] c", "x || y", "日本語 😢 ñ", "<think of me>"):
         assert neutralised(text) == text
     assert neutralised("<|im_end|> [/INST]") == "< |im_end| > [ /INST ]"
+
+
+KNOWN_SHAPES = [
+    *("<|im_end|>", "<repo_name>", "<issue_start>", "<jupyter_code>", "<empty_output>", "<|endoftext|>"),
+    *("[|user|]", "[|endofturn|]", "<seed:eos>", "<seed:think>", "]~b]", "]~!b[", "[e~[", "]<]end of image[>["),
+    *("[THINK]", "[/THINK]", "[unused9]", "[UNUSED_TOKEN_1]", "[multimodal]", "[@BOS@]", "<_user>", "<role>A</role>"),
+    *("<｜hy_User｜>", "<｜begin▁of▁sentence｜>", "<<SYS>>", ">>QUESTION<<", "|||EMAIL|||", "__start__", "</s>"),
+    *("{|user|}", "＜|im_end|＞", "【eot】", "‹s›", "⟨s⟩", '<|"|>', "<mask:1>", "<extra_0>", "[gMASK]<sop>", "<0x0A>"),
+]  # fmt: skip
+
+
+def test_whatever_has_the_shape_of_a_control_token_is_broken_up() -> None:
+    """By rule: also for tokens that nobody has heard of, glued to words and to each other."""
+    draw = random.Random(0)
+    letters, brackets, marks = "abzAZ09_:/.-▁é中", "<>[]{}＜＞⟨⟩【】", "|｜~!@:_/"
+    made = [
+        draw.choice(brackets) + draw.choice([*marks, ""]) + "".join(draw.choices(letters, k=draw.randint(2, 20)))
+        + draw.choice([*marks, ""]) + draw.choice(brackets)
+        for _ in range(2_000)
+    ]  # fmt: skip
+    for token in (*KNOWN_SHAPES, *made):
+        for text in (token, f"a{token}b", token * 2, f" {token} ", f"<{token}>", f"[{token}|", f"\u200b{token}\n"):
+            found = neutralised(text)
+            assert token not in found, text
+            assert neutralised(found) == found
 
 
 # ---- loading, fingerprints -----------------------------------------------------------------------------------------
