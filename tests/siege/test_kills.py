@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-COUNTS = os.environ.get("EE_TRL_KILLS", "--random 1 --aimed 3 --commands 1 --cases 1")
+COUNTS = os.environ.get("EE_TRL_KILLS", "--random 1 --aimed 2 --commands 0 --cases 1")
 """Options of `kills.py`; for the table in docs/reliability.md: `--random 50 --aimed 20`."""
 
 
