@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from numbers import Integral
 from types import ModuleType
+from typing import Any, TypeVar, cast
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class EmpathyError(ValueError):
@@ -59,6 +65,23 @@ def unknown(kind: str, value: object, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value), valid, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {value!r}; valid: {', '.join(valid) or 'none'}.{hint}"
+
+
+def options_named(function: F) -> F:
+    """The function; for an unknown option it raises [`SelectionError`] with the nearest name, also of its class."""
+    valid = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        for name in options.keys() - set(valid):
+            of_class = inspect.signature(type(args[0])).parameters if args and "." in function.__qualname__ else ()
+            text = unknown(f"option of {function.__name__}", name, valid)
+            if "Did you" not in text and (close := difflib.get_close_matches(name, of_class, n=1)):
+                text += f" {close[0]!r} is an option of {type(args[0]).__name__}({close[0]}=...)."
+            raise SelectionError(text)
+        return function(*args, **options)
+
+    return cast(F, call)
 
 
 def root_cause(error: BaseException) -> str:

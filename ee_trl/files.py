@@ -179,13 +179,21 @@ def json_ready(value: Any) -> Any:
 
 
 def temporary_folder() -> Path:
-    """A new folder that is removed when the process ends; if it is killed, by the next process that calls this."""
-    kind = f"ee-trl-{platform.node()}-"
-    for left in _left_by_the_dead(Path(tempfile.gettempdir()), kind):
-        _remove(left)
-    folder = tempfile.mkdtemp(prefix=f"{kind}{os.getpid()}-")
+    """A new folder that is removed when the process ends, or if it is killed, by [`remove_temporary_folders`]."""
+    remove_temporary_folders()
+    folder = tempfile.mkdtemp(prefix=f"{_temporary_kind()}{os.getpid()}-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def remove_temporary_folders() -> None:
+    """Removes the folders of [`temporary_folder`] that killed processes of this machine left; every run begins so."""
+    for left in _left_by_the_dead(Path(tempfile.gettempdir()), _temporary_kind()):
+        _remove(left)
+
+
+def _temporary_kind() -> str:
+    return f"ee-trl-{platform.node()}-"
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool, endings: tuple[str, ...] = WRITABLE) -> Path:

@@ -35,7 +35,7 @@ from .axes import (
 )
 from .data.columns import Coded
 from .display import Displayed, Table, percent
-from .errors import SelectionError, check_choice, check_count
+from .errors import SelectionError, check_choice, check_count, options_named
 
 
 RULES = ("threshold", "top", "random", "longest")
@@ -179,6 +179,7 @@ def exclude_set(exclude: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+@options_named
 def select_indices(
     sensibility: ArrayLike,
     rationality: ArrayLike,

@@ -35,7 +35,7 @@ from .data.tables import (
     to_dataset,
 )
 from .display import BySplit
-from .errors import FormatError, SelectionError
+from .errors import FormatError, SelectionError, options_named
 from .reports.summary import summarise
 from .scoring.dataset import DatasetScorer
 
@@ -92,6 +92,7 @@ class EmpathyDataSelector(DatasetScorer):
         ```
     """
 
+    @options_named
     def select(
         self,
         scored: AnyDataset | str | os.PathLike[str],
@@ -225,6 +226,7 @@ class EmpathyDataSelector(DatasetScorer):
             tables = (self.with_quadrant(table) for table in tables)
         return training_tables(tables, features, kept)
 
+    @options_named
     def summary(self, scored: AnyDataset | str | os.PathLike[str]) -> Any:
         """
         Counts, shares of the quadrants, why samples are unscored, and shares by emotion (if known).
@@ -237,6 +239,7 @@ class EmpathyDataSelector(DatasetScorer):
             return BySplit((name, self.summary(part)) for name, part in scored.items())
         return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
 
+    @options_named
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:
         """The share of each quadrant at each threshold, for each split; see [`~ee_trl.selection.sweep`]."""
         scored = opened(scored)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ee_trl.cli.main import main
 from ee_trl.errors import FormatError
 from ee_trl.files import (
     WRITABLE,
@@ -108,6 +109,8 @@ def test_temporary_folders_of_killed_processes_go_with_the_next_one(
     kill = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}; {code}; os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", kill], check=False)
     assert len(os.listdir(tmp_path)) == 2
+    main(["rubric"])
+    assert not os.listdir(tmp_path), "every command begins so"
     ours = temporary_folder()
     assert [tmp_path / name for name in os.listdir(tmp_path)] == [ours]
     assert temporary_folder() != ours

@@ -446,6 +446,26 @@ def test_an_option_that_nobody_knows_is_refused_before_anything_is_loaded(
         EmpathyDataSelector(scorer, **options)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("select", {"thresold": 4.0}, "select 'thresold'.* 'threshold' is an option of EmpathyDataSelector"),
+        ("select", {"keeep": "low"}, "select 'keeep'.* mean 'keep'"),
+        ("choose", {"exlude": "none"}, "'exlude'.* mean 'exclude'"),
+        ("score", {"mappin": {}}, "score 'mappin'.* mean 'mapping'"),
+        ("summary", {"ties_": "low"}, "'ties' is an option of EmpathyDataSelector"),
+        ("sweep", {"gird": [5]}, "sweep 'gird'.* mean 'grid'"),
+        ("explore", {"output": "x.html", "limt": 5}, "'limt'.* mean 'limit'"),
+    ],
+)
+def test_a_misspelt_option_is_refused_with_the_nearest_name(
+    method: str, options: dict[str, Any], said: str, word_scorer: Any
+) -> None:
+    scored = Dataset.from_list([{"context": ["a"], "response": "b", "sensibility": 8.0, "rationality": 2.0}])
+    with pytest.raises(SelectionError, match=said):
+        getattr(EmpathyDataSelector(word_scorer), method)(scored, **options)
+
+
 def test_no_option_goes_with_a_scorer_object(word_scorer: Any) -> None:
     with pytest.raises(ScorerError, match="with a scorer object .* mean 'show_progress'"):
         EmpathyDataSelector(word_scorer, show_progres=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .. import telemetry
 from ..display import log_to_terminal
 from ..errors import CoverageError, EmpathyError, StoreError
-from ..files import DISK_FULL
+from ..files import DISK_FULL, remove_temporary_folders
 from .agreement import add_agreement
 from .cache import add_cache
 from .check import add_check
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_terminal(logging.WARNING)
     logging.getLogger("ee_trl").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
+    remove_temporary_folders()
     try:
         return args.run(args)
     except EmpathyError as error:

@@ -32,16 +32,12 @@ def fault_of(folder: str | os.PathLike[str], processes: int = 1, needed: Iterabl
 def newest(
     folder: str | os.PathLike[str], processes: int = 1, needed: Iterable[str] = ()
 ) -> tuple[str | None, dict[Path, str]]:
-    """The newest whole checkpoint in a folder, and the newer ones that are not whole, each with what it lacks."""
+    """The newest whole checkpoint in a folder, and those that are not whole, each with what it lacks."""
     found = {int(path.name.removeprefix("checkpoint-")): path for path in Path(folder).glob("checkpoint-*")
              if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()}  # fmt: skip
-    half: dict[Path, str] = {}
-    for _, path in sorted(found.items(), reverse=True):
-        fault = fault_of(path, processes, needed)
-        if fault is None:
-            return str(path), half
-        half[path] = fault
-    return None, half
+    faults = {path: fault_of(path, processes, needed) for _, path in sorted(found.items(), reverse=True)}
+    whole = next((str(path) for path, fault in faults.items() if fault is None), None)
+    return whole, {path: fault for path, fault in faults.items() if fault is not None}
 
 
 def _is_readable(path: Path) -> bool:

@@ -14,7 +14,7 @@ from ..data.columns import Coded
 from ..data.samples import GIVEN, Scores, read_scores
 from ..data.tables import read_metadata
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
-from ..errors import EmpathyError
+from ..errors import EmpathyError, options_named
 from ..files import read_json, write_text
 from ..scoring.kinds import DISTILLED, kind_of_folder
 from ..selection import DIFFERENCE, Selection
@@ -43,6 +43,7 @@ MOST_EMOTIONS = 100  # rows of the table of emotions; an emotion column may hold
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 
 
+@options_named
 def dataset_card(
     scores: Scores,
     chosen: Selection,

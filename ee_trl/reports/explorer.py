@@ -38,7 +38,7 @@ from ..data.dialogue import REASONS, SCORED, Sample
 from ..data.reading import opened
 from ..data.samples import Scores, batches_of, read_scores
 from ..data.tables import chosen_rows, features_of, tables_of
-from ..errors import FormatError, SelectionError, check_choice, check_count, require
+from ..errors import FormatError, SelectionError, check_choice, check_count, options_named, require
 from ..files import check_output, json_text, write_text
 from ..selection import keep_set
 from .rubric import rubric_of_file
@@ -61,6 +61,7 @@ EACH_CELL = 10
 """This many texts of each half-point cell of the plane are drawn first, so that each cell has some to show."""
 
 
+@options_named
 def write_explorer(
     scored: AnyDataset | str | os.PathLike[str],
     output: str | os.PathLike[str],

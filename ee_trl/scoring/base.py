@@ -12,7 +12,7 @@ import numpy as np
 
 from ..axes import AXES
 from ..data.dialogue import Dialogue, Turns, dialogue_of
-from ..errors import ScorerError
+from ..errors import FormatError, ScorerError
 
 
 @runtime_checkable
@@ -65,13 +65,20 @@ class PairScorer:
 
     def predict(self, pairs: Sequence[tuple[str | Sequence[Any], str]]) -> np.ndarray:
         """
-        Sensibility and rationality in [0, 10] of each pair, shape `(n, 2)`; NaN where unscored.
+        Sensibility and rationality in [0, 10] of each pair, shape `(n, 2)`; of one pair `(2,)`. NaN where unscored.
 
         Args:
             pairs (`Sequence` of `(context, reply)`): The context is a text (the speaker's turn), or a list of turns:
                 texts that alternate and end with the speaker's, or messages.
         """
         scorer: Any = self
+        if len(pairs) == 2 and isinstance(pairs[1], str):  # one pair
+            return self.predict([pairs])[0]
+        for pair in pairs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise FormatError(
+                    f"{pair!r} is not a pair; give pairs of a context and a reply: [('I am sad.', 'Oh.')]"
+                )
         return scorer.score([dialogue_of(context, reply) for context, reply in pairs])
 
 

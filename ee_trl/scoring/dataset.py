@@ -38,7 +38,7 @@ from ..data.tables import (
     stream_of_tables,
     to_dataset,
 )
-from ..errors import ScorerError, SelectionError, check_choice, check_count
+from ..errors import ScorerError, SelectionError, check_choice, check_count, options_named
 from . import engine
 from .base import Scorer, ScoringSpec
 from .coverage import Coverage
@@ -140,6 +140,7 @@ class DatasetScorer:
         flags = (FLAG,) if getattr(self.scorer, "flags", ()) else ()
         return engine.layout_of(columns, (*flags, *self.detail_columns))
 
+    @options_named
     def score(
         self,
         dataset: AnyDataset | str | os.PathLike[str],

@@ -23,7 +23,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantiz
 from ..data.samples import all_dialogues
 from ..display import shortened
 from ..errors import EmpathyError
-from ..files import is_partial, read_json, write_json
+from ..files import is_partial, read_json, remove_temporary_folders, write_json
 from ..online.checkpoints import TRAINER_STATE, fault_of, newest
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
@@ -206,6 +206,7 @@ class RecipeRun(ABC):
                 f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
                 "--output_dir, or remove the folder."
             )
+        remove_temporary_folders()
         self.checkpoint = None if self.finished else self._checkpoint()
         if not self.finished and (record.exists() or self.checkpoint):
             logger.warning("resuming %s from %s", self.folder, self.checkpoint or "the start")

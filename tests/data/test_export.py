@@ -110,5 +110,9 @@ def test_scorer_takes_pairs_like_a_cross_encoder() -> None:
     np.testing.assert_array_equal(found, expected)
     assert found.shape == (3, 2)
     assert scorer.predict([]).shape == (0, 2)
+    assert scorer.predict(("I lost my job.", "Oh.")).shape == (2,)
+    for wrong in ([("I lost my job.",)], ["I lost my job."], [("a", "b", "c")]):
+        with pytest.raises(FormatError, match="is not a pair"):
+            scorer.predict(wrong)
     with pytest.raises(FormatError):
         scorer.predict([(None, "Oh.")])

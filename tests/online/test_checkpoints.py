@@ -39,6 +39,8 @@ def test_a_cut_file_is_found(name: str, share: float, tmp_path: Path) -> None:
     content = (other / name).read_bytes()
     (other / name).write_bytes(content[: int(share * len(content))])
     assert newest(tmp_path, 2, NEEDED) == (str(one), {other: f"its {name} is damaged"})
+    (one / name).write_bytes(content[: int(share * len(content))])
+    assert newest(tmp_path, 2, NEEDED) == (None, dict.fromkeys((other, one), f"its {name} is damaged"))
     if name == STATE_FILE:
         with pytest.raises(TrainingError, match="is damaged, so the policy cannot go on"):
             read_state(other)
