@@ -188,8 +188,9 @@ def temporary_folder() -> Path:
 
 def remove_temporary_folders() -> None:
     """Removes the folders of [`temporary_folder`] that killed processes of this machine left; every run begins so."""
-    for left in _left_by_the_dead(Path(tempfile.gettempdir()), _temporary_kind()):
-        _remove(left)
+    with suppress(FileNotFoundError):  # no folder can be written to, as on a full disk
+        for left in _left_by_the_dead(Path(tempfile.gettempdir()), _temporary_kind()):
+            _remove(left)
 
 
 def _temporary_kind() -> str:

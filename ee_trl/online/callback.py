@@ -324,6 +324,7 @@ class EmpathyCallback(TrainerCallback):
         if state is None:
             raise TrainingError(f"no {STATE_FILE} in {str(checkpoint)!r}, so what was drawn is not known")
         self.scores[:] = state["scores"]
+        self.flagged[:] = (state.get("ahead") or {}).get("flagged", self.flagged)
         self.diary.load_state_dict(state["diary"])
         self.diary.close_interval(self.trainer.state.global_step, 1.0)
         if self.trainer.accelerator.is_main_process:
