@@ -46,7 +46,7 @@ SETTINGS = settings(
     phases=[Phase.explicit, Phase.generate],  # shrinking an example takes minutes, and they are small as it is
 )
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of an example that failed
-EXAMPLES = [pytest.param(1, id="short"), pytest.param(10, id="long", marks=pytest.mark.slow)]
+EXAMPLES = [pytest.param(1, id="short"), pytest.param(4, id="long", marks=pytest.mark.slow)]
 
 # ---- what to make of the rows of a format --------------------------------------------------------------------------
 
