@@ -173,6 +173,12 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(_TOKEN.sub(mended, text))
 
 
+def _short_texts_first(turn: Mapping[str, Any]) -> list[str]:
+    """A turn's keys in an order that Arrow does not change: a role is shorter than what it says."""
+    found = sorted(turn.items(), key=lambda pair: (not isinstance(pair[1], str), len(str(pair[1])), str(pair[0])))
+    return [str(key) for key, _ in found]
+
+
 def _message(turn: Any, speakers: dict[str, int]) -> Message:
     if not isinstance(turn, Mapping):
         return Message("", "", "null_dialogue" if turn is None else "wrong_type")
@@ -181,17 +187,19 @@ def _message(turn: Any, speakers: dict[str, int]) -> Message:
     if side and isinstance(content, str) and content[:1].isalpha() and content[:6] != "array(":  # most turns
         speakers[side] = _PLACES.get(side, -1)
         return Message(side, content)
-    names, turn = list(map(str, turn)), {str(key).lower(): value for key, value in turn.items()}
+    given, turn = turn, {str(key).lower(): value for key, value in turn.items()}
     key = next((key for key in ROLE_KEYS if turn.get(key) is not None), None)
     name = turn[key] if key else None
     role = _role_of(name, speakers) if isinstance(name, (str, int, float)) else None
     if role == "":
         return Message("", "", "too_many_speakers")
     if role is None:
-        return Message("", f"{key}: {name!r}" if key else f"keys: {', '.join(names)}", "unknown_role")
+        return Message(
+            "", f"{key}: {name!r}" if key else f"keys: {', '.join(_short_texts_first(given))}", "unknown_role"
+        )
     content = next((turn[key] for key in TEXT_KEYS if turn.get(key) is not None), None)
     if content is None and not any(key in turn for key in TEXT_KEYS):
-        others = [name for name in names if name.lower() not in ROLE_KEYS]
+        others = [name for name in _short_texts_first(given) if name.lower() not in ROLE_KEYS]
         return Message(role, f"keys: {', '.join(others)}", "null_dialogue")
     try:
         return Message(role, content_text(content))
