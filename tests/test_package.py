@@ -74,7 +74,7 @@ def test_core_dependencies_are_the_missions_and_few() -> None:
     core = {line.split(">")[0] for line in requires("ee-trl") or () if "extra ==" not in line}
     mission = {"transformers", "trl", "peft", "datasets", "torch", "evaluate", "bitsandbytes", "accelerate"}
     assert mission <= core
-    assert len(core - mission) <= 6
+    assert len(core - mission) <= 5
 
 
 def test_every_lower_bound_is_the_version_that_is_tested_or_older() -> None:

@@ -168,8 +168,6 @@ def other_encoding(path: Path, encoding: str | None = None, option: bool = True)
 
 def _guessed(head: bytes) -> str | None:
     """The encoding that bytes look like."""
-    from charset_normalizer import from_bytes  # takes time, and only this message needs it
-
     if head.count(0) * 2 > len(head):
         return "utf_32" if head[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) else f"utf_32_{'bl'[head[0] > 0]}e"
     kana = sum(head.count(lead) for lead in (b"\xa4", b"\xa5"))  # of Japanese, in EUC-JP: half of all letters
@@ -177,6 +175,10 @@ def _guessed(head: bytes) -> str | None:
     if kana * 6 > beyond:
         with suppress(UnicodeDecodeError):
             return head.decode("euc_jp") and "euc_jp"
+    try:  # it comes with the libraries that download data sets
+        from charset_normalizer import from_bytes
+    except ImportError:
+        return None
     others = _OTHER_ALPHABETS if beyond > len(head) / 5 else ()
     found = from_bytes(head, cp_isolation=[*_ENCODINGS, *others]).best()
     return found.encoding if found else None
