@@ -244,6 +244,7 @@ def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
     record = record_of(run, work)
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))
+    record.parent.mkdir(parents=True, exist_ok=True)
     attempts = record.with_suffix(".attempts")
     seconds = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
     start = time.time()
