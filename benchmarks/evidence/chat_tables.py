@@ -199,16 +199,15 @@ def _absolute(results: ChatResults, row: str) -> list[str]:
     perplexities = []
     for name, weight in (("validation", weights), (other, None)):
         sides = [run["measures"]["references"][name] for run in runs]
-        perplexities.append([np.exp(_mean(one["nll"], weight) / _mean(one["tokens"], weight)) for one in sides])
+        means = [[np.average(one[key], weights=weight) for key in ("nll", "tokens")] for one in sides]
+        perplexities.append([float(np.exp(nll / tokens)) for nll, tokens in means])
     replies = [run["measures"]["replies"] for run in runs]
-    took = [f"{runs[0][key]:,}" if key in runs[0] else "" for key in ("samples",)]
+    took = ["", "", ""]
+    if "tokens" in runs[0]:
+        tokens, seconds = (mean(run[key] for run in runs) for key in ("tokens", "seconds"))
+        took = [f"{runs[0]['samples']:,}", f"{tokens / 1e3:.1f}", f"{seconds:.0f}"]
     return [
-        row, str(len(runs)), *took, f"{mean(run['tokens'] for run in runs) / 1e3:.1f}" if "tokens" in runs[0] else "",
-        f"{mean(run['seconds'] for run in runs):.0f}", *(spread(values) for values in perplexities),
+        row, str(len(runs)), *took, *(spread(values) for values in perplexities),
         *(spread([np.nanmean(one[key]) for one in replies], 2) for key in ("sensibility", "rationality", "flagged")),
         *(spread([one["numbers"][key] for one in replies], 1) for key in ("words", "dist1", "dist2")),
     ]  # fmt: skip
-
-
-def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
-    return float(np.average(values, weights=weights))
