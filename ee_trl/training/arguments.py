@@ -17,7 +17,7 @@ from functools import cache, partial
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias, get_type_hints
 
 import yaml
 
@@ -390,6 +390,8 @@ def _parse(parser: TrlParser, args: list[str], config: dict[str, Any], others: b
     parser.allow_abbrev = False  # `--learn 1` must not pass for `--learning_rate 1`
     parser.set_defaults_with_config(**config)
     with nullcontext() if _is_first() else redirect_stderr(io.StringIO()):
+        # argparse converts, and so checks, only the texts among a file's values
+        parser.parse_known_args([f"--{name}={value}" for name, value in config.items() if isinstance(value, int | float)])
         if others:
             return parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         if not _has_accelerator() and not {"use_cpu", "bf16", "fp16"} & {*config, *_named(args)}:
@@ -398,7 +400,9 @@ def _parse(parser: TrlParser, args: list[str], config: dict[str, Any], others: b
         try:
             return parser.parse_args_into_dataclasses(args)
         except (ValueError, TypeError, OSError) as error:
-            _stop(2, parser.prog, error)
+            mixed = [name for name, value in config.items() if isinstance(value, list | dict)]
+            hint = f"; is one value right for each of these: {', '.join(mixed)}?"
+            _stop(2, parser.prog, f"{error}{hint if mixed and isinstance(error, TypeError) else ''}")
 
 
 def _has_accelerator() -> bool:
@@ -465,6 +469,10 @@ def _check_names(ours: type[DataArguments], args: list[str], file: str, config: 
             close = difflib.get_close_matches(name, valid, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "--help-all lists the valid ones"
             raise ValueError(f"unknown {kind}: {name!r}; {hint}")
+    for name, takes in get_type_hints(ours).items():  # the parser lets lists and mappings pass
+        value = config.get(name)
+        if any(isinstance(value, kind) and kind.__name__ not in str(takes) for kind in (list, dict)):
+            raise ValueError(f"{name} in {file} is {value!r}; give one value")
 
 
 def _without_policy_options(args: list[str], file: str, config: dict[str, Any]) -> list[str]:

@@ -240,6 +240,26 @@ def test_the_names_of_trl_s_options_are_those_of_its_classes() -> None:
     assert trl_options() == trl_options("SFTConfig") | trl_options("ModelConfig")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_steps: 2.5", "--max_steps: invalid int value: '2.5'"),
+        ("learning_rate: true", "--learning_rate: invalid float value: 'True'"),
+        ("logging_steps: [1, 2]", "is one value right for each of these: logging_steps?"),
+        ("empathy_threshold: {a: 1}", "empathy_threshold in FILE is {'a': 1}; give one value"),
+        ("empathy_rule: [top]", "empathy_rule in FILE is ['top']; give one value"),
+    ],
+)
+def test_a_value_of_another_type_in_yaml_is_named(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(tmp_path, text)
+    assert said.replace("FILE", str(tmp_path / "c.yaml")) in capsys.readouterr().err.replace("/--max-steps", "").replace(
+        "/--learning-rate", ""
+    )
+
+
 # ---- TRL's habits --------------------------------------------------------------------------------------------------
 
 
