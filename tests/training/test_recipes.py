@@ -498,6 +498,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ee_trl.training.run.claim_folder", lambda folder: folder != tmp_path / "x")
+    with pytest.raises(EmpathyError, match="another process trains in .* Wait until it ends"):
+        run(sft_sensibility, "--output_dir", str(tmp_path / "x"), *QUICK)
+
+
 def test_nothing_selected_is_an_error_with_the_counts(tmp_path: Path) -> None:
     with pytest.raises(EmpathyError, match="nothing was selected.*quadrant_low"):
         run(sft_sensibility, "--output_dir", str(tmp_path / "x"), "--empathy_threshold", "9.9", *QUICK)
