@@ -35,17 +35,18 @@ from .axes import (
 )
 from .data.columns import Coded
 from .display import Displayed, Table, percent
-from .errors import SelectionError, check_choice, check_count, options_named
+from .errors import SelectionError, check_choice, check_count, options_named, require
 
 
 RULES = ("threshold", "top", "random", "longest")
-CONTROLS = ("length",)
+CONTROLS = ("length", "clusters")
 LENGTH_BINS = 20
 """The most bins of reply lengths in which `control="length"` chooses; a bin keeps about two samples at least."""
 KEEPABLE = (*QUADRANTS, TIE)
 DIFFERENCE = "difference"
-RANKINGS = (*AXES, DIFFERENCE)
-"""What `rule="top"` can rank by: an axis, or the difference sensibility - rationality."""
+SUM = "sum"
+RANKINGS = (*AXES, DIFFERENCE, SUM)
+"""What `rule="top"` can rank by without a column: an axis, sensibility - rationality, or their sum."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Selection(Displayed):
         indices (`np.ndarray` of shape `(kept,)`): Indices of the samples kept, in the order of the data.
         drops ([`~ee_trl.data.columns.Coded`] of length `n`):
             Why each sample is dropped, `""` if it is kept: `unscored`, `flag_<name>`, `tie`,
-            `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`; `length_full` if `control="length"`
-            keeps no more samples of this length.
+            `quadrant_<name>`, or, by rule, `not_in_top`, `not_drawn`, `shorter`; `no_value` where the column to rank
+            by has none; `length_full`, `cluster_full` if the control keeps no more samples of this length or cluster.
         settings (`dict`): The arguments that gave this selection, with defaults and derived sizes.
         lengths (`dict`, *optional*):
             With `control="length"`: `bins`, how many there were; `distance`, between the lengths of the kept replies
@@ -194,6 +195,8 @@ def select_indices(
     seed: int = 0,
     lengths: ArrayLike | None = None,
     control: str | None = None,
+    vectors: ArrayLike | None = None,
+    column: ArrayLike | None = None,
     flags: Coded | Sequence[str | None] | None = None,
     exclude: str | Iterable[str] = "all",
 ) -> Selection:
@@ -205,6 +208,9 @@ def select_indices(
     all scored samples in the first b bins, bin b keeps round(n F(b)) - round(n F(b - 1)) samples. In each bin the
     threshold rule prefers the samples furthest inside the quadrants, by the smaller of their distances to T on the two
     axes, and then those nearest outside: this moves T in each bin until the size fits. Other rules keep their order.
+
+    With `control="clusters"` the bins are clusters of `vectors` by k-means, about as many as the square root of the
+    number of scored samples: the rule takes the best of each cluster, and each cluster keeps its share.
 
     Args:
         sensibility (`ArrayLike` of shape `(n,)`): Scores in [0, 10], NaN where unscored.
@@ -219,12 +225,16 @@ def select_indices(
         n (`int`, *optional*): How many samples to keep, at most as many as are scored.
         fraction (`float`, *optional*): Share of the scored samples to keep, in (0, 1]; rounded, at least one sample.
         axis (`str`, *optional*):
-            What `"top"` ranks by: `"sensibility"`, `"rationality"` or `"difference"` (sensibility - rationality).
-            Defaults to `keep` if that is one of the axes.
-        seed (`int`, *optional*, defaults to `0`): Seed of the random rule.
+            What `"top"` ranks by: `"sensibility"`, `"rationality"`, `"difference"` (sensibility - rationality),
+            `"sum"` (sensibility + rationality), or a name for `column`. Defaults to `keep` if that is one of the axes.
+        seed (`int`, *optional*, defaults to `0`): Seed of the random rule, and of the clusters.
         lengths (`ArrayLike` of shape `(n,)`, *optional*): Lengths of the replies, for `"longest"` and `control`.
         control (`str`, *optional*):
             `"length"`: keep the pool's distribution of reply lengths. It does not go with the rule `"longest"`.
+            `"clusters"`: keep the pool's distribution over clusters of similar dialogues.
+        vectors (`ArrayLike` of shape `(n, d)`, *optional*): Embeddings of the dialogues, for `control="clusters"`.
+        column (`ArrayLike` of shape `(n,)`, *optional*):
+            Other numbers for `"top"` to rank by, the highest first; samples with NaN are dropped.
         flags ([`~ee_trl.data.columns.Coded`] or `Sequence` of length `n`, *optional*):
             What the scorer found wrong with each reply, one of [`~ee_trl.axes.FLAGS`]; `None` or `""` where nothing.
         exclude (`str` or `Iterable[str]`, *optional*, defaults to `"all"`):
@@ -240,7 +250,7 @@ def select_indices(
     check_choice("rule", rule, RULES, SelectionError)
     if control is not None:
         check_choice("control", control, CONTROLS, SelectionError)
-        if rule == "longest":
+        if rule == "longest" and control == "length":
             raise SelectionError("control='length' does not go with rule 'longest'; leave one of them out")
     names = keep_set(keep)
     where = coded_quadrants(sensibility, rationality, threshold, ties)
@@ -269,14 +279,19 @@ def select_indices(
             return Selection(np.flatnonzero(inside), drops, settings)
         margins = _margins(sensibility, rationality, threshold, names)
         size, order = int(inside.sum()), np.lexsort((-margins[scored], ~inside[scored]))
-        drops = Coded(np.where(inside, np.uint8(len(coded)), drops.codes), (*coded, "length_full"))
+        full = "length_full" if control == "length" else "cluster_full"
+        drops = Coded(np.where(inside, np.uint8(len(coded)), drops.codes), (*coded, full))
     else:
-        size = settings["n"] = _size(len(scored), n, fraction, default=int(inside.sum()))
+        why, ranks = "not_in_top", np.zeros(len(where))
         if rule == "top":
-            settings["axis"] = _axis(axis, names)
-            s, r = (scores_array(values, "") for values in (sensibility, rationality))
-            ranks = {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r}[settings["axis"]]
-            order, why = np.argsort(-ranks[scored], kind="stable"), "not_in_top"
+            settings["axis"] = _axis(axis, names, column is not None)
+            ranks = _ranks(settings["axis"], sensibility, rationality, column)
+            coded, codes = (*coded, "no_value"), np.where(eligible & np.isnan(ranks), np.uint8(len(coded)), codes)
+            eligible &= ~np.isnan(ranks)
+            drops, scored = Coded(codes, coded), np.flatnonzero(eligible)
+        size = settings["n"] = _size(len(scored), n, fraction, default=min(int(inside.sum()), len(scored)))
+        if rule == "top":
+            order = np.argsort(-ranks[scored], kind="stable")
         elif rule == "random":
             _refuse(rule, axis=axis)
             check_count("seed", seed, 0, SelectionError)
@@ -289,6 +304,12 @@ def select_indices(
     found = None
     if control is None:
         indices = np.sort(scored[order[:size]])
+    elif control == "clusters":
+        check_count("seed", seed, 0, SelectionError)
+        settings["seed"] = seed
+        bins = cluster_numbers(_vectors(vectors, len(where))[scored], size // 2, seed)
+        settings["clusters"] = int(bins.max(initial=-1)) + 1
+        indices = np.sort(scored[_as_the_pool(order, bins, size)])
     else:
         pool = _lengths(lengths, len(where), f"{rule}' with control 'length")[scored]
         bins = length_bins(pool, min(LENGTH_BINS, size // 2))
@@ -307,6 +328,23 @@ def length_bins(lengths: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each length, from 0: quantiles of all the lengths, so that equal lengths are in one bin."""
     edges = np.quantile(lengths, np.arange(1, bins) / bins) if len(lengths) else np.zeros(0)
     return np.unique(np.searchsorted(np.unique(edges), lengths), return_inverse=True)[1].reshape(-1)
+
+
+def cluster_numbers(vectors: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """
+    The cluster of each vector, from 0, by k-means: the square root of their number, at most `most`.
+
+    The vectors are sorted before, so that their order changes nothing.
+    """
+    require("sklearn", extra="metrics", purpose="control='clusters'")
+    from sklearn.cluster import KMeans
+
+    distinct, place = np.unique(vectors, axis=0, return_inverse=True)
+    k = max(1, min(round(len(vectors) ** 0.5), most, len(distinct)))
+    if len(distinct) == 0:
+        return np.zeros(0, np.intp)
+    weights = np.bincount(place.reshape(-1))
+    return KMeans(k, n_init=1, random_state=seed).fit(distinct, sample_weight=weights).labels_[place.reshape(-1)]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -381,13 +419,31 @@ def _size(scored: int, n: int | None, fraction: float | None, default: int) -> i
     return int(n)
 
 
-def _axis(axis: str | None, names: tuple[str, ...]) -> str:
-    if axis is None and len(names) == 1 and names[0] in AXES:
+def _axis(axis: str | None, names: tuple[str, ...], column: bool) -> str:
+    if axis is None and len(names) == 1 and names[0] in AXES and not column:
         return names[0]
     if axis is None:
-        raise SelectionError(f"rule 'top' needs an axis to rank by; valid: {', '.join(RANKINGS)}")
-    check_choice("axis", axis, RANKINGS, SelectionError)
+        raise SelectionError(f"rule 'top' needs an axis to rank by; valid: {', '.join(RANKINGS)}, or a column's name")
+    if not column:
+        check_choice("axis", axis, RANKINGS, SelectionError)
     return axis
+
+
+def _ranks(axis: str, sensibility: ArrayLike, rationality: ArrayLike, column: ArrayLike | None) -> np.ndarray:
+    s, r = (scores_array(values, "") for values in (sensibility, rationality))
+    found = {SENSIBILITY: s, RATIONALITY: r, DIFFERENCE: s - r, SUM: s + r}
+    if column is not None:
+        found[axis] = np.asarray(column, dtype=np.float64)
+    if found[axis].shape != s.shape:
+        raise SelectionError(f"the column {axis!r} has shape {found[axis].shape}; expected {s.shape}")
+    return found[axis]
+
+
+def _vectors(vectors: ArrayLike | None, n: int) -> np.ndarray:
+    array = np.asarray([] if vectors is None else vectors, dtype=np.float32)
+    if array.ndim != 2 or len(array) != n:
+        raise SelectionError(f"control 'clusters' needs a vector for each of {n} samples: vectors of shape ({n}, d)")
+    return array
 
 
 def _lengths(lengths: ArrayLike | None, n: int, rule: str) -> np.ndarray:

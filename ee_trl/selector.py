@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import selection as rules
 from .axes import AXES, FLAG, QUADRANT, SENSIBILITY
@@ -17,6 +20,7 @@ from .data.formats import recognise
 from .data.reading import opened
 from .data.samples import (
     check_scored,
+    iter_samples,
     read_scores,
     refuse_utterances,
     training_features,
@@ -35,13 +39,12 @@ from .data.tables import (
     to_dataset,
 )
 from .display import BySplit
-from .errors import FormatError, SelectionError, options_named
+from .errors import FormatError, SelectionError, check_choice, options_named
 from .reports.summary import summarise
 from .scoring.dataset import DatasetScorer
 
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from datasets import Dataset, Features, IterableDataset
     from huggingface_hub import DatasetCard
@@ -197,8 +200,8 @@ class EmpathyDataSelector(DatasetScorer):
         scored = opened(scored)
         if hasattr(scored, "keys"):
             raise FormatError(f"there are several splits: {', '.join(scored)}; choose from one of them")
-        needed = options.get("rule") == "longest" or options.get("control") is not None
-        scores = read_scores(scored, lengths=needed)
+        needed = options.get("rule") == "longest" or options.get("control") == "length"
+        scores, axis = read_scores(scored, lengths=needed), options.get("axis")
         chosen = rules.select_indices(
             scores.sensibility,
             scores.rationality,
@@ -206,6 +209,8 @@ class EmpathyDataSelector(DatasetScorer):
             ties=self.ties,
             lengths=scores.lengths,
             flags=scores.flags,
+            vectors=_vectors(scored) if options.get("control") == "clusters" else None,
+            column=None if axis in (None, *rules.RANKINGS) else _numbers(scored, axis),
             **options,
         )
         return replace(chosen, settings={**chosen.settings, "scorer": list(scores.scorers)})
@@ -308,3 +313,27 @@ class EmpathyDataSelector(DatasetScorer):
 
     def __repr__(self) -> str:
         return f"EmpathyDataSelector({self._spec!r}, threshold={self.threshold}, ties={self.ties!r})"
+
+
+def _numbers(scored: Any, name: str) -> np.ndarray:
+    """A column of numbers, NaN where it is null."""
+    features = features_of(scored)
+    check_choice("axis", name, (*rules.RANKINGS, *features), SelectionError)
+    if not re.fullmatch(r"u?int\d+|float\d+|bool", str(getattr(features[name], "dtype", ""))):
+        raise SelectionError(f"axis {name!r} is a column of {features[name]}, not of numbers")
+    values = [row[name] for row in scored.select_columns([name])]
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _vectors(scored: Any) -> np.ndarray:
+    """The bundled encoder's vectors of each row's context and reply, of unit length each; zeros without a dialogue."""
+    from .scoring.biencoder import dialogue_vectors
+
+    found = []
+    for batch in iter_samples(scored, "last"):
+        dialogues = {sample.row: sample.dialogue for sample in batch.samples if sample.dialogue}
+        vectors = dialogue_vectors([*dialogues.values()])
+        part = np.zeros((batch.num_rows, vectors.shape[1]), np.float32)
+        part[[*dialogues]] = vectors
+        found.append(part)
+    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)

@@ -165,7 +165,8 @@ def test_keeping_all_quadrants_drops_the_unscored_alone() -> None:
     ("axis", "expected"),
     # sensibility: 9 9 6 4 0 of rows 0 3 4 1 5; rationality: 10 7 4 1 0 of rows 5 3 1 0 4;
     # difference: 8 6 2 0 -10 of rows 0 4 3 1 5
-    [("sensibility", [0, 3, 4]), ("rationality", [1, 3, 5]), ("difference", [0, 3, 4])],
+    # sum: 16 10 10 8 6 of rows 3 0 5 1 4
+    [("sensibility", [0, 3, 4]), ("rationality", [1, 3, 5]), ("difference", [0, 3, 4]), ("sum", [0, 3, 5])],
 )
 def test_top_by_axis(axis: str, expected: list[int]) -> None:
     assert kept(rule="top", axis=axis, n=3) == expected
@@ -333,6 +334,56 @@ def test_control_of_few_samples(size: int) -> None:
     chosen = select_indices([9.0] * size, [1.0] * size, lengths=lengths, control="length")
     assert len(chosen) == size
     assert select_indices([NAN] * size, [1.0] * size, lengths=lengths, control="length").counts()["kept"] == 0
+
+
+def test_top_by_a_column_drops_what_has_no_value() -> None:
+    chosen = select_indices(SIX_S, SIX_R, rule="top", axis="ifd", column=[0.2, NAN, 0.9, 0.5, 0.5, 0.1], n=2)
+    assert chosen.indices.tolist() == [3, 4]
+    assert chosen.reasons.tolist() == ["not_in_top", "no_value", "unscored", "", "", "not_in_top"]
+    assert chosen.settings["axis"] == "ifd"
+    everything = select_indices(SIX_S, SIX_R, rule="top", axis="ifd", column=[NAN] * 6)
+    assert everything.counts() == {"kept": 0, "no_value": 5, "unscored": 1}
+    with pytest.raises(SelectionError, match=r"shape \(2,\); expected \(6,\)"):
+        kept(rule="top", axis="ifd", column=[1, 2], n=1)
+    with pytest.raises(SelectionError, match="only 4 are scored"):
+        kept(rule="top", axis="ifd", column=[0.2, NAN, 0.9, 0.5, 0.5, 0.1], n=5)
+
+
+def clustered(order: np.ndarray, **options: Any) -> Any:
+    """Three clusters of 60, 30 and 10 samples; samples 0 and 60 are unscored, 1 is flagged."""
+    draw = np.random.default_rng(0)
+    vectors = np.repeat([[0, 0], [9, 0], [0, 9]], [60, 30, 10], axis=0) + draw.normal(size=(100, 2)) / 9
+    s, r = draw.permutation(1_000)[:200].reshape(2, 100) / 100
+    s[[0, 60]] = NAN
+    flags = np.array(["hostile" if i == 1 else None for i in range(100)], object)
+    columns = {"flags": flags[order].tolist(), "vectors": vectors[order]}
+    return select_indices(s[order], r[order], control="clusters", **columns, **options)
+
+
+@pytest.mark.parametrize("options", [{"rule": "top", "axis": "sensibility"}, {"rule": "random"}, {}])
+def test_clusters_keep_their_share_in_any_order_of_the_samples(options: dict[str, Any]) -> None:
+    pytest.importorskip("sklearn")
+    size = {"n": 6} if options else {}  # at most n // 2 clusters: the three that there are
+    chosen = clustered(np.arange(100), **options, **size)
+    assert chosen.counts()["unscored"] == 2
+    assert chosen.counts()["flag_hostile"] == 1
+    assert len(chosen) == 6 or not options
+    assert clustered(np.arange(100), **options, **size).indices.tolist() == chosen.indices.tolist()
+    if options:
+        assert chosen.settings["clusters"] == 3
+        assert np.bincount(np.repeat([0, 1, 2], [60, 30, 10])[chosen.indices]).tolist() == [4, 1, 1]
+    if options.get("rule") != "random":
+        order = np.random.default_rng(1).permutation(100)
+        assert sorted(order[clustered(order, **options, **size).indices]) == chosen.indices.tolist()
+
+
+def test_clusters_of_few_samples_and_without_vectors() -> None:
+    pytest.importorskip("sklearn")
+    for rows in (0, 1, 2):
+        chosen = select_indices([8] * rows, [2] * rows, control="clusters", vectors=np.ones((rows, 3)))
+        assert len(chosen) == rows
+    with pytest.raises(SelectionError, match=r"needs a vector for each of 1 samples: vectors of shape \(1, d\)"):
+        select_indices([8], [2], control="clusters")
 
 
 # ---- sweep ---------------------------------------------------------------------------------------------------------

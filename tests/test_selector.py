@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 from same_dialogues import DIALOGUES, MULTI_TURN, QUADRANT, SCORES, SINGLE_TURN, WAYS, messages
@@ -165,6 +166,32 @@ def test_rules_on_a_data_set_are_the_rules_on_its_scores(rule: str, selector: Em
     assert len(kept) == 2
     assert chosen.reasons[5] == "unscored"
     assert chosen.settings["scorer"] == ["words-1"]
+
+
+def test_top_by_a_column_of_the_data_set(selector: EmpathyDataSelector) -> None:
+    data = own((8, 2), (8, 2), (2, 8), (8, 2)).add_column("ifd", [0.2, None, 0.9, 0.5]).add_column("word", [*"abcd"])
+    chosen = selector.choose(data, rule="top", axis="ifd", n=2)
+    assert chosen.indices.tolist() == [2, 3]
+    assert chosen.counts() == {"kept": 2, "not_in_top": 1, "no_value": 1}
+    with pytest.raises(SelectionError, match="axis 'word' is a column of .*, not of numbers"):
+        selector.choose(data, rule="top", axis="word")
+    with pytest.raises(EmpathyError, match=r"unknown axis 'idf'.*ifd"):
+        selector.choose(data, rule="top", axis="idf")
+
+
+def test_clusters_read_the_dialogues(selector: EmpathyDataSelector, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    told: list[Any] = []
+
+    def vectors(dialogues: Any) -> Any:
+        told.extend(dialogue.response for dialogue in dialogues)
+        return np.array([[float(dialogue.response[-1] in "0123"), 0.0] for dialogue in dialogues])
+
+    monkeypatch.setattr("ee_trl.scoring.biencoder.dialogue_vectors", vectors)
+    data = own(*[(9 - i / 10, 1) for i in range(8)])
+    chosen = selector.choose(data, rule="top", axis="sensibility", control="clusters", n=4)
+    assert chosen.indices.tolist() == [0, 1, 4, 5]
+    assert told == data["response"][:]
 
 
 def test_longest_replies(selector: EmpathyDataSelector) -> None:

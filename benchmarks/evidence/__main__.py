@@ -12,8 +12,9 @@ the source of the tables and pictures of `docs/evidence.md`. `--test`, at the en
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --again sensibility --page
 
-trains one run anew, elsewhere, and says whether it gives the numbers that the page has. With a pretrained model, on a
-GPU:
+trains one run anew, elsewhere, and says whether it gives the numbers that the page has (from scratch only). The model
+is the demonstration's chat model, SmolLM2-135M-Instruct, by LoRA: few samples and steps for one core, several runs in
+one process. `--model scratch` makes the table of a small model from scratch; with another pretrained model, on a GPU:
 
     python benchmarks/evidence "$EE_TRL_DATA" --encoder FOLDER --model Qwen/Qwen3-0.6B-Base \\
         --config recipes/configs/lora_8b.yaml --jobs 1 --max-length 512 --work runs/evidence_qwen
@@ -38,12 +39,13 @@ import data
 import measures
 import tables
 import training
-from plan import Run, plan
+from plan import Run, chat_plan, plan
 
 from ee_trl.files import json_ready
 
 
 SETTINGS = ("epochs", "seeds", "jobs", "batch", "max_length", "model", "config")
+CHAT = "smollm2"  # the folder of the chat model's results
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "evidence"
 
 
@@ -54,15 +56,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("data", nargs="?", help="folder with the splits of EmpatheticDialogues, or the hub's name")
     parser.add_argument("--judged", type=Path, help=f"the judged validation split (default: {data.VALIDATION} there)")
     parser.add_argument("--encoder", help="local folder or hub id of the encoder that the scorers are made of")
-    parser.add_argument("--work", type=Path, default=Path("runs/evidence"), help="where all is kept")
+    parser.add_argument("--work", type=Path, help="where all is kept (default: a folder in runs/)")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="these runs, and those that they need")
     parser.add_argument("--epochs", type=float, default=0.5, help="of the sensibility set: the steps of every run")
     parser.add_argument("--seeds", type=int, default=3, help="of full, sensibility and random")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
-    parser.add_argument("--model", help="hub id or folder of a pretrained model; by default a small one, from scratch")
+    note = "demo: the demonstration's chat model; scratch: a small one from scratch; or a hub id or folder"
+    parser.add_argument("--model", default="demo", help=f"{note} (default: demo)")
+    parser.add_argument("--steps", type=int, default=28, help="of every run of the chat model")
+    parser.add_argument("--other", nargs="+", metavar="FILE", help="other corpora, for perplexity (EPITOME's posts)")
     parser.add_argument("--config", type=Path, help="recipe config for --model")
-    parser.add_argument("--batch", type=int, default=16, help="samples a step")
-    parser.add_argument("--max-length", type=int, default=training.LENGTH, help="tokens of a dialogue with its reply")
+    parser.add_argument("--batch", type=int, help="samples a step (16; of the chat model 8)")
+    parser.add_argument("--max-length", type=int, help="tokens of a dialogue and its reply (96; of the chat model 64)")
     parser.add_argument("--test", action="store_true", help="measure the finished runs on the test split: at the end")
     parser.add_argument("--again", metavar="RUN", help="train a finished run anew and compare")
     parser.add_argument("--page", action="store_true", help=f"what is found goes to {RESULTS} and onto the page")
@@ -70,10 +75,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(name, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.alone = args.train or args.answer
+    args.chat = args.model == "demo" and not args.alone
+    args.model = None if args.model in ("demo", "scratch") else args.model
+    args.batch, args.max_length = args.batch or (16, 8)[args.chat], args.max_length or (training.LENGTH, 64)[args.chat]
+    args.work = args.work or Path("runs/evidence_smollm2" if args.chat else "runs/evidence")
     if not args.alone:
         check(parser, args)
     args.work = args.work.resolve()
-    args.results = RESULTS if args.page else args.work / "results"
+    args.results = RESULTS / CHAT if args.page and args.chat else RESULTS if args.page else args.work / "results"
     return args
 
 
@@ -90,10 +99,10 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"there is no folder {args.data!r}")
     if bool(args.model) != bool(args.config):
         parser.error("--model and --config go together")
-    for name in ("epochs", "seeds", "jobs", "batch", "max_length"):
+    for name in ("epochs", "seeds", "jobs", "steps", "batch", "max_length"):
         if not getattr(args, name) > 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is not a number above 0")
-    known = plan(1, args.seeds)
+    known = chat_plan(1, args.seeds) if args.chat else plan(1, args.seeds)
     for name in [*(args.only or ()), *([args.again] if args.again else ())]:
         if name not in known:
             parser.error(f"there is no run {name!r}; there are: {'; '.join(known)}")
@@ -102,11 +111,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 def set_up(args: argparse.Namespace) -> dict[str, Any]:
     """Everything before the first run: data, scorers, scores, and what the table's runs have in common."""
     source = {"data": data.fingerprint(args.data, args.judged), "encoder": Path(args.encoder).name}
-    path = args.work / "source.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != source:
-        raise SystemExit(f"{args.work} was made from other data or with another encoder: {path}; give another --work")
-    args.work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(source, indent=2), encoding="utf-8")
+    settle(args.work / "source.json", source)
     found = {"source": source, "data": data.prepare(args.data, args.work, args.judged)}
     scorers = {half: data.scorer_of(half, args.encoder, args.work) for half in data.HALVES}
     found["scorers"] = {half: report for half, (_, report) in scorers.items()}
@@ -119,13 +124,54 @@ def set_up(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         "config": str(args.config.resolve()) if args.config else None,
     }
-    path = args.work / "table.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != table:
-        raise SystemExit(f"{args.work} holds runs with other settings: {path}; give another --work")
-    path.write_text(json.dumps(table, indent=2), encoding="utf-8")
+    settle(args.work / "table.json", table)
     if not args.model:
         training.train_on_speakers(args.work)
     return {**found, "table": table}
+
+
+def settle(path: Path, settings: dict[str, Any]) -> None:
+    """Writes what a folder's runs have in common; refuses a folder of other settings."""
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"{path} says that the runs there have other settings or data; give another --work")
+    write(path, settings)
+
+
+def chat_table(args: argparse.Namespace) -> None:
+    """The chat model's table, in this process."""
+    import chat
+
+    posts = Path(args.data) / f"{chat.OTHER}.parquet"
+    settle(args.work / "source.json", {"data": data.fingerprint(args.data, args.judged), "sizes": chat.SIZES})
+    found: dict[str, Any] = {"data": data.prepare(args.data, args.work, args.judged)}
+    found["scorers"] = {"B": data.scorer_of("B", args.encoder, args.work)[1]}
+    found["held_out"] = chat.prepare(args.work, args.other or [str(posts)], args.max_length, chat.SIZES)
+    found["scored"] = chat.counted(chat.score_pool("scored", args.work, args.max_length, args.encoder))
+    table = {"steps": args.steps, "batch": args.batch, "max_length": 2 * args.max_length, "config": None}
+    settle(args.work / "table.json", {**table, "model": str(chat.demo_model()), "chat": str(posts)})
+    runs = chat_plan(found["scored"]["sensibility"], args.seeds)
+    wanted = [*(args.only or runs)]
+    for name in wanted:
+        wanted += [other for other in runs[name].needs if other not in wanted]
+    write(args.results / "set_up.json", {**found, "table": table, **made_by(args)})
+    for run in runs.values():
+        if run.name in wanted:
+            chat.score_pool(run.data, args.work, args.max_length, args.encoder)
+            one(run, args, 1)
+            print(f"[{[*runs].index(run.name) + 1}/{len(runs)}] {run.name}", flush=True)
+    if args.page:
+        tables.write_all(RESULTS, Path(__file__).parents[2] / "docs")
+
+
+def made_by(args: argparse.Namespace) -> dict[str, Any]:
+    """The command, the machine and the versions."""
+    libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")
+    return {
+        "command": f"python benchmarks/evidence {Path(args.data).name} --encoder {Path(args.encoder).name}"
+        + "".join(f" --{name.replace('_', '-')} {getattr(args, name)}" for name in SETTINGS if getattr(args, name)),
+        "machine": {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in libraries},
+    }
 
 
 def scored_rows(args: argparse.Namespace) -> int:
@@ -164,8 +210,9 @@ def train_all(runs: dict[str, Run], args: argparse.Namespace) -> None:
 
 
 def one(run: Run, args: argparse.Namespace, threads: int) -> None:
-    """Trains and measures a run; its record goes to the results."""
-    write(args.results / "runs" / f"{training.slug(run.name)}.json", training.measured_run(run, args.work, threads))
+    """Trains and measures a run; its record, with the recipe's command, goes to the results."""
+    found = training.measured_run(run, args.work, threads)
+    write(args.results / "runs" / f"{training.slug(run.name)}.json", found)
 
 
 def again(args: argparse.Namespace, run: Run) -> None:
@@ -247,14 +294,9 @@ def main() -> None:
         else:
             measures.answer(run, args.work, args.work / "scorers" / "B", epitome_there(args.work))
         return
-    found = set_up(args)
-    libraries = ("ee-trl", "torch", "transformers", "trl", "datasets")
-    found |= {
-        "command": f"python benchmarks/evidence {Path(args.data).name} --encoder {Path(args.encoder).name}"
-        + "".join(f" --{name.replace('_', '-')} {getattr(args, name)}" for name in SETTINGS if getattr(args, name)),
-        "machine": {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in libraries},
-    }
+    if args.chat:
+        return chat_table(args)
+    found = {**set_up(args), **made_by(args)}
     kept = args.results / "set_up.json"
     if kept.exists():
         there = json.loads(kept.read_text(encoding="utf-8"))

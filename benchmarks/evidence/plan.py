@@ -20,13 +20,14 @@ class Run:
 
     Args:
         name (`str`): `row`, with `-1`, `-2` for further seeds.
-        recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others.
+        recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others, `"none"` is the base.
         options (`dict`, *optional*): Of the recipe, where they differ from the common ones.
         seed (`int`, *optional*, defaults to `0`): Of the order of the samples, and of which ones are drawn at random.
         steps (`float`, *optional*, defaults to `1`): Its optimizer steps, as a multiple of the table's.
         epochs (`bool`, *optional*, defaults to `False`): Whether `steps` counts epochs of its own data instead.
         base (`str`, *optional*): The run whose model it starts from; by default the common base.
         of (`tuple[str, ...]`, *optional*): The runs that it is composed or averaged from.
+    data (`str`, *optional*, defaults to `"scored"`): The folder of the scored samples that it selects from.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Run:
     epochs: bool = False
     base: str | None = None
     of: tuple[str, ...] = ()
+    data: str = "scored"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -84,5 +86,37 @@ def plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         Run("loss-aware", online, loss_aware),
         *(Run(f"T = {t}", expert, {"empathy_threshold": t}) for t in (3, 4, 6, 7)),
         Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}, steps=0.5, base="base"),
+    ]
+    return {run.name: run for run in runs}
+
+
+def chat_plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
+    """The runs of the chat model's table, the most important first; see [`plan`]. All start from the same model."""
+    expert, n = "sft_sensibility", {"empathy_n": sensibility_rows}
+    top, drawn = {"empathy_rule": "top", **n}, {"empathy_rule": "random", "empathy_control": "length", **n}
+    core: dict[str, dict[str, Any]] = {"full": {"empathy_keep": EVERYTHING}, "sensibility": {}, "random": drawn}
+    runs = [Run("before training", "none")]
+    for seed in range(seeds):
+        for name, options in core.items():
+            own = {"empathy_seed": seed} if name == "random" else {}
+            runs.append(Run(name if seed == 0 else f"{name}-{seed}", expert, {**options, **own}, seed))
+    weigh = {"empathy_policy_options": {"weigh": "loss"}}
+    runs += [
+        Run("top by S", expert, {**top, "empathy_axis": "sensibility"}),
+        Run("top by S, in clusters", expert, {**top, "empathy_axis": "sensibility", "empathy_control": "clusters"}),
+        Run("top by S + R", expert, {**top, "empathy_axis": "sum"}),
+        Run("T = 7", expert, {"empathy_threshold": 7}),
+        Run("released, like length", expert, {"empathy_control": "length"}),
+        Run("rationality", "sft_rationality"),
+        Run("longest reply", expert, {"empathy_rule": "longest", **n}),
+        Run("selected by linear", expert, data="scored_linear"),
+        Run("selected by an encoder", expert, data="scored_encoder"),
+        Run("top by IFD", expert, {**top, "empathy_axis": "ifd"}, data="scored_ifd"),
+        Run("soft gate", "sft_online", {"empathy_policy": "soft", **weigh}),
+        Run("released, flagged too", expert, {"empathy_exclude": "none"}),
+        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}),
+        Run("mean of the experts", "average", of=("sensibility", "rationality")),
+        Run("mixture, untrained", "compose", of=("sensibility", "rationality")),
+        Run("mixture", "sft_moe", steps=0.25, base="mixture, untrained"),
     ]
     return {run.name: run for run in runs}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from chat_tables import chat_tables, spread, table
 
 
 Record = dict[str, Any]
@@ -44,6 +46,7 @@ def rendered(page: str, results: Path) -> str:
         "test": replies(runs, test, (*CORE, EPOCHS, *OTHERS, *(t for t in THRESHOLDS if t not in CORE), *MIXTURE)),
         "paired": pairs(test, "paired", "random", COMPARED),
         "matched": pairs(test, "matched", "random", COMPARED),
+        **chat_tables(results / "smollm2"),
     }
     return _MARKED.sub(lambda m: f"{m[1]}{made[m[2]]}{m[3]}", page)
 
@@ -58,23 +61,9 @@ def write_all(results: Path, docs: Path) -> None:
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown, all columns but the first to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def of_row(runs: Sequence[Record], row: str) -> list[Record]:
     """A row's runs: one for each seed."""
     return [run for run in runs if run["row"] == row]
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """The mean, and with several seeds the lowest and the highest; nothing where a number is not defined."""
-    if any(value is None for value in values):
-        return ""
-    told = f"{mean(values):,.{digits}f}"
-    return told if len(values) == 1 else f"{told} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
 def data_table(set_up: Record) -> str:

@@ -38,6 +38,10 @@ SMALL = {
     "train_sampling_strategy": "group_by_length",
 }  # fmt: skip
 """Of a small model's run, which has no config of its own."""
+CHAT = {
+    "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "dtype": "bfloat16",
+}  # fmt: skip
+"""Of a chat model's run, which is short: it is not watched, and its only checkpoint is the last."""
 ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False, "use_peft": False}
 """What differs for a mixture's gates, which are all that is trained, whatever the experts were trained by."""
 
@@ -97,20 +101,28 @@ def whole_model(folder: Path) -> Path:
 def command_of(run: Run, work: Path) -> list[str]:
     """The recipe's command line."""
     table = plan_of(work)
-    base = whole_model(folder_of(run.base, work)) if run.base else table["model"] or work / "models" / SPEAKERS
-    config = table["config"] or ROOT / "recipes" / "configs" / "tiny_cpu.yaml"
+    base = whole_model(folder_of(run.base, work)) if run.base else common_base(work)
+    chat = {**CHAT, "chat_template_path": work / "template.jinja"} if table.get("chat") else {}
+    config = table["config"] or ROOT / "recipes" / "configs" / ("smollm2_cpu.yaml" if chat else "tiny_cpu.yaml")
     steps = steps_of(run, table["steps"], work)
     every = max(1, steps // EVALS)
     settings: dict[str, Any] = {
-        **WATCHED, **({} if table["config"] else SMALL), **(ROUTER if run.recipe == "sft_moe" else {}),
+        **(chat or WATCHED), **({} if table["config"] or chat else SMALL),
+        **(ROUTER if run.recipe == "sft_moe" else {}),
         "per_device_train_batch_size": table["batch"], "max_length": table["max_length"],
-        "dataset": work / "scored", "output_dir": folder_of(run.name, work), "model_name_or_path": base,
-        "max_steps": steps, "eval_steps": every, "save_steps": every, "seed": run.seed, **run.options,
+        "dataset": work / run.data, "output_dir": folder_of(run.name, work), "model_name_or_path": base,
+        "max_steps": steps, "seed": run.seed, **({} if chat else {"eval_steps": every, "save_steps": every}),
+        **run.options,
     }  # fmt: skip
     words = [f"--config={config}"]
     for name, value in settings.items():
         words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return words
+
+
+def common_base(work: Path) -> Any:
+    """The model that all runs of a table start from."""
+    return plan_of(work)["model"] or work / "models" / SPEAKERS
 
 
 @contextmanager
@@ -177,9 +189,8 @@ def train(run: Run, work: Path) -> None:
     if run.recipe in ("average", "compose"):
         if target.exists():  # it is written whole or not at all; the run was stopped while it was measured
             return
-        assert run.base is not None
         base, experts = (
-            whole_model(folder_of(run.base, work)),
+            whole_model(folder_of(run.base, work)) if run.base else Path(common_base(work)),
             {name.split()[0]: folder_of(name, work) for name in run.of},
         )
         if run.recipe == "average":
@@ -233,19 +244,32 @@ def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
     record = record_of(run, work)
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))
+    record.parent.mkdir(parents=True, exist_ok=True)
     attempts = record.with_suffix(".attempts")
     seconds = json.loads(attempts.read_text(encoding="utf-8")) if attempts.exists() else []
     start = time.time()
+    chat = plan_of(work).get("chat")
     try:
-        in_process(work, threads, record.with_suffix(".log"), "--train", run.name)
+        if chat:  # in this process: nothing is imported twice
+            import chat as measures_of_chat
+
+            if run.recipe != "none":
+                train(run, work)
+            measured = {"measures": measures_of_chat.measure(run, work, chat)}
+        else:
+            in_process(work, threads, record.with_suffix(".log"), "--train", run.name)
     finally:
         seconds.append(round(time.time() - start, 1))
         attempts.write_text(json.dumps(seconds), encoding="utf-8")
-    validation = json.loads((work / "validation" / record.name).read_text(encoding="utf-8"))
+    if not chat:
+        validation = work / "validation" / record.name
+        measured = {"validation": json.loads(validation.read_text(encoding="utf-8"))}
+    command = command_of(run, work) if chat and "_" in run.recipe else []
     found = {
         "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
         "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,
-        **what_it_took(run, work), "validation": validation,
+        **what_it_took(run, work), **measured,
+        **({"command": [run.recipe, *(word.replace(str(work), "WORK") for word in command)]} if chat else {}),
     }  # fmt: skip
     record.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found

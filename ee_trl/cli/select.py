@@ -51,11 +51,15 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     add("--rule", choices=RULES, default="threshold", help=note)
     add("--n", type=int, help="how many samples to keep")
     add("--fraction", type=float, help="share of the scored samples to keep, in (0, 1]")
-    add("--axis", choices=RANKINGS, help="what rule top ranks by (default: --keep, if it is an axis)")
-    add("--seed", type=int, default=0, help="of rule random (default: 0)")
+    note = f"what rule top ranks by: {', '.join(RANKINGS)}, or a column of numbers (default: --keep, if it is an axis)"
+    add("--axis", metavar="RANKING", help=note)
+    add("--seed", type=int, default=0, help="of rule random, and of clusters (default: 0)")
     note = f"flags whose samples are dropped: all (default), none, or names joined by commas: {', '.join(FLAGS)}"
     add("--exclude", default="all", metavar="FLAGS", help=note)
-    note = "length: choose within bins of reply length, so that the kept replies are as long as all are (not longest)"
+    note = (
+        "length: choose within bins of reply length, so that the kept replies are as long as all are (not longest); "
+        "clusters: take the best of each cluster of similar dialogues"
+    )
     add("--control", choices=CONTROLS, help=note)
 
 

@@ -17,7 +17,7 @@ from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, 
 from ..errors import EmpathyError, options_named
 from ..files import read_json, write_text
 from ..scoring.kinds import DISTILLED, kind_of_folder
-from ..selection import DIFFERENCE, Selection
+from ..selection import DIFFERENCE, SUM, Selection
 from .check import BASELINES, check_parts
 from .licence import (
     NON_COMMERCIAL,
@@ -163,7 +163,8 @@ def hub_name(dataset: str | None) -> str | None:
 def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
     """The card's title, and how the samples were chosen, after "so many of so many samples"."""
     axis = str(settings.get("axis"))
-    ranked_by = f"{SENSIBILITY} minus {RATIONALITY}" if axis == DIFFERENCE else axis
+    sides = {DIFFERENCE: f"{SENSIBILITY} minus {RATIONALITY}", SUM: f"{SENSIBILITY} plus {RATIONALITY}"}
+    ranked_by = sides.get(axis, axis)
     title, how = {
         "threshold": (
             f"{' and '.join(settings['keep'])} samples",
@@ -179,7 +180,9 @@ def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
             "those with the longest replies of all that have scores, whatever these are",
         ),
     }[settings["rule"]]
-    if settings.get("control"):
+    if settings.get("control") == "clusters":
+        how += f"; the best of each of {settings['clusters']} clusters of similar dialogues"
+    elif settings.get("control"):
         how += "; chosen in bins of reply length, so that the kept replies are as long as all scored replies"
     return title, how
 

@@ -212,6 +212,23 @@ def bundled_minilm(**options: Any) -> BiEncoderScorer:
     return BiEncoderScorer(BUNDLED, **options)
 
 
+def dialogue_vectors(dialogues: Sequence[Dialogue]) -> np.ndarray:
+    """The bundled encoder's vectors of context and reply side by side, of unit length each, shape `(n, 2 * width)`."""
+    scorer = _embedder()
+    inputs = scorer.settings.inputs
+    sides = [
+        text_vectors(scorer.model, scorer.tokenizer, side, scorer.token_budget, inputs.max_length)[0]
+        for side in encode_apart(inputs, scorer.tokenizer, dialogues)
+    ]
+    found: np.ndarray = torch.cat([functional.normalize(side, dim=-1) for side in sides], dim=-1).cpu().numpy()
+    return found
+
+
+@cache
+def _embedder() -> BiEncoderScorer:
+    return bundled_minilm()
+
+
 def load_head(folder: Path, width: int, flags: int) -> Head:
     """The head of a saved bi-encoder, in float32."""
     from safetensors.torch import load_file

@@ -152,9 +152,9 @@ class ExpertArguments(DataArguments):
     empathy_rule: str = _option("threshold", "threshold, top, random or longest (the last two are baselines).")
     empathy_n: int | None = _option(None, "How many samples to keep (not for threshold).")
     empathy_fraction: float | None = _option(None, "Share to keep (not for threshold).")
-    empathy_axis: str | None = _option(None, "What rule top ranks by: sensibility, rationality or difference.")
-    empathy_seed: int = _option(0, "Seed of rule random.")
-    empathy_control: str | None = _option(None, "length: keep the distribution of reply lengths. Default: none.")
+    empathy_axis: str | None = _option(None, "What rule top ranks by: an axis, difference, sum, or a column.")
+    empathy_seed: int = _option(0, "Seed of rule random, and of clusters.")
+    empathy_control: str | None = _option(None, "length or clusters: choose within bins of either. Default: none.")
     empathy_exclude: str = _option("all", "Flags whose samples are dropped: all, none, or names joined by commas.")
 
     def rule_options(self) -> dict[str, Any]:

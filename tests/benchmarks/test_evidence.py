@@ -110,7 +110,8 @@ def test_differences_at_a_like_length_leave_out_what_length_does() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--only", "sensibilty"], "there is no run 'sensibilty'; there are: full; sensibility; "),
+        (["--only", "sensibilty"], "there is no run 'sensibilty'; there are: before training; full; sensibility; "),
+        (["--model", "scratch", "--only", "top by S"], "there is no run 'top by S'; there are: full; sensibility; "),
         (["--again", "nothing"], "there is no run 'nothing'"),
         (["--jobs", "0"], "--jobs 0 is not a number above 0"),
         (["--epochs", "nan"], "--epochs nan is not a number above 0"),
@@ -136,7 +137,8 @@ def test_results_are_the_pages_only_if_asked(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     words = [str(tmp_path), "--encoder", "folder", "--work", str(tmp_path / "work")]
     assert command.parse(words).results == tmp_path / "work" / "results"
-    assert command.parse([*words, "--page"]).results == RESULTS
+    assert command.parse([*words, "--page", "--model", "scratch"]).results == RESULTS
+    assert command.parse([*words, "--page"]).results == RESULTS / "smollm2"
 
 
 def evidence_command() -> ModuleType:

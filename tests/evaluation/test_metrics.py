@@ -309,6 +309,21 @@ def test_intervals_on_request(name, load, tools) -> None:
             metric.compute(**columns, **options, **bad)
 
 
+def test_difficulty_is_the_perplexity_given_the_context_over_that_without(tiny: dict) -> None:
+    from ee_trl.evaluation.metrics.completion_perplexity import TokenizedSample, difficulty, perplexity_scores
+
+    texts = list(zip(SAMPLES["prompts"], SAMPLES["completions"], strict=True))
+    samples = [
+        TokenizedSample([*(ids := tiny["tokenizer"](prompt)["input_ids"]), *reply], len(ids))
+        for prompt, reply in ((p, tiny["tokenizer"](c)["input_ids"]) for p, c in texts)
+    ]
+    for (prompt, completion), found in zip(texts, difficulty(samples, tiny["model"]), strict=True):
+        given = perplexity_scores([prompt], [completion], **tiny, add_eos=False)["perplexity"]
+        alone = perplexity_scores([""], [completion], **tiny, add_eos=False)["perplexity"]
+        assert found == pytest.approx(given / alone, rel=1e-4)
+    assert math.isnan(difficulty([TokenizedSample([1, 2], 1)], tiny["model"])[0])  # one token: nothing comes before it
+
+
 def resamplers(tiny: dict) -> dict:
     """Metric -> its resampler over the samples, and its plain function of the columns."""
     from ee_trl.evaluation.metrics import completion_perplexity, dialogue_bleu, dialogue_rouge, distinct, word_f1
