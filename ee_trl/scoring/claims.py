@@ -1,4 +1,4 @@
-"""What a process has for itself while it lives: dialogues that it asks a scorer for, and the folder that it trains in."""
+"""What a process has for itself while it lives: dialogues that it asks for, and the folder that it trains in."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ class RecipeRun(ABC):
             )
         if not self.finished and self.state.is_main_process and not claim_folder(self.folder):
             raise EmpathyError(
-                f"another process trains in {str(self.folder)!r} now. Wait until it ends, or give another --output_dir."
+                f"another process trains in {str(self.folder)!r}. Wait until it ends, or give another --output_dir."
             )
         remove_temporary_folders()
         self.checkpoint = None if self.finished else self._checkpoint()
