@@ -220,11 +220,6 @@ def without_tree(scorer: CausalLMScorer, dialogues: Sequence[Dialogue], share_ru
     return chances @ np.array(VALUES, float) / chances.sum(axis=2)
 
 
-def ours(scorer: CausalLMScorer, dialogues: Sequence[Dialogue]) -> None:
-    scorer.prompt.turn_ids.cache_clear()  # a new round tokenises anew
-    scorer.score(dialogues)
-
-
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +257,7 @@ def measure(scorer: CausalLMScorer, dialogues: list[Dialogue], args: argparse.Na
     best = max(trial, key=trial.__getitem__)
     # where a way has samples of its own, each round takes a share of all lengths
     ways: dict[str, tuple[list[Dialogue], Callable[[list[Dialogue]], Any]]] = {
-        "ours": (dialogues, lambda part: ours(scorer, part)),
+        "ours": (dialogues, scorer.score),
         "one_by_one": (few, lambda part: generate(scorer, part, 1)),
         "batched": (subset, lambda part: generate(scorer, part, best)),
     }

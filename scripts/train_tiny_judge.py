@@ -30,9 +30,10 @@ from ee_trl.data.dialogue import Dialogue, samples_of
 from ee_trl.data.formats import FORMATS
 from ee_trl.files import package_versions, write_json
 from ee_trl.scoring.judge.model import CausalLMScorer
+from ee_trl.scoring.judge.packed import shared_cache
 from ee_trl.scoring.judge.prompt import Chain, JudgePrompt
 from ee_trl.scoring.judge.rubric import Rubric, load_rubric
-from ee_trl.scoring.judge.tree import Branch, Trunk, batches_of, shared_cache, tree_inputs, tree_logits, trunks_of
+from ee_trl.scoring.judge.tree import Branch, Trunk, batches_of, tree_inputs, tree_logits, trunks_of
 
 
 def read(path: str) -> tuple[list[Dialogue], np.ndarray]:

@@ -31,7 +31,10 @@ from .tree import Answers, QuestionTexts, Tree, alone, trunks_of, why_no_tree, w
 logger = logging.getLogger(__name__)
 
 _LAYOUT = "judge-1"  # changes when the token layout does
-_TALK = ("I lost my keys today.", "Oh no, where did you last see them?", "At work.", "I hope they turn up!")
+_TALK = Dialogue(
+    ("I lost my keys today.", "Oh no, where did you last see them?", "At work."), "I hope they turn up!",
+    ("user", "assistant", "user"),
+)  # fmt: skip
 
 
 class CausalLMScorer(BatchedJudge):
@@ -112,7 +115,7 @@ class CausalLMScorer(BatchedJudge):
 
     def score_batches(self, dialogues: Sequence[Dialogue]) -> Iterator[ScoredBatch]:
         """A [`ScoredBatch`] after each forward pass; the dialogues that do not fit the model come first."""
-        samples = [self.fitted(dialogue) for dialogue in dialogues]
+        samples = self._all_fitted(dialogues)
         misfits = [i for i, turns in enumerate(samples) if turns is None]
         if misfits:
             yield _unscored(misfits, "too_long_for_scorer")
@@ -134,14 +137,17 @@ class CausalLMScorer(BatchedJudge):
         The remaining probability lies on other tokens. NaN where a dialogue does not fit the model or the memory.
         """
         found = np.full((len(dialogues), len(AXES), len(VALUES) + 1), np.nan)
-        for answers, _ in self._answers([self.fitted(dialogue) for dialogue in dialogues]):
+        for answers, _ in self._answers(self._all_fitted(dialogues)):
             for i, answer in answers.items():
                 found[i] = np.nan if answer is None else answer
         return found[:, :, :-1], found[:, :, -1]
 
     def fitted(self, dialogue: Dialogue) -> list[Sequence[int]] | None:
         """The turns' ids, without the oldest where they are too many; `None` where the last two do not fit."""
-        return newest(self.prompt.turns(dialogue), self._room, least=2)
+        return self._all_fitted([dialogue])[0]
+
+    def _all_fitted(self, dialogues: Sequence[Dialogue]) -> list[list[Sequence[int]] | None]:
+        return [newest(turns, self._room, least=2) for turns in self.prompt.turns_of_all(dialogues)]
 
     def _answers(self, samples: Sequence[Sequence[Sequence[int]] | None]) -> Iterator[tuple[Answers, int]]:
         if self.takes_tree:
@@ -166,9 +172,10 @@ class CausalLMScorer(BatchedJudge):
         return reason is None
 
     def _tree_differs(self) -> str | None:
-        turns = [self.prompt.turn_ids(("user", "assistant")[i % 2], text) for i, text in enumerate(_TALK)]
+        turns = self.prompt.turns(_TALK)
         samples = [turns[:2], turns]
         try:
+            self.tree.try_packing(trunks_of(samples), self._loaded.exact)
             tree = _collected(within_memory(self, self.tree, trunks_of(samples)))
         except ScorerError:
             raise

@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache
 
+from .packed import Packed, packed_logits, shared_cache
 from .prompt import Chain, JudgePrompt
 
 
@@ -73,16 +75,24 @@ def halves_of(trunk: Trunk) -> list[Trunk]:
     return [Trunk(trunk.tokens[: part[-1][1]], part) for part in parts] if parts[0] else []
 
 
-def batches_of(trunks: Sequence[Trunk], branch_size: int, token_budget: int) -> Iterator[list[Trunk]]:
-    """Trunks of similar length and number of samples, as many as fit into `token_budget` tokens with padding."""
+def batches_of(
+    trunks: Sequence[Trunk], branch_size: int, token_budget: int, packed: bool = False
+) -> Iterator[list[Trunk]]:
+    """
+    Trunks of similar length and number of samples, as many as fit into `token_budget` tokens with padding; where the
+    batches are `packed`, without it, and twice as many with it.
+    """
     batch: list[Trunk] = []
-    longest = most = 0
+    tokens = longest = most = 0
     for trunk in sorted(trunks, key=lambda t: (len(t.samples), len(t.tokens)), reverse=True):
+        own = len(trunk.tokens) + len(trunk.samples) * branch_size
         size = max(longest, len(trunk.tokens)), max(most, len(trunk.samples))
-        if batch and (len(batch) + 1) * (size[0] + size[1] * branch_size) > token_budget:
+        padded = (len(batch) + 1) * (size[0] + size[1] * branch_size)
+        if batch and (max(tokens + own, padded / 2) if packed else padded) > token_budget:
             yield batch
-            batch, size = [], (len(trunk.tokens), len(trunk.samples))
+            batch, tokens, size = [], 0, (len(trunk.tokens), len(trunk.samples))
         batch.append(trunk)
+        tokens += own
         longest, most = size
     if batch:
         yield batch
@@ -93,23 +103,30 @@ def within_memory(scorer: Any, way: Tree | QuestionTexts, trunks: Sequence[Trunk
     Runs trunks in batches. Where a batch needs more memory than there is, the scorer's `token_budget` is halved.
 
     A trunk that is too large alone is halved without a change of the budget; a single sample gets `None`. Yields the
-    answers of each batch, and the tokens that went through the model.
+    answers of each batch, and the tokens that went through the model. Where `way.ahead`, the answers of a batch are
+    waited for after the next one has started.
     """
-    waiting = deque(batches_of(trunks, way.branch_size, scorer.token_budget))
+
+    def planned(trunks: Sequence[Trunk]) -> deque[list[Trunk]]:
+        return deque(batches_of(trunks, way.branch_size, scorer.token_budget, way.packed))
+
+    waiting, running = planned(trunks), deque[Started]()
     before = None  # the budget before the halvings that have not helped yet
     while waiting:
         batch = waiting.popleft()
         try:
-            made = way.answers(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+            running.append(way.start(batch))
+        except Exception as error:
+            yield from (started.answers() for started in running)
+            running.clear()
             if not _out_of_memory(error):
                 raise
-            made = None
-        if made is not None:
+        else:
             if before is not None:
                 logger.warning("out of memory; the token budget is halved to %d", scorer.token_budget)
                 before = None
-            yield made
+            while len(running) > way.ahead:
+                yield running.popleft().answers()
             continue
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -122,42 +139,49 @@ def within_memory(scorer: Any, way: Tree | QuestionTexts, trunks: Sequence[Trunk
             batch = halves_of(trunk)
             if not batch:
                 yield {trunk.samples[0][0]: None}, 0
-        left = [*batch, *(t for later in waiting for t in later)]
-        waiting = deque(batches_of(left, way.branch_size, scorer.token_budget))
+        waiting = planned([*batch, *(t for later in waiting for t in later)])
+    yield from (started.answers() for started in running)
+
+
+@dataclass
+class Started:
+    """A batch whose answers are on their way: on a GPU, the next batch is prepared and started meanwhile."""
+
+    samples: list[int]
+    chains: Sequence[Chain]
+    chances: list[torch.Tensor]  # of each chain, on the CPU
+    tokens: int  # that went through the model
+    over: torch.cuda.Event | None  # when the chances have arrived
+
+    @classmethod
+    def of(cls, samples: list[int], chains: Sequence[Chain], logits: Sequence[torch.Tensor], tokens: int) -> Started:
+        """From each chain's logits, `(samples, reads, vocabulary)`."""
+        found = [chances_of(*one).to("cpu", non_blocking=True) for one in zip(chains, logits, strict=True)]
+        over = torch.cuda.Event() if logits[0].is_cuda else None
+        if over is not None:
+            over.record()
+        return cls(samples, chains, found, tokens, over)
+
+    def answers(self) -> tuple[Answers, int]:
+        """The answers of all samples of the batch, and the tokens that went through the model."""
+        if self.over is not None:
+            self.over.synchronize()
+        read = [chain.read(part.numpy()) for chain, part in zip(self.chains, self.chances, strict=True)]
+        return dict(zip(self.samples, np.stack(read, axis=1), strict=True)), self.tokens
+
+
+def chances_of(chain: Chain, logits: torch.Tensor) -> torch.Tensor:
+    """What [`Chain.read`] reads, from logits of shape `(samples, reads, vocabulary)`."""
+    chances = logits.float().softmax(dim=-1)
+    first = chances[:, 0, list(chain.first)]
+    if chain.second is None:
+        return first
+    return torch.cat([first, chances[:, 1, [chain.second]], chances[:, 1].amax(dim=-1, keepdim=True)], dim=1)
 
 
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-class SharedLayer(DynamicLayer):
-    """A layer's cache of the prefix: every row of any batch sees it, and nothing is added to it."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The prefix's keys and values, expanded over the batch, then the new ones."""
-        rows = key_states.shape[0]
-        if self.keys is None or self.values is None:
-            raise RuntimeError("the cache of the prefix was emptied")
-        keys = torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2)
-        values = torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2)
-        return keys, values
-
-
-def shared_cache(model: Any, prefix: Sequence[int]) -> Cache:
-    """Runs the prefix through the model once; its cache serves any number of batches."""
-    ids = torch.tensor([list(prefix)], device=model.device)
-    filled = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    if any(type(layer) is not DynamicLayer for layer in filled.layers):
-        raise NotImplementedError(f"caches of {[type(layer).__name__ for layer in filled.layers][:1]} are not shared")
-    return Cache(layers=[SharedLayer(layer.keys, layer.values) for layer in filled.layers])
 
 
 @dataclass(frozen=True)
@@ -189,15 +213,16 @@ class TreeInputs:
 
     input_ids: torch.Tensor  # (b, l): trunk and branches, padded
     position_ids: torch.Tensor  # (b, l)
-    mask: torch.Tensor  # (b, 1, l, p + l) of bool: what each token sees, the prefix of p first
+    mask: torch.Tensor  # (b, 1, l, l) of bool: what each token sees of its row; it sees the whole prefix
     keep: torch.Tensor  # (most * r,): the indices that are read, branch by branch
+    real: torch.Tensor  # (b, l) of bool: the tokens that are no padding
 
 
 def tree_inputs(batch: Sequence[Trunk], branch: Branch, prefix_length: int) -> TreeInputs:
     """Lays out a batch; see the module's docstring."""
     rows, k = len(batch), len(branch.tokens)
     longest, most = max(len(t.tokens) for t in batch), max(len(t.samples) for t in batch)
-    length, p = longest + most * k, prefix_length
+    length = longest + most * k
     ids = torch.zeros(rows, length, dtype=torch.long)
     ends = torch.zeros(rows, most, dtype=torch.long)
     for row, trunk in enumerate(batch):
@@ -207,21 +232,22 @@ def tree_inputs(batch: Sequence[Trunk], branch: Branch, prefix_length: int) -> T
     positions = torch.cat(
         [torch.arange(longest).expand(rows, -1), (ends[:, :, None] + branch.depth).flatten(1)], dim=1
     )
-    mask = torch.zeros(rows, 1, length, p + length, dtype=torch.bool)
-    mask[..., :p] = True
-    mask[:, 0, :longest, p : p + longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask = torch.zeros(rows, 1, length, length, dtype=torch.bool)
+    mask[:, 0, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     trunk_seen = torch.arange(longest) < ends[:, :, None]  # (rows, most, longest)
     for n in range(most):
         own = slice(longest + n * k, longest + (n + 1) * k)
-        mask[:, 0, own, p : p + longest] = trunk_seen[:, n, None, :]
-        mask[:, 0, own, p + own.start : p + own.stop] = branch.sees
+        mask[:, 0, own, :longest] = trunk_seen[:, n, None, :]
+        mask[:, 0, own, own] = branch.sees
     keep = (longest + torch.arange(most)[:, None] * k + torch.tensor(branch.reads)).flatten()
-    return TreeInputs(ids, positions + p, mask, keep)
+    lengths = torch.tensor([len(trunk.tokens) for trunk in batch])
+    real = torch.cat([torch.arange(longest) < lengths[:, None], (ends > 0).repeat_interleave(k, dim=1)], dim=1)
+    return TreeInputs(ids, positions + prefix_length, mask, keep, real)
 
 
 def tree_logits(model: Any, inputs: TreeInputs, cache: Cache) -> torch.Tensor:
     """The model's logits at the indices that are read, shape `(b, most * r, vocabulary)`."""
-    device, mask = model.device, inputs.mask
+    device, mask = model.device, pad(inputs.mask, (cache.get_seq_length(), 0), value=True)
     if model.config._attn_implementation == "eager":
         mask = torch.zeros(mask.shape, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
     return model(
@@ -241,20 +267,44 @@ class Tree:
         self.model, self.prompt = model, prompt
         self.branch = Branch.of(prompt.head, prompt.chains)
         self.branch_size = len(self.branch.tokens)  # tokens that each sample adds to its row
+        self.packed = False  # whether batches are without padding: see `try_packing`
+        self.ahead = int(model.device.type == "cuda")  # batches that are started before the answers of one are read
 
     @torch.inference_mode()
-    def answers(self, batch: list[Trunk]) -> tuple[Answers, int]:
-        """The answers of all samples of the batch, and the tokens that went through the model."""
-        chains, inputs = self.prompt.chains, tree_inputs(batch, self.branch, len(self.prompt.prefix))
-        parts = self.logits(inputs).split([chain.reads for chain in chains], dim=2)
-        places = [(row, n, i) for row, trunk in enumerate(batch) for n, (i, _) in enumerate(trunk.samples)]
-        rows, numbers, samples = map(list, zip(*places, strict=True))
-        found = [chain.read(part[rows, numbers]) for chain, part in zip(chains, parts, strict=True)]
-        return dict(zip(samples, np.stack(found, axis=1), strict=True)), inputs.input_ids.numel()
+    def start(self, batch: list[Trunk]) -> Started:
+        """Starts the forward pass of a batch."""
+        inputs: Any = tree_inputs(batch, self.branch, len(self.prompt.prefix))
+        samples = [i for trunk in batch for i, _ in trunk.samples]
+        if self.packed:
+            inputs = Packed.of(inputs)
+        logits = self.logits(inputs)
+        if not self.packed:
+            places = [(row, n) for row, trunk in enumerate(batch) for n in range(len(trunk.samples))]
+            logits = logits[tuple(torch.tensor(places).T)]
+        parts = logits.split([chain.reads for chain in self.prompt.chains], dim=1)
+        return Started.of(samples, self.prompt.chains, parts, inputs.input_ids.numel())
 
-    def logits(self, inputs: TreeInputs) -> torch.Tensor:
-        """Logits of shape `(b, most, reads, vocabulary)`."""
-        return tree_logits(self.model, inputs, self._prefix_cache).unflatten(1, (-1, len(self.branch.reads)))
+    def logits(self, inputs: TreeInputs | Packed) -> torch.Tensor:
+        """Logits of shape `(b, most, reads, vocabulary)`, of a packed batch `(samples, reads, vocabulary)`."""
+        reads = len(self.branch.reads)
+        if isinstance(inputs, Packed):
+            return packed_logits(self.model, inputs, self._prefix_cache).unflatten(0, (-1, reads))
+        return tree_logits(self.model, inputs, self._prefix_cache).unflatten(1, (-1, reads))
+
+    @torch.inference_mode()
+    def try_packing(self, batch: list[Trunk], exact: bool) -> None:
+        """Packs from now on where the model takes it, and each layer's attention on this batch is the usual one."""
+        if self.model.config._attn_implementation != "sdpa":
+            return
+        inputs = Packed.of(tree_inputs(batch, self.branch, len(self.prompt.prefix)), checked=True)
+        try:
+            self.logits(inputs)
+            reason = None if inputs.apart <= (1e-4 if exact else 0.03) else f"attention differs by {inputs.apart:.2g}"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        self.packed = reason is None
+        if reason:
+            logger.info("batches have padding, which is slower: %s", reason)
 
     @cached_property
     def _prefix_cache(self) -> Cache:
@@ -330,15 +380,14 @@ class QuestionTexts(PlainTexts):
 
     def __init__(self, model: Any, exact: bool, prompt: JudgePrompt) -> None:
         super().__init__(model, exact, prompt.prefix[-64:])
-        self.prompt = prompt
+        self.prompt, self.packed, self.ahead = prompt, False, 0
         self.branch_size = len(prompt.prefix) + len(prompt.head) + max(len(chain.tokens) for chain in prompt.chains)
 
-    def answers(self, batch: list[Trunk]) -> tuple[Answers, int]:
-        """As [`Tree.answers`], in one forward pass for each axis; the trunks have one sample each ([`alone`])."""
-        found, tokens = [], 0
+    def start(self, batch: list[Trunk]) -> Started:
+        """As [`Tree.start`], in one forward pass for each axis; the trunks have one sample each ([`alone`])."""
+        parts, tokens = [], 0
         for chain in self.prompt.chains:
             texts = [self.prompt.ids([trunk.tokens], chain.tokens) for trunk in batch]
-            found.append(chain.read(self.logits(texts, chain.reads)))
+            parts.append(self.logits(texts, chain.reads))
             tokens += len(texts) * max(map(len, texts))
-        samples = [trunk.samples[0][0] for trunk in batch]
-        return dict(zip(samples, np.stack(found, axis=1), strict=True)), tokens
+        return Started.of([trunk.samples[0][0] for trunk in batch], self.prompt.chains, parts, tokens)
