@@ -19,10 +19,11 @@ from training import folder_of, slug
 from ee_trl import EmpathyDataSelector, demo_model
 from ee_trl.axes import QUADRANTS, quadrants
 from ee_trl.evaluation.candidates import LoadedModel, Replies, load_candidate
+from ee_trl.evaluation.difficulty import add_difficulty
 from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.evaluation.generation import Decoding, generate_replies
 from ee_trl.evaluation.measures import Evaluator, numbers_of
-from ee_trl.evaluation.metrics.completion_perplexity import difficulty, sample_nlls, tokenize_sample
+from ee_trl.evaluation.metrics.completion_perplexity import sample_nlls, tokenize_sample
 
 
 OTHER = "epitome_reddit"
@@ -105,11 +106,7 @@ def score_pool(name: str, work: Path, most: int, encoder: str) -> Path:
         return folder
     if name == "scored_ifd":
         scored = Dataset.from_parquet(str(score_pool("scored", work, most, encoder) / "train.parquet"))
-        loaded, dialogues = base_model(), read_eval_set(scored).dialogues
-        samples = [tokenize_sample(d.prompt, d.completion, loaded.tokenizer) for d in dialogues]
-        ratios = difficulty(samples, loaded.model, batch_size=BATCH)
-        # a reply that its context makes no likelier does not belong to it, as the source has it
-        scored = scored.add_column("ifd", [ratio if ratio < 1 else None for ratio in ratios])
+        scored = add_difficulty(scored, base_model(), batch_size=BATCH)
     else:
         scorer: Any = SCORERS[name]
         scorer = str(data.scorer_of(scorer, encoder, work)[0]) if scorer in data.HALVES else scorer

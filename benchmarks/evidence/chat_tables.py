@@ -38,20 +38,21 @@ REPLIES = {
 
 @dataclass(frozen=True)
 class Found:
-    """A difference to the control and its 95 % interval, and how far the control's own seeds are apart."""
+    """A difference to the control, its bootstrap draws, and how far the control's own seeds are apart."""
 
     value: float
-    low: float
-    high: float
+    draws: np.ndarray
     noise: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        low, high = np.percentile(self.draws, [2.5, 97.5])
+        return f"{self.value:+.2f} ({low:+.2f} to {high:+.2f})"
 
     @property
     def beyond(self) -> bool:
-        """Whether it is neither chance of the dialogues nor of the seed."""
-        return self.low * self.high > 0 and abs(self.value) > self.noise
+        """Whether it is neither chance of the dialogues, at 99 % since there are many comparisons, nor of the seed."""
+        low, high = np.percentile(self.draws, [0.5, 99.5])
+        return bool(low * high > 0 and abs(self.value) > self.noise)
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class ChatResults:
             found.setdefault(run["row"], []).append(run)
         return found
 
-    def draws(self, name: str) -> np.ndarray:
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
         """How often each held-out dialogue counts, shape `(1 + resamples, n)`; first, each counts once."""
-        clusters = self.set_up["held_out"][name]["conversations"]
-        drawn = Bootstrap(1000, clusters=clusters).draws(len(clusters))
-        return np.concatenate([np.ones((1, len(clusters))), *drawn])
+        found = {}
+        for name in ("validation", "test", *self.set_up["held_out"]["others"]):
+            clusters = self.set_up["held_out"][name]["conversations"]
+            drawn = Bootstrap(1000, clusters=clusters).draws(len(clusters))
+            found[name] = np.concatenate([np.ones((1, len(clusters))), *drawn])
+        return found
 
     def perplexity(self, a: Sequence[Record], b: Sequence[Record], group: str) -> np.ndarray:
         """By how many per cent the perplexity of A's references is above B's, for each draw."""
@@ -90,12 +95,12 @@ class ChatResults:
             weights = np.array(self.set_up["held_out"]["weights"])
         elif group != "other":
             weights = (np.array(self.set_up["held_out"]["validation"]["quadrants"]) == group).astype(float)
-        counts = self.draws(name) * weights
+        counts = self.draws[name] * weights
         return 100 * np.expm1(counts @ (sides[0] - sides[1]) / (counts @ tokens))
 
     def replies(self, a: Sequence[Record], b: Sequence[Record], key: str, like: bool) -> np.ndarray:
         """The mean of A's replies less that of B's, for each draw; `like`: within bins of length."""
-        counts, sides = self.draws("test"), []
+        counts, sides = self.draws["test"], []
         for runs in (a, b):
             values, words = (
                 np.array([run["measures"]["replies"][name] for run in runs], float).ravel() for name in (key, "words")
@@ -109,17 +114,26 @@ class ChatResults:
         parts = sum_a / np.maximum(n_a * k_a, 1e-9) - sum_b / np.maximum(n_b * k_b, 1e-9)
         return (parts * weights).sum(axis=1) / weights.sum(axis=1)
 
+    def values(self, a: Sequence[Record], b: Sequence[Record], kind: str, key: str) -> np.ndarray:
+        """The difference of A to B for each draw; `kind` is `"references"`, `"replies"` or `"like length"`."""
+        return self.perplexity(a, b, key) if kind == "references" else self.replies(a, b, key, kind != "replies")
+
+    @cached_property
+    def _noise(self) -> dict[tuple[str, str], float]:
+        return {}
+
+    def noise(self, kind: str, key: str) -> float:
+        """How far two seeds of the control are apart at most."""
+        if (kind, key) not in self._noise:
+            pairs = combinations(self.rows[CONTROL], 2)
+            apart = (abs(self.values([a], [b], kind, key)[0]) for a, b in pairs)
+            self._noise[kind, key] = float(max(apart, default=0.0))
+        return self._noise[kind, key]
+
     def found(self, row: str, kind: str, key: str) -> Found:
-        """A row's difference to the control; `kind` is `"references"`, `"replies"` or `"like length"`."""
-
-        def values(a: Sequence[Record], b: Sequence[Record]) -> np.ndarray:
-            return self.perplexity(a, b, key) if kind == "references" else self.replies(a, b, key, kind != "replies")
-
-        control = self.rows[CONTROL]
-        draws = values(self.rows[row], control)
-        low, high = np.percentile(draws[1:], [2.5, 97.5])
-        noise = max((abs(values([a], [b])[0]) for a, b in combinations(control, 2)), default=0.0)
-        return Found(float(draws[0]), float(low), float(high), float(noise))
+        """A row's difference to the control."""
+        draws = self.values(self.rows[row], self.rows[CONTROL], kind, key)
+        return Found(float(draws[0]), draws[1:], self.noise(kind, key))
 
     def verdict(self, row: str) -> tuple[list[str], list[str]]:
         """The measures of which a row is better than the control, and those of which it is worse."""
@@ -161,7 +175,7 @@ def chat_tables(folder: Path) -> dict[str, str]:
 
     def differences(kind: str, measures: Mapping[str, str]) -> str:
         lines = [[row, *(str(results.found(row, kind, key)) for key in measures)] for row in others]
-        noise = [f"{results.found(CONTROL, kind, key).noise:.2f}" for key in measures]
+        noise = [f"{results.noise(kind, key):.2f}" for key in measures]
         return table([f"less {CONTROL}", *measures.values()], [*lines, ["two seeds of random, at most", *noise]])
 
     verdicts = [[row, *(", ".join(side) or "nothing" for side in results.verdict(row))] for row in others]
@@ -176,20 +190,9 @@ def chat_tables(folder: Path) -> dict[str, str]:
 
 
 HEAD = (
-    "row",
-    "seeds",
-    "samples",
-    "tokens (k)",
-    "seconds",
-    "perplexity, all",
-    "Reddit",
-    "S",
-    "R",
-    "flagged",
-    "words",
-    "Dist-1",
-    "Dist-2",
-)
+    "row", "seeds", "samples", "tokens (k)", "seconds", "perplexity, all", "Reddit", "S", "R", "flagged", "words",
+    "Dist-1", "Dist-2",
+)  # fmt: skip
 
 
 def _absolute(results: ChatResults, row: str) -> list[str]:

@@ -1,11 +1,12 @@
 """Reads JSON files: values stay as written, and a broken line loses only itself.
 
 The `datasets` library turns text that looks like a date into a date and drops lone surrogates, and a single line that
-is not JSON makes it refuse the file.
+is not JSON makes it refuse the file. Here Arrow reads the blocks of lines that it reads without any such change.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Collection, Iterator
@@ -15,12 +16,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.json as pj
 
 from ..errors import FormatError
 from .dialogue import has_lone_surrogates
 from .formats import ROLE_KEYS, fitting
 from .tables import BATCH_ROWS
-from .text_files import HOW_ROWS_LOOK, SOURCE_LINE, Part, TypeChanged, open_text, read_files, without_null
+from .text_files import (
+    HOW_ROWS_LOOK,
+    SOURCE_LINE,
+    Part,
+    TypeChanged,
+    Values,
+    ValuesNeeded,
+    blocks_of,
+    open_text,
+    pieces,
+    read_files,
+    without_null,
+)
 
 
 if TYPE_CHECKING:
@@ -49,32 +63,45 @@ class _JsonColumn:
 
     def __init__(self, name: str) -> None:
         self._type: pa.DataType | None = pa.null()
+        self._arrow = False  # whether Arrow read some of the values
 
-    def add(self, values: list[Any]) -> None:
-        if self._type is None:
-            return
-        try:
-            schemas = [pa.schema({"": kind}) for kind in (self._type, pa.array(values).type)]
-            merged = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-        except (pa.ArrowException, OverflowError):
-            merged = None
-        self._type = merged if merged is not None and _can_be_written(merged) else None
+    def add(self, values: Values) -> None:
+        self._arrow |= isinstance(values, pa.ChunkedArray)
+        if self._type is not None:
+            try:
+                kind = values.type if isinstance(values, pa.ChunkedArray) else pa.array(values).type
+                schemas = [pa.schema({"": kind}) for kind in (self._type, kind)]
+                self._type = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+            except (pa.ArrowException, OverflowError):
+                self._type = None
+        if self._type is None and self._arrow:
+            raise ValuesNeeded
 
     def feature(self) -> Any:
         from datasets import Json
         from datasets.features.features import generate_from_arrow_type
 
-        return Json() if self._type is None else generate_from_arrow_type(self._type)
+        return Json() if self._is_json else generate_from_arrow_type(self._type)
 
-    def array(self, values: list[Any]) -> pa.Array:
-        if self._type is None:
+    @property
+    def _is_json(self) -> bool:
+        return self._type is None or not _can_be_written(self._type)
+
+    def array(self, values: Values) -> pa.Array | pa.ChunkedArray:
+        if isinstance(values, pa.ChunkedArray):
+            if values.type == self._type:
+                return values
+            values = values.to_pylist()
+        if self._is_json and self._arrow:
+            raise ValuesNeeded
+        if self._is_json:
             texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
             return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
         try:
             return pa.array(values, self._type)
         except (pa.ArrowException, OverflowError):  # such as an integer that no float equals
             self._type = None
-            raise TypeChanged from None
+            raise (ValuesNeeded if self._arrow else TypeChanged) from None
 
 
 def _can_be_written(kind: pa.DataType) -> bool:
@@ -87,13 +114,89 @@ def _can_be_written(kind: pa.DataType) -> bool:
     return not level
 
 
-def _json_parts(path: Path, encoding: str | None) -> Iterator[Part]:
+def _json_parts(path: Path, encoding: str | None, arrow: bool = True) -> Iterator[Part]:
     with open_text(path, encoding, errors="surrogateescape") as lines:
-        found = _json_rows(path, lines)
-        while batch := list(islice(found, BATCH_ROWS)):
-            names = dict.fromkeys(name for row, _ in batch for name in row)
-            columns = {name: [row.get(name) for row, _ in batch] for name in names}
-            yield columns, [reason for _, reason in batch]
+        blocks = blocks_of(path, encoding) if arrow else iter([])
+        first = next(blocks, b"")
+        if not _holds_lines(first):
+            yield from _parts_of(_json_rows(path, lines))
+            return
+    left, schema = chain([first], blocks), None
+    while block := next(left, b""):
+        if (table := _arrow_table(block, schema)) is not None:
+            schema = table.schema
+            yield dict(zip(table.column_names, table.columns, strict=True)), [None] * table.num_rows
+        elif len(parts := pieces(block)) > 1:
+            left = chain(parts, left)
+        else:
+            lines = io.TextIOWrapper(io.BytesIO(block), "utf-8", errors="surrogateescape")
+            yield from _parts_of(_json_row(line.rstrip("\n")) for line in lines if not line.isspace())
+
+
+def _parts_of(rows: Iterator[tuple[Row, str | None]]) -> Iterator[Part]:
+    while batch := list(islice(rows, BATCH_ROWS)):
+        names = dict.fromkeys(name for row, _ in batch for name in row)
+        columns: dict[str, Values] = {name: [row.get(name) for row, _ in batch] for name in names}
+        yield columns, [reason for _, reason in batch]
+
+
+def _holds_lines(block: bytes) -> bool:
+    """Whether a file that begins so holds JSON lines: its first line is an object, and another one follows."""
+    first = block.partition(b"\n")[0].removesuffix(b"\r")
+    if not first.startswith(b"{") or b"\r" in first or b"\n{" not in block:
+        return False
+    return _json_row(first.decode("utf-8", "surrogateescape"))[1] != "invalid_json"
+
+
+_CONTROLS = bytes(set(range(32)) - {10})
+_INEXACT = re.compile(rb"\d{16}|[eE][+-]?\d{3}|-0[^.\deE]|NaN|Inf")
+"""Numbers that Arrow does not read as we do, in a column of floats."""
+_MOST_LEVELS = 1_000
+"""Arrow crashes on a row of a hundred thousand levels."""
+
+
+def _arrow_table(block: bytes, schema: pa.Schema | None) -> pa.Table | None:
+    """Lines as Arrow reads them, by the `schema` of other lines if it fits; `None` if we would read another thing."""
+    block = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+    block = block.rstrip(b"\n")
+    lines = block.count(b"\n") + 1
+    if not (block[:1] == b"{" and block[-1:] == b"}" and block.count(b"}\n{") == lines - 1):
+        return None  # not one object a line
+    if len(block.translate(None, _CONTROLS)) < len(block) or b"\\u0000" in block:
+        return None
+    long = [line for line in block.split(b"\n") if len(line) > _MOST_LEVELS]
+    if any(line.count(b"[") + line.count(b"{") > _MOST_LEVELS for line in long):
+        return None
+    try:
+        table = _by_arrow(block, schema)
+        table.validate(full=True)  # Arrow does not check the bytes of strings
+        kinds = [_with_texts(kind) for kind in table.schema.types]
+        if kinds != table.schema.types:
+            table = _by_arrow(block, pa.schema(list(zip(table.column_names, kinds, strict=True))))
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    if table.num_rows != lines or not kinds or table.schema.types != kinds or not all(map(_can_be_written, kinds)):
+        return None
+    return None if "double" in str(kinds) and _INEXACT.search(block) else table
+
+
+def _by_arrow(block: bytes, schema: pa.Schema | None) -> pa.Table:
+    options = pj.ReadOptions(use_threads=False, block_size=len(block))
+    try:
+        return pj.read_json(pa.BufferReader(block), options, pj.ParseOptions(explicit_schema=schema))
+    except pa.ArrowInvalid:
+        if schema is None:
+            raise
+        return _by_arrow(block, None)
+
+
+def _with_texts(kind: pa.DataType) -> pa.DataType:
+    """The type with text in place of times, which Arrow sees in text."""
+    if pa.types.is_list(kind):
+        return pa.list_(_with_texts(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _with_texts(field.type)) for field in kind])
+    return pa.string() if pa.types.is_temporal(kind) else kind
 
 
 def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[Row, str | None]]:

@@ -213,9 +213,13 @@ def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:
 
     path = temporary_folder() / "data.arrow"
     schema = features.arrow_schema
-    with named_when_full(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for table in _gathered(tables, schema):
-            writer.write_table(table)
+    try:
+        with named_when_full(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for table in _gathered(tables, schema):
+                writer.write_table(table)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return Dataset.from_file(str(path))
 
 

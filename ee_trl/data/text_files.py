@@ -1,7 +1,8 @@
-"""Text files of rows, of any encoding and compression: read twice, first for the columns' types, then for the values.
+"""Text files of rows, of any encoding and compression; read again only if a column needs another type than at first.
 
 A file is never held in memory. What a row is, and which types its values may have, the reader of the file's format
-says ([`~ee_trl.data.csv_files`], [`~ee_trl.data.json_files`]).
+says ([`~ee_trl.data.csv_files`], [`~ee_trl.data.json_files`]). Both give a block of lines to Arrow, which is many
+times faster, where Arrow reads it as they do.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import io
 import logging
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
@@ -40,17 +42,25 @@ COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 SOURCE_LINE = "source_line"
 """Column that holds a broken line as it stands in the file."""
 
-Part = tuple[dict[str, list[Any]], list[str | None]]
+BLOCK, SMALL = 8 << 20, 32 << 10
+"""About how many bytes of a file Arrow is given at once; how many our reader is given where Arrow does not fit."""
+
+Values: TypeAlias = "list[Any] | pa.ChunkedArray"
+Part = tuple[dict[str, Values], list[str | None]]
 """Columns of some rows, and for each row the reason why it cannot be read as it is, if any."""
 
 
 class TypeChanged(Exception):
-    """A column needs another type than the first reading found; the rows must be written again."""
+    """A column needs another type than its values had so far; the rows must be written again."""
+
+
+class ValuesNeeded(Exception):
+    """A column needs its values as the file has them, and not as Arrow read them."""
 
 
 def read_files(
     paths: list[Path],
-    parts: Callable[[Path], Iterator[Part]],
+    parts: Callable[..., Iterator[Part]],
     new_column: Callable[[str], Any],
     encoding: str | None,
 ) -> Dataset:
@@ -59,39 +69,60 @@ def read_files(
 
     Args:
         paths (`list[Path]`): The files.
-        parts (`Callable`): Reads a file, some rows at a time.
+        parts (`Callable`): Reads a file, some rows at a time; with `arrow=False` without Arrow.
         new_column (`Callable`):
             Makes a column of this name. Its `add(values)` narrows its type down; then `feature()` is the type, and
-            `array(values)` the values in it, which may raise [`TypeChanged`] once.
+            `array(values)` the values in it, which may raise [`TypeChanged`] once, or [`ValuesNeeded`].
         encoding (`str`, *optional*, defaults to UTF-8): Of the files.
     """
+    try:
+        return _read(paths, parts, new_column, encoding)
+    except ValuesNeeded:
+        return _read(paths, partial(parts, arrow=False), new_column, encoding)
+
+
+def _read(
+    paths: list[Path], parts: Callable[..., Iterator[Part]], new_column: Callable[[str], Any], encoding: str | None
+) -> Dataset:
     from datasets import Features
 
     columns: dict[str, Any] = {}
-    for path in paths:
-        found: Counter[str | None] = Counter()
-        _check_encoding(path, encoding)
-        try:
-            for values, reasons in _with_reasons(parts(path)):
-                found.update(reasons)
-                for name, part in values.items():
-                    columns.setdefault(name, new_column(name)).add(part)
-        except UnicodeError as error:
-            raise FormatError(other_encoding(path, encoding)) from error
-        _check_found(path, found, encoding)
 
-    def tables(features: Features) -> Iterator[pa.Table]:
-        for values, reasons in _with_reasons(chain.from_iterable(map(parts, paths))):
+    def features() -> Features:
+        return Features({name: columns[name].feature() for name in sorted(columns, key=SOURCE_ERROR.__eq__)})
+
+    def first_reading() -> Iterator[Part]:
+        for path in paths:
+            found: Counter[str | None] = Counter()
+            _check_encoding(path, encoding)
+            try:
+                for values, reasons in _with_reasons(parts(path)):
+                    found.update(reasons)
+                    for name, part in values.items():
+                        columns.setdefault(name, new_column(name)).add(part)
+                    yield values, reasons
+            except UnicodeError as error:
+                raise FormatError(other_encoding(path, encoding)) from error
+            _check_found(path, found, encoding)
+
+    def tables(parts: Iterable[Part], types: Features) -> Iterator[pa.Table]:
+        for values, reasons in parts:
+            if features() != types:
+                raise TypeChanged
             nothing = [None] * len(reasons)
-            arrays = [column.array(values.get(name, nothing)) for name, column in columns.items()]
-            yield pa.table(arrays, schema=features.arrow_schema)
+            arrays = [columns[name].array(values.get(name, nothing)) for name in types]
+            yield pa.table(arrays, schema=types.arrow_schema)
 
+    reading = first_reading()
+    given: Iterable[Part] = chain([next(reading)], reading)  # a file without rows is an error
     while True:
-        features = Features({name: column.feature() for name, column in columns.items()})
+        types = features()
         try:
-            return to_dataset(tables(features), features)
+            return to_dataset(tables(given, types), types)
         except TypeChanged:
-            continue
+            for _ in reading:  # the types of all the other rows
+                pass
+            given = _with_reasons(chain.from_iterable(map(parts, paths)))
 
 
 def _with_reasons(parts: Iterator[Part]) -> Iterator[Part]:
@@ -191,6 +222,36 @@ def open_text(path: Path, encoding: str | None, **options: Any) -> Any:
     except LookupError:
         raise FormatError(f"unknown encoding {encoding!r}; valid: e.g. utf-8, cp1252, gb18030, utf-16") from None
     return io.TextIOWrapper(_binary(path), encoding="utf-8-sig" if name == "utf-8" else name, **options)
+
+
+def blocks_of(path: Path, encoding: str | None) -> Iterator[bytes]:
+    """A file's bytes in blocks that end where a line ends, without a byte order mark; none if it is not in UTF-8."""
+    if codecs.lookup(encoding or "utf-8").name != "utf-8":
+        return
+    with _binary(path) as file:
+        held: list[bytes] = []
+        mark = codecs.BOM_UTF8
+        while more := file.read(BLOCK):
+            end = more.rfind(b"\n") + 1
+            held.append(more[:end] if end else more)
+            if end:
+                yield b"".join(held).removeprefix(mark)
+                mark, held = b"", [more[end:]]
+        if last := b"".join(held).removeprefix(mark):
+            yield last
+
+
+def pieces(block: bytes, quotes: bytes = b"") -> list[bytes]:
+    """A block in up to 16 pieces that end where a line ends, each with an even number of `quotes`."""
+    start, parts = 0, list[bytes]()
+    while start < len(block):
+        end = start + max(len(block) // 16, SMALL)
+        while end := block.find(b"\n", end) + 1:
+            if not quotes or block.count(quotes, start, end) % 2 == 0:
+                break
+        parts.append(block[start : end or len(block)])
+        start = end or len(block)
+    return parts
 
 
 def _binary(path: Path) -> Any:
