@@ -186,7 +186,7 @@ def train(run: Run, work: Path) -> None:
     """Trains or composes a run's model in this process; continues an interrupted run."""
     from ee_trl import compose_moe
     from ee_trl.moe.compose import average_experts
-    from ee_trl.training.arguments import parse_recipe_args
+    from ee_trl.training.command_line import parse_recipe_args
 
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):

@@ -268,6 +268,7 @@ class Tree:
         self.branch = Branch.of(prompt.head, prompt.chains)
         self.branch_size = len(self.branch.tokens)  # tokens that each sample adds to its row
         self.packed = False  # whether batches are without padding: see `try_packing`
+        self.why_not_packed: str | None = None
         self.ahead = int(model.device.type == "cuda")  # batches that are started before the answers of one are read
 
     @torch.inference_mode()
@@ -302,7 +303,7 @@ class Tree:
             reason = None if inputs.apart <= (1e-4 if exact else 0.03) else f"attention differs by {inputs.apart:.2g}"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-        self.packed = reason is None
+        self.packed, self.why_not_packed = reason is None, reason
         if reason:
             logger.info("batches have padding, which is slower: %s", reason)
 
