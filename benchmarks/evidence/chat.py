@@ -27,8 +27,8 @@ from ee_trl.evaluation.metrics.completion_perplexity import sample_nlls, tokeniz
 
 
 OTHER = "epitome_reddit"
-SCORERS = {"scored": "minilm", "scored_linear": "linear", "scored_encoder": "A"}
-"""Folder of the scored pool -> the scorer; A is the cross-encoder that selects in the table from scratch."""
+SCORERS = {"scored": "minilm", "scored_linear": "linear", "scored_encoder": "B"}
+"""Folder of the scored pool -> the scorer; B, an older kind, also measures, so that row's own S and R mean nothing."""
 SIZES = {"pool": 2400, "sensibility": 60, "rationality": 36, "balanced": 40, "low": 24, "other": 80, "replies": 80}
 """Samples in the pool; held-out references by the authors' quadrant, and of other corpora; dialogues replied to."""
 BATCH = 20
@@ -79,10 +79,7 @@ def prepare(work: Path, other: Sequence[str], most: int, sizes: Mapping[str, int
         path.parent.mkdir(exist_ok=True)
         Dataset.from_list(cut).to_parquet(path)
         starts: dict[str, int] = {}
-        found[name] = {
-            "conversations": [starts.setdefault(row["context"][0], len(starts)) for row in rows],
-            "words": [len(row["response"].split()) for row in rows],
-        }
+        found[name] = {"conversations": [starts.setdefault(row["context"][0], len(starts)) for row in rows]}
     found["validation"]["quadrants"] = [
         name for name in QUADRANTS for _ in range(min(sizes[name], (of == name).sum()))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -24,16 +24,14 @@ Record = dict[str, Any]
 CONTROL = "random"
 BINS = (0, 6, 10, 14, 18)
 """Words from which on a reply is in the next bin of lengths."""
-REFERENCES = {
-    "all": "all, %", "sensibility": "sensibility, %", "rationality": "rationality, %", "balanced": "balanced, %",
-    "low": "low, %", "other": "Reddit, %",
-}  # fmt: skip
+REFERENCES = {name: name for name in ("all", "sensibility", "rationality", "balanced", "low")} | {"other": "Reddit"}
 """Perplexity of references: of ED's validation split as it is, by the authors' quadrant, and of EPITOME's posts."""
 REPLIES = {
     "sensibility": "S", "rationality": "R", "emotional_reactions": "ER", "interpretations": "IP", "explorations": "EX",
     "flagged": "flagged",
 }  # fmt: skip
 """Of replies: axes by scorer B, EPITOME's levels, and the share that the bundled scorer flags."""
+KINDS = {"references": REFERENCES, "replies": REPLIES, "like length": REPLIES}
 
 
 @dataclass(frozen=True)
@@ -119,32 +117,31 @@ class ChatResults:
         return self.perplexity(a, b, key) if kind == "references" else self.replies(a, b, key, kind != "replies")
 
     @cached_property
-    def _noise(self) -> dict[tuple[str, str], float]:
-        return {}
-
-    def noise(self, kind: str, key: str) -> float:
-        """How far two seeds of the control are apart at most."""
-        if (kind, key) not in self._noise:
-            pairs = combinations(self.rows[CONTROL], 2)
-            apart = (abs(self.values([a], [b], kind, key)[0]) for a, b in pairs)
-            self._noise[kind, key] = float(max(apart, default=0.0))
-        return self._noise[kind, key]
+    def noise(self) -> dict[tuple[str, str], float]:
+        """How far two seeds of the control are apart at most, by kind and measure."""
+        pairs = [([a], [b]) for a, b in combinations(self.rows[CONTROL], 2)]
+        return {
+            (kind, key): max((float(abs(self.values(a, b, kind, key)[0])) for a, b in pairs), default=0.0)
+            for kind, measures in KINDS.items()
+            for key in measures
+        }
 
     def found(self, row: str, kind: str, key: str) -> Found:
         """A row's difference to the control."""
         draws = self.values(self.rows[row], self.rows[CONTROL], kind, key)
-        return Found(float(draws[0]), draws[1:], self.noise(kind, key))
+        return Found(float(draws[0]), draws[1:], self.noise[kind, key])
 
     def verdict(self, row: str) -> tuple[list[str], list[str]]:
         """The measures of which a row is better than the control, and those of which it is worse."""
         better, worse = [], []
-        for kind, measures in (("references", REFERENCES), ("like length", REPLIES)):
-            for key, label in measures.items():
+        for kind in ("references", "like length"):
+            for key, label in KINDS[kind].items():
                 if kind == "like length" and key in AXES:
                     continue
                 found = self.found(row, kind, key)
                 if found.beyond:
                     lower = kind == "references" or key == "flagged"
+                    label = f"perplexity: {label}" if kind == "references" else label
                     (better if (found.value < 0) == lower else worse).append(label)
         return better, worse
 
@@ -173,19 +170,20 @@ def chat_tables(folder: Path) -> dict[str, str]:
     missing = [row for row in planned if row not in results.rows]
     others = [row for row in rows if row != CONTROL and row != "before training"]
 
-    def differences(kind: str, measures: Mapping[str, str]) -> str:
+    def differences(kind: str) -> str:
+        measures = KINDS[kind]
         lines = [[row, *(str(results.found(row, kind, key)) for key in measures)] for row in others]
-        noise = [f"{results.noise(kind, key):.2f}" for key in measures]
+        noise = [f"{results.noise[kind, key]:.2f}" for key in measures]
         return table([f"less {CONTROL}", *measures.values()], [*lines, ["two seeds of random, at most", *noise]])
 
     verdicts = [[row, *(", ".join(side) or "nothing" for side in results.verdict(row))] for row in others]
     return {
         "chat_rows": table(HEAD, [_absolute(results, row) for row in rows])
-        + (f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""),
+        + (f"\nNot run yet: {'; '.join(missing)}.\n" if missing else ""),
         "chat_verdict": table(["row", "better than random on", "worse on"], verdicts),
-        "chat_references": differences("references", REFERENCES),
-        "chat_replies": differences("replies", REPLIES),
-        "chat_matched": differences("like length", REPLIES),
+        "chat_references": differences("references"),
+        "chat_replies": differences("replies"),
+        "chat_matched": differences("like length"),
     }
 
 
@@ -201,16 +199,15 @@ def _absolute(results: ChatResults, row: str) -> list[str]:
     perplexities = []
     for name, weight in (("validation", weights), (other, None)):
         sides = [run["measures"]["references"][name] for run in runs]
-        perplexities.append([np.exp(_mean(one["nll"], weight) / _mean(one["tokens"], weight)) for one in sides])
+        means = [[np.average(one[key], weights=weight) for key in ("nll", "tokens")] for one in sides]
+        perplexities.append([float(np.exp(nll / tokens)) for nll, tokens in means])
     replies = [run["measures"]["replies"] for run in runs]
-    took = [f"{runs[0][key]:,}" if key in runs[0] else "" for key in ("samples",)]
+    took = ["", "", ""]
+    if "tokens" in runs[0]:
+        tokens, seconds = (mean(run[key] for run in runs) for key in ("tokens", "seconds"))
+        took = [f"{runs[0]['samples']:,}", f"{tokens / 1e3:.1f}", f"{seconds:.0f}"]
     return [
-        row, str(len(runs)), *took, f"{mean(run.get('tokens', 0) for run in runs) / 1e3:.1f}",
-        f"{mean(run['seconds'] for run in runs):.0f}", *(spread(values) for values in perplexities),
+        row, str(len(runs)), *took, *(spread(values) for values in perplexities),
         *(spread([np.nanmean(one[key]) for one in replies], 2) for key in ("sensibility", "rationality", "flagged")),
         *(spread([one["numbers"][key] for one in replies], 1) for key in ("words", "dist1", "dist2")),
     ]  # fmt: skip
-
-
-def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
-    return float(np.average(values, weights=weights))
