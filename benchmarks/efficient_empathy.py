@@ -22,7 +22,7 @@ from datasets import Dataset
 
 from ee_trl import EmpathyDataSelector, RequestRouter, build_tiny_causal_lm
 from ee_trl.recipes import efficient_empathy, sft_sensibility
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.data import EVERYTHING, read_rows
 
 

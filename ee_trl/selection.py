@@ -284,13 +284,14 @@ def select_indices(
     else:
         why, ranks = "not_in_top", np.zeros(len(where))
         if rule == "top":
-            settings["axis"] = _axis(axis, names, column is not None)
-            ranks = _ranks(settings["axis"], sensibility, rationality, column)
+            axis = _axis(axis, names, column is not None)
+            ranks = _ranks(axis, sensibility, rationality, column)
             coded, codes = (*coded, "no_value"), np.where(eligible & np.isnan(ranks), np.uint8(len(coded)), codes)
             eligible &= ~np.isnan(ranks)
             drops, scored = Coded(codes, coded), np.flatnonzero(eligible)
         size = settings["n"] = _size(len(scored), n, fraction, default=min(int(inside.sum()), len(scored)))
         if rule == "top":
+            settings["axis"] = axis
             order = np.argsort(-ranks[scored], kind="stable")
         elif rule == "random":
             _refuse(rule, axis=axis)

@@ -317,10 +317,9 @@ class EmpathyDataSelector(DatasetScorer):
 
 def _numbers(scored: Any, name: str) -> np.ndarray:
     """A column of numbers, NaN where it is null."""
-    features = features_of(scored)
-    check_choice("axis", name, (*rules.RANKINGS, *features), SelectionError)
-    if not re.fullmatch(r"u?int\d+|float\d+|bool", str(getattr(features[name], "dtype", ""))):
-        raise SelectionError(f"axis {name!r} is a column of {features[name]}, not of numbers")
+    kinds = {column: str(getattr(kind, "dtype", "")) for column, kind in features_of(scored).items()}
+    numbers = [column for column, kind in kinds.items() if re.fullmatch(r"u?int\d+|float\d+|bool", kind)]
+    check_choice("axis", name, dict.fromkeys((*rules.RANKINGS, *numbers)), SelectionError)
     values = [row[name] for row in scored.select_columns([name])]
     return np.array([np.nan if value is None else value for value in values], np.float64)
 

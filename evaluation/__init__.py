@@ -15,6 +15,7 @@ _EXPORTS = {
     "Comparison": "comparison",
     "Decoding": "generation",
     "EvalSet": "eval_set",
+    "add_difficulty": "difficulty",
     "evaluate_models": "comparison",
     "read_eval_set": "eval_set",
 }

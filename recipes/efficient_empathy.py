@@ -26,7 +26,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ee_trl.training.arguments import PipelineArguments, recipe_parser, run_recipe
+from ee_trl.training.arguments import PipelineArguments
+from ee_trl.training.command_line import recipe_parser, run_recipe
 
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ee_trl.training.arguments import OnlineArguments, recipe_parser, run_recipe
+from ee_trl.training.arguments import OnlineArguments
+from ee_trl.training.command_line import recipe_parser, run_recipe
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ee_trl import CausalLMScorer, Dialogue, RequestRouter, demo_model, load_sco
 from ee_trl.axes import AXES
 from ee_trl.data.chat import chat_ids, fitted, render
 from ee_trl.scoring.judge.rubric import Rubric, render_form
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.demo_model import INSTALL, VARIABLE, carried
 
 

@@ -173,10 +173,9 @@ def test_top_by_a_column_of_the_data_set(selector: EmpathyDataSelector) -> None:
     chosen = selector.choose(data, rule="top", axis="ifd", n=2)
     assert chosen.indices.tolist() == [2, 3]
     assert chosen.counts() == {"kept": 2, "not_in_top": 1, "no_value": 1}
-    with pytest.raises(SelectionError, match="axis 'word' is a column of .*, not of numbers"):
-        selector.choose(data, rule="top", axis="word")
-    with pytest.raises(EmpathyError, match=r"unknown axis 'idf'.*ifd"):
-        selector.choose(data, rule="top", axis="idf")
+    for wrong in ("word", "idf"):
+        with pytest.raises(SelectionError, match=rf"unknown axis '{wrong}'; valid: [a-z, ]*, sum, ifd\."):
+            selector.choose(data, rule="top", axis=wrong)
 
 
 def test_clusters_read_the_dialogues(selector: EmpathyDataSelector, monkeypatch: pytest.MonkeyPatch) -> None:

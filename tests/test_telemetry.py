@@ -19,7 +19,7 @@ RECIPE = """
 import sys
 sys.argv = ["sft_sensibility.py", "--help"]
 from ee_trl.recipes.sft_sensibility import main, make_parser
-from ee_trl.training.arguments import run_recipe
+from ee_trl.training.command_line import run_recipe
 run_recipe(main, make_parser)
 """
 OFF = """

@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     note = "demo: the demonstration's chat model; scratch: a small one from scratch; or a hub id or folder"
     parser.add_argument("--model", default="demo", help=f"{note} (default: demo)")
-    parser.add_argument("--steps", type=int, default=28, help="of every run of the chat model")
+    parser.add_argument("--steps", type=int, default=16, help="of every run of the chat model")
     parser.add_argument("--other", nargs="+", metavar="FILE", help="other corpora, for perplexity (EPITOME's posts)")
     parser.add_argument("--config", type=Path, help="recipe config for --model")
     parser.add_argument("--batch", type=int, help="samples a step (16; of the chat model 8)")

@@ -19,15 +19,16 @@ from training import folder_of, slug
 from ee_trl import EmpathyDataSelector, demo_model
 from ee_trl.axes import QUADRANTS, quadrants
 from ee_trl.evaluation.candidates import LoadedModel, Replies, load_candidate
+from ee_trl.evaluation.difficulty import add_difficulty
 from ee_trl.evaluation.eval_set import read_eval_set
 from ee_trl.evaluation.generation import Decoding, generate_replies
 from ee_trl.evaluation.measures import Evaluator, numbers_of
-from ee_trl.evaluation.metrics.completion_perplexity import difficulty, sample_nlls, tokenize_sample
+from ee_trl.evaluation.metrics.completion_perplexity import sample_nlls, tokenize_sample
 
 
 OTHER = "epitome_reddit"
-SCORERS = {"scored": "minilm", "scored_linear": "linear", "scored_encoder": "A"}
-"""Folder of the scored pool -> the scorer; A is the cross-encoder that selects in the table from scratch."""
+SCORERS = {"scored": "minilm", "scored_linear": "linear", "scored_encoder": "B"}
+"""Folder of the scored pool -> the scorer; B, an older kind, also measures, so that row's own S and R mean nothing."""
 SIZES = {"pool": 2400, "sensibility": 60, "rationality": 36, "balanced": 40, "low": 24, "other": 80, "replies": 80}
 """Samples in the pool; held-out references by the authors' quadrant, and of other corpora; dialogues replied to."""
 BATCH = 20
@@ -78,10 +79,7 @@ def prepare(work: Path, other: Sequence[str], most: int, sizes: Mapping[str, int
         path.parent.mkdir(exist_ok=True)
         Dataset.from_list(cut).to_parquet(path)
         starts: dict[str, int] = {}
-        found[name] = {
-            "conversations": [starts.setdefault(row["context"][0], len(starts)) for row in rows],
-            "words": [len(row["response"].split()) for row in rows],
-        }
+        found[name] = {"conversations": [starts.setdefault(row["context"][0], len(starts)) for row in rows]}
     found["validation"]["quadrants"] = [
         name for name in QUADRANTS for _ in range(min(sizes[name], (of == name).sum()))
     ]
@@ -105,11 +103,7 @@ def score_pool(name: str, work: Path, most: int, encoder: str) -> Path:
         return folder
     if name == "scored_ifd":
         scored = Dataset.from_parquet(str(score_pool("scored", work, most, encoder) / "train.parquet"))
-        loaded, dialogues = base_model(), read_eval_set(scored).dialogues
-        samples = [tokenize_sample(d.prompt, d.completion, loaded.tokenizer) for d in dialogues]
-        ratios = difficulty(samples, loaded.model, batch_size=BATCH)
-        # a reply that its context makes no likelier does not belong to it, as the source has it
-        scored = scored.add_column("ifd", [ratio if ratio < 1 else None for ratio in ratios])
+        scored = add_difficulty(scored, base_model(), batch_size=BATCH)
     else:
         scorer: Any = SCORERS[name]
         scorer = str(data.scorer_of(scorer, encoder, work)[0]) if scorer in data.HALVES else scorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -24,34 +24,33 @@ Record = dict[str, Any]
 CONTROL = "random"
 BINS = (0, 6, 10, 14, 18)
 """Words from which on a reply is in the next bin of lengths."""
-REFERENCES = {
-    "all": "all, %", "sensibility": "sensibility, %", "rationality": "rationality, %", "balanced": "balanced, %",
-    "low": "low, %", "other": "Reddit, %",
-}  # fmt: skip
+REFERENCES = {name: name for name in ("all", "sensibility", "rationality", "balanced", "low")} | {"other": "Reddit"}
 """Perplexity of references: of ED's validation split as it is, by the authors' quadrant, and of EPITOME's posts."""
 REPLIES = {
     "sensibility": "S", "rationality": "R", "emotional_reactions": "ER", "interpretations": "IP", "explorations": "EX",
     "flagged": "flagged",
 }  # fmt: skip
 """Of replies: axes by scorer B, EPITOME's levels, and the share that the bundled scorer flags."""
+KINDS = {"references": REFERENCES, "replies": REPLIES, "like length": REPLIES}
 
 
 @dataclass(frozen=True)
 class Found:
-    """A difference to the control and its 95 % interval, and how far the control's own seeds are apart."""
+    """A difference to the control, its bootstrap draws, and how far apart as many seeds of the control may be."""
 
     value: float
-    low: float
-    high: float
+    draws: np.ndarray
     noise: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        low, high = np.percentile(self.draws, [2.5, 97.5])
+        return f"{self.value:+.2f} ({low:+.2f} to {high:+.2f})"
 
     @property
     def beyond(self) -> bool:
-        """Whether it is neither chance of the dialogues nor of the seed."""
-        return self.low * self.high > 0 and abs(self.value) > self.noise
+        """Whether it is neither chance of the dialogues, at 99 % since there are many comparisons, nor of the seed."""
+        low, high = np.percentile(self.draws, [0.5, 99.5])
+        return bool(low * high > 0 and abs(self.value) > self.noise)
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,15 @@ class ChatResults:
             found.setdefault(run["row"], []).append(run)
         return found
 
-    def draws(self, name: str) -> np.ndarray:
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
         """How often each held-out dialogue counts, shape `(1 + resamples, n)`; first, each counts once."""
-        clusters = self.set_up["held_out"][name]["conversations"]
-        drawn = Bootstrap(1000, clusters=clusters).draws(len(clusters))
-        return np.concatenate([np.ones((1, len(clusters))), *drawn])
+        found = {}
+        for name in ("validation", "test", *self.set_up["held_out"]["others"]):
+            clusters = self.set_up["held_out"][name]["conversations"]
+            drawn = Bootstrap(1000, clusters=clusters).draws(len(clusters))
+            found[name] = np.concatenate([np.ones((1, len(clusters))), *drawn])
+        return found
 
     def perplexity(self, a: Sequence[Record], b: Sequence[Record], group: str) -> np.ndarray:
         """By how many per cent the perplexity of A's references is above B's, for each draw."""
@@ -90,12 +93,12 @@ class ChatResults:
             weights = np.array(self.set_up["held_out"]["weights"])
         elif group != "other":
             weights = (np.array(self.set_up["held_out"]["validation"]["quadrants"]) == group).astype(float)
-        counts = self.draws(name) * weights
+        counts = self.draws[name] * weights
         return 100 * np.expm1(counts @ (sides[0] - sides[1]) / (counts @ tokens))
 
     def replies(self, a: Sequence[Record], b: Sequence[Record], key: str, like: bool) -> np.ndarray:
         """The mean of A's replies less that of B's, for each draw; `like`: within bins of length."""
-        counts, sides = self.draws("test"), []
+        counts, sides = self.draws["test"], []
         for runs in (a, b):
             values, words = (
                 np.array([run["measures"]["replies"][name] for run in runs], float).ravel() for name in (key, "words")
@@ -109,28 +112,38 @@ class ChatResults:
         parts = sum_a / np.maximum(n_a * k_a, 1e-9) - sum_b / np.maximum(n_b * k_b, 1e-9)
         return (parts * weights).sum(axis=1) / weights.sum(axis=1)
 
+    def values(self, a: Sequence[Record], b: Sequence[Record], kind: str, key: str) -> np.ndarray:
+        """The difference of A to B for each draw; `kind` is `"references"`, `"replies"` or `"like length"`."""
+        return self.perplexity(a, b, key) if kind == "references" else self.replies(a, b, key, kind != "replies")
+
+    @cached_property
+    def noise(self) -> dict[tuple[str, str], float]:
+        """How far two seeds of the control are apart at most, by kind and measure."""
+        pairs = [([a], [b]) for a, b in combinations(self.rows[CONTROL], 2)]
+        return {
+            (kind, key): max((float(abs(self.values(a, b, kind, key)[0])) for a, b in pairs), default=0.0)
+            for kind, measures in KINDS.items()
+            for key in measures
+        }
+
     def found(self, row: str, kind: str, key: str) -> Found:
-        """A row's difference to the control; `kind` is `"references"`, `"replies"` or `"like length"`."""
-
-        def values(a: Sequence[Record], b: Sequence[Record]) -> np.ndarray:
-            return self.perplexity(a, b, key) if kind == "references" else self.replies(a, b, key, kind != "replies")
-
-        control = self.rows[CONTROL]
-        draws = values(self.rows[row], control)
-        low, high = np.percentile(draws[1:], [2.5, 97.5])
-        noise = max((abs(values([a], [b])[0]) for a, b in combinations(control, 2)), default=0.0)
-        return Found(float(draws[0]), float(low), float(high), float(noise))
+        """A row's difference to the control."""
+        mine, control = self.rows[row], self.rows[CONTROL]
+        draws = self.values(mine, control, kind, key)
+        scale = ((1 / len(mine) + 1 / len(control)) / 2) ** 0.5  # means of seeds are less far apart than two seeds
+        return Found(float(draws[0]), draws[1:], self.noise[kind, key] * scale)
 
     def verdict(self, row: str) -> tuple[list[str], list[str]]:
         """The measures of which a row is better than the control, and those of which it is worse."""
         better, worse = [], []
-        for kind, measures in (("references", REFERENCES), ("like length", REPLIES)):
-            for key, label in measures.items():
+        for kind in ("references", "like length"):
+            for key, label in KINDS[kind].items():
                 if kind == "like length" and key in AXES:
                     continue
                 found = self.found(row, kind, key)
                 if found.beyond:
                     lower = kind == "references" or key == "flagged"
+                    label = f"perplexity: {label}" if kind == "references" else label
                     (better if (found.value < 0) == lower else worse).append(label)
         return better, worse
 
@@ -159,37 +172,27 @@ def chat_tables(folder: Path) -> dict[str, str]:
     missing = [row for row in planned if row not in results.rows]
     others = [row for row in rows if row != CONTROL and row != "before training"]
 
-    def differences(kind: str, measures: Mapping[str, str]) -> str:
+    def differences(kind: str) -> str:
+        measures = KINDS[kind]
         lines = [[row, *(str(results.found(row, kind, key)) for key in measures)] for row in others]
-        noise = [f"{results.found(CONTROL, kind, key).noise:.2f}" for key in measures]
+        noise = [f"{results.noise[kind, key]:.2f}" for key in measures]
         return table([f"less {CONTROL}", *measures.values()], [*lines, ["two seeds of random, at most", *noise]])
 
     verdicts = [[row, *(", ".join(side) or "nothing" for side in results.verdict(row))] for row in others]
     return {
         "chat_rows": table(HEAD, [_absolute(results, row) for row in rows])
-        + (f"\nNot run yet: {', '.join(missing)}.\n" if missing else ""),
+        + (f"\nNot run yet: {'; '.join(missing)}.\n" if missing else ""),
         "chat_verdict": table(["row", "better than random on", "worse on"], verdicts),
-        "chat_references": differences("references", REFERENCES),
-        "chat_replies": differences("replies", REPLIES),
-        "chat_matched": differences("like length", REPLIES),
+        "chat_references": differences("references"),
+        "chat_replies": differences("replies"),
+        "chat_matched": differences("like length"),
     }
 
 
 HEAD = (
-    "row",
-    "seeds",
-    "samples",
-    "tokens (k)",
-    "seconds",
-    "perplexity, all",
-    "Reddit",
-    "S",
-    "R",
-    "flagged",
-    "words",
-    "Dist-1",
-    "Dist-2",
-)
+    "row", "seeds", "samples", "tokens (k)", "seconds", "perplexity, all", "Reddit", "S", "R", "flagged", "words",
+    "Dist-1", "Dist-2",
+)  # fmt: skip
 
 
 def _absolute(results: ChatResults, row: str) -> list[str]:
@@ -198,16 +201,15 @@ def _absolute(results: ChatResults, row: str) -> list[str]:
     perplexities = []
     for name, weight in (("validation", weights), (other, None)):
         sides = [run["measures"]["references"][name] for run in runs]
-        perplexities.append([np.exp(_mean(one["nll"], weight) / _mean(one["tokens"], weight)) for one in sides])
+        means = [[np.average(one[key], weights=weight) for key in ("nll", "tokens")] for one in sides]
+        perplexities.append([float(np.exp(nll / tokens)) for nll, tokens in means])
     replies = [run["measures"]["replies"] for run in runs]
-    took = [f"{runs[0][key]:,}" if key in runs[0] else "" for key in ("samples",)]
+    took = ["", "", ""]
+    if "tokens" in runs[0]:
+        tokens, seconds = (mean(run[key] for run in runs) for key in ("tokens", "seconds"))
+        took = [f"{runs[0]['samples']:,}", f"{tokens / 1e3:.1f}", f"{seconds:.0f}"]
     return [
-        row, str(len(runs)), *took, f"{mean(run.get('tokens', 0) for run in runs) / 1e3:.1f}",
-        f"{mean(run['seconds'] for run in runs):.0f}", *(spread(values) for values in perplexities),
+        row, str(len(runs)), *took, *(spread(values) for values in perplexities),
         *(spread([np.nanmean(one[key]) for one in replies], 2) for key in ("sensibility", "rationality", "flagged")),
         *(spread([one["numbers"][key] for one in replies], 1) for key in ("words", "dist1", "dist2")),
     ]  # fmt: skip
-
-
-def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
-    return float(np.average(values, weights=weights))

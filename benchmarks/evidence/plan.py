@@ -100,23 +100,22 @@ def chat_plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         for name, options in core.items():
             own = {"empathy_seed": seed} if name == "random" else {}
             runs.append(Run(name if seed == 0 else f"{name}-{seed}", expert, {**options, **own}, seed))
-    weigh = {"empathy_policy_options": {"weigh": "loss"}}
     runs += [
-        Run("top by S", expert, {**top, "empathy_axis": "sensibility"}),
-        Run("top by S, in clusters", expert, {**top, "empathy_axis": "sensibility", "empathy_control": "clusters"}),
+        Run("best S of each cluster", expert, {**top, "empathy_axis": "sensibility", "empathy_control": "clusters"}),
         Run("top by S + R", expert, {**top, "empathy_axis": "sum"}),
         Run("T = 7", expert, {"empathy_threshold": 7}),
-        Run("released, like length", expert, {"empathy_control": "length"}),
         Run("rationality", "sft_rationality"),
-        Run("longest reply", expert, {"empathy_rule": "longest", **n}),
-        Run("selected by linear", expert, data="scored_linear"),
-        Run("selected by an encoder", expert, data="scored_encoder"),
-        Run("top by IFD", expert, {**top, "empathy_axis": "ifd"}, data="scored_ifd"),
-        Run("soft gate", "sft_online", {"empathy_policy": "soft", **weigh}),
-        Run("released, flagged too", expert, {"empathy_exclude": "none"}),
-        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}),
         Run("mean of the experts", "average", of=("sensibility", "rationality")),
         Run("mixture, untrained", "compose", of=("sensibility", "rationality")),
         Run("mixture", "sft_moe", steps=0.25, base="mixture, untrained"),
+        Run("selected by linear", expert, data="scored_linear"),
+        Run("released, like length", expert, {"empathy_control": "length"}),
+        Run("soft gate", "sft_online", {"empathy_policy": "soft", "empathy_policy_options": {"weigh": "loss"}}),
+        Run("longest reply", expert, {"empathy_rule": "longest", **n}),
+        Run("top by IFD", expert, {"empathy_rule": "top", "empathy_axis": "ifd"}, data="scored_ifd"),
+        Run("union of the experts", expert, {"empathy_keep": "sensibility,rationality"}),
+        Run("selected by an encoder", expert, data="scored_encoder"),
+        Run("top by S", expert, {**top, "empathy_axis": "sensibility"}),
+        Run("released, flagged too", expert, {"empathy_exclude": "none"}),
     ]
     return {run.name: run for run in runs}

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from data import speakers_turns, untrained
 from plan import Run
 from transformers.trainer_utils import get_last_checkpoint
@@ -103,6 +104,8 @@ def command_of(run: Run, work: Path) -> list[str]:
     table = plan_of(work)
     base = whole_model(folder_of(run.base, work)) if run.base else common_base(work)
     chat = {**CHAT, "chat_template_path": work / "template.jinja"} if table.get("chat") else {}
+    if chat and torch.cuda.is_available():
+        chat |= {"use_cpu": False, "bf16": True}
     config = table["config"] or ROOT / "recipes" / "configs" / ("smollm2_cpu.yaml" if chat else "tiny_cpu.yaml")
     steps = steps_of(run, table["steps"], work)
     every = max(1, steps // EVALS)
@@ -183,7 +186,7 @@ def train(run: Run, work: Path) -> None:
     """Trains or composes a run's model in this process; continues an interrupted run."""
     from ee_trl import compose_moe
     from ee_trl.moe.compose import average_experts
-    from ee_trl.training.arguments import parse_recipe_args
+    from ee_trl.training.command_line import parse_recipe_args
 
     target = folder_of(run.name, work)
     if run.recipe in ("average", "compose"):
@@ -199,7 +202,8 @@ def train(run: Run, work: Path) -> None:
             from datasets import Dataset
 
             selected = {name: str(folder / "selection" / "selected.parquet") for name, folder in experts.items()}
-            compose_moe(base, experts, target, gate_data={n: Dataset.from_parquet(p) for n, p in selected.items()})
+            sets = {n: Dataset.from_parquet(p) for n, p in selected.items()}
+            compose_moe(base, experts, target, gate_data=sets, gate_samples=32 if plan_of(work).get("chat") else 256)
         return
     recipe = import_module(f"ee_trl.recipes.{run.recipe}")
     with only_replies_projected():
@@ -269,10 +273,17 @@ def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
         "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
         "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,
         **what_it_took(run, work), **measured,
-        **({"command": [run.recipe, *(word.replace(str(work), "WORK") for word in command)]} if chat else {}),
+        **({"command": [run.recipe, *(_anywhere(word, work) for word in command)]} if chat else {}),
     }  # fmt: skip
     record.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found
+
+
+def _anywhere(word: str, work: Path) -> str:
+    """A word of a command without this machine's folders."""
+    for folder, name in ((str(work), "WORK"), (f"{ROOT}/", ""), (str(common_base(work)), "MODEL")):
+        word = word.replace(folder, name)
+    return word
 
 
 def tokens_seen(history: list[dict[str, Any]], resumed: Sequence[int] = ()) -> list[int]:

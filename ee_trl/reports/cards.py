@@ -181,7 +181,7 @@ def _in_words(settings: Mapping[str, Any]) -> tuple[str, str]:
         ),
     }[settings["rule"]]
     if settings.get("control") == "clusters":
-        how += f"; the best of each of {settings['clusters']} clusters of similar dialogues"
+        how += f"; chosen in {settings['clusters']} clusters of similar dialogues, of which each keeps its share"
     elif settings.get("control"):
         how += "; chosen in bins of reply length, so that the kept replies are as long as all scored replies"
     return title, how

@@ -1,4 +1,4 @@
-"""What a process is about to ask a scorer for, so that another process with the same store does not ask for it too."""
+"""What a process has for itself while it lives: dialogues that it asks for, and the folder that it trains in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from .store import cache_folder
 
@@ -27,17 +28,34 @@ def claimed(store: Path, fingerprint: str, keys: Iterable[bytes], most: int) -> 
 
     A claim is a lock on one byte of an empty file in the cache folder, so it ends with its process, however that ends.
     """
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        file = None if fcntl is None else (cache_folder() / "claims").open("ab")
-    except OSError:  # no place for claims: two processes may ask twice
-        file = None
+    file = _file("claims")
     if file is None:
         yield set(islice(keys, most))
         return
     name = f"{store.resolve()} {fingerprint} ".encode()
     with file:
         yield set(islice((key for key in keys if _lock(file.fileno(), name + key)), most))
+
+
+def claim_folder(folder: Path) -> bool:
+    """Claims a folder until this process ends; `False` if another process of this machine has claimed it."""
+    file = _file("folders")
+    if file is None:
+        return True
+    _OPEN.append(file)  # to close the file would end every claim in it
+    return _lock(file.fileno(), str(folder.resolve()).encode())
+
+
+_OPEN: list[BinaryIO] = []
+
+
+def _file(name: str) -> BinaryIO | None:
+    """A file of locks; `None` where there is no place for it, so that two processes may do the same work."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return None if fcntl is None else (cache_folder() / name).open("ab")
+    except OSError:
+        return None
 
 
 def _lock(file: int, name: bytes) -> bool:

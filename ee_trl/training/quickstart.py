@@ -24,7 +24,8 @@ from ..files import read_json
 from ..reports.cards import selection_section
 from ..reports.plane import plot_loss, plot_replies
 from ..selector import EmpathyDataSelector
-from .arguments import ExpertArguments, parse_recipe_args, recipe_parser
+from .arguments import ExpertArguments
+from .command_line import parse_recipe_args, recipe_parser
 from .demo_model import HUB_ID, INSTALL
 from .expert import SELECTION_DIR, ExpertRun
 from .report import ALL, METRICS, measure_model, picture, write_page

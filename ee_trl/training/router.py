@@ -20,7 +20,8 @@ from ..moe.routing import measure_routing
 from ..moe.routing_report import PAGE, PICTURE, RECORD, summarise_routing, write_router_report
 from ..moe.training import ATTENTION, RouterSFTTrainer, check_arguments, check_config
 from ..selector import EmpathyDataSelector
-from .arguments import ExpertArguments, MoEArguments, parse_recipe_args, recipe_parser
+from .arguments import ExpertArguments, MoEArguments
+from .command_line import parse_recipe_args, recipe_parser
 from .data import EMBEDDED, read_rows
 from .demo_model import is_pretrained
 from .expert import SELECTION_DIR, ExpertRun

@@ -28,6 +28,7 @@ from ..online.checkpoints import TRAINER_STATE, fault_of, newest
 from ..online.trl_internals import load_checkpoint
 from ..reports.cards import hub_name, with_section
 from ..reports.licence import Licence, Origin, find_licence
+from ..scoring.claims import claim_folder
 from ..scoring.encoder import fast_dtype
 from .arguments import NEW_OPTIONS, DataArguments
 from .data import content_of, has_scores, in_template, open_split, untrained
@@ -205,6 +206,10 @@ class RecipeRun(ABC):
             raise EmpathyError(
                 f"{str(self.folder)!r} is not empty and holds no run of a recipe; it is not overwritten. Give another "
                 "--output_dir, or remove the folder."
+            )
+        if not self.finished and self.state.is_main_process and not claim_folder(self.folder):
+            raise EmpathyError(
+                f"another process trains in {str(self.folder)!r}. Wait until it ends, or give another --output_dir."
             )
         remove_temporary_folders()
         self.checkpoint = None if self.finished else self._checkpoint()

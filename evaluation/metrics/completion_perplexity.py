@@ -120,24 +120,6 @@ def batch_nll(samples: Sequence[TokenizedSample], model: Any) -> list[float]:
     return sums
 
 
-def difficulty(samples: Sequence[TokenizedSample], model: Any, *, batch_size: int = 8) -> list[float]:
-    """
-    How much of a reply's perplexity its context leaves: the Instruction-Following Difficulty of Superfiltering.
-
-    It is the perplexity of a reply's tokens given its context, divided by that of the same tokens alone
-    ([arXiv:2402.00530](https://arxiv.org/abs/2402.00530)). Near 0 the context tells the reply; at 1 and above it does
-    not help, and the source drops the sample.
-
-    Returns:
-        `list[float]` with a ratio for each sample, NaN where a reply has no second token.
-    """
-    alone = [TokenizedSample(sample.ids[sample.start :], 0) for sample in samples]
-    given, without = (np.array(sample_nlls(side, model, batch_size=batch_size)) for side in (samples, alone))
-    counts = np.array([[sample.scored for sample in side] for side in (samples, alone)], float)
-    found: list[float] = np.exp(divided(given, counts[0]) - divided(without, counts[1])).tolist()
-    return found
-
-
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Puts a model in eval mode, and restores the mode of each of its modules afterwards."""

@@ -310,18 +310,30 @@ def test_intervals_on_request(name, load, tools) -> None:
 
 
 def test_difficulty_is_the_perplexity_given_the_context_over_that_without(tiny: dict) -> None:
-    from ee_trl.evaluation.metrics.completion_perplexity import TokenizedSample, difficulty, perplexity_scores
+    from datasets import Dataset
 
-    texts = list(zip(SAMPLES["prompts"], SAMPLES["completions"], strict=True))
-    samples = [
-        TokenizedSample([*(ids := tiny["tokenizer"](prompt)["input_ids"]), *reply], len(ids))
-        for prompt, reply in ((p, tiny["tokenizer"](c)["input_ids"]) for p, c in texts)
+    from ee_trl.evaluation.candidates import LoadedModel
+    from ee_trl.evaluation.difficulty import add_difficulty
+    from ee_trl.evaluation.metrics.completion_perplexity import batch_nll, tokenize_sample
+
+    rows = [
+        {"context": [text], "response": reply}
+        for text, reply in zip(SAMPLES["prompts"], SAMPLES["completions"], strict=True)
     ]
-    for (prompt, completion), found in zip(texts, difficulty(samples, tiny["model"]), strict=True):
-        given = perplexity_scores([prompt], [completion], **tiny, add_eos=False)["perplexity"]
-        alone = perplexity_scores([""], [completion], **tiny, add_eos=False)["perplexity"]
-        assert found == pytest.approx(given / alone, rel=1e-4)
-    assert math.isnan(difficulty([TokenizedSample([1, 2], 1)], tiny["model"])[0])  # one token: nothing comes before it
+    rows.insert(1, {"context": ["alone"], "response": None})
+    loaded = LoadedModel(tiny["model"].eval(), tiny["tokenizer"])
+    found = add_difficulty(Dataset.from_list(rows), loaded, "ifd")["ifd"][:]
+    assert found[1] is None
+    for row, value in zip(rows, found, strict=True):
+        if row["response"]:
+            messages = [
+                {"role": "user", "content": row["context"][0]},
+                {"role": "assistant", "content": row["response"]},
+            ]
+            sample = tokenize_sample(messages[:1], messages[1:], tiny["tokenizer"])
+            reply = type(sample)(sample.ids[sample.start :], 0)
+            given, alone = (math.exp(batch_nll([s], tiny["model"])[0] / s.scored) for s in (sample, reply))
+            assert value == (pytest.approx(given / alone, rel=1e-4) if given < alone else None)
 
 
 def resamplers(tiny: dict) -> dict:

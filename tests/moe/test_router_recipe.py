@@ -20,7 +20,7 @@ from ee_trl.moe.checkpoint import Checkpoint
 from ee_trl.moe.routing_report import PAGE, PICTURE, RECORD
 from ee_trl.moe.training import RouterSFTTrainer
 from ee_trl.recipes import sft_moe
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train

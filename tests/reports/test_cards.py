@@ -138,11 +138,17 @@ def test_numbers_by_hand(selector: EmpathyDataSelector) -> None:
             "samples highest in sensibility minus rationality",
             "those whose replies score highest in sensibility minus rationality.",
         ),
+        (
+            {"rule": "top", "axis": "sum", "n": 2, "control": "clusters"},
+            "samples highest in sensibility plus rationality",
+            "those whose replies score highest in sensibility plus rationality; chosen in 1 clusters of similar",
+        ),
     ],
 )
 def test_title_and_first_sentence_are_of_the_rule(
-    options: dict[str, Any], title: str, said: str, selector: EmpathyDataSelector
+    options: dict[str, Any], title: str, said: str, selector: EmpathyDataSelector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ee_trl.scoring.biencoder.dialogue_vectors", lambda dialogues: np.ones((len(dialogues), 2)))
     card = selector.card(rows(), **options)
     assert head(card)["pretty_name"] == title
     text = str(card)

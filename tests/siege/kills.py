@@ -248,7 +248,7 @@ class Training:
 
     def work(self, folder: Path) -> None:
         """The command."""
-        from ee_trl.training.arguments import parse_recipe_args
+        from ee_trl.training.command_line import parse_recipe_args
 
         recipe = sys.modules[f"ee_trl.recipes.{self.case.recipe}"]
         args = [arg.replace("{work}", str(self.siege.work)) for arg in self.case.args]

@@ -34,7 +34,7 @@ FREE = Rubric("free", "What do you think of the listener's last reply?")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its weights in float32, for both engines."""
-    return llama_server.as_float32(llama_server.gguf_or_skip(), tmp_path_factory.mktemp("model") / "smollm2.gguf")
+    return llama_server.dequantized(llama_server.gguf_or_skip(), tmp_path_factory.mktemp("model") / "smollm2.gguf")
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ params = xllamacpp.CommonParams()
 params.model.path, params.port, params.n_ctx, params.n_parallel = sys.argv[1], *map(int, sys.argv[2:5])
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[5])
 params.hostnames = ["127.0.0.1"]
-if sys.argv[6] == "float32":
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+if sys.argv[6]:
+    params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{sys.argv[6]}")
 server = xllamacpp.Server(params)
 threading.Event().wait()
 """
@@ -45,19 +45,25 @@ def gguf_or_skip() -> Path:
     return path
 
 
-def as_float32(source: Path, target: Path) -> Path:
-    """The same GGUF with its weights dequantized, so that engines differ by their arithmetic alone."""
+def dequantized(source: Path, target: Path, kind: str = "F32") -> Path:
+    """The same GGUF with its matrices in F32, BF16 or F16, so that engines differ by their arithmetic alone."""
     import gguf
     import numpy as np
 
     read = gguf.GGUFReader(source)
     write = gguf.GGUFWriter(target, read.get_field("general.architecture").contents())
+    matrix, file = (
+        gguf.GGMLQuantizationType[kind],
+        gguf.LlamaFileType[f"{'ALL' if kind == 'F32' else 'MOSTLY'}_{kind}"],
+    )
     for entry in read.fields.values():
         if entry.name != "general.architecture" and not entry.name.startswith("GGUF."):
-            value = 0 if entry.name == "general.file_type" else entry.contents()
+            value = int(file) if entry.name == "general.file_type" else entry.contents()
             write.add_key_value(entry.name, value, entry.types[0], sub_type=entry.types[-1])
     for tensor in read.tensors:
-        write.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+        weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        own = matrix if weights.ndim > 1 else gguf.GGMLQuantizationType.F32
+        write.add_tensor(tensor.name, gguf.quants.quantize(weights, own), raw_dtype=own)
     write.write_header_to_file()
     write.write_kv_data_to_file()
     write.write_tensors_to_file()

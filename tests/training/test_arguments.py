@@ -23,14 +23,8 @@ from ee_trl.data.samples import read_samples
 from ee_trl.errors import EmpathyError, FormatError
 from ee_trl.online.policies.named import POLICIES, policy_options
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
-from ee_trl.training.arguments import (
-    DataArguments,
-    ExpertArguments,
-    OnlineArguments,
-    PipelineArguments,
-    parse_recipe_args,
-    trl_options,
-)
+from ee_trl.training.arguments import DataArguments, ExpertArguments, OnlineArguments, PipelineArguments, trl_options
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.data import content_of, open_split
 
 
@@ -240,6 +234,24 @@ def test_the_names_of_trl_s_options_are_those_of_its_classes() -> None:
     assert trl_options() == trl_options("SFTConfig") | trl_options("ModelConfig")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_steps: 2.5", "--max-steps: invalid int value: '2.5'"),
+        ("learning_rate: true", "--learning-rate: invalid float value: 'True'"),
+        ("logging_steps: [1, 2]", "is one value right for each of these: logging_steps?"),
+        ("empathy_threshold: {a: 1}", "empathy_threshold in FILE is {'a': 1}; give one value"),
+        ("empathy_rule: [top]", "empathy_rule in FILE is ['top']; give one value"),
+    ],
+)
+def test_a_value_of_another_type_in_yaml_is_named(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(tmp_path, text)
+    assert said.replace("FILE", str(tmp_path / "c.yaml")) in capsys.readouterr().err
+
+
 # ---- TRL's habits --------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +285,7 @@ def test_activation_checkpointing_has_two_names(tmp_path: Path, monkeypatch: pyt
         is False
     )
     older = trl_options() - {"activation_checkpointing"}
-    monkeypatch.setattr("ee_trl.training.arguments.trl_options", lambda *_: older)
+    monkeypatch.setattr("ee_trl.training.command_line.trl_options", lambda *_: older)
     assert parsed(tmp_path, "activation_checkpointing: false")[1].gradient_checkpointing is False
 
 
@@ -361,7 +373,7 @@ def test_data_sets_that_do_not_go_together_are_refused(two_files: list[str]) -> 
 def test_without_a_gpu_a_model_alone_trains_in_float32_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ee_trl.training.arguments._has_accelerator", lambda: False)
+    monkeypatch.setattr("ee_trl.training.command_line._has_accelerator", lambda: False)
     _, training_args, _ = parse_recipe_args(sft_sensibility.make_parser(), ["--model_name_or_path", "owner/model"])
     assert (training_args.use_cpu, training_args.bf16) == (True, False)
     assert "No GPU was found" in caplog.text

@@ -13,14 +13,8 @@ import ee_trl
 from ee_trl.errors import EmpathyError, ScorerError
 from ee_trl.files import read_json
 from ee_trl.training import demo_model as module
-from ee_trl.training.arguments import (
-    ExpertArguments,
-    MoEArguments,
-    OnlineArguments,
-    PipelineArguments,
-    parse_recipe_args,
-    recipe_parser,
-)
+from ee_trl.training.arguments import ExpertArguments, MoEArguments, OnlineArguments, PipelineArguments
+from ee_trl.training.command_line import parse_recipe_args, recipe_parser
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +75,7 @@ def test_the_environment_asks_for_the_tiny_model(monkeypatch, caplog) -> None:
 
 @pytest.mark.parametrize("kind", [ExpertArguments, OnlineArguments, MoEArguments, PipelineArguments])
 def test_a_recipe_without_arguments_takes_the_chat_model(kind, monkeypatch, tmp_path, caplog) -> None:
-    monkeypatch.setattr("ee_trl.training.arguments.pretrained", lambda: tmp_path / "SmolLM2")
+    monkeypatch.setattr("ee_trl.training.command_line.pretrained", lambda: tmp_path / "SmolLM2")
     _, training, model = parse_recipe_args(recipe_parser(kind), ["--output_dir", str(tmp_path / "out")])
     assert model.model_name_or_path == str(tmp_path / "SmolLM2")
     assert model.use_peft == (kind is not MoEArguments)

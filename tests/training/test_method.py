@@ -18,7 +18,7 @@ from datasets import Dataset
 from ee_trl import build_tiny_causal_lm, load_sample
 from ee_trl.errors import EmpathyError
 from ee_trl.recipes import efficient_empathy
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.data import apart, content_of, read_rows
 from ee_trl.training.method import EfficientEmpathy
 from ee_trl.training.stages import Stage, Stages, digest_files

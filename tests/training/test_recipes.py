@@ -27,7 +27,7 @@ from ee_trl.data.samples import all_dialogues
 from ee_trl.errors import CoverageError, EmpathyError, FormatError
 from ee_trl.recipes import efficient_empathy, sft_moe, sft_online, sft_rationality, sft_sensibility
 from ee_trl.scoring import encoder
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.data import untrained
 from ee_trl.training.run import RECORD, RecipeRun
 
@@ -240,7 +240,7 @@ def test_the_router_s_demonstration_trains_both_experts_of_the_chat_model_first(
     chat, out = tmp_path / "chat", tmp_path / "out"
     shutil.copytree(tiny_model, chat)
     (chat / "demo_model.json").write_text("{}")
-    monkeypatch.setattr("ee_trl.training.arguments.pretrained", lambda: chat)
+    monkeypatch.setattr("ee_trl.training.command_line.pretrained", lambda: chat)
     for _ in range(2):  # the second time there is nothing to do
         run(sft_moe, "--output_dir", str(out), "--empathy_report_rows", "8", *QUICK)
     for axis in ("sensibility", "rationality"):
@@ -496,6 +496,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmpathyError, match="not overwritten"):
         run(sft_sensibility, "--output_dir", str(tmp_path), *QUICK)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ee_trl.training.run.claim_folder", lambda folder: folder != tmp_path / "x")
+    with pytest.raises(EmpathyError, match="another process trains in .* Wait until it ends"):
+        run(sft_sensibility, "--output_dir", str(tmp_path / "x"), *QUICK)
 
 
 def test_nothing_selected_is_an_error_with_the_counts(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Packed:
     keep: torch.Tensor  # (reads,): the indices that are read, sample by sample
     places: torch.Tensor  # (b, l): where each token of the padded trees is in the row; 0 for padding
     real: torch.Tensor  # (t,): where each token of the row is in the padded trees, flattened
-    mask: torch.Tensor  # (b, 1, l, l) of bool: what each token sees of its own tree
+    mask: torch.Tensor  # (b, 1, l, l) of bool: what each token sees of its own tree; in the model, see `_bias`
     checked: bool = False  # whether each layer's attention is compared with the usual one
     apart: float = 0.0  # the largest difference found, relative to the largest value
     layers: list[SharedLayer] = field(default_factory=list)  # those that have run so far
@@ -85,22 +85,25 @@ def shared_cache(model: Any, prefix: Sequence[int]) -> Cache:
 
 def packed_logits(model: Any, batch: Packed, prefix: Cache) -> torch.Tensor:
     """The logits at the indices that are read, shape `(reads, vocabulary)`."""
-    device = model.device
-    for name in ("places", "real"):
-        setattr(batch, name, getattr(batch, name).to(device, non_blocking=True))
-    batch.mask = _bias(batch.mask.to(device, non_blocking=True), model.dtype)
+    for name in ("input_ids", "position_ids", "keep", "places", "real", "mask"):
+        setattr(batch, name, moved(getattr(batch, name), model.device))
     with _attention(model, batch):
         logits: torch.Tensor = model(
-            input_ids=batch.input_ids.to(device, non_blocking=True),
-            position_ids=batch.position_ids.to(device, non_blocking=True),
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
             attention_mask=batch.mask[:1, :, :1, :1],  # four dimensions: the model leaves it as it is
             past_key_values=prefix,
             use_cache=True,
-            logits_to_keep=batch.keep.to(device, non_blocking=True),
+            logits_to_keep=batch.keep,
         ).logits[0]
     if batch.layers != list(prefix.layers):
         raise NotImplementedError("this model does not call the attention function of its configuration")
     return logits
+
+
+def moved(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """On the device; CUDA does not wait, so what comes from there is to be read only after an event."""
+    return tensor.to(device, non_blocking="cuda" in (tensor.device.type, torch.device(device).type))
 
 
 @contextmanager
@@ -158,6 +161,8 @@ def packed_attention(
     prefix = batch.layers[-1].prefix
     rubric, rubric_sums = _attend((query, *prefix), scale)
     padded = [x[0].transpose(0, 1)[batch.places].transpose(1, 2) for x in (query, key, value)]  # (b, heads, l, size)
+    if batch.mask.dtype != query.dtype:  # the first layer
+        batch.mask = _bias(batch.mask, query.dtype)
     own, own_sums = _attend(padded, scale, batch.mask)
     own = own.transpose(1, 2).flatten(0, 1)[batch.real]  # (t, heads, size)
     share = torch.sigmoid(rubric_sums[0].T - own_sums.transpose(1, 2).flatten(0, 1)[batch.real])

@@ -7,7 +7,8 @@ questions. One row of a batch is one dialogue: its trunk, then a branch of equal
 
 A 4-D mask lets a token see the prefix, the trunk up to its branch's turn (a trunk token: up to itself), and its own
 ancestors in the branch. Position ids say where it would stand in the plain text. So a row gives the same logits as the
-plain texts one by one, and every row of a batch is read at the same indices.
+plain texts one by one, and every row of a batch is read at the same indices. Where the model takes it, all rows become
+one without padding ([`~ee_trl.scoring.judge.packed`]).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from .packed import Packed, packed_logits, shared_cache
+from .packed import Packed, moved, packed_logits, shared_cache
 from .prompt import Chain, JudgePrompt
 
 
@@ -156,10 +157,10 @@ class Started:
     @classmethod
     def of(cls, samples: list[int], chains: Sequence[Chain], logits: Sequence[torch.Tensor], tokens: int) -> Started:
         """From each chain's logits, `(samples, reads, vocabulary)`."""
-        found = [chances_of(*one).to("cpu", non_blocking=True) for one in zip(chains, logits, strict=True)]
+        found = [moved(chances_of(*one), "cpu") for one in zip(chains, logits, strict=True)]
         over = torch.cuda.Event() if logits[0].is_cuda else None
         if over is not None:
-            over.record()
+            over.record(torch.cuda.current_stream(logits[0].device))
         return cls(samples, chains, found, tokens, over)
 
     def answers(self) -> tuple[Answers, int]:
@@ -268,6 +269,7 @@ class Tree:
         self.branch = Branch.of(prompt.head, prompt.chains)
         self.branch_size = len(self.branch.tokens)  # tokens that each sample adds to its row
         self.packed = False  # whether batches are without padding: see `try_packing`
+        self.why_not_packed: str | None = None
         self.ahead = int(model.device.type == "cuda")  # batches that are started before the answers of one are read
 
     @torch.inference_mode()
@@ -295,6 +297,7 @@ class Tree:
     def try_packing(self, batch: list[Trunk], exact: bool) -> None:
         """Packs from now on where the model takes it, and each layer's attention on this batch is the usual one."""
         if self.model.config._attn_implementation != "sdpa":
+            self.why_not_packed = f"attention is {self.model.config._attn_implementation!r}"
             return
         inputs = Packed.of(tree_inputs(batch, self.branch, len(self.prompt.prefix)), checked=True)
         try:
@@ -302,7 +305,7 @@ class Tree:
             reason = None if inputs.apart <= (1e-4 if exact else 0.03) else f"attention differs by {inputs.apart:.2g}"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-        self.packed = reason is None
+        self.packed, self.why_not_packed = reason is None, reason
         if reason:
             logger.info("batches have padding, which is slower: %s", reason)
 

@@ -144,7 +144,7 @@ def test_agreement_report_of_the_judge_has_its_rubric_and_injection_shift(
 @pytest.mark.filterwarnings("ignore")
 def test_a_recipe_selects_by_the_judge_and_its_card_prints_the_rubric(judge: Path, data: Path, tmp_path: Path) -> None:
     from ee_trl.recipes import sft_sensibility
-    from ee_trl.training.arguments import parse_recipe_args
+    from ee_trl.training.command_line import parse_recipe_args
 
     load_sample().select(range(60)).to_parquet(tmp_path / "dialogues.parquet")
     argv = ["--dataset", str(tmp_path / "dialogues.parquet"), "--empathy_scorer", str(judge), "--max_steps", "2"]
