@@ -134,7 +134,7 @@ def _attend(
         return kernels._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias, scale=scale)
     flash = query.dtype != torch.float32 and torch.cuda.get_device_capability(query.device) >= (8, 0)
     if bias is None and flash:
-        return kernels._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+        return kernels._scaled_dot_product_flash_attention.default(query, key, value, scale=scale)[:2]
     rows, heads, length = query.shape[:3]
     key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
     if bias is not None:
