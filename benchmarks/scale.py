@@ -1,13 +1,16 @@
 """
-Time and peak memory of scoring and selecting many rows, parquet in and out.
+Time and peak memory of reading, scoring and selecting many rows, parquet in and out, beside `datasets` and pyarrow.
 
     python benchmarks/scale.py --rows 1000000 3000000 10000000 -o benchmarks/results/scale.json
 
 The rows are made here: turns of the embedded sample, recombined and numbered, so that no two dialogues are alike. Each
-command runs in a new process. `anonymous_mib` is the most memory that the process itself held, read 20 times a second
-(`RssAnon` of Linux); `ru_maxrss_mib` also counts pages of libraries and mapped files. The Python API is measured at
-the smallest size. `time_per_row` and `cpu_per_row`, which other programs disturb less, are relative to that size: 1
-if time is linear in the number of rows, less if start-up takes a large part.
+command runs in a new process, on one core where it does not say otherwise. `anonymous_mib` is the most memory that
+the process itself held, read 20 times a second (`RssAnon` of Linux); `ru_maxrss_mib` also counts pages of libraries
+and mapped files. Measured at the smallest size alone: the Python API, the peers and text files. The peers are
+`datasets` with the same scorer (`map`), its `filter`, which makes no `prompt` and `completion`, and the readers of
+pyarrow, which change some values and refuse files with a broken line. `time_per_row` and `cpu_per_row`, which other
+programs disturb less, are relative to that size: 1 if time is linear in the number of rows, less if start-up takes a
+large part.
 """
 
 from __future__ import annotations
@@ -54,6 +57,51 @@ print(len(scored), len(subset), subset[len(subset) - 1]["completion"])
 """
 
 
+PEERS = {
+    "datasets: map(scorer.score, batched=True)": """
+import os
+os.environ["HF_DATASETS_CACHE"] = {folder!r} + "/cache"
+from datasets import load_dataset
+from ee_trl import Dialogue, LinearScorer
+scorer = LinearScorer()
+def score(batch):
+    pairs = zip(batch["context"], batch["response"])
+    found = scorer.score([Dialogue(tuple(context), reply, ("user",) * len(context)) for context, reply in pairs])
+    return {{"sensibility": found[:, 0], "rationality": found[:, 1]}}
+rows = load_dataset("parquet", data_files={source!r}, split="train")
+rows.map(score, batched=True).to_parquet({folder!r} + "/peer.parquet")
+""",
+    "datasets: filter": """
+import os
+os.environ["HF_DATASETS_CACHE"] = {folder!r} + "/cache"
+from datasets import load_dataset
+rows = load_dataset("parquet", data_files={scored!r}, split="train")
+kept = rows.filter(lambda s, r: s > 5 and r < 5, input_columns=["sensibility", "rationality"])
+kept.to_parquet({folder!r} + "/peer.parquet")
+""",
+    "open_dataset: JSON lines": "from ee_trl.data.reading import open_dataset\n"
+    "open_dataset({folder!r} + '/rows.jsonl')",
+    "pyarrow.json: JSON lines": "import pyarrow.json as reader\n"
+    "reader.read_json({folder!r} + '/rows.jsonl', reader.ReadOptions(use_threads=False))",
+    "open_dataset: CSV": "from ee_trl.data.reading import open_dataset\nopen_dataset({folder!r} + '/rows.csv')",
+    "pyarrow.csv: CSV": "import pyarrow.csv as reader\n"
+    "reader.read_csv({folder!r} + '/rows.csv', reader.ReadOptions(use_threads=False))",
+}
+
+
+def make_texts(source: Path) -> None:
+    """The rows as JSON lines and as CSV, beside the parquet file."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    for i, batch in enumerate(pq.ParquetFile(source).iter_batches(50_000)):
+        rows: pd.DataFrame = batch.to_pandas()
+        rows["context"] = [list(context) for context in rows["context"]]
+        rows.to_json(source.with_name("rows.jsonl"), orient="records", lines=True, mode="a", force_ascii=False)
+        rows["context"] = [" </s> ".join(context) for context in rows["context"]]
+        rows.to_csv(source.with_name("rows.csv"), mode="a", index=False, header=i == 0)
+
+
 def make_rows(path: Path, rows: int, batch: int = 20_000) -> None:
     """A parquet file of `rows` distinct dialogues in columns context, response, emotion and sample_id."""
     import numpy as np
@@ -92,16 +140,25 @@ def probe(code: str) -> dict[str, float]:
     return json.loads(line.removeprefix("PROBE "))
 
 
-def measure(rows: int, folder: Path, python: bool = True) -> dict[str, dict[str, float]]:
-    """Scores and selects `rows` rows, by the command line and, if asked, from Python."""
+def measure(rows: int, folder: Path, python: bool = True, peers: bool = False) -> dict[str, dict[str, float]]:
+    """Scores, selects and summarises `rows` rows, by the command line and, if asked, from Python and by peers."""
     source, scored, kept = (str(folder / f"{name}.parquet") for name in ("rows", "scored", "kept"))
     make_rows(Path(source), rows)
-    found = {
-        "ee-trl score": probe(COMMAND.format(args=["score", source, "--scorer", "linear", "-o", scored, "-q"])),
-        "ee-trl select": probe(COMMAND.format(args=["select", scored, "-o", kept, "-q"])),
+    score = ["score", source, "--scorer", "linear", "-o", scored, "-q", "--overwrite", "--workers"]
+    commands = {
+        "score": [*score, "1"],
+        "score --workers 2": [*score, "2"],
+        "select": ["select", scored, "-o", kept, "-q"],
     }
+    commands |= {name: [name, scored] for name in ("summary", "sweep")}
+    commands["explore"] = ["explore", scored, "-o", str(folder / "page.html")]
+    found = {f"ee-trl {name}": probe(COMMAND.format(args=args)) for name, args in commands.items()}
     if python:
         found["selector.score and selector.select"] = probe(PYTHON_API.format(path=source))
+    if peers:
+        make_texts(Path(source))
+        named = {"folder": str(folder), "source": source, "scored": scored}
+        found |= {name: probe(code.format(**named)) for name, code in PEERS.items()}
     for entry in found.values():
         entry["rows_per_second"] = round(rows / entry["seconds"])
     return found
@@ -127,7 +184,8 @@ def main() -> None:
     results: dict[int, dict[str, dict[str, float]]] = {}
     for rows in sorted(args.rows):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            results[rows] = measure(rows, Path(folder), python=rows == min(args.rows))
+            first = rows == min(args.rows)
+            results[rows] = measure(rows, Path(folder), python=first, peers=first)
             print(rows, json.dumps(results[rows], indent=2), flush=True)
         relate(results)
         write_record(args, results)

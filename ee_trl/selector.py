@@ -222,7 +222,7 @@ class EmpathyDataSelector(DatasetScorer):
         kept = chosen.kept
         features = features_of(scored)
         bar = progress_bar(total=len(kept), label="select", show=self.show_progress)
-        tables = progress(tables_of(scored, self.batch_rows), bar)
+        tables = progress(tables_of(scored, 10 * self.batch_rows), bar)
         return training_features(features), self.kept_tables(tables, features, kept)
 
     def kept_tables(self, tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:

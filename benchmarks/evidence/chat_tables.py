@@ -36,7 +36,7 @@ KINDS = {"references": REFERENCES, "replies": REPLIES, "like length": REPLIES}
 
 @dataclass(frozen=True)
 class Found:
-    """A difference to the control, its bootstrap draws, and how far the control's own seeds are apart."""
+    """A difference to the control, its bootstrap draws, and how far apart as many seeds of the control may be."""
 
     value: float
     draws: np.ndarray
@@ -128,8 +128,10 @@ class ChatResults:
 
     def found(self, row: str, kind: str, key: str) -> Found:
         """A row's difference to the control."""
-        draws = self.values(self.rows[row], self.rows[CONTROL], kind, key)
-        return Found(float(draws[0]), draws[1:], self.noise[kind, key])
+        mine, control = self.rows[row], self.rows[CONTROL]
+        draws = self.values(mine, control, kind, key)
+        scale = ((1 / len(mine) + 1 / len(control)) / 2) ** 0.5  # means of seeds are less far apart than two seeds
+        return Found(float(draws[0]), draws[1:], self.noise[kind, key] * scale)
 
     def verdict(self, row: str) -> tuple[list[str], list[str]]:
         """The measures of which a row is better than the control, and those of which it is worse."""

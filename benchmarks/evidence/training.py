@@ -202,7 +202,8 @@ def train(run: Run, work: Path) -> None:
             from datasets import Dataset
 
             selected = {name: str(folder / "selection" / "selected.parquet") for name, folder in experts.items()}
-            compose_moe(base, experts, target, gate_data={n: Dataset.from_parquet(p) for n, p in selected.items()})
+            sets = {n: Dataset.from_parquet(p) for n, p in selected.items()}
+            compose_moe(base, experts, target, gate_data=sets, gate_samples=32 if plan_of(work).get("chat") else 256)
         return
     recipe = import_module(f"ee_trl.recipes.{run.recipe}")
     with only_replies_projected():

@@ -103,10 +103,12 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Where the scorer works: here, or on a Ray cluster."""
     group = parser.add_argument_group(
-        "more than one device",
+        "more than one process or device",
         "Under torchrun or accelerate launch, the processes share the work. With --engine ray it goes to actors.",
     )
     add = group.add_argument
+    note = "processes that score with linear (default: one for each core if a parquet file has 100,000 rows or more)"
+    add("--workers", type=int, metavar="N", help=note)
     add("--engine", choices=("local", "ray"), default="local", help="(default: local)")
     add("--ray-actors", metavar="N or MIN:MAX", type=actors, help="how many; with MIN:MAX as many as needed")
     add("--ray-cpus", type=float, metavar="N", help="cores that an actor reserves (default: 0.5)")

@@ -140,7 +140,7 @@ def run_score(args: argparse.Namespace) -> int:
     filled = selector.fill_store(dataset, rows) if launch.count > 1 or args.engine == "ray" else None
     if launch.rank > 0:
         return 0  # the first process writes
-    features, tables = selector.score_tables(dataset, rows, filled)
+    features, tables = selector.score_tables(dataset, rows, filled, workers=args.workers)
     metadata = {
         "command": "score",
         "source": args.dataset,

@@ -144,26 +144,29 @@ def samples_of(fmt: DialogueFormat, rows: Sequence[Mapping[str, Any]], turns: Tu
     listener utterance, and one for a speaker's last utterance without an answer.
     """
     if not fmt.utterance_rows:
-        return [sample for i, row in enumerate(rows) for sample in _row_samples(fmt, i, row, turns)]
+        return [sample for i, row in enumerate(rows) for sample in row_samples(fmt, i, row, turns)]
     found: list[Sample] = []
     for span in conversations(rows):
         first = 0 if utterance_number(rows[span.start].get("utterance_idx")) == 0 else 1
         speakers: dict[str, int] = {}
         messages = [_utterance(fmt, rows[i], number, speakers) for number, i in enumerate(span, first)]
         system = _system(rows[span.start])
-        found += [_sample(span[turn], messages, turn, fmt, system) for turn in _wanted(messages, turns)]
+        found += [
+            sample_at(span[turn], messages, turn, fmt.multi_turn, system) for turn in turns_wanted(messages, turns)
+        ]
     return found
 
 
-def _row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Turns) -> list[Sample]:
+def row_samples(fmt: DialogueFormat, i: int, row: Mapping[str, Any], turns: Turns) -> list[Sample]:
+    """The samples of row number `i`, which is no utterance."""
     try:
         messages = _parsed(fmt, row)
         system = _system(row)
     except BadRow as bad:
         return [Sample(i, None, None, str(bad))]
     turn = _named_turn(row, messages) if fmt.multi_turn else None
-    wanted = _wanted(messages, turns if fmt.multi_turn else "last") if turn is None else [turn]
-    return [_sample(i, messages, turn, fmt, system) for turn in wanted]
+    wanted = turns_wanted(messages, turns if fmt.multi_turn else "last") if turn is None else [turn]
+    return [sample_at(i, messages, turn, fmt.multi_turn, system) for turn in wanted]
 
 
 def _system(row: Mapping[str, Any]) -> list[Message]:
@@ -194,21 +197,23 @@ def _named_turn(row: Mapping[str, Any], messages: Sequence[Message]) -> int | No
     return turn if turn is not None and 0 <= turn < len(messages) else None
 
 
-def _wanted(messages: Sequence[Message], turns: Turns) -> list[int]:
+def turns_wanted(messages: Sequence[Message], turns: Turns) -> list[int]:
     """The last turn that is not a system message (-1 without one); with `"each"`, also all listener turns."""
     last = max((i for i, message in enumerate(messages) if message.role != "system"), default=-1)
     found = [i for i, message in enumerate(messages) if message.role == "assistant"] if turns == "each" else []
     return found if last in found else [*found, last]
 
 
-def _sample(i: int, messages: Sequence[Message], turn: int, fmt: DialogueFormat, system: Sequence[Message]) -> Sample:
+def sample_at(
+    i: int, messages: Sequence[Message], turn: int, multi_turn: bool, system: Sequence[Message] = ()
+) -> Sample:
     """The sample whose reply is message number `turn`, or the reason why there is none."""
     if not 0 <= turn < len(messages):
         return Sample(i, None, None, "empty_dialogue")
     said = messages[: turn + 1]
     if system and not any(message.role == "system" for message in said):
         said = [*system, *said]
-    reason = _problem(said, fmt.multi_turn)
+    reason = _problem(said, multi_turn)
     if reason:
         return Sample(i, turn, None, reason)
     return Sample(i, turn, _dialogue(said[:-1], said[-1].text), None)

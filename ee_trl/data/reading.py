@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +251,7 @@ def _load_files(paths: list[Path], streaming: bool = False, encoding: str | None
         return read_csv(paths, "\t" if kind == "tsv" else ",", encoding)
     if kind == "parquet" and streaming:
         files = [str(path) for path in paths]
-        return stream_of_tables(_parquet_tables, files, _parquet_tables(files)[0])
+        return stream_of_tables(_ParquetTables(), files, _ParquetTables()(files)[0])
     if kind == "parquet" and not any(map(row_count, paths)):  # the library refuses files without rows
         return Dataset(pq.read_table(paths[0]))
     try:
@@ -270,15 +271,31 @@ def _check_names(path: Path) -> None:
         raise FormatError(f"{str(path)!r} has a column whose name holds a null character: {null[0]!r}; rename it")
 
 
-def _parquet_tables(files: list[str]) -> tuple[Features, Iterator[pa.Table]]:
-    """The rows of parquet files, as features and small tables."""
-    from datasets import Features
+@dataclass(frozen=True)
+class _ParquetTables:
+    """The rows of parquet files, as features and tables; all columns, or those named."""
 
-    def tables() -> Iterator[pa.Table]:
-        for file in files:
-            # The library's own stream decodes whole row groups ahead; other programs write groups of a million rows.
-            with pq.ParquetFile(file, pre_buffer=False) as parquet:
-                for batch in parquet.iter_batches(BATCH_ROWS, use_threads=False):
-                    yield pa.Table.from_batches([batch])
+    columns: tuple[str, ...] | None = None
 
-    return Features.from_arrow_schema(pq.read_schema(files[0])), tables()
+    def only(self, columns: Iterable[str]) -> _ParquetTables:
+        """The same with these columns alone."""
+        return _ParquetTables(tuple(columns))
+
+    def __call__(self, files: list[str]) -> tuple[Features, Iterator[pa.Table]]:
+        from datasets import Features
+
+        def tables() -> Iterator[pa.Table]:
+            for file in files:
+                # The library's own stream decodes whole row groups ahead; other programs write groups of many rows.
+                with pq.ParquetFile(file, pre_buffer=False) as parquet:
+                    rows = _rows_at_once(parquet.metadata)
+                    for batch in parquet.iter_batches(rows, columns=self.columns, use_threads=False):
+                        yield pa.Table.from_batches([batch])
+
+        found = Features.from_arrow_schema(pq.read_schema(files[0]))
+        return found if self.columns is None else Features({name: found[name] for name in self.columns}), tables()
+
+
+def _rows_at_once(file: pq.FileMetaData) -> int:
+    size = sum(file.row_group(i).total_byte_size for i in range(file.num_row_groups))
+    return min(max((8 << 20) * file.num_rows // max(size, 1), BATCH_ROWS), 10 * BATCH_ROWS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import pyarrow as pa
 from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
 from .columns import Coded, Coder, distinct
-from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, samples_of, utterance_number
+from .dialogue import SCORED, SOURCE_ERROR, Dialogue, Sample, Turns, row_samples, samples_of, utterance_number
 from .formats import KEYS, ROLES, SYSTEM_COLUMNS, BadRow, DialogueFormat, Message, recognise, say_what_it_means
+from .plain import plain_samples, plain_sides, plain_turns
 from .tables import (
     BATCH_ROWS,
     chosen_rows,
@@ -25,6 +26,7 @@ from .tables import (
     features_of,
     is_stream,
     label_names,
+    only_columns,
     rows_of,
     tables_of,
     to_dataset,
@@ -46,15 +48,14 @@ class Batch:
 
     Args:
         table (`pa.Table`): The rows with all of their columns; `None` for a stream without features.
-        rows (`list[dict]`): The same rows as Python values: the columns that samples are made of, and the
-            columns that the caller asked for.
+        values (`Callable`): Gives the rows of a table as Python values.
         numbers (`Sequence[int]`): For each row its number in the data set.
         fmt, turns: See [`~ee_trl.data.dialogue.samples_of`].
         unknown (`set[str]`): Unknown roles that a warning has named; the batches of a data set share it.
     """
 
     table: Any
-    rows: list[Row]
+    values: Callable[[Any], list[Row]]
     numbers: Sequence[int]
     fmt: DialogueFormat
     turns: Turns
@@ -63,11 +64,24 @@ class Batch:
     @cached_property
     def samples(self) -> list[Sample]:
         """In order; their `row` counts within this batch."""
-        found = samples_of(self.fmt, self.rows, self.turns)
+        found = self._samples()
         bad = [s.row for s in found if s.reason in ("unknown_role", "null_dialogue")] if not self.unknown else []
         for row in dict.fromkeys(bad):
             self._warn(row)
         return found
+
+    def _samples(self) -> list[Sample]:
+        plain = None if self.table is None else plain_turns(self.table, self.fmt)
+        if plain is None:
+            return samples_of(self.fmt, self.rows, self.turns)
+        other = np.flatnonzero(~plain.plain)
+        rows = dict(zip(other.tolist(), self.values(self.table.take(pa.array(other))), strict=True))
+        return plain_samples(plain, self.fmt, self.turns, lambda i: row_samples(self.fmt, i, rows[i], self.turns))
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows as Python values: the columns that samples are made of, and those that the caller asked for."""
+        return self.values(self.table)
 
     def _warn(self, row: int) -> None:
         """Says which roles or keys of a row are unknown; the first row of a data set speaks for all."""
@@ -85,7 +99,7 @@ class Batch:
     @property
     def num_rows(self) -> int:
         """How many rows."""
-        return len(self.rows)
+        return len(self.numbers)
 
 
 def _meanings(turns: Sequence[Message], unknown: Sequence[str]) -> dict[str, str]:
@@ -129,13 +143,13 @@ def batches_of(
 ) -> Iterator[Batch]:
     """[`iter_samples`] of tables; their rows have these `numbers`, by default 0, 1, 2, ..."""
     fmt = recognise(list(features))
-    wanted = [*_sample_columns(fmt, features), *(name for name in columns if name in features)]
+    wanted = [*sample_columns(fmt, features), *(name for name in columns if name in features)]
+    values = partial(rows_of, features=features, columns=[*dict.fromkeys(wanted)])
     start, unknown = 0, set[str]()
     for table in _whole_conversations(tables) if fmt.utterance_rows else tables:
         end = start + table.num_rows
-        rows = rows_of(table, features, [*dict.fromkeys(wanted)])
         here = range(start, end) if numbers is None else numbers[start:end]
-        yield Batch(table, rows, here, fmt, turns, unknown)
+        yield Batch(table, values, here, fmt, turns, unknown)
         start = end
 
 
@@ -145,8 +159,12 @@ def iter_row_samples(
     """[`iter_samples`] of a stream without features: the rows as they are, and no tables."""
     start, unknown = 0, set[str]()
     for rows in _row_batches(stream, fmt, batch_rows):
-        yield Batch(None, rows, range(start, start + len(rows)), fmt, turns, unknown)
+        yield Batch(None, partial(_given, rows), range(start, start + len(rows)), fmt, turns, unknown)
         start += len(rows)
+
+
+def _given(rows: list[Row], table: Any) -> list[Row]:
+    return rows
 
 
 def _row_batches(stream: Iterable[Row], fmt: DialogueFormat, size: int) -> Iterator[list[Row]]:
@@ -196,7 +214,8 @@ def _whole_conversations(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield held
 
 
-def _sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
+def sample_columns(fmt: DialogueFormat, columns: Iterable[str]) -> list[str]:
+    """The columns that the samples of a data set are made of."""
     wanted = dict.fromkeys((*fmt.columns, "response", *SYSTEM_COLUMNS, "row_index", "turn", SOURCE_ERROR))
     return [name for name in wanted if name in columns]
 
@@ -272,7 +291,7 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
     read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ()), *([FLAG] if flagged else ())]
     statuses, emotions, flags, scorers = Coder((SCORED, "scorer_gave_none")), Coder(), Coder(("",)), set[str]()
     axes, characters = {axis: array("d") for axis in AXES}, array("q")
-    for values, rows in _score_batches(dataset, read, _sample_columns(fmt, columns) if fmt else []):
+    for values, rows in _score_batches(dataset, read, sample_columns(fmt, columns) if fmt else []):
         scores = [_floats(values[axis], axis) for axis in AXES]
         if fmt is not None:
             samples = samples_of(fmt, rows, "last")
@@ -313,7 +332,7 @@ def _score_batches(
             yield {name: _typed(batch.get(name) or [None] * len(rows), name) for name in read}, rows
         return
     features = dataset.features
-    for table in tables_of(dataset.select_columns([*dict.fromkeys([*read, *dialogue])]), 10 * BATCH_ROWS):
+    for table in tables_of(only_columns(dataset, [*dict.fromkeys([*read, *dialogue])]), 10 * BATCH_ROWS):
         values = {name: table.column(name) for name in read}
         if isinstance(features.get("emotion"), ClassLabel) and "emotion" in read:
             names = label_names(features["emotion"], values["emotion"].to_pylist())
@@ -389,13 +408,23 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
     others = list(kept_names(list(features)))
     schema = training_features(features).arrow_schema
     for batch in batches_of(chosen_rows(tables, kept), features, "last"):
-        for sample in batch.samples:
-            if sample.dialogue is None:
-                raise ScoresError(
-                    f"a row has scores, but no dialogue to train on ({sample.reason}): its text was changed "
-                    "after scoring; score the data set again"
-                )
-        yield _training_table(batch, others, schema)
+        plain = plain_turns(batch.table, batch.fmt)
+        found, *sides = plain_sides(plain, batch.fmt) if plain else (np.empty(0, np.int64),)
+        left = np.ones(batch.num_rows, bool)
+        left[found] = False
+        parts = [batch.table.select(others).take(pa.array(found))] if left.any() else [batch.table.select(others)]
+        parts = [pa.table([*sides, *part.columns], schema=schema) for part in parts if sides]
+        if left.any():
+            rest = replace(batch, table=batch.table.filter(pa.array(left)), numbers=np.flatnonzero(left).tolist())
+            for sample in rest.samples:
+                if sample.dialogue is None:
+                    raise ScoresError(
+                        f"a row has scores, but no dialogue to train on ({sample.reason}): its text was changed "
+                        "after scoring; score the data set again"
+                    )
+            parts.append(_training_table(rest, others, schema))
+        whole = pa.concat_tables(parts)
+        yield whole.take(pa.array(np.argsort([*found, *np.flatnonzero(left)]))) if left.any() else whole
 
 
 def _training_table(batch: Batch, others: list[str], schema: pa.Schema) -> pa.Table:

@@ -201,6 +201,15 @@ def stream_of_tables(
     return IterableDataset(tables, info=DatasetInfo(features=features))
 
 
+def only_columns(dataset: Any, columns: Sequence[str]) -> Any:
+    """The data set with these columns alone; a stream that can leave out the others does not read them."""
+    given = getattr(getattr(dataset, "_ex_iterable", None), "kwargs", {})
+    if hasattr(given.get("make"), "only"):
+        make = given["make"].only(columns)
+        return stream_of_tables(make, given["source"], make(given["source"])[0])
+    return dataset.select_columns(list(columns))
+
+
 def _numbered_tables(make: Any, source: Any) -> Iterator[tuple[tuple[int, int], pa.Table]]:
     features, tables = make(source)
     for number, table in enumerate(tables):

@@ -35,9 +35,10 @@ from ..axes import (
     thresholds,
 )
 from ..data.dialogue import REASONS, SCORED, Sample
+from ..data.formats import recognise
 from ..data.reading import opened
-from ..data.samples import Scores, batches_of, read_scores
-from ..data.tables import chosen_rows, features_of, tables_of
+from ..data.samples import Scores, batches_of, read_scores, sample_columns
+from ..data.tables import BATCH_ROWS, chosen_rows, features_of, only_columns, tables_of
 from ..errors import FormatError, SelectionError, check_choice, check_count, options_named, require
 from ..files import check_output, json_text, write_text
 from ..selection import keep_set
@@ -299,7 +300,8 @@ def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> 
     """For each chosen row a letter per turn (s: speaker, l: listener, .: left out, ?: no dialogue) and the texts."""
     kept = np.zeros(rows, bool)
     kept[chosen] = True
-    batches = batches_of(chosen_rows(tables_of(scored), kept), features_of(scored), "last")
+    read = only_columns(scored, sample_columns(recognise(list(features_of(scored))), features_of(scored)))
+    batches = batches_of(chosen_rows(tables_of(read, 10 * BATCH_ROWS), kept), features_of(read), "last")
     return [_text(*found) for batch in batches for found in zip(batch.samples, batch.rows, strict=True)]
 
 

@@ -44,7 +44,16 @@ from .base import Scorer, ScoringSpec
 from .coverage import Coverage
 from .kinds import DEFAULT_SCORER, arguments_of, check_scorer
 from .load import check_scorer_options, load_scorer
-from .parallel import Launch, RayOptions, fill_share, fill_with_ray, plan_together, remote_scorer
+from .parallel import (
+    Launch,
+    RayOptions,
+    cores,
+    fill_share,
+    fill_with_ray,
+    plan_together,
+    remote_scorer,
+    score_in_workers,
+)
 from .run import ScoringRun
 from .store import FILE_NAME, ScoreStore, cache_folder
 from .warnings import score_warnings
@@ -54,6 +63,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
 logger = logging.getLogger(__name__)
+
+_MANY_ROWS = 100_000  # from here on further processes are worth the seconds that they take to start
 
 Part: TypeAlias = tuple[int, str] | None
 """The number of a call of `score`, and the name of a split; `None` without splits."""
@@ -259,8 +270,13 @@ class DatasetScorer:
         total: int | None = None,
         filled: Coverage | None = None,
         part: Part = None,
+        workers: int | None = 1,
     ) -> tuple[Features, Iterator[pa.Table]]:
-        """The scored split as features and a stream of tables, for flat memory; `filled` is what `fill_store` gave."""
+        """
+        The scored split as features and a stream of tables, for flat memory; `filled` is what `fill_store` gave.
+
+        With several `workers`, as many processes score; `None` takes one for each core where it is worth it.
+        """
         from datasets import Features, Value
 
         features = features_of(dataset)
@@ -270,9 +286,27 @@ class DatasetScorer:
         self._plan(dataset, Launch())
         run = self.new_run(filled, part)
         batches = self._batches(dataset, layout, run, "write" if filled else "score", total, self.show_progress)
-        scored = engine.score_tables(batches, layout, run)
+        if (workers := self._workers(workers, total or 0)) > 1:
+            columns = list(features)
+            scored = score_in_workers(batches, columns, run, workers, layout.details, self._spec, self._options)
+        else:
+            scored = engine.score_tables(batches, layout, run)
         out = engine.scored_features(features, layout)
         return Features({**out, QUADRANT: Value("string")}), (self.with_quadrant(table) for table in scored)
+
+    def _workers(self, workers: int | None, rows: int) -> int:
+        """How many processes score; several only with a named scorer that keeps no scores."""
+        able = self.store is None and self._ray is None and isinstance(self._spec, (str, os.PathLike))
+        able = able and not getattr(self.scorer, "stored", True)
+        if workers is None:
+            return cores() if able and rows >= _MANY_ROWS else 1
+        check_count("workers", workers, error=ScorerError)
+        if workers > 1 and not able:
+            raise ScorerError(
+                f"{workers} workers go with a scorer that is cheaper than the score store, such as linear; other "
+                "scorers share the work under torchrun, or with --engine ray"
+            )
+        return workers
 
     def with_quadrant(self, table: pa.Table) -> pa.Table:
         """The scored table with each row's quadrant at the thresholds of this scorer."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..axes import AXES, FLAG, QUADRANT, RATIONALITY, SENSIBILITY
+from ..axes import AXES, FLAG, QUADRANT
 from ..data.dialogue import SCORED, UNANSWERED, Dialogue, Sample, whole_number
 from ..data.formats import DialogueFormat, recognise
 from ..data.samples import SIDES, Batch, Row
@@ -96,7 +96,8 @@ def score_tables(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> I
     types = _added_features(layout).arrow_schema
     for batch in batches:
         rows, columns = annotate(batch, layout, run)
-        table = batch.table if rows == list(range(batch.num_rows)) else batch.table.take(pa.array(rows, pa.int64()))
+        whole = len(rows) == batch.num_rows and rows == list(range(len(rows)))
+        table = batch.table if whole else batch.table.take(pa.array(rows, pa.int64()))
         table = table.rename_columns([layout.renames.get(name, name) for name in table.column_names])
         for field in types:
             array, place = _column(columns[field.name], field), table.schema.get_field_index(field.name)
@@ -116,40 +117,50 @@ def score_rows(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> Ite
 def unscored_dialogues(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> Iterator[list[Dialogue]]:
     """For each batch the dialogues that [`score_tables`] would have scored."""
     for batch in batches:
-        samples = _samples(batch, _done(batch.rows, layout, run))
+        samples = _samples(batch, _done(batch, layout, run))
         yield [sample.dialogue for sample in samples if sample.dialogue is not None]
 
 
 def annotate(batch: Batch, layout: Layout, run: ScoringRun) -> tuple[list[int], dict[str, list[Any]]]:
     """Scores the samples of a batch: for each the row of the batch that it comes from, and the added columns."""
-    done = _done(batch.rows, layout, run)
+    done = _done(batch, layout, run)
     samples = _samples(batch, done)
     asked = [(i, sample.dialogue) for i, sample in enumerate(samples) if sample.dialogue is not None]
     scored = run.score([dialogue for _, dialogue in asked])
     columns: dict[str, list[Any]] = {}
     for name in layout.added:
-        columns[name] = [
-            _earlier(name, batch.rows[sample.row]) if sample.row in done else _value(name, sample, batch, layout)
-            for sample in samples
-        ]
-    for (i, _), scores, status in zip(asked, scored.scores.tolist(), scored.statuses, strict=True):
-        columns[SENSIBILITY][i], columns[RATIONALITY][i] = scores if status == SCORED else (None, None)
-        columns[STATUS][i] = status
+        if name in layout.details or name in (*AXES, SCORER):
+            columns[name] = [None] * len(samples)
+        elif name == STATUS:
+            columns[name] = [sample.reason for sample in samples]
+        else:
+            columns[name] = [None if s.row in done else _value(name, s, batch, layout) for s in samples]
+        for i, sample in enumerate(samples if done else ()):
+            if sample.row in done:
+                columns[name][i] = _earlier(name, batch.rows[sample.row])
+    given: dict[str, list[Any]] = {STATUS: scored.statuses}
+    for axis, scores in zip(AXES, scored.scores.T.tolist(), strict=True):
+        given[axis] = [s if status == SCORED else None for s, status in zip(scores, scored.statuses, strict=True)]
     for name in layout.details:
         flags = scored.flags or [None] * len(asked)
-        values = flags if name == FLAG else [None if v != v else v for v in scored.details[name].tolist()]
-        for (i, _), value in zip(asked, values, strict=True):
-            columns[name][i] = value
+        given[name] = flags if name == FLAG else [None if v != v else v for v in scored.details[name].tolist()]
+    for name, values in given.items():
+        if len(asked) == len(samples):
+            columns[name] = values
+        else:
+            for (i, _), value in zip(asked, values, strict=True):
+                columns[name][i] = value
     columns[SCORER] = [run.scorer.fingerprint] * len(samples)
     run.coverage.kept += len(done)
     run.coverage.count(columns[STATUS])
     return [sample.row for sample in samples], columns
 
 
-def _done(rows: Sequence[Mapping[str, Any]], layout: Layout, run: ScoringRun) -> set[int]:
+def _done(batch: Batch, layout: Layout, run: ScoringRun) -> set[int]:
     """The rows that came with this scorer's answer, except failures to be retried and rows that lack a detail."""
     if not layout.rescored:
         return set()
+    rows = batch.rows
     answered = {i for i, row in enumerate(rows) if row.get(SCORER) is not None}
     if others := sorted({str(rows[i][SCORER]) for i in answered} - {run.scorer.fingerprint}):
         raise ScoresError(
@@ -183,8 +194,6 @@ def _value(name: str, sample: Sample, batch: Batch, layout: Layout) -> Any:
         case "emotion":
             emotion = batch.rows[sample.row].get("context")
             return None if emotion is None else str(emotion)
-        case "score_status":
-            return sample.reason
     return None
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Sequence
-from functools import lru_cache
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache
 from itertools import chain
-from typing import NamedTuple
+from threading import RLock
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -99,13 +101,187 @@ def tokenise(text: str) -> list[str]:
     ['i', 'am', 'sorry', ',', 'that', 'is', 'awful', '!']
     ```
     """
+    return _tokens(_plain(_normal(text)))
+
+
+def _normal(text: str) -> str:
     text = text[:MAX_CHARACTERS]
-    if not text.isascii():
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        text = unicodedata.normalize("NFKC", text.translate(_QUOTES))
+    if text.isascii():
+        return text
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unicodedata.normalize("NFKC", text.translate(_QUOTES))
+
+
+def _plain(text: str) -> str:
     # "_comma_" stands for a comma in the original files of EmpatheticDialogues
-    text = " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
-    return list(chain.from_iterable(map(_canonical, _TOKEN.findall(_written_out(text)))))
+    return " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
+
+
+def _tokens(plain: str) -> list[str]:
+    return list(chain.from_iterable(map(_canonical, _TOKEN.findall(_written_out(plain)))))
+
+
+class _Known(dict[str, int]):
+    """Names by number; a new one gets its number from a function."""
+
+    def __init__(self, number: Callable[[str], int]) -> None:
+        super().__init__()
+        self._number = number
+
+    def __missing__(self, name: str) -> int:
+        return self._number(name)
+
+
+class Vocabulary:
+    """The tokens that were read so far, by number, and those of each word of a text with its punctuation."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.lock = RLock()
+        self._numbers = _Known(self._add_token)
+        self._words = _Known(self._add_word)
+        self._ends, self._made = array("q", [0, 0]), array("q")  # word i has the tokens _made[_ends[i] : _ends[i + 1]]
+        self._words["\0"] = 0  # it begins a text, and has no tokens
+
+    def _add_token(self, token: str) -> int:
+        with self.lock:
+            if token not in self._numbers:
+                self.tokens.append(token)
+                self._numbers[token] = len(self.tokens) - 1
+            return self._numbers[token]
+
+    def _add_word(self, word: str) -> int:
+        found = _NUMBER.sub("0", word)
+        if found != word:  # each number is another word, and the same token
+            return self._words[found]
+        with self.lock:
+            if word not in self._words:
+                self._made.extend(map(self._numbers.__getitem__, _tokens(word)))
+                self._ends.append(len(self._made))
+                self._words[word] = len(self._ends) - 2
+            return self._words[word]
+
+    def read(self, texts: Sequence[str]) -> Tokens:
+        """[`tokenise`] of many texts at once."""
+        texts = [t if len(t) <= MAX_CHARACTERS and t.isascii() else _normal(t) for t in texts]
+        whole = _plain(" \0 ".join(["", *texts]))
+        if whole.count("\0") != len(texts):
+            return self.number(map(_tokens, map(_plain, texts)))
+        if "'" in whole:
+            whole = _APART.sub("n't", _APOSTROPHE.sub("'", whole))
+        for apart in (". .", "! !", "! ?", "? !", "? ?"):
+            while apart in whole:
+                whole = whole.replace(apart, apart[0] + apart[2])
+        words = whole.split()
+        found = np.fromiter(map(self._words.__getitem__, words), np.int64, len(words))
+        with self.lock:
+            made, ends = np.array(self._made), np.array(self._ends)
+        tokens = Tokens(self, made, np.diff(ends)).chosen(found)
+        counts = np.diff(
+            np.append(np.flatnonzero(found == 0), len(found))
+        )  # words of each text, with its null character
+        return Tokens(self, tokens.numbers, sums(tokens.lengths, counts))
+
+    def number(self, texts: Iterable[Sequence[str]]) -> Tokens:
+        """Texts that are tokens already."""
+        texts = list(texts)
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        numbers = map(self._numbers.__getitem__, chain.from_iterable(texts))
+        return Tokens(self, np.fromiter(numbers, np.int64, int(lengths.sum())), lengths)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for a new one."""
+        return len(self._words) > _MOST_WORDS
+
+
+_NUMBER = re.compile(r"(?<![^\W_])[0-9]+(?![^\W_])")
+_APOSTROPHE = re.compile(r" '(?<!\0 ')(?=(?:s|m|re|ve|ll|d|t)\b)")
+_APART = re.compile(r" n't(?<=\b(?:ca|wo|ai) n't)\b")
+_MOST_WORDS = 1 << 17
+_vocabulary = Vocabulary()
+
+
+def vocabulary() -> Vocabulary:
+    """The vocabulary of this process; a new one once it holds very many words."""
+    global _vocabulary
+    if _vocabulary.is_full:
+        _vocabulary = Vocabulary()
+    return _vocabulary
+
+
+class Tokens(Sequence[list[str]]):
+    """
+    Texts as tokens, laid end to end as `numbers` of a vocabulary; each text is a list of tokens.
+
+    Args:
+        vocabulary ([`Vocabulary`]): Of the numbers.
+        numbers (`np.ndarray` of shape `(tokens,)`): All tokens, text after text.
+        lengths (`np.ndarray` of shape `(n,)`): How many tokens each text has.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, numbers: np.ndarray, lengths: np.ndarray) -> None:
+        self.vocabulary, self.numbers, self.lengths = vocabulary, numbers, lengths
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each text starts."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def chosen(self, which: np.ndarray) -> Tokens:
+        """The texts at these positions."""
+        lengths = self.lengths[which]
+        shift = self.starts[which] - (np.cumsum(lengths) - lengths)
+        return Tokens(self.vocabulary, self.numbers[np.repeat(shift, lengths) + np.arange(lengths.sum())], lengths)
+
+    def part(self, texts: slice) -> Tokens:
+        """Neighbouring texts."""
+        first, last, _ = texts.indices(len(self))
+        bounds = np.append(self.starts, len(self.numbers))
+        return Tokens(self.vocabulary, self.numbers[bounds[first] : bounds[last]], self.lengths[texts])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, i: int) -> list[str]: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[list[str]]: ...
+    def __getitem__(self, i: int | slice) -> list[str] | list[list[str]]:
+        if isinstance(i, slice):
+            return [self[n] for n in range(*i.indices(len(self)))]
+        start, tokens = self.starts[i], self.vocabulary.tokens
+        return [tokens[number] for number in self.numbers[start : start + self.lengths[i]].tolist()]
+
+
+class TokenValues:
+    """What a function says of each token of a vocabulary; each token is asked once."""
+
+    def __init__(self, of: Callable[[str], Any], kind: Any, width: tuple[int, ...] = ()) -> None:
+        self._of, self._kind, self._width = of, kind, width
+        self._vocabulary: Vocabulary | None = None
+
+    def of(self, tokens: Tokens) -> np.ndarray:
+        """The value of each token, text after text: `(tokens, *width)`."""
+        vocabulary = tokens.vocabulary
+        with vocabulary.lock:
+            if self._vocabulary is not vocabulary:
+                self._vocabulary, self._values = vocabulary, np.empty((0, *self._width), self._kind)
+            if new := vocabulary.tokens[len(self._values) :]:
+                made = np.array([self._of(token) for token in new], self._kind)
+                self._values = np.concatenate([self._values, made])
+            return self._values[tokens.numbers]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_vocabulary": None}
+
+
+def sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The sums of whole numbers, `(sum of lengths, ...)`, over stretches of these lengths: `(n, ...)`."""
+    upto = np.zeros((len(values) + 1, *values.shape[1:]), np.int64)
+    np.cumsum(values, axis=0, out=upto[1:])
+    ends = np.cumsum(lengths)
+    return upto[ends] - upto[ends - lengths]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -169,11 +345,13 @@ class Grams(NamedTuple):
     counts: np.ndarray
 
 
+_hashes = TokenValues(word_hash, np.uint32)
+
+
 def to_words(texts: Sequence[Sequence[str]]) -> Words:
     """Hashes tokenised texts."""
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    hashes = np.fromiter(map(word_hash, chain.from_iterable(texts)), np.uint32, int(lengths.sum()))
-    return Words(hashes, lengths)
+    tokens = texts if isinstance(texts, Tokens) else vocabulary().number(texts)
+    return Words(_hashes.of(tokens), tokens.lengths)
 
 
 def to_grams(words: Words, longest: int) -> Grams:
@@ -201,10 +379,11 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
     `reply` and `turn` are the words of `n` replies and of the turns before; `utterances` is each context's length.
     """
 
+    rows = {id(words): np.repeat(np.arange(len(words.lengths)), words.lengths) for words in (reply, turn)}
+
     def count(words: Words, *tokens: str) -> np.ndarray:
-        row = np.repeat(np.arange(len(words.lengths)), words.lengths)
         hit = np.isin(words.hashes, np.array([word_hash(token) for token in tokens], np.uint32))
-        return np.bincount(row[hit], minlength=len(words.lengths))
+        return np.bincount(rows[id(words)][hit], minlength=len(words.lengths))
 
     n = np.maximum(reply.lengths, 1)
     long = _LOG1P[np.minimum(reply.lengths, LONGEST)]
@@ -240,7 +419,7 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
 class Features(NamedTuple):
     """All features of `n` dialogues: replies as tokens, n-grams and words of each of [`WORD_BLOCKS`], [`surface`]."""
 
-    replies: list[list[str]]
+    replies: Tokens
     grams: dict[str, Grams]
     surface: np.ndarray
     words: dict[str, Words]
@@ -248,14 +427,19 @@ class Features(NamedTuple):
 
 def extract(dialogues: Sequence[Dialogue]) -> Features:
     """The features of dialogues; each row depends on its own dialogue only."""
-    contexts = [dialogue.context for dialogue in dialogues]
-    replies = [tokenise(dialogue.response) for dialogue in dialogues]
-    turns = [tokenise(context[-1]) if context else [] for context in contexts]
-    earlier = [
-        list(chain.from_iterable(map(tokenise, context[-1 - EARLIER_UTTERANCES : -1]))) if len(context) > 1 else []
-        for context in contexts
-    ]
-    words = {REPLY: to_words(replies), TURN: to_words(turns), EARLIER: to_words(earlier)}
+    contexts, n = [dialogue.context for dialogue in dialogues], len(dialogues)
+    before = [context[-1 - EARLIER_UTTERANCES : -1] for context in contexts]
+    said = [dialogue.response for dialogue in dialogues]
+    said += [context[-1] if context else "" for context in contexts]
+    said += chain.from_iterable(before)
+    texts = list(dict.fromkeys(said))  # most utterances are in several dialogues
+    place = dict(zip(texts, range(len(texts)), strict=True)).__getitem__
+    found = vocabulary().read(texts).chosen(np.fromiter(map(place, said), np.int64, len(said)))
+    replies, turns, earlier = (found.part(part) for part in (slice(n), slice(n, 2 * n), slice(2 * n, None)))
+    joined = Tokens(
+        found.vocabulary, earlier.numbers, sums(earlier.lengths, np.array(list(map(len, before)), np.int64))
+    )
+    words = {REPLY: to_words(replies), TURN: to_words(turns), EARLIER: to_words(joined)}
     grams = {block: to_grams(words[block], longest) for block, longest in WORD_BLOCKS.items()}
     utterances = np.fromiter(map(len, contexts), np.int64, len(contexts))
     return Features(replies, grams, surface(words[REPLY], words[TURN], utterances), words)

@@ -5,7 +5,7 @@ The scorer "linear" gives its flags by this linear model. `scripts/linear_flags.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,7 +25,25 @@ _EARLIER = 0.5  # weight of the words before the last turn in the topics of a co
 _RELATION, _KNOWN = 24, 3
 DENSE = ft.SURFACE + _RELATION + _KNOWN + TOPICS + 3
 
-_GLAD, _SAD = (np.array([ft.word_hash(word) for word in words.split()], np.uint32) for words in (ft.GLAD, ft.SAD))
+_LOW = np.uint32((1 << 16) - 1)
+
+
+def _membership(words: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that says which hashes are those of the words; a look at their low bits rules out most."""
+    hashes = np.array([ft.word_hash(word) for word in words.split()], np.uint32)
+    table = np.zeros(1 << 16, bool)
+    table[hashes & _LOW] = True
+
+    def which(given: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(given), bool)
+        maybe = np.flatnonzero(table[given & _LOW])
+        found[maybe] = np.isin(given[maybe], hashes)
+        return found
+
+    return which
+
+
+_IS_GLAD, _IS_SAD = _membership(ft.GLAD), _membership(ft.SAD)
 _ENDS = np.array([ft.word_hash(mark) for mark in (".", "..", "!", "?")], np.uint32)
 
 
@@ -122,20 +140,18 @@ def _feelings(words: ft.Words) -> tuple[np.ndarray, np.ndarray]:
     """How many glad and sad words each text has, at most 3; a word after "not" counts for nothing."""
     row, counts = np.repeat(np.arange(len(words.lengths)), words.lengths), np.ones(len(words.hashes), bool)
     counts[1:] = words.hashes[:-1] != ft.word_hash("not")
-    hits = (row[np.isin(words.hashes, of) & counts] for of in (_GLAD, _SAD))
+    hits = (row[is_in(words.hashes) & counts] for is_in in (_IS_GLAD, _IS_SAD))
     glad, sad = (np.minimum(np.bincount(hit, minlength=len(words.lengths)), 3) for hit in hits)
     return glad, sad
 
 
 def _topics(features: ft.Features, topics: np.ndarray, long: np.ndarray) -> list[np.ndarray]:
     """For each topic the product of both sides, then their cosine, the reply's strength, and the cosine by length."""
-    n, mask = len(features.replies), (1 << TOPIC_BITS) - 1
+    mask = (1 << TOPIC_BITS) - 1
 
     def vector(block: str, side: int) -> np.ndarray:
         lengths = features.words[block].lengths
-        buckets = features.grams[block].buckets[: lengths.sum()] & mask
-        rows = np.repeat(np.arange(n), lengths)
-        return np.stack([np.bincount(rows, column[buckets], minlength=n) for column in topics[side]])
+        return _sums_in_order(topics[side], features.grams[block].buckets[: lengths.sum()] & mask, lengths)
 
     context = vector(ft.TURN, 0) + _EARLIER * vector(ft.EARLIER, 0)
     reply = vector(ft.REPLY, 1)
@@ -145,9 +161,25 @@ def _topics(features: ft.Features, topics: np.ndarray, long: np.ndarray) -> list
     return [*products, cosine, strength / np.sqrt(np.maximum(features.words[ft.REPLY].lengths, 1)), cosine * long]
 
 
+def _sums_in_order(vectors: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """
+    The sum of each text's vectors, `(k, n)`, one after the other, so that it does not depend on other texts.
+
+    `vectors` has shape `(tokens known, k)`, and `tokens` holds those of all texts. The texts take their next token
+    together, the longest ones first.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    starts, found = (np.cumsum(lengths) - lengths)[order], np.zeros((len(lengths), vectors.shape[1]))
+    for place, texts in enumerate(len(lengths) - np.cumsum(np.bincount(lengths))):  # how many texts are longer
+        found[:texts] += vectors[tokens[starts[:texts] + place]]
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return np.ascontiguousarray(found[back].T)
+
+
 def topic_vectors(topics: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The vectors of the words of a context and of a reply, `(2, TOPICS, buckets)`, from their stored form."""
-    return np.ascontiguousarray((topics * scale.astype(np.float64)[:, None, :]).transpose(0, 2, 1))
+    """The vectors of the words of a context and of a reply, `(2, buckets, TOPICS)`, from their stored form."""
+    return np.ascontiguousarray(topics * scale.astype(np.float64)[:, None, :])
 
 
 class FitModel:

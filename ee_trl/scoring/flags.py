@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..axes import NOT_ENGLISH
 from ..data.dialogue import Dialogue
 from ..errors import ScorerError, check_choice
 from .base import ScoredBatch
-from .features import tokenise
+from .features import Tokens, TokenValues, sums, tokenise, vocabulary
 
 
 REPETITIVE = "repetitive"
@@ -43,10 +43,9 @@ _STRICT_SYMBOLS, _SYMBOLS = frozenset("={}[]<>\\|+$&"), frozenset("={}[]<>\\|+$&
 _SPEAKERS = {"i": "you", "me": "you", "my": "your", "mine": "yours", "myself": "yourself"}
 _SPEAKERS |= dict.fromkeys(("am", "is", "was", "were"), "are")
 
-_KNOWN_TOKENS = 1 << 16
 # what a token says of the language is one number with these fields of 14 bits, so that a reply's is a sum
 _LETTERS, _KNOWN, _WORD, _SCRIPT, _TELLING, _SYMBOL, _STRICT = (1 << 14 * n for n in range(7))
-_FIELD = (1 << 14) - 1
+_FIELD, _HALF = (1 << 14) - 1, 4 * 14  # the number is kept in two halves, the first of four fields
 
 
 def bits_of(word: str) -> Iterable[int]:
@@ -61,16 +60,7 @@ def _filter() -> bytes:
     return KNOWN_WORDS.read_bytes()
 
 
-class _Evidence(dict[str, int]):
-    """What a token says of the language of its text, see above; most tokens recur."""
-
-    def __missing__(self, token: str) -> int:
-        if len(self) > _KNOWN_TOKENS:
-            self.clear()
-        self[token] = found = _evidence(token)
-        return found
-
-
+@lru_cache(maxsize=1 << 16)
 def _evidence(token: str) -> int:
     """The fields: telling letters, those known; words, those of other scripts, telling ones; symbols, strict ones."""
     if not token.isalpha():
@@ -83,6 +73,11 @@ def _evidence(token: str) -> int:
     data = _filter()
     known = all(data[bit >> 3] >> (bit & 7) & 1 for bit in bits_of(token))
     return _WORD + _TELLING + (_LETTERS + known * _KNOWN) * letters
+
+
+def _halves(token: str) -> tuple[int, int]:
+    found = _evidence(token)
+    return found & ((1 << _HALF) - 1), found >> _HALF
 
 
 def check_other_language(other_language: str) -> str:
@@ -100,7 +95,8 @@ class RuleFlags:
 
     def __init__(self, other_language: str = "flag") -> None:
         self._unscored = other_language == "unscored"
-        self._evidence = _Evidence()
+        self._evidence = TokenValues(_halves, np.int64, (2,))
+        self._letters = TokenValues(len, np.int64)
 
     def applied(
         self, batch: ScoredBatch, dialogues: Sequence[Dialogue], replies: Sequence[Sequence[str]]
@@ -116,20 +112,39 @@ class RuleFlags:
 
     def __call__(self, dialogues: Sequence[Dialogue], replies: Sequence[Sequence[str]]) -> list[str | None]:
         """For each dialogue one of [`RULE_FLAGS`], or `None`."""
-        return list(map(self._flag, dialogues, replies))
+        tokens = replies if isinstance(replies, Tokens) else vocabulary().number(replies)
+        flags: list[str | None] = [None] * len(dialogues)
+        low, high = sums(self._evidence.of(tokens), tokens.lengths).T
+        doubtful = (2 * (low // _KNOWN & _FIELD) < (low & _FIELD)) | (high >= _SYMBOL >> _HALF)
+        for i in np.flatnonzero(doubtful).tolist():
+            if self._is_foreign(dialogues[i], int(tokens.lengths[i]), int(low[i]) + (int(high[i]) << _HALF)):
+                flags[i] = NOT_ENGLISH
+        others = np.flatnonzero((tokens.lengths >= FEWEST_REPEATED) & np.array([flag is None for flag in flags], bool))
+        tokens = tokens.chosen(others)
+        few = _distinct(tokens) <= (1 - REPEATED / 2) * tokens.lengths
+        longest = self._longest_of_halves(tokens)
+        for n, (i, again) in enumerate(zip(others.tolist(), few.tolist(), strict=True)):
+            dialogue, (one, other) = dialogues[i], longest[n]
+            least = 0.6 * len(dialogue.response)
+            # two quick looks, since few turns are copied: a copy has one of these words, and about half of all words
+            turns = [turn.lower() for turn in dialogue.context if len(turn) > least]
+            turns = [turn for turn in turns if one in turn or other in turn]
+            if (again and _repeats_itself(tokens[n])) or (turns and _copies(tokens[n], turns)):
+                flags[i] = REPETITIVE
+        return flags
 
-    def _flag(self, dialogue: Dialogue, reply: Sequence[str]) -> str | None:
-        found = sum(map(self._evidence.__getitem__, reply))
-        letters, known = found & _FIELD, found // _KNOWN & _FIELD
-        if (2 * known < letters or found >= _SYMBOL) and self._is_foreign(dialogue, reply, found):
-            return NOT_ENGLISH
-        if len(reply) < FEWEST_REPEATED:
-            return None
-        own = {*reply}
-        repeats = len(own) <= (1 - REPEATED / 2) * len(reply) and _repeats_itself(reply)
-        return REPETITIVE if repeats or _copies(dialogue, reply, own) else None
+    def _longest_of_halves(self, tokens: Tokens) -> list[tuple[str, str]]:
+        """The longest token of each half of texts that have two tokens or more; of equally long ones the first."""
+        if not len(tokens):
+            return []
+        order = len(tokens.numbers)
+        ranks = self._letters.of(tokens) * order + np.arange(order, 0, -1) - 1
+        halves = np.stack([tokens.starts, tokens.starts + tokens.lengths // 2], axis=1)
+        best = order - 1 - np.maximum.reduceat(ranks, halves.ravel()) % order
+        names = [tokens.vocabulary.tokens[number] for number in tokens.numbers[best].tolist()]
+        return list(zip(names[::2], names[1::2], strict=True))
 
-    def _is_foreign(self, dialogue: Dialogue, reply: Sequence[str], found: int) -> bool:
+    def _is_foreign(self, dialogue: Dialogue, tokens: int, found: int) -> bool:
         """Whether too few of the letters are in known words; a short reply is as foreign as the turn before it."""
         fields = (found // field & _FIELD for field in (_LETTERS, _KNOWN, _WORD, _SCRIPT, _TELLING, _SYMBOL, _STRICT))
         letters, known, words, scripts, telling, symbols, strict = fields
@@ -137,15 +152,24 @@ class RuleFlags:
             return True
         if words < FEWEST_WORDS:
             return bool(telling) and not known and bool(dialogue.context) and self._too_few(dialogue.context[-1])
-        if symbols >= (2 if strict else 4) and 5 * symbols >= len(reply):  # code
+        if symbols >= (2 if strict else 4) and 5 * symbols >= tokens:  # code
             return True
         least = 0.01 if telling <= 3 else 0.25 if telling <= 5 else 0.4 if telling <= 8 else 0.45
         return telling >= 2 and known < least * letters
 
     def _too_few(self, turn: str) -> bool:
         reply = tokenise(turn)
-        found = sum(map(self._evidence.__getitem__, reply))
-        return len(reply) >= FEWEST_WORDS and self._is_foreign(Dialogue((), turn, ()), reply, found)
+        found = sum(map(_evidence, reply))
+        return len(reply) >= FEWEST_WORDS and self._is_foreign(Dialogue((), turn, ()), len(reply), found)
+
+
+def _distinct(tokens: Tokens) -> np.ndarray:
+    """How many distinct tokens each text has."""
+    texts = np.repeat(np.arange(len(tokens)), tokens.lengths)
+    found = np.sort(texts << 32 | tokens.numbers)
+    first = np.ones(len(found), bool)
+    first[1:] = found[1:] != found[:-1]
+    return np.bincount(found[first] >> 32, minlength=len(tokens))
 
 
 def _words(tokens: Iterable[str]) -> list[str]:
@@ -159,17 +183,11 @@ def _repeats_itself(reply: Sequence[str]) -> bool:
     return len(words) >= FEWEST_REPEATED and 1 - len(set(pairs)) / len(pairs) >= REPEATED
 
 
-def _copies(dialogue: Dialogue, reply: Sequence[str], own: set[str]) -> bool:
-    """Whether an earlier turn has nearly all of the reply, word by word; who is spoken of may have changed."""
-    least = 0.6 * len(dialogue.response)
-    turns = [turn.lower() for turn in dialogue.context if len(turn) > least]
-    if not turns:
-        return False
-    half = len(reply) // 2
-    one, other = max(reply[:half], key=len), max(reply[half:], key=len)
+def _copies(reply: Sequence[str], turns: Sequence[str]) -> bool:
+    """Whether one of the turns has nearly all of the reply, word by word; who is spoken of may have changed."""
+    own = {*reply}
     for turn in turns:
-        # two quick looks, since few turns are copied: a copy has one of these words, and about half of all words
-        if (one in turn or other in turn) and 2.5 * len(own.intersection(turn.split())) >= len(own):
+        if 2.5 * len(own.intersection(turn.split())) >= len(own):
             triples = _triples(_words(reply))
             copied = len(triples & _triples(_words(tokenise(turn))))
             if len(triples) >= FEWEST_REPEATED - 2 and copied >= COPIED * len(triples):

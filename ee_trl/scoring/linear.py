@@ -9,10 +9,8 @@ import logging
 import os
 import zipfile
 import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +35,7 @@ LICENCE_NOTICE = (
 Weights = Mapping[str, np.ndarray]  # the arrays of the weights file; see `shapes`
 THRESHOLDS = (3, 4, 5, 6, 7)  # the scores at which `knots_of` matches the share of the sensibility set
 
-_CHUNK = 4096  # dialogues at a time: bounds the memory, changes no number
-_KNOWN_TOKENS = 1 << 16
+_CHUNK = 2048  # dialogues at a time: bounds the memory, changes no number
 
 logger = logging.getLogger("ee_trl")
 
@@ -159,7 +156,8 @@ class LinearScorer(BatchedScorer):
             chunk = dialogues[start : start + _CHUNK]
             features = ft.extract(chunk)
             scores = calibrate(self._model.predict(features), self._knots)
-            scores[[not dialogue.response.strip() for dialogue in chunk]] = np.nan
+            empty = np.flatnonzero(features.replies.lengths == 0).tolist()
+            scores[[i for i in empty if not chunk[i].response.strip()]] = np.nan
             details, flags = {}, None
             if self._fit:
                 odds = self._fit.log_odds(features)
@@ -184,7 +182,8 @@ class RawModel:
         }
         self._surface = weights["surface"].astype(np.float64)
         self._bias = weights["bias"].astype(np.float64)
-        self._words = _WordSums(weights[ft.CHARS].astype(np.float64))
+        self._chars = weights[ft.CHARS].astype(np.float64)
+        self._words = ft.TokenValues(self._sum, np.float64, (len(AXES),))
 
     def predict(self, features: ft.Features) -> np.ndarray:
         """Raw predictions, `(n, 2)`. Every sum runs in an order that is fixed within a row: no matrix product."""
@@ -196,37 +195,18 @@ class RawModel:
             root = np.sqrt(np.maximum(grams.counts, 1))
             for axis, weight in enumerate(self._blocks[block]):
                 raw[:, axis] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
-        lengths = np.fromiter(map(len, features.replies), np.int64, n)
+        lengths = features.replies.lengths
         rows = np.repeat(np.arange(n), lengths)
-        words = self._words.of(features.replies, int(lengths.sum()))
+        words = self._words.of(features.replies)
         root = np.sqrt(np.maximum(lengths, 1))
         for axis in range(len(AXES)):
             raw[:, axis] += np.bincount(rows, words[:, axis], minlength=n) / root
         return raw
 
-
-class _WordSums(dict[str, int]):
-    """Cached sums over the words' character n-grams, since most words recur: word -> its place in a table."""
-
-    def __init__(self, chars: np.ndarray):
-        super().__init__()
-        self._chars = chars
-        self._sums = array("d")
-
-    def of(self, texts: Sequence[Sequence[str]], total: int) -> np.ndarray:
-        """The sums of each of the `total` words of the texts, `(total, 2)`."""
-        if len(self) > _KNOWN_TOKENS:
-            self.clear()
-            self._sums = array("d")
-        places = np.fromiter(map(self.__getitem__, chain.from_iterable(texts)), np.int64, total)
-        sums = np.frombuffer(self._sums) if total else np.empty(0)  # `array` cannot grow while this view of it lives
-        return sums.reshape(-1, len(AXES))[places]
-
-    def __missing__(self, token: str) -> int:
+    def _sum(self, token: str) -> np.ndarray:
+        """The sum over a word's character n-grams, `(2,)`."""
         buckets = ft.char_buckets(token)
-        self._sums.extend((self._chars[buckets].sum(axis=0) / np.sqrt(len(buckets))).tolist())
-        self[token] = place = len(self)
-        return place
+        return self._chars[buckets].sum(axis=0) / np.sqrt(len(buckets))
 
 
 def calibrate(raw: np.ndarray, knots: np.ndarray) -> np.ndarray:

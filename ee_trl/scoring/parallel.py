@@ -1,4 +1,7 @@
-"""Several processes score into one store: processes of one launch (`torchrun`, `accelerate launch`), or Ray actors."""
+"""
+Several processes score: into one store as processes of one launch (`torchrun`, `accelerate launch`) or Ray actors; or
+without a store, as workers that are handed tables.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterable
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -18,7 +28,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.dialogue import Dialogue
+from ..data.samples import Batch
 from ..errors import ScorerError, check_count, require
+from . import engine
 from .base import Scorer
 from .cascade import CascadeScorer
 from .coverage import Coverage
@@ -260,3 +272,112 @@ def _pieces(missing: dict[bytes, bytes], batch_size: int, actors: int) -> list[p
     size = max(1, min(size, -(-len(missing) // actors)))
     whole = pa.table({"key": list(missing), "dialogue": list(missing.values())})
     return [whole.slice(start, size) for start in range(0, len(missing), size)]
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """A process that scores tables with a scorer of its own; it ends when this one does."""
+
+    def __init__(self) -> None:
+        code = "from ee_trl.scoring.parallel import work; work()"
+        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, question: Any) -> Any:
+        """The answer to a question; an error of the worker is raised here."""
+        try:
+            pickle.dump(question, self._process.stdin)  # type: ignore[arg-type]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            answer = pickle.load(self._process.stdout)  # type: ignore[arg-type]
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise ScorerError(
+                "a worker process ended before its work was done; it was killed, or there is too little memory. "
+                "Start again, with fewer --workers"
+            ) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def end(self) -> None:
+        """Ends the process."""
+        with suppress(OSError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()  # type: ignore[union-attr]
+
+
+def score_in_workers(
+    batches: Iterable[Batch],
+    columns: list[str],
+    run: ScoringRun,
+    workers: int,
+    details: tuple[str, ...],
+    spec: Any,
+    options: dict[str, Any],
+) -> Iterator[pa.Table]:
+    """[`~ee_trl.scoring.engine.score_tables`] by several processes; `columns` and `details` make the layout."""
+    asked, place, started = deque[Any](), threading.local(), list[_Worker]()
+
+    def ask(table: bytes, numbers: Any, start: Any) -> tuple[bytes, Coverage]:
+        if not hasattr(place, "worker"):
+            place.worker = _Worker()
+            started.append(place.worker)
+            place.worker.ask(start)
+        return place.worker.ask((table, numbers))
+
+    def answer() -> pa.Table:
+        table, coverage = asked.popleft().result()
+        run.coverage = Coverage.of_splits([run.coverage, coverage])
+        run.coverage.count(())
+        return pa.ipc.open_stream(table).read_all()
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for batch in batches:
+            start = (spec, options, columns, details, run.retry_failures, batch.values, batch.turns)
+            asked.append(pool.submit(ask, _packed(batch.table), batch.numbers, start))
+            if len(asked) > 2 * workers:
+                yield answer()
+        while asked:
+            yield answer()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in started:
+            worker.end()
+
+
+def work() -> None:
+    """What a worker does: it reads questions from standard input until that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints
+    spec, options, columns, details, retry_failures, values, turns = pickle.load(questions)
+    logger = logging.getLogger("ee_trl")
+    logger.setLevel(logging.ERROR)  # the first process says the same
+    scorer, unknown = load_scorer(spec, **options), set[str]()
+    logger.setLevel(logging.NOTSET)
+    layout = engine.layout_of(columns, details)
+    answer: Any = None
+    with suppress(EOFError):
+        while True:
+            pickle.dump(answer, answers)
+            answers.flush()
+            table, numbers = pickle.load(questions)
+            batch = Batch(pa.ipc.open_stream(table).read_all(), values, numbers, layout.fmt, turns, unknown)
+            run = ScoringRun(scorer, retry_failures=retry_failures)
+            try:
+                [scored] = engine.score_tables([batch], layout, run)
+                answer = _packed(scored), run.coverage
+            except Exception as error:
+                answer = error
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

@@ -68,6 +68,8 @@ class ScoringRun:
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
         """Scores dialogues; with a store, equal ones once, and an error loses nothing that was scored before."""
+        if self.store is None:
+            return self._score_all(dialogues)
         keys, known, missing = self._sorted_out(dialogues)
         known |= self._fill(missing)
         found = [known[key] for key in keys]
@@ -75,6 +77,28 @@ class ScoringRun:
         details = {name: np.array([one.details.get(name, np.nan) for one in found]) for name in self.details}
         flags = [_flag(one.details) for one in found] if self.flags else None
         return Scored(scores, [one.status for one in found], details, flags)
+
+    def _score_all(self, dialogues: Sequence[Dialogue]) -> Scored:
+        """Without a store: what the scorer gives, as it comes."""
+        n = len(dialogues)
+        scores, details = np.full((n, len(AXES)), np.nan), {name: np.full(n, np.nan) for name in self.details}
+        statuses, flags = np.full(n, "", object), np.full(n, None, object)
+        for batch, found in checked_batches(self.scorer, dialogues):
+            where = batch.indices
+            scores[where], statuses[where] = batch.scores, found
+            for name in details:
+                details[name][where] = batch.details.get(name, np.nan)
+            if batch.flags is not None:
+                flags[where] = [flag if s == SCORED else None for flag, s in zip(batch.flags, found, strict=True)]
+            self._count(len(found), batch.tokens, batch.forward_tokens)
+        return Scored(scores, statuses.tolist(), details, flags.tolist() if self.flags else None)
+
+    def _count(self, asked: int, tokens: int, forward_tokens: int) -> None:
+        self.coverage.asked += asked
+        self.coverage.tokens += tokens
+        self.coverage.forward_tokens += forward_tokens
+        if self.after_batch:
+            self.after_batch()
 
     def fill(self, dialogues: Sequence[Dialogue]) -> None:
         """Scores the dialogues that the store lacks, and saves their scores."""
@@ -144,11 +168,7 @@ class ScoringRun:
         if self.store is not None:
             self.store.save(self.scorer.fingerprint, made)
             self._tried.update(key for key, stored in made.items() if stored.status != SCORED)
-        self.coverage.asked += len(made)
-        self.coverage.tokens += tokens
-        self.coverage.forward_tokens += forward_tokens
-        if self.after_batch:
-            self.after_batch()
+        self._count(len(made), tokens, forward_tokens)
 
 
 def _flag(details: Mapping[str, float]) -> str | None:
@@ -187,9 +207,12 @@ def checked_batches(
                     f"{name} gave an array of shape {scores.shape} for {len(indices)} dialogues; expected "
                     f"({len(indices)}, 2): sensibility, rationality"
                 )
-            if any(not 0 <= i < len(dialogues) or not left[i] for i in indices) or len(set(indices)) < len(indices):
+            where, before = np.array(indices, np.intp), int(left.sum())
+            if ((where < 0) | (where >= len(left))).any():
                 raise ScorerError(f"{name} gave a dialogue twice, or one that it was not given")
-            left[indices] = False
+            left[where] = False
+            if before - int(left.sum()) < len(where):
+                raise ScorerError(f"{name} gave a dialogue twice, or one that it was not given")
             missing = np.isnan(scores).any(axis=1)
             outside = ~missing & ((scores < MIN_SCORE) | (scores > MAX_SCORE)).any(axis=1)
             scores[missing | outside] = np.nan

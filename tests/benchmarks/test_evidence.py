@@ -62,10 +62,11 @@ def test_the_oldest_turns_go_first_and_the_last_stays(data: ModuleType, most: in
     assert found["response"] == "reply"
 
 
-def test_runs_come_after_those_they_need_and_have_their_size() -> None:
-    from plan import plan
+@pytest.mark.parametrize("table", ["plan", "chat_plan"])
+def test_runs_come_after_those_they_need_and_have_their_size(table: str) -> None:
+    import plan
 
-    runs = plan(1_000)
+    runs = getattr(plan, table)(1_000)
     assert [name for name in runs if name.startswith("random")] == ["random", "random-1", "random-2"]
     assert all(run.options["empathy_n"] == 1_000 for run in runs.values() if "empathy_n" in run.options)
     seen: set[str] = set()
@@ -79,7 +80,7 @@ def test_the_tables_are_those_of_the_results() -> None:
 
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert tables.rendered(page, RESULTS) == page, "run benchmarks/evidence again: it makes the tables anew"
-    assert len(tables._MARKED.findall(page)) == 8
+    assert len(tables._MARKED.findall(page)) == 13
     assert "not run yet" not in page
 
 
@@ -162,6 +163,51 @@ def test_every_run_that_is_told_of_has_its_raw_result() -> None:
         share = run.steps * set_up["table"]["steps"]
         if found.get("steps") and not run.epochs:
             assert found["steps"] == round(share), found["name"]
+
+
+def test_the_chat_models_runs_have_their_raw_results() -> None:
+    from plan import chat_plan
+
+    folder = RESULTS / "smollm2"
+    set_up = json.loads((folder / "set_up.json").read_text(encoding="utf-8"))
+    known = chat_plan(set_up["scored"]["sensibility"])
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "runs").glob("*.json")]
+    assert {"full", "sensibility", "random"} <= {run["row"] for run in found}
+    for run in found:
+        plan = known[run["name"]]
+        assert run["command"][0] == plan.recipe
+        if run.get("steps"):
+            assert run["steps"] == round(plan.steps * set_up["table"]["steps"]), run["name"]
+
+
+def test_a_row_is_compared_with_all_seeds_of_random(tmp_path: Path) -> None:
+    import chat_tables
+    import numpy as np
+
+    draw, n = np.random.default_rng(0), 60
+    quadrants = [name for name in ("sensibility", "rationality", "balanced", "low") for _ in range(15)]
+    numbers = {"conversations": [i // 2 for i in range(n)]}
+    held_out = {"weights": [2.0] * 30 + [1.0] * 30, "others": ["posts"], "posts": numbers, "test": numbers}
+    held_out["validation"] = {**numbers, "quadrants": quadrants}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "set_up.json").write_text(json.dumps({"held_out": held_out}), encoding="utf-8")
+    nll, words = draw.uniform(20, 40, n), draw.integers(4, 20, n)
+    for name, worse, longer in (("random", 0.0, 0), ("random-1", 0.1, 0), ("sensibility", 1.05, 4)):
+        side = {"nll": (nll + worse).tolist(), "tokens": [10] * n}
+        replies = {**dict.fromkeys(chat_tables.REPLIES, [0.0] * n), "words": (words + longer).tolist()}
+        replies["explorations"] = ((words + longer) / 4).tolist()
+        run = {"row": name.partition("-")[0], "measures": {"references": {"validation": side, "posts": side}}}
+        run["measures"]["replies"] = replies
+        (tmp_path / "runs" / f"{name}.json").write_text(json.dumps(run), encoding="utf-8")
+    results = chat_tables.ChatResults(tmp_path)
+    for group in ("all", "sensibility", "low", "other"):  # one nat more for ten tokens
+        assert results.found("sensibility", "references", group).value == pytest.approx(100 * np.expm1(0.1), rel=1e-6)
+    assert results.noise["references", "all"] == pytest.approx(100 * np.expm1(0.01), rel=1e-6)
+    assert results.found("sensibility", "references", "all").noise < results.noise["references", "all"]
+    assert results.found("sensibility", "references", "all").beyond
+    assert results.found("sensibility", "replies", "explorations").value == pytest.approx(1)
+    assert abs(results.found("sensibility", "like length", "explorations").value) < 0.3
+    assert not results.found("random", "references", "all").beyond
 
 
 def test_the_hubs_utterances_give_the_rows_of_the_files(data: ModuleType, tmp_path: Path) -> None:

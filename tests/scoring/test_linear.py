@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ee_trl.data.dialogue import Dialogue
 from ee_trl.errors import ScorerError
@@ -135,7 +137,7 @@ def test_raw_predictions_are_exact_too(scorer: LinearScorer):
 def test_chunks_and_forgetting_change_nothing(scorer: LinearScorer, monkeypatch: pytest.MonkeyPatch):
     whole = scorer.score(made_up())
     monkeypatch.setattr(linear, "_CHUNK", 5)
-    monkeypatch.setattr(linear, "_KNOWN_TOKENS", 3)
+    monkeypatch.setattr(ft, "_MOST_WORDS", 3)
     assert LinearScorer(BUNDLED).score(made_up()).tobytes() == whole.tobytes()
 
 
@@ -362,3 +364,52 @@ def test_one_fold_trained_again(monkeypatch: pytest.MonkeyPatch):
     assert rho["sensibility"] >= 0.44
     assert rho["rationality"] >= 0.51
     assert script.by_threshold(predicted, scores[outside])["5"]["kappa"] >= 0.3
+
+
+PARTS = [
+    "i'm",
+    " 'm",
+    "n't",
+    "ca n't",
+    "can n't",
+    "wo n't",
+    "ai n't",
+    ". .",
+    "! ?",
+    "?!",
+    "it's",
+    " 's",
+    "'",
+    '"',
+    "word",
+    "\u03a3",
+    "\u0130",
+]
+PARTS += [
+    "\u2019s",
+    "\0",
+    "\ud83d",
+    "\t",
+    "\x1c",
+    "_comma_",
+    "`",
+    "7",
+    "1990's",
+    "3.5",
+    "12st",
+    "x_7_y",
+    "cannot",
+    "soooo",
+    "...",
+    "he'd",
+    "_",
+    " ",
+]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.lists(st.sampled_from([*PARTS, " ", " "]), max_size=8).map("".join) | st.text(max_size=9), max_size=6)
+)
+def test_many_texts_at_once_have_the_tokens_that_each_has_alone(texts: list[str]):
+    assert list(ft.Vocabulary().read(texts)) == [ft.tokenise(text) for text in texts]

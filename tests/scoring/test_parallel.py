@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import WordScorer
 from datasets import Dataset
 from random_judges import make_scorer
 
-from ee_trl import CascadeScorer, Dialogue, load_sample
+from ee_trl import CascadeScorer, Dialogue, EmpathyDataSelector, load_sample
 from ee_trl.cli.main import main
 from ee_trl.cli.options import actors
 from ee_trl.data.dialogue import samples_of
@@ -308,3 +309,30 @@ def test_a_killed_actor_loses_nothing(tmp_path: Path) -> None:
     assert found["sensibility"].to_pylist() == [min(10, len(row["response"].split())) for row in rows]
     [entry] = ScoreStore(tmp_path / "s.sqlite").scorers()
     assert entry.scored == n
+
+
+# ---- workers
+
+
+def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
+    selector = EmpathyDataSelector("linear", batch_rows=20, show_progress=False)
+    rows = load_sample().select(range(70)).add_column("note", [None, "a"] * 35)
+    features, tables = selector.score_tables(rows)
+    alone, coverage = pa.concat_tables(tables), selector.coverage
+    _, tables = selector.score_tables(rows, workers=2)
+    assert pa.concat_tables(tables).equals(alone)
+    assert {**selector.coverage.to_dict(), "seconds": 0, "samples_per_second": 0} == {
+        **coverage.to_dict(),
+        "seconds": 0,
+        "samples_per_second": 0,
+    }
+    assert alone.schema.equals(features.arrow_schema)
+    with pytest.raises(ScorerError, match="2 workers go with a scorer that is cheaper"):
+        EmpathyDataSelector(WordScorer(), store=False).score_tables(rows, workers=2)
+
+
+def test_a_worker_that_is_killed_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    _, tables = EmpathyDataSelector("linear").score_tables(load_sample().select(range(3)), workers=2)
+    with pytest.raises(ScorerError, match="a worker process ended before its work was done"):
+        list(tables)
