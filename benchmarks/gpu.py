@@ -52,7 +52,7 @@ from ee_trl.recipes import sft_moe, sft_sensibility
 from ee_trl.scoring.judge import loading
 from ee_trl.scoring.judge.packed import Packed
 from ee_trl.scoring.judge.tree import tree_inputs, trunks_of
-from ee_trl.training.arguments import parse_recipe_args
+from ee_trl.training.command_line import parse_recipe_args
 from ee_trl.training.tiny_model import CHAT_TEMPLATE
 
 

@@ -41,4 +41,7 @@ def test_a_judge_on_the_gpu_takes_the_tree_and_agrees_with_the_cpu(options: dict
     assert np.corrcoef(cpu.score(dialogues).ravel(), gpu.score(dialogues).ravel())[0, 1] > 0.5
     gpu.token_budget = 400  # many batches, each started before the answers of the last are read
     packed, gpu.tree.packed = gpu.score(dialogues), False
-    np.testing.assert_allclose(packed, gpu.score(dialogues), atol=1e-3 if options == {"dtype": "float32"} else 0.3)
+    padded = gpu.score(dialogues)
+    assert np.corrcoef(packed.ravel(), padded.ravel())[0, 1] > 0.98
+    if options == {"dtype": "float32"}:
+        np.testing.assert_allclose(packed, padded, atol=1e-3)

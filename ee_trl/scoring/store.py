@@ -15,6 +15,7 @@ import sqlite3
 import struct
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -290,6 +291,7 @@ class ScoreStore:
         with self._locked():
             if self._connection is None:
                 self._connection = self._opened(self.path, "mode=ro" if self.read_only else "mode=rwc")
+                weakref.finalize(self, self._connection.close).atexit = False
             return self._connection
 
     def _opened(self, path: Path, mode: str) -> sqlite3.Connection:

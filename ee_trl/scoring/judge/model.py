@@ -175,7 +175,7 @@ class CausalLMScorer(BatchedJudge):
         turns = self.prompt.turns(_TALK)
         samples = [turns[:2], turns]
         try:
-            self.tree.try_packing(trunks_of(samples), self._loaded.exact)
+            self.tree.try_packing(alone(samples), self._loaded.exact)
             tree = _collected(within_memory(self, self.tree, trunks_of(samples)))
         except ScorerError:
             raise

@@ -34,7 +34,8 @@ class Packed:
     mask: torch.Tensor  # (b, 1, l, l) of bool: what each token sees of its own tree; in the model, see `_bias`
     checked: bool = False  # whether each layer's attention is compared with the usual one
     apart: float = 0.0  # the largest difference found, relative to the largest value
-    layers: list[SharedLayer] = field(default_factory=list)  # those that have run so far
+    layers: list[SharedLayer] = field(default_factory=list)  # those whose attention has begun
+    attended: int = 0  # layers whose attention was the one of this module
 
     @classmethod
     def of(cls, padded: Any, checked: bool = False) -> Packed:
@@ -96,7 +97,7 @@ def packed_logits(model: Any, batch: Packed, prefix: Cache) -> torch.Tensor:
             use_cache=True,
             logits_to_keep=batch.keep,
         ).logits[0]
-    if batch.layers != list(prefix.layers):
+    if not batch.attended == len(batch.layers) == len(prefix.layers):
         raise NotImplementedError("this model does not call the attention function of its configuration")
     return logits
 
@@ -134,7 +135,7 @@ def _attend(
         return kernels._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias, scale=scale)
     flash = query.dtype != torch.float32 and torch.cuda.get_device_capability(query.device) >= (8, 0)
     if bias is None and flash:
-        return kernels._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+        return kernels._scaled_dot_product_flash_attention.default(query, key, value, scale=scale)[:2]
     rows, heads, length = query.shape[:3]
     key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
     if bias is not None:
@@ -158,7 +159,7 @@ def packed_attention(
     batch, scale = _running.get(), query.shape[-1] ** -0.5 if scaling is None else scaling
     if batch is None:
         raise RuntimeError("this attention is for packed batches alone")
-    prefix = batch.layers[-1].prefix
+    prefix, batch.attended = batch.layers[-1].prefix, batch.attended + 1
     rubric, rubric_sums = _attend((query, *prefix), scale)
     padded = [x[0].transpose(0, 1)[batch.places].transpose(1, 2) for x in (query, key, value)]  # (b, heads, l, size)
     if batch.mask.dtype != query.dtype:  # the first layer

@@ -302,7 +302,7 @@ class Tree:
         inputs = Packed.of(tree_inputs(batch, self.branch, len(self.prompt.prefix)), checked=True)
         try:
             self.logits(inputs)
-            reason = None if inputs.apart <= (1e-4 if exact else 0.03) else f"attention differs by {inputs.apart:.2g}"
+            reason = None if inputs.apart <= (1e-3 if exact else 0.03) else f"attention differs by {inputs.apart:.2g}"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         self.packed, self.why_not_packed = reason is None, reason

@@ -24,7 +24,8 @@ from random_judges import (
     saved,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AddedToken, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AddedToken, AttentionInterface, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ee_trl import EmpathyDataSelector, load_sample
 from ee_trl.data.dialogue import Dialogue
@@ -144,24 +145,28 @@ def test_packing_in_bfloat16_moves_a_score_no_further_than_rounding_does(dialogu
     assert apart < 1.5 * np.abs(scorer.score(dialogues) - exact).mean()
 
 
-@pytest.mark.parametrize("wrong", ["numbers", "refusal"])
+@pytest.mark.parametrize("wrong", ["numbers", "refusal", "bypass"])
 def test_kernels_that_give_other_numbers_or_none_are_not_used(
     wrong: str, dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scorer, kernels = make_scorer(), packed._attend
+    if wrong == "bypass":  # a model with an attention of its own
+        monkeypatch.setitem(AttentionInterface._global_mapping, packed.NAME, sdpa_attention_forward)
 
     def attend(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if wrong == "refusal":
             raise RuntimeError("no kernel for this device")
         found, sums = kernels(*args)
-        return found, sums + 0.1 * (len(args) > 2)
+        return found, sums + 0.1 * (wrong == "numbers" and len(args) > 2)
 
     monkeypatch.setattr(packed, "_attend", attend)
     caplog.set_level("INFO")
     np.testing.assert_allclose(scorer.score(dialogues), plain(scorer, dialogues), atol=1e-4)
     assert scorer.takes_tree
     assert not scorer.tree.packed
-    assert {"numbers": "attention differs by", "refusal": "no kernel for this device"}[wrong] in caplog.text
+    said = {"numbers": "attention differs by", "refusal": "no kernel for this device", "bypass": "does not call"}
+    assert said[wrong] in str(scorer.tree.why_not_packed)
+    assert str(scorer.tree.why_not_packed) in caplog.text
     assert scorer.model.config._attn_implementation == "sdpa"
 
 
