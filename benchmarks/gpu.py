@@ -339,7 +339,7 @@ PARTS = {  # the most important first; the limits are for one H100
     "judge_8b_nf4": Part("the judge, 8B in nf4", 75, judge("8B", "nf4")),
     "qlora_8b": Part("steps of recipes/configs/qlora_8b.yaml", 60, recipe(sft_sensibility, "qlora_8b.yaml", "8B")),
     "judge_1b": Part("the judge, 1B in bfloat16", 40, judge("1B", "bfloat16")),
-    "online": Part("selection while training, against the stock trainer", 75, online),
+    "online": Part("selection while training, against the stock trainer", 95, online),
     "judge_8b_int8": Part("the judge, 8B in int8", 75, judge("8B", "int8")),
     "lora_8b": Part("steps of recipes/configs/lora_8b.yaml", 60, recipe(sft_sensibility, "lora_8b.yaml", "8B")),
     "mixture_1b": Part("compose, and steps of the router of a 1B mixture", 60, recipe(sft_moe, "moe_8b.yaml", "1B")),
