@@ -3,7 +3,7 @@
 What one GPU makes of this package, in under eight minutes: the judge, training, selection while training, a mixture.
 
     python benchmarks/gpu.py                          # on one H100 or H200
-    python benchmarks/gpu.py --device cpu --tiny      # every part at tiny size: a rehearsal, in two minutes
+    python benchmarks/gpu.py --device cpu --tiny      # every part at tiny size: a rehearsal, in some minutes
 
 Each part is a process with a time limit of its own. The most important come first, and each number is written as soon
 as it is known: a run that is cut short, or has no time left, goes on with what is missing when it is started again. A
