@@ -152,15 +152,18 @@ def measure(rows: int, folder: Path, python: bool = True, peers: bool = False) -
     }
     commands |= {name: [name, scored] for name in ("summary", "sweep")}
     commands["explore"] = ["explore", scored, "-o", str(folder / "page.html")]
-    found = {f"ee-trl {name}": probe(COMMAND.format(args=args)) for name, args in commands.items()}
+    programs = {f"ee-trl {name}": COMMAND.format(args=args) for name, args in commands.items()}
     if python:
-        found["selector.score and selector.select"] = probe(PYTHON_API.format(path=source))
+        programs["selector.score and selector.select"] = PYTHON_API.format(path=source)
     if peers:
         make_texts(Path(source))
         named = {"folder": str(folder), "source": source, "scored": scored}
-        found |= {name: probe(code.format(**named)) for name, code in PEERS.items()}
-    for entry in found.values():
-        entry["rows_per_second"] = round(rows / entry["seconds"])
+        programs |= {name: code.format(**named) for name, code in PEERS.items()}
+    found = {}
+    for name, program in programs.items():
+        found[name] = probe(program)
+        found[name]["rows_per_second"] = round(rows / found[name]["seconds"])
+        print(f"{rows:,} rows", name, found[name], flush=True)
     return found
 
 
@@ -186,7 +189,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             first = rows == min(args.rows)
             results[rows] = measure(rows, Path(folder), python=first, peers=first)
-            print(rows, json.dumps(results[rows], indent=2), flush=True)
         relate(results)
         write_record(args, results)
 

@@ -106,6 +106,7 @@ def chat_plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         Run("T = 7", expert, {"empathy_threshold": 7}),
         Run("rationality", "sft_rationality"),
         Run("mean of the experts", "average", of=("sensibility", "rationality")),
+        Run("mean of two random", "average", of=("random", "random-1")),  # the control of the row above
         Run("mixture, untrained", "compose", of=("sensibility", "rationality")),
         Run("mixture", "sft_moe", steps=0.25, base="mixture, untrained"),
         Run("selected by linear", expert, data="scored_linear"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from typing import Any
 
 from ..data.formats import FORMATS
@@ -140,6 +141,7 @@ def run_score(args: argparse.Namespace) -> int:
     filled = selector.fill_store(dataset, rows) if launch.count > 1 or args.engine == "ray" else None
     if launch.rank > 0:
         return 0  # the first process writes
+    gc.set_threshold(200_000)  # a batch has tens of thousands of small objects, and none of them is in a cycle
     features, tables = selector.score_tables(dataset, rows, filled, workers=args.workers)
     metadata = {
         "command": "score",

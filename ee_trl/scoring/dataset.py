@@ -262,7 +262,8 @@ class DatasetScorer:
         """The samples to be scored, behind a progress bar; `total` is the rows of a stream."""
         bar = progress_bar(total=total if is_stream(dataset) else len(dataset), label=label, show=show)
         run.after_batch = lambda: bar.set_postfix_str(f"{run.coverage.asked:,} asked of the scorer")
-        return progress(iter_samples(dataset, self.turns, columns=layout.read, batch_rows=self.batch_rows), bar)
+        rows = self.batch_rows * (1 if getattr(self.scorer, "stored", True) else 4)  # small batches would slow it down
+        return progress(iter_samples(dataset, self.turns, columns=layout.read, batch_rows=rows), bar)
 
     def score_tables(
         self,

@@ -167,8 +167,10 @@ class Vocabulary:
         whole = _plain(" \0 ".join(["", *texts]))
         if whole.count("\0") != len(texts):
             return self.number(map(_tokens, map(_plain, texts)))
-        if "'" in whole:
-            whole = _APART.sub("n't", _APOSTROPHE.sub("'", whole))
+        if " '" in whole:
+            whole = _APOSTROPHE.sub("'", whole)
+        if " n't" in whole:
+            whole = _APART.sub("n't", whole)
         for apart in (". .", "! !", "! ?", "? !", "? ?"):
             while apart in whole:
                 whole = whole.replace(apart, apart[0] + apart[2])
