@@ -3,7 +3,7 @@
 What one GPU makes of this package, in under eight minutes: the judge, training, selection while training, a mixture.
 
     python benchmarks/gpu.py                          # on one H100 or H200
-    python benchmarks/gpu.py --device cpu --tiny      # every part at tiny size: a rehearsal, in two minutes
+    python benchmarks/gpu.py --device cpu --tiny      # every part at tiny size: a rehearsal, in some minutes
 
 Each part is a process with a time limit of its own. The most important come first, and each number is written as soon
 as it is known: a run that is cut short, or has no time left, goes on with what is missing when it is started again. A
@@ -339,7 +339,7 @@ PARTS = {  # the most important first; the limits are for one H100
     "judge_8b_nf4": Part("the judge, 8B in nf4", 75, judge("8B", "nf4")),
     "qlora_8b": Part("steps of recipes/configs/qlora_8b.yaml", 60, recipe(sft_sensibility, "qlora_8b.yaml", "8B")),
     "judge_1b": Part("the judge, 1B in bfloat16", 40, judge("1B", "bfloat16")),
-    "online": Part("selection while training, against the stock trainer", 75, online),
+    "online": Part("selection while training, against the stock trainer", 95, online),
     "judge_8b_int8": Part("the judge, 8B in int8", 75, judge("8B", "int8")),
     "lora_8b": Part("steps of recipes/configs/lora_8b.yaml", 60, recipe(sft_sensibility, "lora_8b.yaml", "8B")),
     "mixture_1b": Part("compose, and steps of the router of a 1B mixture", 60, recipe(sft_moe, "moe_8b.yaml", "1B")),

@@ -55,7 +55,7 @@ class CausalLMScorer(BatchedJudge):
         gguf_file (`str`, *optional*): The name of a GGUF file in the folder or hub repository.
         token_budget (`int`, *optional*):
             Tokens in one forward pass, padding included; halved where memory runs out. Changes no score. By default
-            512 on a CPU (more would be padding, and no faster) and 32,768 on a GPU.
+            512 on a CPU (more is no faster) and 32,768 on a GPU.
         max_length (`int`, *optional*):
             Longest text in tokens; by default the model's. A longer dialogue loses its oldest turns. If the last turn
             and the reply do not fit, the sample is unscored.
