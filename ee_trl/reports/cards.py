@@ -310,7 +310,7 @@ def finish_model_card(path: Path, section: str, origin: Origin | None = None) ->
     card.data.tags = [*dict.fromkeys([*(card.data.tags or []), *MODEL_TAGS])]
     if origin is not None:
         card.data.license = NON_COMMERCIAL if bundled_scorer(origin.scorers) else UNKNOWN
-        if name := hub_name(origin.base):
+        if name := hub_name(origin.base) or hub_name(origin.named_base):
             card.data.base_model = name
         base = f"is a fine-tuned version of {_code(origin.name)}" if origin.base else "began with random weights"
         card.text = card.text.replace("is a fine-tuned version of [None](https://huggingface.co/None)", base)

@@ -95,6 +95,14 @@ class Origin:
         base = self.base or ""
         return Path(base).resolve().name if Path(base).is_dir() else base
 
+    @property
+    def named_base(self) -> str | None:
+        """What the card in the base's folder names as its own base, if it is one name."""
+        with suppress(EmpathyError):  # a card that cannot be read
+            found = _of_card(Path(self.base or ""), ("base_model",)).carried.get("base_model")
+            return found if isinstance(found, str) else None
+        return None
+
     def terms(self) -> list[Markup]:
         """The licences that bind the model, as paragraphs."""
         if self.base is None:
@@ -122,8 +130,8 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
-def _of_card(path: Path) -> Licence:
-    """The licence in the card beside a file, or in a folder."""
+def _of_card(path: Path, fields: Sequence[str] = _CARRIED) -> Licence:
+    """The licence in the card beside a file, or in a folder; or other `fields` of its head."""
     from huggingface_hub import DatasetCard
 
     card = (path if path.is_dir() else path.parent) / "README.md"
@@ -140,4 +148,4 @@ def _of_card(path: Path) -> Licence:
         raise EmpathyError(
             f"the head of {str(card)!r} cannot be read: {error}; correct it, or name the licence (--license)"
         ) from error
-    return Licence({name: data[name] for name in _CARRIED if data.get(name)}, f"its card, `{card.name}`,")
+    return Licence({name: data[name] for name in fields if data.get(name)}, f"its card, `{card.name}`,")

