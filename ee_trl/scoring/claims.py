@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from .store import cache_folder
 
@@ -33,27 +33,23 @@ def claimed(store: Path, fingerprint: str, keys: Iterable[bytes], most: int) -> 
         yield set(islice(keys, most))
         return
     name = f"{store.resolve()} {fingerprint} ".encode()
-    with file:
-        yield set(islice((key for key in keys if _lock(file.fileno(), name + key)), most))
+    try:
+        yield set(islice((key for key in keys if _lock(file, name + key)), most))
+    finally:
+        os.close(file)
 
 
 def claim_folder(folder: Path) -> bool:
     """Claims a folder until this process ends; `False` if another process of this machine has claimed it."""
-    file = _file("folders")
-    if file is None:
-        return True
-    _OPEN.append(file)  # to close the file would end every claim in it
-    return _lock(file.fileno(), str(folder.resolve()).encode())
+    file = _file("folders")  # stays open: to close it would end every claim in it
+    return file is None or _lock(file, str(folder.resolve()).encode())
 
 
-_OPEN: list[BinaryIO] = []
-
-
-def _file(name: str) -> BinaryIO | None:
-    """A file of locks; `None` where there is no place for it, so that two processes may do the same work."""
+def _file(name: str) -> int | None:
+    """Opens a file of locks; `None` where there is no place for it, so that two processes may do the same work."""
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        return None if fcntl is None else (cache_folder() / name).open("ab")
+        return None if fcntl is None else os.open(cache_folder() / name, os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError:
         return None
 

@@ -151,7 +151,8 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         writer.join()
         assert writer.exitcode == 0
     assert [entry.scored for entry in ScoreStore(path).scorers()] == [300, 300, 300]
-    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_fork_and_a_pickle_open_their_own_connection(tmp_path: Path) -> None:
@@ -192,7 +193,8 @@ def test_a_file_that_is_no_store_and_one_of_another_version(tmp_path: Path) -> N
         ScoreStore(tmp_path / "text")
     assert (tmp_path / "text").read_text().startswith("not a database")
     ScoreStore(tmp_path / "new").close()
-    sqlite3.connect(tmp_path / "new").execute("PRAGMA user_version = 99")
+    with closing(sqlite3.connect(tmp_path / "new")) as db:
+        db.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="version 99"):
         ScoreStore(tmp_path / "new")
 

@@ -307,7 +307,7 @@ class Tree:
             reason = f"{type(error).__name__}: {error}"
         self.packed, self.why_not_packed = reason is None, reason
         if reason:
-            logger.info("batches have padding, which is slower: %s", reason)
+            logger.info("the batches keep their padding: %s", reason)
 
     @cached_property
     def _prefix_cache(self) -> Cache:
