@@ -304,9 +304,9 @@ class ScoreStore:
             else:
                 db.execute("PRAGMA journal_mode = WAL")  # readers and a writer at once; safe when killed
                 db.execute("PRAGMA synchronous = NORMAL")
-        except sqlite3.OperationalError:
+        except sqlite3.Error as error:
             db.close()
-            if mode != "mode=ro":
+            if mode != "mode=ro" or not isinstance(error, sqlite3.OperationalError):
                 raise
             # SQLite cannot make its side files here; those of a killed process have the newest scores
             if not _files(path)[1].exists():
