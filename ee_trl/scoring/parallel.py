@@ -10,17 +10,16 @@ import math
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from itertools import count
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -279,37 +278,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Worker:
-    """A process that scores tables with a scorer of its own; it ends when this one does."""
-
-    def __init__(self) -> None:
-        code = "from ee_trl.scoring.parallel import work; work()"
-        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def ask(self, question: Any) -> Any:
-        """The answer to a question; an error of the worker is raised here."""
-        try:
-            pickle.dump(question, self._process.stdin)  # type: ignore[arg-type]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-            answer = pickle.load(self._process.stdout)  # type: ignore[arg-type]
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise ScorerError(
-                "a worker process ended before its work was done; it was killed, or there is too little memory. "
-                "Start again, with fewer --workers"
-            ) from error
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def end(self) -> None:
-        """Ends the process."""
-        with suppress(OSError):
-            self._process.stdin.close()  # type: ignore[union-attr]
-        self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()  # type: ignore[union-attr]
-
-
 def score_in_workers(
     batches: Iterable[Batch],
     columns: list[str],
@@ -320,14 +288,7 @@ def score_in_workers(
     options: dict[str, Any],
 ) -> Iterator[pa.Table]:
     """[`~ee_trl.scoring.engine.score_tables`] by several processes; `columns` and `details` make the layout."""
-    asked, place, started = deque[Any](), threading.local(), list[_Worker]()
-
-    def ask(table: bytes, numbers: Any, start: Any) -> tuple[bytes, Coverage]:
-        if not hasattr(place, "worker"):
-            place.worker = _Worker()
-            started.append(place.worker)
-            place.worker.ask(start)
-        return place.worker.ask((table, numbers))
+    asked = deque[Any]()
 
     def answer() -> pa.Table:
         table, coverage = asked.popleft().result()
@@ -335,45 +296,52 @@ def score_in_workers(
         run.coverage.count(())
         return pa.ipc.open_stream(table).read_all()
 
-    pool = ThreadPoolExecutor(workers)
+    start = (spec, options, columns, details, run.retry_failures)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, start)  # a fork would copy threads' locks
     try:
         for batch in batches:
-            start = (spec, options, columns, details, run.retry_failures, batch.values, batch.turns)
-            asked.append(pool.submit(ask, _packed(batch.table), batch.numbers, start))
+            asked.append(pool.submit(_scored, _packed(batch.table), batch.numbers, batch.values, batch.turns))
             if len(asked) > 2 * workers:
                 yield answer()
         while asked:
             yield answer()
+    except BrokenProcessPool as error:
+        raise ScorerError(
+            "a worker process ended before its work was done; it was killed, or there is too little memory. Start "
+            "again, with fewer --workers"
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for worker in started:
-            worker.end()
 
 
-def work() -> None:
-    """What a worker does: it reads questions from standard input until that ends."""
+def _begin(spec: Any, options: dict[str, Any], columns: list[str], details: tuple[str, ...], retry: bool) -> None:
+    """Prepares a worker, which ends when the process that asks does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints
-    spec, options, columns, details, retry_failures, values, turns = pickle.load(questions)
+    os.dup2(2, 1)  # what is printed must not mix with a command's output
+    threading.Thread(target=_end_with_the_asking_process, daemon=True).start()
     logger = logging.getLogger("ee_trl")
     logger.setLevel(logging.ERROR)  # the first process says the same
-    scorer, unknown = load_scorer(spec, **options), set[str]()
+    _worker.update(scorer=load_scorer(spec, **options), layout=engine.layout_of(columns, details), retry=retry)
     logger.setLevel(logging.NOTSET)
-    layout = engine.layout_of(columns, details)
-    answer: Any = None
-    with suppress(EOFError):
-        while True:
-            pickle.dump(answer, answers)
-            answers.flush()
-            table, numbers = pickle.load(questions)
-            batch = Batch(pa.ipc.open_stream(table).read_all(), values, numbers, layout.fmt, turns, unknown)
-            run = ScoringRun(scorer, retry_failures=retry_failures)
-            try:
-                [scored] = engine.score_tables([batch], layout, run)
-                answer = _packed(scored), run.coverage
-            except Exception as error:
-                answer = error
+
+
+_worker: dict[str, Any] = {"unknown": set()}
+"""What a worker keeps from table to table."""
+
+
+def _end_with_the_asking_process() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _scored(table: bytes, numbers: Any, values: Any, turns: Any) -> tuple[bytes, Coverage]:
+    """A worker's answer: the scored table, and what was counted."""
+    layout, run = _worker["layout"], ScoringRun(_worker["scorer"], retry_failures=_worker["retry"])
+    batch = Batch(pa.ipc.open_stream(table).read_all(), values, numbers, layout.fmt, turns, _worker["unknown"])
+    [scored] = engine.score_tables([batch], layout, run)
+    return _packed(scored), run.coverage
 
 
 def _packed(table: pa.Table) -> bytes:
