@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-What one GPU makes of this package, in under eight minutes: the judge, training, selection while training, a mixture.
+What one GPU makes of this package, in runs of at most eight minutes: judge, training, online selection, a mixture.
 
     python benchmarks/gpu.py                          # on one H100 or H200
     python benchmarks/gpu.py --device cpu --tiny      # every part at tiny size: a rehearsal, in some minutes

@@ -32,6 +32,7 @@ from .data.tables import (
     each_split,
     features_of,
     is_stream,
+    only_columns,
     progress,
     progress_bar,
     stream_of_tables,
@@ -209,7 +210,7 @@ class EmpathyDataSelector(DatasetScorer):
             ties=self.ties,
             lengths=scores.lengths,
             flags=scores.flags,
-            vectors=_vectors(scored) if options.get("control") == "clusters" else None,
+            vectors=_vectors(scored, self.show_progress) if options.get("control") == "clusters" else None,
             column=None if axis in (None, *rules.RANKINGS) else _numbers(scored, axis),
             **options,
         )
@@ -320,16 +321,18 @@ def _numbers(scored: Any, name: str) -> np.ndarray:
     kinds = {column: str(getattr(kind, "dtype", "")) for column, kind in features_of(scored).items()}
     numbers = [column for column, kind in kinds.items() if re.fullmatch(r"u?int\d+|float\d+|bool", kind)]
     check_choice("axis", name, dict.fromkeys((*rules.RANKINGS, *numbers)), SelectionError)
-    values = [row[name] for row in scored.select_columns([name])]
-    return np.array([np.nan if value is None else value for value in values], np.float64)
+    tables = tables_of(only_columns(scored, [name]))
+    parts = [table.column(name).cast("float64").to_numpy() for table in tables]
+    return np.concatenate([np.zeros(0), *parts])
 
 
-def _vectors(scored: Any) -> np.ndarray:
+def _vectors(scored: Any, show: bool | None) -> np.ndarray:
     """The bundled encoder's vectors of each row's context and reply, of unit length each; zeros without a dialogue."""
     from .scoring.biencoder import dialogue_vectors
 
     found = []
-    for batch in iter_samples(scored, "last"):
+    bar = progress_bar(total=None if is_stream(scored) else len(scored), label="clusters", show=show)
+    for batch in progress(iter_samples(scored, "last"), bar):
         dialogues = {sample.row: sample.dialogue for sample in batch.samples if sample.dialogue}
         vectors = dialogue_vectors([*dialogues.values()])
         part = np.zeros((batch.num_rows, vectors.shape[1]), np.float32)

@@ -41,7 +41,7 @@ def add_difficulty(dataset: Any, model: Any, column: str = "ifd", *, batch_size:
     alone = [TokenizedSample(sample.ids[sample.start :], 0) for sample in given]
     nlls, counts = [], []
     for side in (given, alone):
-        nlls.append(np.array(sample_nlls(side, loaded.model, batch_size=batch_size)))
+        nlls.append(np.array(sample_nlls(side, loaded.model, batch_size=batch_size, progress=True)))
         counts.append(np.array([sample.scored for sample in side], float))
     ratios = dict(zip(samples, np.exp(divided(nlls[0], counts[0]) - divided(nlls[1], counts[1])), strict=True))
     values = [float(ratio) if (ratio := ratios.get(row, np.nan)) < 1 else None for row in range(len(dataset))]
