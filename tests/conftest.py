@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -27,6 +28,12 @@ os.environ["HF_DATASETS_CACHE"] = str(Path(tempfile.tempdir, "datasets"))  # bef
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_finish() -> None:
+    """The libraries are loaded: the collections of garbage that trainers ask for need not go through them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections to anything but this machine fail at once."""
@@ -45,6 +52,29 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each test has a score store of its own."""
     monkeypatch.setenv("EE_TRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model that trains in a second."""
+    from ee_trl import build_tiny_causal_lm
+
+    return build_tiny_causal_lm(tmp_path_factory.mktemp("model"), hidden_size=32, num_hidden_layers=2)
+
+
+@pytest.fixture(scope="session")
+def _sample_s_scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ee_trl import EmpathyDataSelector, load_sample
+
+    folder = tmp_path_factory.mktemp("scores")
+    EmpathyDataSelector(store=folder / "scores.sqlite").score(load_sample())
+    return folder
+
+
+@pytest.fixture
+def sample_is_scored(_own_cache: None, _sample_s_scores: Path) -> None:
+    """The test's score store has the default scorer's scores of the embedded sample, which take ten seconds."""
+    shutil.copytree(_sample_s_scores, os.environ["EE_TRL_CACHE"], dirs_exist_ok=True)
 
 
 @pytest.fixture
