@@ -7,8 +7,10 @@ import gc
 import os
 import shutil
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +68,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _sample_s_scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ee_trl import EmpathyDataSelector, load_sample
 
-    folder = tmp_path_factory.mktemp("scores")
-    EmpathyDataSelector(store=folder / "scores.sqlite").score(load_sample())
-    return folder
+    folder = tmp_path_factory.getbasetemp()
+    store = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "sample.sqlite"
+    EmpathyDataSelector(store=store).score(load_sample())  # processes that ask at the same time share the work
+    return store
 
 
 @pytest.fixture
 def sample_is_scored(_own_cache: None, _sample_s_scores: Path) -> None:
     """The test's score store has the default scorer's scores of the embedded sample, which take ten seconds."""
-    shutil.copytree(_sample_s_scores, os.environ["EE_TRL_CACHE"], dirs_exist_ok=True)
+    ours = Path(os.environ["EE_TRL_CACHE"], "scores.sqlite")
+    with closing(sqlite3.connect(_sample_s_scores)) as made, closing(sqlite3.connect(ours)) as copy:
+        made.backup(copy)
 
 
 @pytest.fixture
