@@ -6,6 +6,7 @@ The scorer "linear" gives its flags by this linear model. `scripts/linear_flags.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _relation(features: ft.Features) -> list[np.ndarray]:
 
 def _keys(grams: ft.Grams) -> np.ndarray:
     """Numbers that are equal for equal n-grams of one row, and by chance for one in 4,096 others."""
-    small = np.uint32 if len(grams.counts) <= 1 << (32 - _KEY_BITS) else np.int64  # small numbers are sorted faster
+    small: Any = np.uint32 if len(grams.counts) <= 1 << (32 - _KEY_BITS) else np.int64  # such are sorted faster
     return (grams.rows.astype(small) << _KEY_BITS) | (grams.buckets & np.uint32((1 << _KEY_BITS) - 1))
 
 
