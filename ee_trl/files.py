@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -180,10 +181,18 @@ def json_ready(value: Any) -> Any:
 
 def temporary_folder() -> Path:
     """A new folder that is removed when the process ends, or if it is killed, by [`remove_temporary_folders`]."""
+    root = _temporary_root(os.getpid(), tempfile.gettempdir())
+    root.mkdir(mode=0o700, exist_ok=True)  # what cleans the system's temporary folder may have removed it
+    return Path(tempfile.mkdtemp(dir=root))
+
+
+@cache
+def _temporary_root(process: int, folder: str) -> Path:
+    """The folder of all temporary folders of a process, so that a search for leftovers sees one of each."""
     remove_temporary_folders()
-    folder = tempfile.mkdtemp(prefix=f"{_temporary_kind()}{os.getpid()}-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    root = tempfile.mkdtemp(prefix=f"{_temporary_kind()}{process}-", dir=folder)
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return Path(root)
 
 
 def remove_temporary_folders() -> None:

@@ -35,6 +35,7 @@ from .data.tables import (
     only_columns,
     progress,
     progress_bar,
+    stream_of_rows,
     stream_of_tables,
     tables_of,
     to_dataset,
@@ -149,8 +150,6 @@ class EmpathyDataSelector(DatasetScorer):
 
     def _select_stream(self, stream: IterableDataset, **options: Any) -> IterableDataset:
         """What the threshold rule keeps of a stream; nothing is read yet, but bad options are refused at once."""
-        from datasets import IterableDataset
-
         if options["rule"] != "threshold" or options["control"] is not None:
             what = f"rule {options['rule']!r}" if options["rule"] != "threshold" else f"control={options['control']!r}"
             raise SelectionError(
@@ -182,7 +181,7 @@ class EmpathyDataSelector(DatasetScorer):
                     if sample.dialogue:
                         yield training_row(batch[i], sample.dialogue)
 
-        return IterableDataset.from_generator(rows)
+        return stream_of_rows(rows)
 
     def _kept_of_stream(self, stream: IterableDataset, options: dict[str, Any]) -> tuple[Features, Iterator[pa.Table]]:
         from datasets import Dataset

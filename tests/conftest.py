@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +18,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread ea
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 os.environ["EE_TRL_DEMO_MODEL"] = "tiny"  # a chat model takes minutes; tests/test_real_model.py has it
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ee-trl-tests-")  # before `datasets` is imported
+# What the tests and their processes leave behind lies in one folder, which goes at the end; pytest keeps its own.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ee-trl-")  # short: sockets' paths end at 107
+atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
+os.environ["HF_DATASETS_CACHE"] = str(Path(tempfile.tempdir, "datasets"))  # before `datasets` is imported
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,13 +109,16 @@ def test_temporary_folders_of_killed_processes_go_with_the_next_one(
     )
     kill = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}; {code}; os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", kill], check=False)
-    assert len(os.listdir(tmp_path)) == 2
+    [left] = os.listdir(tmp_path)
+    assert len(os.listdir(tmp_path / left)) == 2
     main(["rubric"])
     assert not os.listdir(tmp_path), "every command begins so"
     ours = temporary_folder()
-    assert [tmp_path / name for name in os.listdir(tmp_path)] == [ours]
+    assert [tmp_path / name for name in os.listdir(tmp_path)] == [ours.parent]
     assert temporary_folder() != ours
     assert ours.exists(), "this process lives"
+    shutil.rmtree(ours.parent)
+    assert temporary_folder().exists(), "others clean that folder, too"
 
 
 FULL_DISK = """

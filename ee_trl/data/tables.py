@@ -201,6 +201,18 @@ def stream_of_tables(
     return IterableDataset(tables, info=DatasetInfo(features=features))
 
 
+def stream_of_rows(rows: Callable[[], Iterator[dict[str, Any]]]) -> IterableDataset:
+    """A stream of what `rows()` gives. `IterableDataset.from_generator` would pickle all it holds, a model too."""
+    from datasets import IterableDataset
+    from datasets.iterable_dataset import ExamplesIterable
+
+    def numbered() -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+        for number, row in enumerate(rows()):
+            yield (0, number), row
+
+    return IterableDataset(ExamplesIterable(numbered, {}))
+
+
 def only_columns(dataset: Any, columns: Sequence[str]) -> Any:
     """The data set with these columns alone; a stream that can leave out the others does not read them."""
     given = getattr(getattr(dataset, "_ex_iterable", None), "kwargs", {})

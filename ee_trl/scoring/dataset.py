@@ -35,6 +35,7 @@ from ..data.tables import (
     is_stream,
     progress,
     progress_bar,
+    stream_of_rows,
     stream_of_tables,
     to_dataset,
 )
@@ -214,8 +215,6 @@ class DatasetScorer:
 
     def _score_stream(self, stream: IterableDataset, part: Part) -> IterableDataset:
         """The stream's tables with scores, or its rows where its columns are unknown; nothing is read yet."""
-        from datasets import IterableDataset
-
         stream = stream.with_format(None)
         if stream.features is not None:  # as tables: the library changes JSON values of rows
             make = partial(self.score_tables, part=part)
@@ -228,7 +227,7 @@ class DatasetScorer:
                 name = quadrants([row[SENSIBILITY]], [row[RATIONALITY]], self.threshold, self.ties)[0]
                 yield row | {QUADRANT: str(name) or None}
 
-        return IterableDataset.from_generator(rows)
+        return stream_of_rows(rows)
 
     def fill_store(
         self, dataset: Dataset | IterableDataset, total: int | None = None, part: Part = None
