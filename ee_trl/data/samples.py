@@ -75,7 +75,8 @@ class Batch:
         if plain is None:
             return samples_of(self.fmt, self.rows, self.turns)
         other = np.flatnonzero(~plain.plain)
-        rows = dict(zip(other.tolist(), self.values(self.table.take(pa.array(other))), strict=True))
+        found = self.values(self.table.take(pa.array(other))) if len(other) else []
+        rows = dict(zip(other.tolist(), found, strict=True))
         return plain_samples(plain, self.fmt, self.turns, lambda i: row_samples(self.fmt, i, rows[i], self.turns))
 
     @cached_property

@@ -287,8 +287,7 @@ class DatasetScorer:
         run = self.new_run(filled, part)
         batches = self._batches(dataset, layout, run, "write" if filled else "score", total, self.show_progress)
         if (workers := self._workers(workers, total or 0)) > 1:
-            columns = list(features)
-            scored = score_in_workers(batches, columns, run, workers, layout.details, self._spec, self._options)
+            scored = score_in_workers(batches, layout, run, workers, self._spec, self._options)
         else:
             scored = engine.score_tables(batches, layout, run)
         out = engine.scored_features(features, layout)

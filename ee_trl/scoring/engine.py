@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..axes import AXES, FLAG, QUADRANT
 from ..data.dialogue import SCORED, UNANSWERED, Dialogue, Sample, whole_number
 from ..data.formats import DialogueFormat, recognise
-from ..data.samples import SIDES, Batch, Row
+from ..data.samples import SIDES, Batch, Row, sample_columns
 from ..errors import ScoresError
 from .run import ScoringRun
 
@@ -31,6 +31,7 @@ SCORE_COLUMNS = (*AXES, STATUS, SCORER)
 class Layout:
     """How the source's columns become columns of the scored data set; determined before scoring."""
 
+    columns: tuple[str, ...]  # of the source
     fmt: DialogueFormat
     renames: dict[str, str]  # source columns whose names are taken by added columns -> their new names
     added: tuple[str, ...]  # names of the added columns, in order
@@ -38,9 +39,11 @@ class Layout:
     details: tuple[str, ...] = ()  # the added columns that the scorer gives beside the scores: flags, and on request
 
     @property
-    def read(self) -> tuple[str, ...]:
-        """The columns that scoring reads beside those of the samples."""
-        return ("context", *SCORE_COLUMNS, *self.details) if self.rescored else ("context",)
+    def read(self) -> list[str]:
+        """The columns that scoring reads."""
+        added = ("context", *SCORE_COLUMNS, *self.details) if self.rescored else ("context",)
+        wanted = dict.fromkeys([*sample_columns(self.fmt, self.columns), *added])
+        return [name for name in wanted if name in self.columns]
 
     def kept_name(self, name: str) -> str:
         """The name of a source column in the scored data set; later rows of a stream may bring new columns."""
@@ -64,7 +67,7 @@ def layout_of(columns: Sequence[str], details: tuple[str, ...] = ()) -> Layout:
         if name in (*added, QUADRANT) and not rescored:
             renames[name] = _other_name(name, fmt, taken)
             taken.add(renames[name])
-    return Layout(fmt, renames, added, rescored, details)
+    return Layout(tuple(columns), fmt, renames, added, rescored, details)
 
 
 def _other_name(name: str, fmt: DialogueFormat, taken: set[str]) -> str:
@@ -83,26 +86,40 @@ def scored_features(features: Features, layout: Layout) -> Features:
 
 
 def _added_features(layout: Layout) -> Features:
-    from datasets import Features, List, Value
+    from datasets import Features
 
-    messages = List({"role": Value("string"), "content": Value("string")})
-    types = {"row_index": Value("int64"), "turn": Value("int64"), **dict.fromkeys(SIDES, messages)}
-    types |= dict.fromkeys(("emotion", STATUS, SCORER, FLAG), Value("string"))
-    return Features({name: types.get(name, Value("float64")) for name in layout.added})
+    return Features.from_arrow_schema(_added_types(layout))
+
+
+def _added_types(layout: Layout) -> pa.Schema:
+    messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+    types = {"row_index": pa.int64(), "turn": pa.int64(), **dict.fromkeys(SIDES, messages)}
+    types |= dict.fromkeys(("emotion", STATUS, SCORER, FLAG), pa.string())
+    return pa.schema({name: types.get(name, pa.float64()) for name in layout.added})
 
 
 def score_tables(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> Iterator[pa.Table]:
     """The tables of the batches with the added columns; see [`annotate`]."""
-    types = _added_features(layout).arrow_schema
     for batch in batches:
-        rows, columns = annotate(batch, layout, run)
-        whole = len(rows) == batch.num_rows and rows == list(range(len(rows)))
-        table = batch.table if whole else batch.table.take(pa.array(rows, pa.int64()))
-        table = table.rename_columns([layout.renames.get(name, name) for name in table.column_names])
-        for field in types:
-            array, place = _column(columns[field.name], field), table.schema.get_field_index(field.name)
-            table = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
-        yield table
+        yield joined(batch.table, layout, *added_columns(batch, layout, run))
+
+
+def added_columns(batch: Batch, layout: Layout, run: ScoringRun) -> tuple[list[int] | None, pa.Table]:
+    """For each sample of a batch the row that it comes from (`None`: all rows, in order), and the added columns."""
+    rows, columns = annotate(batch, layout, run)
+    types = _added_types(layout)
+    whole = len(rows) == batch.num_rows and rows == list(range(len(rows)))
+    return None if whole else rows, pa.table([_column(columns[field.name], field) for field in types], schema=types)
+
+
+def joined(table: pa.Table, layout: Layout, rows: list[int] | None, added: pa.Table) -> pa.Table:
+    """A table of the source with what [`added_columns`] made of it."""
+    table = table if rows is None else table.take(pa.array(rows, pa.int64()))
+    table = table.rename_columns([layout.renames.get(name, name) for name in table.column_names])
+    for field, array in zip(added.schema, added.columns, strict=True):
+        place = table.schema.get_field_index(field.name)
+        table = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+    return table
 
 
 def score_rows(batches: Iterable[Batch], layout: Layout, run: ScoringRun) -> Iterator[Row]:

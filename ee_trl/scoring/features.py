@@ -113,8 +113,12 @@ def _normal(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    return " ".join(_split(text))
+
+
+def _split(text: str) -> list[str]:
     # "_comma_" stands for a comma in the original files of EmpatheticDialogues
-    return " ".join(text.lower().replace("`", "'").replace("_comma_", ",").split())
+    return text.lower().replace("`", "'").replace("_comma_", ",").split()
 
 
 def _tokens(plain: str) -> list[str]:
@@ -164,7 +168,8 @@ class Vocabulary:
     def read(self, texts: Sequence[str]) -> Tokens:
         """[`tokenise`] of many texts at once."""
         texts = [t if len(t) <= MAX_CHARACTERS and t.isascii() else _normal(t) for t in texts]
-        whole = _plain(" \0 ".join(["", *texts]))
+        words = _split(" \0 ".join(["", *texts]))
+        whole = given = " ".join(words)
         if whole.count("\0") != len(texts):
             return self.number(map(_tokens, map(_plain, texts)))
         if " '" in whole:
@@ -174,14 +179,12 @@ class Vocabulary:
         for apart in (". .", "! !", "! ?", "? !", "? ?"):
             while apart in whole:
                 whole = whole.replace(apart, apart[0] + apart[2])
-        words = whole.split()
+        words = words if whole is given else whole.split()
         found = np.fromiter(map(self._words.__getitem__, words), np.int64, len(words))
         with self.lock:
             made, ends = np.array(self._made), np.array(self._ends)
         tokens = Tokens(self, made, np.diff(ends)).chosen(found)
-        counts = np.diff(
-            np.append(np.flatnonzero(found == 0), len(found))
-        )  # words of each text, with its null character
+        counts = np.diff(np.append(np.flatnonzero(found == 0), len(found)))  # words, with the null character
         return Tokens(self, tokens.numbers, sums(tokens.lengths, counts))
 
     def number(self, texts: Iterable[Sequence[str]]) -> Tokens:
@@ -415,7 +418,7 @@ def surface(reply: Words, turn: Words, utterances: np.ndarray) -> np.ndarray:
         count(turn, "?") > 0,
         count(turn, "!") > 0,
     )
-    return np.stack(columns, axis=1).astype(np.float64)
+    return np.stack(columns).astype(np.float64).T  # each feature is one stretch of memory
 
 
 class Features(NamedTuple):

@@ -6,6 +6,7 @@ The scorer "linear" gives its flags by this linear model. `scripts/linear_flags.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -86,24 +87,25 @@ def dense(features: ft.Features, known: np.ndarray, topics: np.ndarray) -> np.nd
     root = np.sqrt(pairs.counts + 1)
     columns = [*features.surface.T, *_relation(features)]
     columns += [(hits + 1) / (pairs.counts + 2), (pairs.counts - hits) / root, hits / root]
-    return np.stack([*columns, *_topics(features, topics, long)], axis=1)
+    return np.stack([*columns, *_topics(features, topics, long)]).T  # each feature is one stretch of memory
 
 
 def _relation(features: ft.Features) -> list[np.ndarray]:
     """What a reply repeats, of itself and of the turns before it, and the feelings of both sides."""
     words, grams, n = features.words, words_and_pairs(features), len(features.replies)
-    alone = int(words[ft.REPLY].lengths.sum())
-    keys, single, pairs = _keys(grams), slice(alone), slice(alone, None)
+    keys, lengths = _keys(grams), words[ft.REPLY].lengths
+    alone = int(lengths.sum())
+    single, pairs = (slice(alone), lengths), (slice(alone, None), lengths - 1)  # where they are, how many in each text
 
-    def again(part: slice) -> np.ndarray:
-        found = np.sort(keys[part])
-        return share(np.bincount(found[1:][found[1:] == found[:-1]] >> _KEY_BITS, minlength=n), part)
+    def again(part: tuple[slice, np.ndarray]) -> np.ndarray:
+        found = np.sort(keys[part[0]])
+        return share(found[1:][found[1:] == found[:-1]] >> _KEY_BITS, part)
 
-    def shared(hit: np.ndarray, part: slice) -> np.ndarray:
-        return share(np.bincount(grams.rows[part][hit[part]], minlength=n), part)
+    def shared(hit: np.ndarray, part: tuple[slice, np.ndarray]) -> np.ndarray:
+        return share(grams.rows[part[0]][hit[part[0]]], part)
 
-    def share(counts: np.ndarray, part: slice) -> np.ndarray:
-        return counts / np.maximum(np.bincount(grams.rows[part], minlength=n), 1)
+    def share(rows: np.ndarray, part: tuple[slice, np.ndarray]) -> np.ndarray:
+        return np.bincount(rows, minlength=n) / np.maximum(part[1], 1)
 
     def also_in(others: ft.Grams) -> np.ndarray:
         there = np.zeros(n << _KEY_BITS, bool)
@@ -118,8 +120,8 @@ def _relation(features: ft.Features) -> list[np.ndarray]:
         now + before / 2 for now, before in zip(_feelings(words[ft.TURN]), _feelings(words[ft.EARLIER]), strict=True)
     )
     ends = np.zeros(n, bool)
-    some = words[ft.REPLY].lengths > 0
-    ends[some] = np.isin(words[ft.REPLY].hashes[np.cumsum(words[ft.REPLY].lengths)[some] - 1], _ENDS)
+    some = lengths > 0
+    ends[some] = np.isin(words[ft.REPLY].hashes[np.cumsum(lengths)[some] - 1], _ENDS)
     return [
         word_again, word_again > 0.4, pair_again, pair_again > 0.15, pair_again > 0.4,
         shared(of_turn, single), turn, turn > 0.3, turn > 0.6,
@@ -133,7 +135,8 @@ def _relation(features: ft.Features) -> list[np.ndarray]:
 
 def _keys(grams: ft.Grams) -> np.ndarray:
     """Numbers that are equal for equal n-grams of one row, and by chance for one in 4,096 others."""
-    return (grams.rows.astype(np.int64) << _KEY_BITS) | (grams.buckets & np.uint32((1 << _KEY_BITS) - 1))
+    small: Any = np.uint32 if len(grams.counts) <= 1 << (32 - _KEY_BITS) else np.int64  # such are sorted faster
+    return (grams.rows.astype(small) << _KEY_BITS) | (grams.buckets & np.uint32((1 << _KEY_BITS) - 1))
 
 
 def _feelings(words: ft.Words) -> tuple[np.ndarray, np.ndarray]:
@@ -196,14 +199,14 @@ class FitModel:
     def log_odds(self, features: ft.Features) -> np.ndarray:
         """Log odds of each class against a reply that fits, `(n, classes)`; sums run in a fixed order within a row."""
         n, grams = len(features.replies), words_and_pairs(features)
-        odds = np.tile(self._bias, (n, 1))
+        odds = np.repeat(self._bias[:, None], n, axis=1)
         known = self._known[pairs_of(features).buckets]
         for column, weight in zip(dense(features, known, self._topics).T, self._dense, strict=True):
-            odds += column[:, None] * weight
+            odds += weight[:, None] * column
         root = np.sqrt(np.maximum(grams.counts, 1))
         for i, weight in enumerate(self._grams):
-            odds[:, i] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
-        return odds
+            odds[i] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
+        return odds.T
 
 
 def appropriateness(log_odds: np.ndarray) -> np.ndarray:

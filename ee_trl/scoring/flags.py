@@ -97,6 +97,7 @@ class RuleFlags:
         self._unscored = other_language == "unscored"
         self._evidence = TokenValues(_halves, np.int64, (2,))
         self._letters = TokenValues(len, np.int64)
+        self._is_word = TokenValues(_is_word, bool)
 
     def applied(
         self, batch: ScoredBatch, dialogues: Sequence[Dialogue], replies: Sequence[Sequence[str]]
@@ -121,10 +122,9 @@ class RuleFlags:
                 flags[i] = NOT_ENGLISH
         others = np.flatnonzero((tokens.lengths >= FEWEST_REPEATED) & np.array([flag is None for flag in flags], bool))
         tokens = tokens.chosen(others)
-        few = _distinct(tokens) <= (1 - REPEATED / 2) * tokens.lengths
-        longest = self._longest_of_halves(tokens)
-        for n, (i, again) in enumerate(zip(others.tolist(), few.tolist(), strict=True)):
-            dialogue, (one, other) = dialogues[i], longest[n]
+        looks = zip(others.tolist(), self._may_repeat(tokens).tolist(), self._longest_of_halves(tokens), strict=True)
+        for n, (i, again, (one, other)) in enumerate(looks):
+            dialogue = dialogues[i]
             least = 0.6 * len(dialogue.response)
             # two quick looks, since few turns are copied: a copy has one of these words, and about half of all words
             turns = [turn.lower() for turn in dialogue.context if len(turn) > least]
@@ -132,6 +132,17 @@ class RuleFlags:
             if (again and _repeats_itself(tokens[n])) or (turns and _copies(tokens[n], turns)):
                 flags[i] = REPETITIVE
         return flags
+
+    def _may_repeat(self, tokens: Tokens) -> np.ndarray:
+        """Which texts repeat themselves, see [`_repeats_itself`]; pairs of words that share a hash may add some."""
+        is_word = self._is_word.of(tokens)
+        counts = sums(is_word, tokens.lengths)
+        words, texts = tokens.numbers[is_word], np.repeat(np.arange(len(tokens)), counts)
+        bits = np.uint32(32 - len(tokens).bit_length())  # of a pair's hash; those above number its text
+        hashes = (words[:-1] * 0x9E3779B1 + words[1:]).astype(np.uint32) * np.uint32(0x85EBCA6B) >> (32 - bits)
+        pairs = np.sort((texts[1:].astype(np.uint32) << bits | hashes)[texts[1:] == texts[:-1]])
+        again = np.bincount(pairs[1:][pairs[1:] == pairs[:-1]] >> bits, minlength=len(tokens))
+        return (counts >= FEWEST_REPEATED) & (again >= REPEATED * (counts - 1) - 1e-9)
 
     def _longest_of_halves(self, tokens: Tokens) -> list[tuple[str, str]]:
         """The longest token of each half of texts that have two tokens or more; of equally long ones the first."""
@@ -163,17 +174,12 @@ class RuleFlags:
         return len(reply) >= FEWEST_WORDS and self._is_foreign(Dialogue((), turn, ()), len(reply), found)
 
 
-def _distinct(tokens: Tokens) -> np.ndarray:
-    """How many distinct tokens each text has."""
-    texts = np.repeat(np.arange(len(tokens)), tokens.lengths)
-    found = np.sort(texts << 32 | tokens.numbers)
-    first = np.ones(len(found), bool)
-    first[1:] = found[1:] != found[:-1]
-    return np.bincount(found[first] >> 32, minlength=len(tokens))
+def _is_word(token: str) -> bool:
+    return token[0].isalnum()
 
 
 def _words(tokens: Iterable[str]) -> list[str]:
-    return [token for token in tokens if token[0].isalnum()]
+    return [token for token in tokens if _is_word(token)]
 
 
 def _repeats_itself(reply: Sequence[str]) -> bool:

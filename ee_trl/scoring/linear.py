@@ -188,20 +188,20 @@ class RawModel:
     def predict(self, features: ft.Features) -> np.ndarray:
         """Raw predictions, `(n, 2)`. Every sum runs in an order that is fixed within a row: no matrix product."""
         n = len(features.replies)
-        raw = np.tile(self._bias, (n, 1))
+        raw = np.repeat(self._bias[:, None], n, axis=1)
         for column, weight in zip(features.surface.T, self._surface, strict=True):
-            raw += column[:, None] * weight
+            raw += weight[:, None] * column
         for block, grams in features.grams.items():
             root = np.sqrt(np.maximum(grams.counts, 1))
             for axis, weight in enumerate(self._blocks[block]):
-                raw[:, axis] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
+                raw[axis] += np.bincount(grams.rows, weight[grams.buckets], minlength=n) / root
         lengths = features.replies.lengths
         rows = np.repeat(np.arange(n), lengths)
         words = self._words.of(features.replies)
         root = np.sqrt(np.maximum(lengths, 1))
         for axis in range(len(AXES)):
-            raw[:, axis] += np.bincount(rows, words[:, axis], minlength=n) / root
-        return raw
+            raw[axis] += np.bincount(rows, words[:, axis], minlength=n) / root
+        return raw.T
 
     def _sum(self, token: str) -> np.ndarray:
         """The sum over a word's character n-grams, `(2,)`."""

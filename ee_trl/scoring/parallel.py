@@ -280,27 +280,29 @@ def cores() -> int:
 
 def score_in_workers(
     batches: Iterable[Batch],
-    columns: list[str],
+    layout: engine.Layout,
     run: ScoringRun,
     workers: int,
-    details: tuple[str, ...],
     spec: Any,
     options: dict[str, Any],
 ) -> Iterator[pa.Table]:
-    """[`~ee_trl.scoring.engine.score_tables`] by several processes; `columns` and `details` make the layout."""
-    asked = deque[Any]()
+    """[`~ee_trl.scoring.engine.score_tables`] by several processes, each of which loads the scorer."""
+    asked = deque[tuple[pa.Table, Any]]()
 
     def answer() -> pa.Table:
-        table, coverage = asked.popleft().result()
+        table, future = asked.popleft()
+        rows, added, coverage = future.result()
         run.coverage = Coverage.of_splits([run.coverage, coverage])
         run.coverage.count(())
-        return pa.ipc.open_stream(table).read_all()
+        return engine.joined(table, layout, rows, pa.ipc.open_stream(added).read_all())
 
-    start = (spec, options, columns, details, run.retry_failures)
+    start = (spec, options, layout.columns, layout.details, run.retry_failures)
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, start)  # a fork would copy threads' locks
     try:
         for batch in batches:
-            asked.append(pool.submit(_scored, _packed(batch.table), batch.numbers, batch.values, batch.turns))
+            values = pickle.dumps(batch.values)
+            told = _packed(batch.table.select(layout.read)), batch.numbers, values, batch.turns
+            asked.append((batch.table, pool.submit(_scored, *told)))
             if len(asked) > 2 * workers:
                 yield answer()
         while asked:
@@ -314,7 +316,7 @@ def score_in_workers(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin(spec: Any, options: dict[str, Any], columns: list[str], details: tuple[str, ...], retry: bool) -> None:
+def _begin(spec: Any, options: dict[str, Any], columns: Any, details: tuple[str, ...], retry: bool) -> None:
     """Prepares a worker, which ends when the process that asks does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
     os.dup2(2, 1)  # what is printed must not mix with a command's output
@@ -336,12 +338,16 @@ def _end_with_the_asking_process() -> None:
     os._exit(1)
 
 
-def _scored(table: bytes, numbers: Any, values: Any, turns: Any) -> tuple[bytes, Coverage]:
-    """A worker's answer: the scored table, and what was counted."""
+def _scored(table: bytes, numbers: Any, values: bytes, turns: Any) -> tuple[list[int] | None, bytes, Coverage]:
+    """A worker's answer: what [`~ee_trl.scoring.engine.added_columns`] made, and what was counted."""
+
+    def rows_of(part: pa.Table) -> Any:
+        return pickle.loads(values)(part)  # only now: this imports `datasets`, and few rows need it
+
     layout, run = _worker["layout"], ScoringRun(_worker["scorer"], retry_failures=_worker["retry"])
-    batch = Batch(pa.ipc.open_stream(table).read_all(), values, numbers, layout.fmt, turns, _worker["unknown"])
-    [scored] = engine.score_tables([batch], layout, run)
-    return _packed(scored), run.coverage
+    batch = Batch(pa.ipc.open_stream(table).read_all(), rows_of, numbers, layout.fmt, turns, _worker["unknown"])
+    rows, added = engine.added_columns(batch, layout, run)
+    return rows, _packed(added), run.coverage
 
 
 def _packed(table: pa.Table) -> bytes:
