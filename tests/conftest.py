@@ -24,6 +24,7 @@ os.environ["EE_TRL_DEMO_MODEL"] = "tiny"  # a chat model takes minutes; tests/te
 # What the tests and their processes leave behind lies in one folder, which goes at the end; pytest keeps its own.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ee-trl-")  # short: sockets' paths end at 107
+os.chmod(tempfile.tempdir, 0o1777)  # as the system's: some tests give up their rights
 atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 os.environ["HF_DATASETS_CACHE"] = str(Path(tempfile.tempdir, "datasets"))  # before `datasets` is imported
 
@@ -86,6 +87,13 @@ def sample_is_scored(_own_cache: None, _sample_s_scores: Path) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training with a policy draws no picture at its end, which takes longer than a small training."""
     monkeypatch.setattr("ee_trl.reports.draws.draw_draws", lambda *args: None)
+
+
+@pytest.fixture
+def no_server_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names no server, no key and no proxy."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
