@@ -20,6 +20,7 @@ from ee_trl.training.run import RECORD
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+KNOWN = pytest.mark.usefixtures("sample_is_scored")  # but for one, which scores the sample as a user's first run does
 
 
 def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -27,7 +28,7 @@ def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.usefixtures("sample_is_scored")
+@KNOWN
 @pytest.mark.parametrize(
     ("name", "left", "said"),
     [("sft_moe", "router_report.png", "finished already"), ("efficient_empathy", "report.md", "[router] reused")],
@@ -43,7 +44,9 @@ def test_accelerate_launch_of_a_mixture_without_arguments(name: str, left: str, 
     assert said in again.stdout + again.stderr
 
 
-@pytest.mark.parametrize("name", ["sft_sensibility", "sft_rationality", "sft_online"])
+@pytest.mark.parametrize(
+    "name", ["sft_sensibility", pytest.param("sft_rationality", marks=KNOWN), pytest.param("sft_online", marks=KNOWN)]
+)
 def test_accelerate_launch_without_arguments(name: str, tmp_path: Path) -> None:
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     command = [accelerate, "launch", str(ROOT / "recipes" / f"{name}.py")]
@@ -70,7 +73,7 @@ def test_two_processes_select_the_same_and_save_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / RECORD).read_text())["identity"]["processes"] == 2
 
 
-@pytest.mark.usefixtures("sample_is_scored")
+@KNOWN
 def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
     script = str(ROOT / "recipes" / "sft_online.py")
@@ -85,7 +88,7 @@ def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
         assert all(a == b for a, b in pairs)
 
 
-@pytest.mark.usefixtures("sample_is_scored")
+@KNOWN
 def test_kill_minus_nine_and_resume(tmp_path: Path) -> None:
     script = str(ROOT / "recipes" / "sft_sensibility.py")
     command = [sys.executable, script, "--output_dir", "killed", "--max_steps", "24", "--save_steps", "6"]
