@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..axes import AXES, DEFAULT_THRESHOLD, NOT_ENGLISH, QUADRANTS, Threshold, quadrants
+from ..axes import AXES, DEFAULT_THRESHOLD, NOT_ENGLISH, QUADRANT_NAMES, QUADRANTS, Threshold, quadrant_codes
 from ..data.samples import Scores
 
 
@@ -18,9 +18,9 @@ _CHECK = "See how it ranks replies of known quality: ee-trl check SCORER."
 def score_warnings(scores: Scores, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop") -> list[str]:
     """One sentence or more for each reason not to trust the scores; none where nothing is suspicious."""
     pairs = np.stack([scores.sensibility, scores.rationality], axis=1)
-    names = quadrants(pairs[:, 0], pairs[:, 1], threshold, ties)
-    pairs, names = pairs[names != ""], names[names != ""]
-    return [*_language(scores), *(_alike(pairs, names) if len(pairs) >= FEWEST else [])]
+    codes = quadrant_codes(scores.sensibility, scores.rationality, threshold, ties)
+    scored = codes != QUADRANT_NAMES.index("")
+    return [*_language(scores), *(_alike(pairs[scored], codes[scored]) if scored.sum() >= FEWEST else [])]
 
 
 def _language(scores: Scores) -> list[str]:
@@ -37,7 +37,7 @@ def _language(scores: Scores) -> list[str]:
     ]
 
 
-def _alike(pairs: np.ndarray, names: np.ndarray) -> list[str]:
+def _alike(pairs: np.ndarray, codes: np.ndarray) -> list[str]:
     found = []
     for axis, values in zip(AXES, pairs.T, strict=True):
         middle = float(np.median(values))
@@ -48,10 +48,10 @@ def _alike(pairs: np.ndarray, names: np.ndarray) -> list[str]:
                 f"gives nearly every reply the same {axis}, so a threshold on it separates nothing. {_CHECK}"
             )
     for name in QUADRANTS:
-        share = float((names == name).mean())
+        share = float((codes == QUADRANT_NAMES.index(name)).mean())
         if share >= NEARLY_ALL:
             found.append(
-                f"{share:.1%} of the {len(names):,} scored samples are in the quadrant {name!r}. Scores that put "
+                f"{share:.1%} of the {len(codes):,} scored samples are in the quadrant {name!r}. Scores that put "
                 f"nearly every reply into one quadrant do not tell replies apart at this threshold. {_CHECK}"
             )
     return found
