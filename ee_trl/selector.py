@@ -21,6 +21,7 @@ from .data.reading import opened
 from .data.samples import (
     check_scored,
     iter_samples,
+    iter_scores,
     read_scores,
     refuse_utterances,
     training_features,
@@ -41,6 +42,7 @@ from .data.tables import (
     tables_of,
     to_dataset,
 )
+from .data.tally import Tally
 from .display import BySplit
 from .errors import FormatError, SelectionError, check_choice, options_named
 from .reports.summary import summarise
@@ -244,7 +246,7 @@ class EmpathyDataSelector(DatasetScorer):
         scored = opened(scored)
         if hasattr(scored, "keys"):
             return BySplit((name, self.summary(part)) for name, part in scored.items())
-        return summarise(read_scores(scored, emotion=True), self.threshold, self.ties)
+        return summarise(Tally(iter_scores(scored, emotion=True), self.threshold, self.ties))
 
     @options_named
     def sweep(self, scored: AnyDataset | str | os.PathLike[str], grid: Iterable[float] = range(1, 10)) -> Any:

@@ -19,6 +19,8 @@ from ee_trl.data.formats import FORMATS
 from ee_trl.data.sample import load_sample
 
 
+pytestmark = pytest.mark.usefixtures("sample_is_scored")
+
 METRICS = sorted(ROOT.glob("evaluation/*/README.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "recipes/README.md", ROOT / "benchmarks/README.md"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +29,13 @@ class Coded:
     def __len__(self) -> int:
         return len(self.codes)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Coded]) -> Coded:
+        """The parts of one [`Coder`] as one column, in as few bytes a row as its names need."""
+        names = parts[-1].names
+        small = np.min_scalar_type(max(len(names) - 1, 0))
+        return cls(np.concatenate([part.codes.astype(small) for part in parts]), names)
+
     def is_(self, name: str) -> np.ndarray:
         """Which rows have this name: `bool` of shape `(n,)`."""
         return self.codes == (self.names.index(name) if name in self.names else -1)
@@ -53,7 +59,7 @@ class Coded:
 
 class Coder:
     """
-    Builds a [`Coded`] column, batch by batch.
+    Gives names their codes, batch by batch; a name keeps its code.
 
     Args:
         names (`Sequence[str]`, *optional*): Names that get the first codes even if no row has them.
@@ -61,7 +67,6 @@ class Coder:
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._known = {name: code for code, name in enumerate(names)}
-        self._codes = array("i")
 
     def code(self, name: str) -> int:
         """The code of a name."""
@@ -72,13 +77,8 @@ class Coder:
         names, positions = distinct(column)
         return np.array([self.code(null if name is None else name) for name in names], np.int32)[positions]
 
-    def append(self, codes: np.ndarray) -> None:
-        """Appends codes to the column."""
-        self._codes.frombytes(codes.astype(np.int32).tobytes())
-
-    def result(self) -> Coded:
-        """The column, in as few bytes a row as its names need."""
-        codes = np.array(self._codes, np.min_scalar_type(max(len(self._known) - 1, 0)))
+    def coded(self, codes: np.ndarray) -> Coded:
+        """The names so far with the codes of some rows."""
         return Coded(codes, tuple(self._known))
 
 

@@ -280,11 +280,34 @@ def refuse_utterances(fmt: DialogueFormat | None) -> None:
 
 def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, emotion: bool = False) -> Scores:
     """
-    Reads the score columns, batch by batch.
+    Reads the score columns.
 
     If the scores came without `score_status` and `scorer`, rows without a dialogue that ends in a reply count as
     unscored, because nothing can be trained on them.
     """
+    parts = list(iter_scores(dataset, lengths=lengths, emotion=emotion))
+
+    def array(name: str) -> np.ndarray:
+        return np.concatenate([getattr(scores, name) for scores in parts])
+
+    def coded(name: str) -> Coded | None:
+        return None if getattr(parts[0], name) is None else Coded.joined([getattr(scores, name) for scores in parts])
+
+    return Scores(
+        array(SENSIBILITY),
+        array(RATIONALITY),
+        Coded.joined([scores.statuses for scores in parts]),
+        tuple(sorted({name for scores in parts for name in scores.scorers})),
+        array("lengths") if lengths else None,
+        coded("emotions"),
+        coded("flags"),
+    )
+
+
+def iter_scores(
+    dataset: Dataset | IterableDataset, *, lengths: bool = False, emotion: bool = False
+) -> Iterator[Scores]:
+    """[`read_scores`], batch by batch; of a data set without rows one empty batch."""
     columns = columns_of(dataset)
     check_scored(columns)
     origin = [name for name in ("score_status", "scorer") if name in columns]
@@ -293,34 +316,29 @@ def read_scores(dataset: Dataset | IterableDataset, *, lengths: bool = False, em
     refuse_utterances(fmt)
     emotion, flagged = emotion and "emotion" in columns, ours and FLAG in columns
     read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ()), *([FLAG] if flagged else ())]
-    statuses, emotions, flags, scorers = Coder((SCORED, "scorer_gave_none")), Coder(), Coder(("",)), set[str]()
-    axes, characters = {axis: array("d") for axis in AXES}, array("q")
+    statuses, emotions, flags = Coder((SCORED, "scorer_gave_none")), Coder(), Coder(("",))
+    empty, none = True, np.empty(0, np.int32)
     for values, batch in _score_batches(dataset, read, fmt):
-        scores = [_floats(values[axis], axis) for axis in AXES]
+        scores, empty, characters = [_floats(values[axis], axis) for axis in AXES], False, none
         if batch is not None:
-            sizes, codes = _replies(batch, statuses)
-            characters.frombytes(sizes.tobytes())
+            characters, codes = _replies(batch, statuses)
         if ours:
             codes = statuses.codes(values["score_status"], null=SCORED)
         codes[np.isnan(scores).any(axis=0) & (codes == statuses.code(SCORED))] = statuses.code("scorer_gave_none")
-        statuses.append(codes)
-        for axis, found in zip(AXES, scores, strict=True):
+        for found in scores:
             found[codes != statuses.code(SCORED)] = np.nan
-            axes[axis].frombytes(found.tobytes())
-        scorers |= {name or GIVEN for name in distinct(values["scorer"])[0]} if ours else {GIVEN}
-        if emotion:
-            emotions.append(emotions.codes(values["emotion"], null=""))
-        if flagged:
-            flags.append(flags.codes(values[FLAG], null=""))
-    return Scores(
-        np.asarray(axes[SENSIBILITY]),
-        np.asarray(axes[RATIONALITY]),
-        statuses.result(),
-        tuple(sorted(scorers)),
-        np.asarray(characters) if lengths else None,
-        emotions.result() if emotion else None,
-        flags.result() if flagged else None,
-    )
+        yield Scores(
+            scores[0],
+            scores[1],
+            statuses.coded(codes),
+            tuple(name or GIVEN for name in distinct(values["scorer"])[0]) if ours else (GIVEN,),
+            characters if lengths else None,
+            emotions.coded(emotions.codes(values["emotion"], null="")) if emotion else None,
+            flags.coded(flags.codes(values[FLAG], null="")) if flagged else None,
+        )
+    if empty:
+        no_names = (emotions.coded(none) if emotion else None, flags.coded(none) if flagged else None)
+        yield Scores(np.empty(0), np.empty(0), statuses.coded(none), (), none if lengths else None, *no_names)
 
 
 def _score_batches(

@@ -13,6 +13,7 @@ from ..axes import RATIONALITY, SENSIBILITY
 from ..data.columns import Coded
 from ..data.samples import GIVEN, Scores, read_scores
 from ..data.tables import read_metadata
+from ..data.tally import Tally
 from ..display import Code, Heading, Markup, Table, as_markdown, markdown_text, number, percent
 from ..errors import EmpathyError, options_named
 from ..files import read_json, write_text
@@ -138,7 +139,7 @@ def card_of(
     made_by = (read_metadata(source) or {}) if source and Path(source).is_file() else {}
     licence = given_licence(license) if license else find_licence(source, made_by.get("source"), scored)
     rubric = rubric_text(scorer) if getattr(scorer, "fingerprint", None) in scores.scorers else None
-    summary = summarise(scores, chosen.settings["threshold"], chosen.settings["ties"])
+    summary = summarise(Tally([scores], chosen.settings["threshold"], chosen.settings["ties"]))
     rubric = rubric or made_by.get("rubric")
     return dataset_card(scores, chosen, summary, source=source, licence=licence, rubric=rubric, **options)
 

@@ -13,6 +13,7 @@ from ..axes import DEFAULT_THRESHOLD, QUADRANTS, TIE, UNSCORED, Threshold
 from ..data.columns import Coded
 from ..data.dialogue import SCORED
 from ..data.samples import Scores
+from ..data.tally import Tally
 from ..display import Heading, Markup, Table, Title, as_markdown, number, percent
 from ..errors import EmpathyError, MissingExtraError
 from ..files import read_json, write_text
@@ -130,7 +131,7 @@ def draws_warnings(
     )
     return [
         *([f"{said}scorer's. A policy that goes by scores does not draw them."] if flagged else []),
-        *score_warnings(scores, threshold, ties),
+        *score_warnings(Tally([scores], threshold, ties)),
     ]
 
 

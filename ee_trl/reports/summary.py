@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ..axes import AXES
-from ..data.columns import Coded
 from ..data.dialogue import REASONS, SCORED
-from ..data.samples import Scores
+from ..data.tally import Distribution, Tally
 from ..display import Displayed, Table, percent
 from ..scoring.warnings import score_warnings
-from ..selection import KEEPABLE, coded_quadrants
+from ..selection import KEEPABLE
 
 
 @dataclass(frozen=True)
@@ -83,40 +79,31 @@ def quadrants_table(quadrants: Mapping[str, Mapping[str, float]], title: str = "
     return Table(("quadrant", "samples", "share of the scored"), rows, title)
 
 
-def summarise(scores: Scores, threshold: Sequence[float], ties: str) -> Summary:
-    """The [`Summary`] of a data set's scores at a threshold."""
-    where = coded_quadrants(scores.sensibility, scores.rationality, threshold, ties)
-    counts = {name: where.counts().get(name, 0) for name in KEEPABLE}
-    scored = sum(counts.values())
+def summarise(tally: Tally) -> Summary:
+    """The [`Summary`] of a data set's scores."""
+    counts, scored = {name: tally.quadrants[name] for name in KEEPABLE}, tally.scored
     return Summary(
-        rows=len(where),
+        rows=tally.rows,
         scored=scored,
-        unscored={name: n for name, n in scores.statuses.counts().items() if name != SCORED},
-        scorers=list(scores.scorers),
-        threshold=list(threshold),
+        unscored={name: n for name, n in tally.statuses.most_common() if name != SCORED},
+        scorers=sorted(tally.scorers),
+        threshold=list(tally.threshold),
         quadrants={q: {"count": n, "share": n / scored if scored else 0.0} for q, n in counts.items()},
-        axes=_axes(scores) if scored else {},
-        emotions=_emotions(scores, where),
-        flags={name: n for name, n in scores.flags.counts().items() if name} if scores.flags is not None else {},
-        warnings=score_warnings(scores, threshold, ties),
+        axes={axis: _numbers(values) for axis, values in tally.axes.items()} if scored else {},
+        emotions=None if tally.emotions is None else _emotions(tally.emotions),
+        flags={name: n for name, n in tally.flags.most_common() if name},
+        warnings=score_warnings(tally),
     )
 
 
-def _axes(scores: Scores) -> dict[str, dict[str, float]]:
-    found = {}
-    for axis in AXES:
-        values = getattr(scores, axis)
-        values = values[~np.isnan(values)]
-        numbers = (values.mean(), values.std(), *np.percentile(values, [10, 50, 90]))
-        found[axis] = dict(zip(("mean", "std", "p10", "median", "p90"), map(float, numbers), strict=True))
-    return found
+def _numbers(values: Distribution) -> dict[str, float]:
+    percentiles = {name: values.percentile(q) for name, q in (("p10", 10), ("median", 50), ("p90", 90))}
+    return {"mean": values.mean, "std": values.std, **percentiles}
 
 
-def _emotions(scores: Scores, where: Coded) -> dict[str, dict[str, float]] | None:
-    if scores.emotions is None:
-        return None
+def _emotions(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    for emotion, row in sorted(scores.emotions.counts_with(where).items()):
+    for emotion, row in sorted(counted.items()):
         total = sum(row[name] for name in KEEPABLE)
         if total:
             shares = {f"{name}_share": row[name] / total for name in KEEPABLE}

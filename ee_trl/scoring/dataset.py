@@ -29,7 +29,7 @@ from ..data.dialogue import Turns, check_turns
 from ..data.formats import recognise
 from ..data.mapping import mapped
 from ..data.reading import check_dataset, open_rows
-from ..data.samples import Batch, iter_row_samples, iter_samples, read_samples, read_scores
+from ..data.samples import Batch, iter_row_samples, iter_samples, iter_scores, read_samples
 from ..data.tables import (
     AnyDataset,
     columns_of,
@@ -41,6 +41,7 @@ from ..data.tables import (
     stream_of_tables,
     to_dataset,
 )
+from ..data.tally import Tally
 from ..errors import ScorerError, SelectionError, check_choice, check_count, options_named
 from . import engine
 from .base import Scorer, ScoringSpec
@@ -211,7 +212,7 @@ class DatasetScorer:
         features, tables = self.score_tables(dataset, filled=filled, part=part)
         scored = to_dataset(tables, features)
         logger.info("%s", self.coverage)
-        for warning in score_warnings(read_scores(scored), self.threshold, self.ties):
+        for warning in score_warnings(Tally(iter_scores(scored), self.threshold, self.ties)):
             logger.warning(warning)
         return scored
 

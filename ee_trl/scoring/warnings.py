@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..axes import AXES, DEFAULT_THRESHOLD, NOT_ENGLISH, QUADRANT_NAMES, QUADRANTS, Threshold, quadrant_codes
-from ..data.samples import Scores
+from ..axes import NOT_ENGLISH, QUADRANTS
+from ..data.tally import Tally
 
 
 FEWEST, NEARLY_ALL = 50, 0.95
@@ -15,18 +13,13 @@ SAME = 0.5  # scores this near to their median are the same number, rounded
 _CHECK = "See how it ranks replies of known quality: ee-trl check SCORER."
 
 
-def score_warnings(scores: Scores, threshold: Threshold = DEFAULT_THRESHOLD, ties: str = "drop") -> list[str]:
+def score_warnings(tally: Tally) -> list[str]:
     """One sentence or more for each reason not to trust the scores; none where nothing is suspicious."""
-    pairs = np.stack([scores.sensibility, scores.rationality], axis=1)
-    codes = quadrant_codes(scores.sensibility, scores.rationality, threshold, ties)
-    scored = codes != QUADRANT_NAMES.index("")
-    return [*_language(scores), *(_alike(pairs[scored], codes[scored]) if scored.sum() >= FEWEST else [])]
+    return [*_language(tally), *(_alike(tally) if tally.scored >= FEWEST else [])]
 
 
-def _language(scores: Scores) -> list[str]:
-    flagged = int(scores.flags.is_(NOT_ENGLISH).sum()) if scores.flags is not None else 0
-    unscored = int(scores.statuses.is_(NOT_ENGLISH).sum())
-    total = len(scores.statuses)
+def _language(tally: Tally) -> list[str]:
+    flagged, unscored, total = tally.flags[NOT_ENGLISH], tally.statuses[NOT_ENGLISH], tally.rows
     if not flagged + unscored:
         return []
     done = "They have scores that mean nothing, and selection drops them." if flagged else "They are left unscored."
@@ -37,21 +30,21 @@ def _language(scores: Scores) -> list[str]:
     ]
 
 
-def _alike(pairs: np.ndarray, codes: np.ndarray) -> list[str]:
+def _alike(tally: Tally) -> list[str]:
     found = []
-    for axis, values in zip(AXES, pairs.T, strict=True):
-        middle = float(np.median(values))
-        share = float((np.abs(values - middle) <= SAME).mean())
+    for axis, values in tally.axes.items():
+        middle = values.percentile(50)
+        share = values.share_near(middle, SAME)
         if share >= NEARLY_ALL:
             found.append(
                 f"{share:.1%} of the {len(values):,} {axis} scores lie within {SAME:g} of {middle:.2f}. The scorer "
                 f"gives nearly every reply the same {axis}, so a threshold on it separates nothing. {_CHECK}"
             )
     for name in QUADRANTS:
-        share = float((codes == QUADRANT_NAMES.index(name)).mean())
+        share = tally.quadrants[name] / tally.scored
         if share >= NEARLY_ALL:
             found.append(
-                f"{share:.1%} of the {len(codes):,} scored samples are in the quadrant {name!r}. Scores that put "
+                f"{share:.1%} of the {tally.scored:,} scored samples are in the quadrant {name!r}. Scores that put "
                 f"nearly every reply into one quadrant do not tell replies apart at this threshold. {_CHECK}"
             )
     return found

@@ -14,9 +14,7 @@ from ee_trl.data.columns import Coded, Coder, distinct
 
 def coded(*batches: list[Any], null: str = "none") -> Coded:
     coder = Coder(("first",))
-    for batch in batches:
-        coder.append(coder.codes(pa.chunked_array([pa.array(batch)]), null))
-    return coder.result()
+    return Coded.joined([coder.coded(coder.codes(pa.chunked_array([pa.array(each)]), null)) for each in batches])
 
 
 @pytest.mark.parametrize("kinds", [1, 3, 300, 300_000])
@@ -62,5 +60,5 @@ def test_columns_of_any_type(values: pa.Array, names: list[str | None]) -> None:
 
 
 def test_nothing_at_all() -> None:
-    assert (len(coded()), coded().counts(), coded().to_array().tolist()) == (0, {}, [])
-    assert coded().counts_with(coded()) == Coded(np.zeros(0, np.uint8), ()).counts_with(coded()) == {}
+    assert (len(coded([])), coded([]).counts(), coded([]).to_array().tolist()) == (0, {}, [])
+    assert coded([]).counts_with(coded([])) == Coded(np.zeros(0, np.uint8), ()).counts_with(coded([])) == {}

@@ -129,6 +129,7 @@ def test_a_plot(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "--plot needs 'matplotlib'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sample_is_scored")
 def test_the_first_snippet_of_the_readme_needs_no_extra() -> None:
     snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
     extras = "matplotlib nltk rouge_score sklearn scipy plotly krippendorff statsmodels openai ray bert_score absl"

@@ -12,7 +12,8 @@ from datasets import Dataset
 
 from ee_trl import EmpathyDataSelector
 from ee_trl.cli.main import main
-from ee_trl.data.samples import read_scores
+from ee_trl.data.samples import iter_scores
+from ee_trl.data.tally import Tally
 from ee_trl.scoring.warnings import score_warnings
 
 
@@ -29,7 +30,7 @@ def rows(pairs: Any) -> Dataset:
 
 
 def warned(pairs: Any, **rule: Any) -> list[str]:
-    return score_warnings(read_scores(rows(pairs)), **rule)
+    return score_warnings(Tally(iter_scores(rows(pairs)), **rule))
 
 
 def test_scores_that_spread_are_fine() -> None:

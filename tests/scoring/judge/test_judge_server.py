@@ -1,8 +1,7 @@
-"""A judge behind a server: by log probabilities or by text, and every sample ends scored or with its reason."""
+"""A judge behind a server, good, hostile or gone: every sample ends scored or with its reason."""
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import signal
@@ -16,223 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from fake_server import FakeServer, Reply, by_words, completion, conforming, reply_of, serving, text_only
+from fake_server import Reply, by_words, completion, conforming, reply_of, serving, text_only
+from served_judge import AT_ONCE, KEY, PROBE_REPLY, RUBRIC, expected, numbered, reasons_of, said, scorer_of, status
 
-from ee_trl import EmpathyDataSelector, ServerScorer, load_sample, load_scorer
+from ee_trl import EmpathyDataSelector, ServerScorer, load_sample
 from ee_trl.cli.main import main
-from ee_trl.data.dialogue import NOT_ASKED, REASONS, Dialogue
-from ee_trl.errors import MissingExtraError, ScorerError
+from ee_trl.data.dialogue import NOT_ASKED, Dialogue
+from ee_trl.errors import ScorerError
 from ee_trl.scoring.judge import server as server_module
-from ee_trl.scoring.judge.answers import DETAILS, read_answer
-from ee_trl.scoring.judge.endpoint import Endpoint, in_background
-from ee_trl.scoring.judge.rubric import Rubric, load_rubric, parse_form, render_form
+from ee_trl.scoring.judge.answers import DETAILS
+from ee_trl.scoring.judge.endpoint import in_background
+from ee_trl.scoring.judge.rubric import load_rubric, parse_form, render_form
 
 
-RUBRIC = Rubric("short", "Rate the last reply for sensibility and rationality, 0 to 10.")
-KEY = "sk-secret-0123456789abcdef"
-AT_ONCE = {"Retry-After": "0.01"}
-PROBE_REPLY = "Oh no! Where did you last see them?"
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def scorer_of(server: FakeServer, **options: Any) -> ServerScorer:
-    return ServerScorer("tiny", **{"base_url": server.base_url, "rubric": RUBRIC, "timeout": 10.0, **options})
-
-
-def said(*replies: str) -> list[Dialogue]:
-    return [Dialogue(("I lost my job today.",), reply, ("user",)) for reply in replies]
-
-
-def numbered(n: int) -> list[Dialogue]:
-    """Dialogues whose scores by words differ: sample i has i % 11 words (at least one) and a number of its own."""
-    return said(*(" ".join(["oh"] * max(1, i % 11 - 1) + [f"n{i}"] * (i % 11 > 1)) + "?" * (i % 3) for i in range(n)))
-
-
-def expected(dialogues: list[Dialogue]) -> np.ndarray:
-    return np.array([by_words(d.response) for d in dialogues], float)
-
-
-def reasons_of(scorer: ServerScorer, dialogues: list[Dialogue]) -> tuple[np.ndarray, list[str | None]]:
-    """Scores and reasons, each sample exactly once."""
-    scores, reasons, seen = np.full((len(dialogues), 2), -1.0), [None] * len(dialogues), []
-    for batch in scorer.score_batches(dialogues):
-        assert batch.reasons is not None
-        for i, row, reason in zip(batch.indices, batch.scores, batch.reasons, strict=True):
-            scores[i], reasons[i] = row, reason
-            seen.append(i)
-            assert np.isnan(row).all() == (reason is not None)
-    assert sorted(seen) == list(range(len(dialogues))), "every sample comes once, none is lost"
-    assert all(reason is None or reason in REASONS for reason in reasons)
-    return scores, reasons
-
-
-# ---- log probabilities ---------------------------------------------------------------------------------------------
-
-HEAD = [("Evaluation Form (scores ONLY):\n", {}), ("- Rationality", {}), (":", {})]
-MIDDLE = [("\n- Sens", {}), ("ibility", {}), (":", {})]
-Tokens = list[tuple[str, dict[str, float]]]
-
-
-def form(rationality: Tokens, sensibility: Tokens) -> tuple[str, Tokens]:
-    tokens = [*HEAD, *rationality, *MIDDLE, *sensibility]
-    return "".join(token for token, _ in tokens), [*tokens, ("<|im_end|>", {})]
-
-
-SEVEN: Tokens = [(" 7", {" 7": 0.5, " 8": 0.25, " maybe": 0.25})]
-"""Expected value (0.5 * 7 + 0.25 * 8) / 0.75 = 7.333, mass 0.75, deviation sqrt(2/9) = 0.471."""
-
-TENS: dict[str, tuple[Tokens, float, float]] = {  # tokens, score, mass
-    "one token with its space": ([(" 10", {" 10": 0.6, " 9": 0.3, " 1": 0.1})], 0.6 * 10 + 0.3 * 9 + 0.1, 1),
-    "one token": ([(" ", {}), ("10", {"10": 0.5, "8": 0.25, "x": 0.25})], (5 + 2) / 0.75, 0.75),
-    "digits": ([(" ", {}), ("1", {"1": 0.8, "9": 0.2}), ("0", {"0": 0.75, "\n": 0.25})], 6 + 0.2 + 1.8, 1),
-    "space and digit": ([(" 1", {" 1": 0.8, " 9": 0.2}), ("0", {"0": 0.75, "\n": 0.25})], 6 + 0.2 + 1.8, 1),
-    "1 that might have become 10": ([(" 1", {" 1": 0.9, " 2": 0.1}), ("\n", {"\n": 0.9, "0": 0.1})], 1.91, 1),
-    "9, with 10 as the runner-up by digits": ([(" ", {}), ("9", {"9": 0.6, "1": 0.4})], 5.4 + 4, 1),
-    "2, with 1 as the runner-up": ([(" ", {}), ("2", {"2": 0.6, "1": 0.4})], 1.2 + 0.4, 1),
-    "9, with 10 and 1 both listed": ([(" 9", {" 9": 0.5, " 10": 0.3, " 1": 0.2})], 4.5 + 3 + 0.2, 1),
-    "colon and digit": ([(" ", {}), ("0", {"0": 1.0})], 0, 1),
-    "token with the line's end": ([(" 3\n", {" 3\n": 0.5, " 4": 0.25, " 5\n\n": 0.25})], 1.5 + 1 + 1.25, 1),
-    "the token taken is not listed": ([(" 6", {" 6": 0.4, "4": 0.1})], (2.4 + 0.4) / 0.5, 0.5),
-}
-
-
-@pytest.mark.parametrize("name", TENS)
-def test_expected_values_by_hand_whichever_way_numbers_are_cut(name: str) -> None:
-    tokens, score, mass = TENS[name]
-    text, tokens = form(SEVEN, tokens)
-    with serving(lambda request, before: Reply(completion(text, tokens))) as server:
-        scores, details = scorer_of(server).score_with_details(said("Oh dear."))
-    np.testing.assert_allclose(scores, [[score, 5.5 / 0.75]], atol=1e-9)
-    assert details["sensibility_mass"] == pytest.approx([mass])
-    assert details["rationality_mass"] == pytest.approx([0.75])
-    assert details["rationality_std"] == pytest.approx([np.sqrt(2 / 9)])
-    assert details["rationality_mode"] == [7]
-    assert tuple(details) == DETAILS
-
-
-def test_the_token_taken_counts_where_the_list_of_alternatives_lacks_it() -> None:
-    text, tokens = form(SEVEN, [(" 6", {" 6": 0.4, "4": 0.1})])
-    body = completion(text, tokens)
-    taken = next(t for t in body["choices"][0]["logprobs"]["content"] if t["token"] == " 6")
-    taken["top_logprobs"] = taken["top_logprobs"][1:]
-    assert read_answer(body, 0, 20).values[0].tolist() == pytest.approx([0] * 4 + [0.1, 0, 0.4] + [0] * 4)
-
-
-@pytest.mark.parametrize("before", ["", "Let me see 😢.\n", "- 3 thoughts, 10 words\n"])
-@pytest.mark.parametrize("cut", [False, True], ids=["as written", "text stripped by the server"])
-def test_the_numbers_are_found_in_the_tokens_whatever_comes_before(before: str, cut: bool) -> None:
-    text, tokens = form(SEVEN, TENS["digits"][0])
-    halves = [before[: len(before) // 2], before[len(before) // 2 :]]
-    tokens = [("\n", {}), *((half, {}) for half in halves if half), *tokens]
-    text = f"{before}{text}" if cut else f"\n{before}{text}"
-    answer = read_answer(completion(text, tokens), 3, 20)
-    assert (answer.sample, answer.reason, answer.mode) == (3, None, (10, 7))
-    assert answer.values[0] @ np.arange(11) == pytest.approx(8)
-
-
-def test_reasoning_before_the_answer_is_not_taken_for_it() -> None:
-    text, tokens = form(SEVEN, SEVEN)
-    thought = [("<think>", {}), ("- Rationality: 2\n- Sensibility: 2", {}), ("</think>", {})]
-    assert read_answer(completion(text, thought + tokens), 0, 20).values[0] @ np.arange(11) == pytest.approx(5.5)
-    with_thought = "".join(token for token, _ in thought) + text
-    assert read_answer(completion(with_thought, thought + tokens), 0, 20).values[0] @ np.arange(11) == pytest.approx(
-        5.5
-    )
-    for before in ("Maybe 2.\n- Rationality: 2</think>", "[THINK]\n- Sensibility: 1[/THINK]\n"):
-        assert read_answer(completion(before + text), 0, 0).mode == read_answer(completion(text), 0, 0).mode
-    assert (
-        read_answer(completion("<think>\n- Sensibility: 2\n- Rationality: 9\nNo"), 0, 0).reason == "answer_not_in_form"
-    )
-
-
-def test_an_answer_that_was_cut_off_has_no_scores() -> None:
-    body = completion(*form(SEVEN, SEVEN))
-    body["choices"][0]["finish_reason"] = "length"
-    assert read_answer(body, 0, 20).reason == read_answer(body, 0, 0).reason == "server_cut_off"
-
-
-def test_the_text_parts_of_an_answer_are_read() -> None:
-    body = completion("- Sensibility: 8\n- Rationality: 3")
-    text = body["choices"][0]["message"]["content"]
-    for kind in ("text", "output_text"):
-        body["choices"][0]["message"]["content"] = [
-            {"type": "thinking", "thinking": "hm"},
-            {"type": kind, "text": text},
-        ]
-        assert read_answer(body, 0, 0).mode == (8, 3)
-
-
-def broken(change: Callable[[dict[str, Any]], None]) -> Any:
-    body = completion(*form(SEVEN, SEVEN))
-    change(body)
-    return body
-
-
-MALFORMED: dict[str, Any] = {
-    "null": None,
-    "a list": [],
-    "a text": "hello",
-    "no choices": {"choices": []},
-    "choices are none": {"choices": None},
-    "a choice that is none": {"choices": [None]},
-    "two choices": broken(lambda b: b["choices"].append(b["choices"][0])),
-    "no message": broken(lambda b: b["choices"][0].pop("message")),
-    "content of parts": broken(lambda b: b["choices"][0]["message"].update(content=[{"text": "8"}])),
-    "no log probabilities": broken(lambda b: b["choices"][0].update(logprobs=None)),
-    "an empty list of them": broken(lambda b: b["choices"][0]["logprobs"].update(content=[])),
-    "they are text": broken(lambda b: b["choices"][0]["logprobs"].update(content="abc")),
-    "tokens of another text": broken(lambda b: b["choices"][0]["logprobs"]["content"].pop(2)),
-    "a positive one": broken(lambda b: b["choices"][0]["logprobs"]["content"][3].update(logprob=5.0)),
-    "not a number": broken(lambda b: b["choices"][0]["logprobs"]["content"][3].update(logprob=float("nan"))),
-    "a text for one": broken(lambda b: b["choices"][0]["logprobs"]["content"][3].update(logprob="-0.1")),
-    "huge bytes": broken(lambda b: b["choices"][0]["logprobs"]["content"][3].update(bytes=[999])),
-    "alternatives a number": broken(lambda b: b["choices"][0]["logprobs"]["content"][3].update(top_logprobs=3)),
-    "more than all": broken(lambda b: b["choices"][0]["logprobs"]["content"][3]["top_logprobs"][1].update(logprob=0)),
-    "half a character": broken(lambda b: b["choices"][0]["message"].update(content="- Rationality: 7\ud800")),
-}
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_no_answer_is_named_so_and_raises_nothing(name: str) -> None:
-    answer = read_answer(MALFORMED[name], 0, 20)
-    assert answer.reason == ("answer_not_in_form" if name == "half a character" else "server_malformed")
-    assert np.isnan(answer.values).all()
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "answer_not_in_form"),
-        (None, "answer_not_in_form"),
-        ("I cannot rate this.", "answer_not_in_form"),
-        ("- Sensibility: 11\n- Rationality: 3", "answer_not_in_form"),
-        ("- Sensibility: 8/10\n- Rationality: 3", "answer_not_in_form"),
-        ("- Sensibility: 8", "answer_not_in_form"),
-        ("- Rationality: 3\n- Sensibility: 8", None),
-    ],
-)
-def test_texts_are_read_strictly(text: str | None, reason: str | None) -> None:
-    answer = read_answer(completion(text), 0, 0)
-    assert answer.reason == reason
-    if reason is None:
-        assert answer.mode == (8, 3)
-
-
-def test_a_filtered_answer_is_a_refusal() -> None:
-    body = completion(None)
-    body["choices"][0]["finish_reason"] = "content_filter"
-    assert read_answer(body, 0, 0).reason == "server_refused"
+pytestmark = pytest.mark.usefixtures("no_server_named")
 
 
 # ---- a server that conforms ----------------------------------------------------------------------------------------
@@ -520,12 +321,6 @@ def test_what_was_not_asked_in_an_outage_is_asked_by_the_same_call_later(tmp_pat
 # ---- a clear stop --------------------------------------------------------------------------------------------------
 
 
-def status(code: int, message: str = "no", after: int = 0) -> Callable[[dict[str, Any], int], Reply]:
-    count = iter(range(10_000))
-    body = {"error": {"message": message}}
-    return lambda request, before: conforming(request) if next(count) < after else Reply(body, code, AT_ONCE)
-
-
 STOPS = {
     401: "refuses access .401. with the key in the environment variable MY_KEY",
     402: "wants payment",
@@ -578,188 +373,6 @@ def test_a_model_that_does_not_answer_in_the_form_is_warned_of(caplog: pytest.Lo
     assert reasons == ["answer_not_in_form"] * 4
     assert "<think>Hm" in caplog.text
     assert "extra_body" in caplog.text
-
-
-# ---- keys and options ----------------------------------------------------------------------------------------------
-
-
-def leaking(request: dict[str, Any], before: int) -> Reply:
-    """Says the key back wherever it can."""
-    leak = {"error": {"message": f"Bearer {KEY} is no good"}, "detail": KEY}
-    match reply_of(request).rsplit(" ", 1)[-1]:
-        case "refused":
-            return Reply(leak, 400, {"X-Key": "none"})
-        case "fails":
-            return Reply(leak, 500, AT_ONCE)
-        case "chatty":
-            return Reply(completion("What a lovely dialogue!"))
-    return conforming(request)
-
-
-def test_the_key_is_sent_and_shows_up_nowhere_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setenv("MY_KEY", f"{KEY}\n")
-    for name in ("", "ee_trl", "openai", "httpx2", "httpcore2"):
-        caplog.set_level(logging.DEBUG, name)
-    load_sample().select(range(3)).to_parquet(tmp_path / "in.parquet")
-    with serving(leaking) as server:
-        scorer = scorer_of(server, api_key_env="MY_KEY", max_retries=1)
-        _, reasons = reasons_of(scorer, said("it is refused", "it is fails", "it is chatty", "fine"))
-        assert reasons == ["server_refused", "server_unavailable", "answer_not_in_form", None]
-        command = ["score", str(tmp_path / "in.parquet"), "-o", str(tmp_path / "out.parquet"), "--scorer", "server"]
-        where = ["--model", "tiny", "--base-url", server.base_url, "--api-key-env", "MY_KEY"]
-        assert main([*command, *where, "-q"]) == 0
-        assert set(server.keys) == {f"Bearer {KEY}"}
-    told = [caplog.text, repr(scorer), scorer.fingerprint, str(vars(scorer)), *capsys.readouterr()]
-    files = [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
-    assert "Bearer *** is no good" in caplog.text, "the server's words are told without the key"
-    assert "openai._base_client" in caplog.text, "the client's own log is among what is looked at"
-    assert not any(KEY in text for text in told + files)
-
-
-def forms_of(key: str) -> dict[str, str]:
-    """The key as a careless or hostile server may say it back."""
-    coded = {n: base64.b64encode(f"{'x' * n}{key}".encode()).decode() for n in range(3)}
-    return {
-        "as it is": key,
-        "upper case": key.upper(),
-        "apart": " ".join(key),
-        "in pieces": f"{key[:9]} and {key[9:]}",
-        "between dashes": "-".join(key),
-        "between invisible characters": "\u200b".join(key),
-        "in wide letters": "".join(chr(ord(c) + 0xFEE0) for c in key),
-        "backwards": key[::-1],
-        "its end": key[-12:],
-        "hexadecimal": key.encode().hex(),
-        "in the address": "".join(f"%{byte:02X}" for byte in key.encode()),
-        "in the address twice": quote(quote(key, safe=""), safe="").replace("-", "%252D"),
-        "for a page": "".join(f"&#{ord(c)};" for c in key),
-        "escaped": "".join(f"\\u{ord(c):04x}" for c in key),
-        **{f"base64, {n} before": text for n, text in coded.items()},
-        "base64 for addresses": base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
-        "base64 apart": " ".join(coded[0]),
-        "basic access": base64.b64encode(f"user:{key}".encode()).decode(),
-    }
-
-
-@pytest.mark.parametrize("form", forms_of(KEY))
-def test_no_form_of_the_key_is_repeated(
-    form: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MY_KEY", KEY)
-    said = forms_of(KEY)[form]
-    with serving(lambda r, b: Reply(completion(f"the key {said}", model=said)), models=(f"m {said}",)) as server:
-        scorer = scorer_of(server, api_key_env="MY_KEY")
-        told = [scorer.fingerprint, caplog.text]
-    assert "rubric's form" in caplog.text
-    with serving(status(404, said), models=(said, "other")) as server, pytest.raises(ScorerError) as error:
-        scorer_of(server, api_key_env="MY_KEY").score(numbered(1))
-    told.append(str(error.value))
-    shown = "\n".join(told).replace(server.host, "")
-    assert not any(text in shown for text in (said, KEY, KEY[-12:]))
-    assert "not shown" in shown or "***" in shown
-    assert scorer.endpoint.shown("maximum context length is 512 tokens") == "maximum context length is 512 tokens"
-
-
-@pytest.mark.parametrize("key", ["EMPTY", "none", "x"])
-def test_a_short_stand_in_for_a_key_hides_no_words(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    words = "messages must not be empty, noon"
-    assert Endpoint("http://127.0.0.1:1/v1", "OPENAI_API_KEY", 1, 0).shown(words) == words
-
-
-@pytest.mark.parametrize("code", [301, 302, 307, 308])
-@pytest.mark.parametrize("after", [0, 4], ids=["at once", "in the middle"])
-def test_a_redirect_takes_no_dialogue_to_another_host(code: int, after: int) -> None:
-    count = iter(range(100))
-    with serving(conforming) as other:
-        away = Reply(b"", code, {"Location": f"{other.base_url}/chat/completions"})
-        why = f"redirects requests .{code}. to 'http.*{other.host}.*base_url"
-        with (
-            serving(lambda r, b: conforming(r) if next(count) < after else away) as server,
-            pytest.raises(ScorerError, match=why),
-        ):
-            scorer_of(server).score(numbered(10))
-        assert not other.asked
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"base_url": None}, "OPENAI_API_KEY is not set.*base_url"),
-        ({"base_url": "http://me:pa55word@localhost/v1"}, "holds a user, password"),
-        ({"base_url": "https://host/v1?key=pa55word"}, "holds a user, password, query"),
-        ({"base_url": "https://host/v1#pa55word"}, "fragment"),
-        ({"base_url": "localhost:8000/v1"}, "is not an address"),
-        ({"base_url": "ftp://localhost"}, "is not an address"),
-        ({"base_url": "http://localhost:pa55word/v1"}, "is not an address"),
-        ({"api_key_env": "sk-pa55word"}, "not the name of an environment variable"),
-        ({"api_key_env": "hf_pa55word"}, "not set"),
-        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
-        ({"api_key_env": "ODD_KEY"}, "ODD_KEY holds something that is no key"),
-        ({"logprobs": "yes"}, "valid: auto, True, False"),
-        ({"concurrency": 0}, "concurrency 0"),
-        ({"concurrency": True}, "concurrency True"),
-        ({"timeout": 0}, "timeout 0"),
-        ({"timeout": "9"}, "timeout '9'"),
-        ({"max_retries": -1}, "max_retries -1"),
-        ({"max_tokens": 0}, "max_tokens 0"),
-        ({"model": ""}, "model ''"),
-        ({"model": "a\nb"}, "one line"),
-        ({"name": "a\nb"}, "one line"),
-        ({"extra_body": "[1]"}, "extra_body is not a JSON object"),
-        ({"extra_body": "{"}, "extra_body is not a JSON object"),
-        ({"extra_body": {"a": {1, 2}}}, "extra_body is not a JSON object"),
-        ({"rubric": "no-such-file.txt"}, "no rubric"),
-    ],
-)
-def test_wrong_options_are_refused_without_repeating_secrets(
-    options: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ODD_KEY", "two words pa55word")
-    with pytest.raises(ScorerError, match=why) as error:
-        ServerScorer(**{"model": "tiny", "base_url": "http://127.0.0.1:1/v1", **options})
-    assert "pa55word" not in str(error.value)
-    assert error.value.__cause__ is None
-
-
-def test_where_the_server_is_by_the_environment(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert ServerScorer("gpt").name == "api.openai.com"
-    with serving(conforming) as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        scorer = ServerScorer("tiny", rubric=RUBRIC)
-        assert scorer.name == server.host
-        scorer.score(numbered(1))
-        assert set(server.keys) == {f"Bearer {KEY}"}
-        assert "unencrypted" not in caplog.text
-        ServerScorer("tiny", base_url=server.base_url, api_key_env=None, rubric=RUBRIC).score(numbered(1))
-        assert server.keys[-1] == "Bearer none"
-    ServerScorer("tiny", base_url="http://judge.example:80/v1")
-    assert "unencrypted" in caplog.text
-
-
-def test_without_the_client_the_pip_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ee-trl\[server\]'"):
-        load_scorer("server", model="tiny", base_url="http://127.0.0.1:1/v1")
-
-
-def test_it_is_loaded_by_name() -> None:
-    with serving(conforming) as server:
-        scorer = load_scorer("server", model="tiny", base_url=server.base_url, rubric=RUBRIC)
-        assert isinstance(scorer, ServerScorer)
-        assert scorer.score([]).shape == (0, 2)
-        assert not server.asked
-    with pytest.raises(ScorerError, match="needs the name of the model"):
-        load_scorer("server", base_url=server.base_url)
-    with pytest.raises(ScorerError, match="Did you mean 'base_url'"):
-        load_scorer("server", model="tiny", bas_url="x")
-    with pytest.raises(ScorerError, match="unknown option of a judge 'model'"):
-        load_scorer("some/judge", model="tiny")
 
 
 # ---- through the selector and the command line ---------------------------------------------------------------------

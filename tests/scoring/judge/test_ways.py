@@ -10,22 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_server import FakeServer, Reply, completion, serving
+from served_judge import RUBRIC
 
 from ee_trl import ServerScorer
 from ee_trl.axes import AXES
 from ee_trl.data.dialogue import Dialogue
-from ee_trl.scoring.judge.rubric import ANSWER_HEADER, SLOTS, Rubric
+from ee_trl.scoring.judge.rubric import ANSWER_HEADER, SLOTS
 
 
-RUBRIC = Rubric("short", "Rate the last reply for sensibility and rationality, 0 to 10.")
+pytestmark = pytest.mark.usefixtures("no_server_named")
+
 TALK = [Dialogue(("I lost my job.",), text, ("user",)) for text in ("Oh no.", "I am so sorry!")]
 CHATTER = "I would say that this is a fine reply."
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def scorer_of(server: FakeServer, **options: Any) -> ServerScorer:
