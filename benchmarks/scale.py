@@ -140,7 +140,9 @@ def probe(code: str) -> dict[str, float]:
     return json.loads(line.removeprefix("PROBE "))
 
 
-def measure(rows: int, folder: Path, python: bool = True, peers: bool = False) -> dict[str, dict[str, float]]:
+def measure(
+    rows: int, folder: Path, python: bool = True, peers: bool = False, explore: bool = True
+) -> dict[str, dict[str, float]]:
     """Scores, selects and summarises `rows` rows, by the command line and, if asked, from Python and by peers."""
     source, scored, kept = (str(folder / f"{name}.parquet") for name in ("rows", "scored", "kept"))
     make_rows(Path(source), rows)
@@ -151,7 +153,8 @@ def measure(rows: int, folder: Path, python: bool = True, peers: bool = False) -
         "select": ["select", scored, "-o", kept, "-q"],
     }
     commands |= {name: [name, scored] for name in ("summary", "sweep")}
-    commands["explore"] = ["explore", scored, "-o", str(folder / "page.html")]
+    if explore:
+        commands["explore"] = ["explore", scored, "-o", str(folder / "page.html")]
     programs = {f"ee-trl {name}": COMMAND.format(args=args) for name, args in commands.items()}
     if python:
         programs["selector.score and selector.select"] = PYTHON_API.format(path=source)

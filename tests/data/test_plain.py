@@ -16,8 +16,9 @@ from ee_trl.data.samples import SIDES, iter_samples, training_features
 from ee_trl.data.tables import rows_of
 
 
-PLAIN = ["I lost my job.", "Oh no", "7 days", "ja", "Ok </s> b ", "a</s>"]
-ODD = [None, "", " ", "array(['a'])", '["a", "b"]', "(so)", " a", "a ", "\u00e9t\u00e9", "x" * 33_000, "a\u2003", '"']
+PLAIN = ["I lost my job.", "7 days", "Ok </s> b ", "a</s>", '"No," she said', "'tis", "(so)", "\u00e9t\u00e9\u2026"]
+LISTS = ['["a", "b"]', "array(['a'])", "('a', 'b')", '"[\\"a\\"]"', "[sighs]", '" ["a"]', "{'role': 'user'}", "( 'a')"]
+ODD = [None, "", " ", " a", "a ", "x" * 33_000, "a\u2003", "\u2003", "\x1c", "\u200ba", '"', "('a' too)", *LISTS]
 TEXT = st.sampled_from([*PLAIN * 20, *ODD])
 ROLE = st.sampled_from([*("user", "assistant") * 20, "system", "Human", "gpt", "agent_1", "", None])
 
@@ -79,7 +80,7 @@ def test_columns_give_the_samples_of_rows(name: str, examples: int) -> None:
     def check(rows: list[Any], turns: Any) -> None:
         nonlocal found
         table = pa.Table.from_pylist(rows, schema=schema).slice(1)
-        [batch] = iter_samples(Dataset(table), turns)
+        [batch] = iter_samples(Dataset(table, fingerprint="made"), turns)
         values = rows_of(table, features, list(features))
         assert batch.samples == samples_of(batch.fmt, values, turns)
         plain = plain_turns(table, batch.fmt)
@@ -92,4 +93,4 @@ def test_columns_give_the_samples_of_rows(name: str, examples: int) -> None:
                 assert column.to_pylist() == [getattr(last[i], side) for i in numbers]
 
     check()
-    assert found > examples // 4
+    assert found > examples // 10  # what hypothesis draws depends on the modules that are loaded

@@ -178,7 +178,7 @@ def test_cut_off_replies_are_counted(compared) -> None:
 
 def test_a_system_message_is_given_to_models(models, tmp_path) -> None:
     options = {"limit": 4, "decoding": SHORT, "metrics": ["completion_perplexity", "empathy_axes"], "resamples": 0}
-    options |= {"store": False, "show": False, "output": tmp_path / "out"}
+    options |= {"scorer": "linear", "show": False, "output": tmp_path / "out"}
     plain, told = (
         evaluate_models({"adapter": models["adapter"]}, **options, system=text) for text in (None, "Be kind.")
     )

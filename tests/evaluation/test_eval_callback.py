@@ -48,7 +48,7 @@ def train(base: Path, output: Path, with_callback: bool, **config):
         callback = None
         if with_callback:
             callback = EmpathyEvalCallback(
-                trainer, every_n_steps=2, limit=5, samples=3, decoding=Decoding(6, temperature=1.0)
+                trainer, scorer="linear", every_n_steps=2, limit=5, samples=3, decoding=Decoding(6, temperature=1.0)
             )
             trainer.add_callback(callback)
         trainer.train()

@@ -157,6 +157,8 @@ def columns_of(metric: evaluate.EvaluationModule) -> dict[str, list]:
 def options_of(name: str, tools: dict) -> dict:
     if name == "bertscore":
         return {"model": tools["encoder"]}
+    if name == "empathy_axes":
+        return {"scorer": "linear"}
     return {key: tools[key] for key in OPTIONS.get(name, ())}
 
 

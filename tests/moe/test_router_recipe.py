@@ -26,6 +26,7 @@ from ee_trl.training.command_line import parse_recipe_args
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of the libraries that train
 
 QUICK = ["--max_steps", "4", "--logging_steps", "1", "--disable_tqdm", "true", "--empathy_report_rows", "40"]
+QUICK += ["--empathy_scorer", "linear"]
 
 
 def run(folder: Path, *args: str) -> None:

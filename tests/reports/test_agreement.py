@@ -452,6 +452,7 @@ def test_the_judge_against_a_scorer_that_has_not_seen_the_fold(
     dialogues, scores = script.read(str(data))
     groups = script.conversations(dialogues)
     fold = script.folds_of(groups, recorded["folds"], recorded["seed"])
+    assert all(len(set(fold[groups == group])) == 1 for group in range(0, groups.max() + 1, 50))
     inside, outside = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
     weights = script.train([dialogues[i] for i in inside], scores[inside], groups[inside])
     (tmp_path / "scorer").mkdir()

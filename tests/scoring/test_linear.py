@@ -345,27 +345,6 @@ def test_share_on_natural_training_text(scorer: LinearScorer):
     assert abs(share - 0.606) <= 0.05
 
 
-@pytest.mark.slow
-@pytest.mark.data
-@needs_data
-def test_one_fold_trained_again(monkeypatch: pytest.MonkeyPatch):
-    for needed in ("pyarrow", "scipy", "sklearn"):
-        pytest.importorskip(needed)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import train_linear_scorer as script
-
-    dialogues, scores = script.read(str(Path(DATA) / "ed_validation_scored.parquet"))
-    groups = script.conversations(dialogues)
-    fold = script.folds_of(groups, 5, seed=7)
-    assert all(len(set(fold[groups == group])) == 1 for group in range(0, groups.max() + 1, 50))
-    outside = fold == 0
-    predicted = script.held_out(dialogues, scores, fold, 0)
-    rho = script.spearman(predicted, scores[outside])
-    assert rho["sensibility"] >= 0.44
-    assert rho["rationality"] >= 0.51
-    assert script.by_threshold(predicted, scores[outside])["5"]["kappa"] >= 0.3
-
-
 PARTS = [
     "i'm",
     " 'm",

@@ -27,6 +27,7 @@ def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.usefixtures("sample_is_scored")
 @pytest.mark.parametrize(
     ("name", "left", "said"),
     [("sft_moe", "router_report.png", "finished already"), ("efficient_empathy", "report.md", "[router] reused")],
@@ -69,6 +70,7 @@ def test_two_processes_select_the_same_and_save_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / RECORD).read_text())["identity"]["processes"] == 2
 
 
+@pytest.mark.usefixtures("sample_is_scored")
 def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
     script = str(ROOT / "recipes" / "sft_online.py")
@@ -83,6 +85,7 @@ def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
         assert all(a == b for a, b in pairs)
 
 
+@pytest.mark.usefixtures("sample_is_scored")
 def test_kill_minus_nine_and_resume(tmp_path: Path) -> None:
     script = str(ROOT / "recipes" / "sft_sensibility.py")
     command = [sys.executable, script, "--output_dir", "killed", "--max_steps", "24", "--save_steps", "6"]
