@@ -29,6 +29,7 @@ from .data.samples import (
     training_tables,
 )
 from .data.tables import (
+    chosen_rows,
     columns_of,
     each_split,
     features_of,
@@ -229,9 +230,10 @@ class EmpathyDataSelector(DatasetScorer):
 
     def kept_tables(self, tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
         """The `kept` rows of scored tables as training rows, with their quadrant at the selector's threshold."""
+        tables = chosen_rows(tables, kept)
         if QUADRANT in features and "scorer" in features:  # the column was written at the threshold of scoring
             tables = (self.with_quadrant(table) for table in tables)
-        return training_tables(tables, features, kept)
+        return training_tables(tables, features)
 
     @options_named
     def summary(self, scored: AnyDataset | str | os.PathLike[str]) -> Any:

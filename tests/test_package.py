@@ -27,13 +27,17 @@ def test_import_is_quick_and_loads_no_heavy_library() -> None:
     assert time.perf_counter() - start < 2
 
 
-def test_scoring_loads_neither_torch_nor_transformers() -> None:
+def test_scoring_loads_neither_torch_nor_transformers(tmp_path: Path) -> None:
     code = (
         "import sys, ee_trl\n"
-        "s = ee_trl.EmpathyDataSelector('linear', show_progress=False); s.select(s.score(ee_trl.load_sample()))\n"
+        "from ee_trl.cli.main import main\n"
+        "s = ee_trl.EmpathyDataSelector('linear', show_progress=False); scored = s.score(ee_trl.load_sample())\n"
+        "s.select(scored); scored.to_parquet('scored.parquet')\n"
+        "assert not any(main([name, 'scored.parquet']) for name in ('summary', 'sweep'))\n"
+        "assert not main(['select', 'scored.parquet', '-o', 'kept.parquet'])\n"
         "sys.exit(any(n in sys.modules for n in ('torch', 'transformers')))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", ee_trl.__all__)

@@ -29,6 +29,8 @@ from ee_trl.evaluation.metrics.completion_perplexity import sample_nlls, tokeniz
 OTHER = "epitome_reddit"
 SCORERS = {"scored": "minilm", "scored_linear": "linear", "scored_encoder": "B"}
 """Folder of the scored pool -> the scorer; B, an older kind, also measures, so that row's own S and R mean nothing."""
+CONVERSATIONS = 400
+"""Whole conversations for the rows that weight each reply of one."""
 SIZES = {"pool": 2400, "sensibility": 60, "rationality": 36, "balanced": 40, "low": 24, "other": 80, "replies": 80}
 """Samples in the pool; held-out references by the authors' quadrant, and of other corpora; dialogues replied to."""
 BATCH = 20
@@ -116,6 +118,47 @@ def score_pool(name: str, work: Path, most: int, encoder: str) -> Path:
     scored.to_parquet(path.with_suffix(".partial"))
     path.with_suffix(".partial").rename(path)
     return folder
+
+
+def conversations(work: Path, most: int) -> Dataset:
+    """Conversations of the training split with several replies, of at most `most` tokens, as messages."""
+    longest: dict[str, list[str]] = {}
+    for row in data.read_split(work / "data" / "train.parquet"):
+        turns = [*row["context"], row["response"]]
+        longest[turns[0]] = max(longest.get(turns[0], []), turns, key=len)
+    rows = [{"context": turns[:-1], "response": turns[-1]} for turns in longest.values() if len(turns) > 3]
+    whole = [a for a, b in zip(rows, data.cut_rows(rows, base_model().tokenizer, most)[0], strict=True) if a == b]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(whole))[:CONVERSATIONS])
+    turns = ([*whole[i]["context"], whole[i]["response"]] for i in drawn)
+    sides = ("user", "assistant")
+    messages = [[{"role": sides[k % 2], "content": text} for k, text in enumerate(each)] for each in turns]
+    return Dataset.from_list([{"messages": each} for each in messages])
+
+
+def train_by_turn(run: Run, work: Path, settings: Any, model: Any) -> None:
+    """Trains on whole conversations, on their replies alone; with options, each reply has a weight of its own."""
+    from trl import SFTTrainer, get_peft_config
+
+    marked = TEMPLATE.replace(
+        "{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' }}",
+        "{{ '<|im_start|>' + turn['role'] + '\\n' }}{% if turn['role'] == 'assistant' %}{% generation %}"
+        "{{ turn['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ turn['content'] + '<|im_end|>' }}"
+        "{% endif %}{{ '\\n' }}",
+    )
+    Path(settings.chat_template_path).write_text(marked, encoding="utf-8")
+    rows = conversations(work, settings.max_length)
+    settings.model_init_kwargs = {"dtype": model.dtype, "use_safetensors": True}
+    trainer = SFTTrainer(
+        model.model_name_or_path, args=settings, train_dataset=rows, peft_config=get_peft_config(model)
+    )
+    if run.options:
+        EmpathyDataSelector("minilm", store=False).attach(trainer, ahead=False, **run.options)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    record = Path(settings.output_dir) / "rows" / "rows.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps({"samples": len(rows)}), encoding="utf-8")
 
 
 def counted(folder: Path) -> dict[str, int]:

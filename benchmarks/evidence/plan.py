@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -11,6 +11,8 @@ CORE = ("full", "sensibility", "random")
 
 EVERYTHING = "sensibility,rationality,balanced,low,tie"
 DISCARDED = "balanced,low,tie"
+REPEATED = ("union of the experts", "selected by an encoder", "selected by linear")
+"""Rows of the chat model that beat random samples at no loss with one seed, so that further seeds try them again."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,16 @@ class Run:
 
     Args:
         name (`str`): `row`, with `-1`, `-2` for further seeds.
-        recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others, `"none"` is the base.
-        options (`dict`, *optional*): Of the recipe, where they differ from the common ones.
+        recipe (`str`): The recipe that trains it; `"average"` and `"compose"` make it of others, `"none"` is the base;
+            `"turns"` trains on whole conversations.
+        options (`dict`, *optional*): Of the recipe, where they differ from the common ones; of `"turns"` those of
+            [`~ee_trl.EmpathyDataSelector.attach`], without which all replies have one weight.
         seed (`int`, *optional*, defaults to `0`): Of the order of the samples, and of which ones are drawn at random.
         steps (`float`, *optional*, defaults to `1`): Its optimizer steps, as a multiple of the table's.
         epochs (`bool`, *optional*, defaults to `False`): Whether `steps` counts epochs of its own data instead.
         base (`str`, *optional*): The run whose model it starts from; by default the common base.
         of (`tuple[str, ...]`, *optional*): The runs that it is composed or averaged from.
-    data (`str`, *optional*, defaults to `"scored"`): The folder of the scored samples that it selects from.
+        data (`str`, *optional*, defaults to `"scored"`): The folder of the scored samples that it selects from.
     """
 
     name: str
@@ -118,5 +122,10 @@ def chat_plan(sensibility_rows: int, seeds: int = 3) -> dict[str, Run]:
         Run("selected by an encoder", expert, data="scored_encoder"),
         Run("top by S", expert, {**top, "empathy_axis": "sensibility"}),
         Run("released, flagged too", expert, {"empathy_exclude": "none"}),
+        Run("whole conversations", "turns"),  # the control of the row below
+        Run("random, as many tokens", expert, {**drawn, "empathy_seed": 0}, steps=1.5),  # as whole conversations have
+        Run("weights by turn", "turns", {"policy": "soft", "weigh": "loss", "granularity": "turn"}),
     ]
+    again = [run for run in runs if run.name in REPEATED]
+    runs += [replace(run, name=f"{run.name}-{seed}", seed=seed) for run in again for seed in range(1, seeds)]
     return {run.name: run for run in runs}

@@ -43,6 +43,8 @@ CHAT = {
     "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "dtype": "bfloat16",
 }  # fmt: skip
 """Of a chat model's run, which is short: it is not watched, and its only checkpoint is the last."""
+TURNS = {"completion_only_loss": False, "assistant_only_loss": True}
+"""What differs for whole conversations: each of their replies counts."""
 ROUTER = {"learning_rate": 1e-2, "load_best_model_at_end": False, "use_peft": False}
 """What differs for a mixture's gates, which are all that is trained, whatever the experts were trained by."""
 
@@ -104,6 +106,9 @@ def command_of(run: Run, work: Path) -> list[str]:
     table = plan_of(work)
     base = whole_model(folder_of(run.base, work)) if run.base else common_base(work)
     chat = {**CHAT, "chat_template_path": work / "template.jinja"} if table.get("chat") else {}
+    turns = run.recipe == "turns"
+    if turns:
+        chat |= {**TURNS, "chat_template_path": work / "template_turns.jinja"}
     if chat and torch.cuda.is_available():
         chat |= {"use_cpu": False, "bf16": True}
     config = table["config"] or ROOT / "recipes" / "configs" / ("smollm2_cpu.yaml" if chat else "tiny_cpu.yaml")
@@ -115,7 +120,7 @@ def command_of(run: Run, work: Path) -> list[str]:
         "per_device_train_batch_size": table["batch"], "max_length": table["max_length"],
         "dataset": work / run.data, "output_dir": folder_of(run.name, work), "model_name_or_path": base,
         "max_steps": steps, "seed": run.seed, **({} if chat else {"eval_steps": every, "save_steps": every}),
-        **run.options,
+        **({} if turns else run.options),
     }  # fmt: skip
     words = [f"--config={config}"]
     for name, value in settings.items():
@@ -205,9 +210,15 @@ def train(run: Run, work: Path) -> None:
             sets = {n: Dataset.from_parquet(p) for n, p in selected.items()}
             compose_moe(base, experts, target, gate_data=sets, gate_samples=32 if plan_of(work).get("chat") else 256)
         return
-    recipe = import_module(f"ee_trl.recipes.{run.recipe}")
+    recipe = import_module(f"ee_trl.recipes.{'sft_online' if run.recipe == 'turns' else run.recipe}")
+    given = parse_recipe_args(recipe.make_parser(), command_of(run, work))
     with only_replies_projected():
-        recipe.main(*parse_recipe_args(recipe.make_parser(), command_of(run, work)))
+        if run.recipe == "turns":
+            from chat import train_by_turn
+
+            train_by_turn(run, work, *given[1:])
+        else:
+            recipe.main(*given)
 
 
 def stops_of(run: Run, work: Path) -> list[int]:
@@ -268,7 +279,7 @@ def measured_run(run: Run, work: Path, threads: int) -> dict[str, Any]:
     if not chat:
         validation = work / "validation" / record.name
         measured = {"validation": json.loads(validation.read_text(encoding="utf-8"))}
-    command = command_of(run, work) if chat and "_" in run.recipe else []
+    command = command_of(run, work) if chat and ("_" in run.recipe or run.recipe == "turns") else []
     found = {
         "name": run.name, "row": run.name.partition("-")[0] if run.seed else run.name, "seed": run.seed,
         "epochs": run.epochs, "seconds": round(sum(seconds), 1), "threads": threads,

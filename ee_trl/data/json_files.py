@@ -117,20 +117,59 @@ def _can_be_written(kind: pa.DataType) -> bool:
 def _json_parts(path: Path, encoding: str | None, arrow: bool = True) -> Iterator[Part]:
     with open_text(path, encoding, errors="surrogateescape") as lines:
         blocks = blocks_of(path, encoding) if arrow else iter([])
-        first = next(blocks, b"")
-        if not _holds_lines(first):
-            yield from _parts_of(_json_rows(path, lines))
-            return
-    left, schema = chain([first], blocks), None
-    while block := next(left, b""):
+        first, row_of = next(blocks, b""), _json_row
+        if _holds_lines(first):
+            blocks = chain([first], blocks)
+        else:
+            whole = lines.read() if first[:64].lstrip().startswith(b"[") else ""
+            found = _lines_of_array(whole)
+            if found is None:
+                yield from _parts_of(_json_rows(path, io.StringIO(whole, newline="\n") if whole else lines))
+                return
+            blocks, row_of = _blocks_of_rows(found), _row_of_array
+    schema = None
+    while block := next(blocks, b""):
         if (table := _arrow_table(block, schema)) is not None:
             schema = table.schema
             yield dict(zip(table.column_names, table.columns, strict=True)), [None] * table.num_rows
         elif len(parts := pieces(block)) > 1:
-            left = chain(parts, left)
+            blocks = chain(parts, blocks)
         else:
-            lines = io.TextIOWrapper(io.BytesIO(block), "utf-8", errors="surrogateescape")
-            yield from _parts_of(_json_row(line.rstrip("\n")) for line in lines if not line.isspace())
+            texts = io.TextIOWrapper(io.BytesIO(block), "utf-8", errors="surrogateescape")
+            yield from _parts_of(row_of(line.rstrip("\n")) for line in texts if not line.isspace())
+
+
+def _lines_of_array(text: str) -> list[str] | None:
+    """The objects of a JSON array, each on one line; `None` if the text is anything else."""
+    text, found, place = text.strip(), list[str](), 1
+    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*").match
+    try:
+        while text[place := skip(text, place).end()] != "]":  # type: ignore[union-attr]
+            value, end = decode(text, place)
+            if not isinstance(value, dict):
+                return None
+            found.append(text[place:end].translate(_ONE_LINE))
+            place = skip(text, end).end()  # type: ignore[union-attr]
+            place += text[place] == ","
+            if text[place - 1] != "," and text[place] != "]":
+                return None
+    except (ValueError, RecursionError, IndexError):
+        return None
+    return found if found and place == len(text) - 1 else None
+
+
+_ONE_LINE = dict.fromkeys(map(ord, "\t\r\n"), " ")
+"""JSON has these only between values."""
+
+
+def _blocks_of_rows(rows: list[str]) -> Iterator[bytes]:
+    for start in range(0, len(rows), 10 * BATCH_ROWS):
+        yield "\n".join(rows[start : start + 10 * BATCH_ROWS]).encode("utf-8", "surrogateescape")
+
+
+def _row_of_array(line: str) -> tuple[Row, str | None]:
+    value = _parsed(line)
+    return _checked(value) or _broken(json.dumps(value))
 
 
 def _parts_of(rows: Iterator[tuple[Row, str | None]]) -> Iterator[Part]:

@@ -1,7 +1,7 @@
 """Rows in columns: where turns are plain, they are found for all rows of a table at once.
 
-A turn is plain if it begins with a letter or a digit: then it is text, and neither blank nor a list that became text.
-Nearly all turns are. What stands in other rows, the parsers of [`~ee_trl.data.formats`] find out row by row.
+A turn is plain if its beginning shows that it is text, and neither blank nor a list that became text. Nearly all
+turns are. What stands in other rows, the parsers of [`~ee_trl.data.formats`] find out row by row.
 """
 
 from __future__ import annotations
@@ -99,8 +99,12 @@ def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
+_PLAIN = r"""^["(]?[^\p{Z}\p{C}\[{("']|^'"""
+"""How a text begins that [`~ee_trl.data.formats.listed`] does not read, and that is not blank; but for `array(`."""
+
+
 def _are_plain(texts: pa.StringArray) -> np.ndarray:
-    plain = pc.and_not(pc.match_substring_regex(texts, "^[A-Za-z0-9]"), pc.starts_with(texts, "array("))
+    plain = pc.and_not(pc.match_substring_regex(texts, _PLAIN), pc.starts_with(texts, "array("))
     plain = pc.and_(plain, pc.less_equal(pc.utf8_length(texts), MAX_TURN_CHARS))
     return plain.fill_null(False).to_numpy(zero_copy_only=False)
 
@@ -122,7 +126,8 @@ def _side(column: pa.Array, role: int, name: str) -> _Side | None:
         sides = np.where(places % 2, _ASSISTANT, _USER).astype(np.int8)
         if joined:
             turns = pc.utf8_trim(turns, " ")
-            sides[~pc.match_substring_regex(turns, "[!-~]$").fill_null(False).to_numpy(zero_copy_only=False)] = _OTHER
+            trimmed = pc.match_substring_regex(turns, r"[^\p{Z}\p{C}]$").fill_null(False)
+            sides[~trimmed.to_numpy(zero_copy_only=False)] = _OTHER
         return _Side(lengths, there, sides, turns)
     if not pa.types.is_struct(turns.type):
         return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..axes import AXES, FLAG, RATIONALITY, SENSIBILITY
 from ..errors import FormatError, ScoresError
@@ -64,13 +65,15 @@ class Batch:
     @cached_property
     def samples(self) -> list[Sample]:
         """In order; their `row` counts within this batch."""
-        found = self._samples()
+        found = self.found
         bad = [s.row for s in found if s.reason in ("unknown_role", "null_dialogue")] if not self.unknown else []
         for row in dict.fromkeys(bad):
             self._warn(row)
         return found
 
-    def _samples(self) -> list[Sample]:
+    @cached_property
+    def found(self) -> list[Sample]:
+        """The `samples`, without a warning of unknown roles."""
         plain = None if self.table is None else plain_turns(self.table, self.fmt)
         if plain is None:
             return samples_of(self.fmt, self.rows, self.turns)
@@ -315,12 +318,10 @@ def iter_scores(
     read = [*AXES, *(origin if ours else ()), *(["emotion"] if emotion else ()), *([FLAG] if flagged else ())]
     statuses, emotions, flags = Coder((SCORED, "scorer_gave_none")), Coder(), Coder(("",))
     empty, none = True, np.empty(0, np.int32)
-    for values, rows in _score_batches(dataset, read, sample_columns(fmt, columns) if fmt else []):
+    for values, batch in _score_batches(dataset, read, fmt):
         scores, empty, characters = [_floats(values[axis], axis) for axis in AXES], False, none
-        if fmt is not None:
-            samples = samples_of(fmt, rows, "last")
-            characters = np.array([len(s.dialogue.response) if s.dialogue else 0 for s in samples])
-            codes = np.array([statuses.code(s.reason or SCORED) for s in samples], np.int32)
+        if batch is not None:
+            characters, codes = _replies(batch, statuses)
         if ours:
             codes = statuses.codes(values["score_status"], null=SCORED)
         codes[np.isnan(scores).any(axis=0) & (codes == statuses.code(SCORED))] = statuses.code("scorer_gave_none")
@@ -341,23 +342,26 @@ def iter_scores(
 
 
 def _score_batches(
-    dataset: Dataset | IterableDataset, read: list[str], dialogue: list[str]
-) -> Iterator[tuple[dict[str, pa.ChunkedArray], list[Row]]]:
-    """The columns to `read` of each batch, and its rows of the `dialogue` columns."""
+    dataset: Dataset | IterableDataset, read: list[str], fmt: DialogueFormat | None
+) -> Iterator[tuple[dict[str, pa.ChunkedArray], Batch | None]]:
+    """The columns to `read` of each batch of rows, and its dialogues if their format is given."""
     from datasets import ClassLabel
 
     if dataset.features is None:  # the values of such a stream may have any type
         for batch in dataset.with_format(None).iter(BATCH_ROWS):
             rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            yield {name: _typed(batch.get(name) or [None] * len(rows), name) for name in read}, rows
+            found = Batch(None, partial(_given, rows), range(len(rows)), fmt, "last") if fmt else None
+            yield {name: _typed(batch.get(name) or [None] * len(rows), name) for name in read}, found
         return
     features = dataset.features
+    dialogue = sample_columns(fmt, features) if fmt else []
+    rows_in = partial(rows_of, features=features, columns=dialogue)
     for table in tables_of(only_columns(dataset, [*dict.fromkeys([*read, *dialogue])]), 10 * BATCH_ROWS):
         values = {name: table.column(name) for name in read}
         if isinstance(features.get("emotion"), ClassLabel) and "emotion" in read:
             names = label_names(features["emotion"], values["emotion"].to_pylist())
             values["emotion"] = pa.chunked_array([pa.array(names, pa.string())])
-        yield values, rows_of(table, features, dialogue) if dialogue else []
+        yield values, Batch(table, rows_in, range(table.num_rows), fmt, "last") if fmt else None
 
 
 def _typed(values: Sequence[Any], name: str) -> pa.ChunkedArray:
@@ -418,24 +422,40 @@ def training_row(row: Mapping[str, Any], dialogue: Dialogue) -> Row:
     return {"prompt": dialogue.prompt, "completion": dialogue.completion, **others}
 
 
-def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.ndarray) -> Iterator[pa.Table]:
-    """
-    The rows of scored tables where `kept` is true, as TRL trains on them.
+def _last_replies(batch: Batch) -> tuple[np.ndarray, list[pa.Array], Batch | None]:
+    """Rows whose last sample Arrow makes, with its `prompt` and `completion`; and the other rows, if there are any."""
+    plain = None if batch.table is None else plain_turns(batch.table, batch.fmt)
+    if plain is None:
+        return np.empty(0, np.int64), [], batch
+    found, *sides = plain_sides(plain, batch.fmt)
+    left = np.setdiff1d(np.arange(batch.num_rows), found, assume_unique=True)
+    if not len(left):
+        return found, sides, None
+    return found, sides, replace(batch, table=batch.table.take(pa.array(left)), numbers=left.tolist())
 
-    Args:
-        kept (`np.ndarray` of shape `(n,)`, of `bool`): Which of all rows to take; each must be scored.
-    """
+
+def _replies(batch: Batch, statuses: Coder) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of a batch the characters of its last reply, and the code of its status."""
+    found, sides, rest = _last_replies(batch)
+    sizes, codes = np.zeros(batch.num_rows, np.int64), np.full(batch.num_rows, statuses.code(SCORED), np.int32)
+    if sides:
+        sizes[found] = pc.utf8_length(sides[1].flatten().field("content"))
+    if rest:
+        for row, sample in zip(rest.numbers, rest.found, strict=True):
+            sizes[row] = len(sample.dialogue.response) if sample.dialogue else 0
+            codes[row] = statuses.code(sample.reason or SCORED)
+    return sizes, codes
+
+
+def training_tables(tables: Iterable[pa.Table], features: Features) -> Iterator[pa.Table]:
+    """The rows of scored tables as TRL trains on them; each must be scored."""
     others = list(kept_names(list(features)))
     schema = training_features(features).arrow_schema
-    for batch in batches_of(chosen_rows(tables, kept), features, "last"):
-        plain = plain_turns(batch.table, batch.fmt)
-        found, *sides = plain_sides(plain, batch.fmt) if plain else (np.empty(0, np.int64),)
-        left = np.ones(batch.num_rows, bool)
-        left[found] = False
-        parts = [batch.table.select(others).take(pa.array(found))] if left.any() else [batch.table.select(others)]
+    for batch in batches_of(tables, features, "last"):
+        found, sides, rest = _last_replies(batch)
+        parts = [batch.table.select(others).take(pa.array(found))] if rest else [batch.table.select(others)]
         parts = [pa.table([*sides, *part.columns], schema=schema) for part in parts if sides]
-        if left.any():
-            rest = replace(batch, table=batch.table.filter(pa.array(left)), numbers=np.flatnonzero(left).tolist())
+        if rest:
             for sample in rest.samples:
                 if sample.dialogue is None:
                     raise ScoresError(
@@ -444,7 +464,7 @@ def training_tables(tables: Iterable[pa.Table], features: Features, kept: np.nda
                     )
             parts.append(_training_table(rest, others, schema))
         whole = pa.concat_tables(parts)
-        yield whole.take(pa.array(np.argsort([*found, *np.flatnonzero(left)]))) if left.any() else whole
+        yield whole.take(pa.array(np.argsort([*found, *rest.numbers]))) if rest else whole
 
 
 def _training_table(batch: Batch, others: list[str], schema: pa.Schema) -> pa.Table:
@@ -464,18 +484,20 @@ def dropped_tables(scored: Dataset | IterableDataset, drops: Coded) -> tuple[Fea
     from datasets import Features, Value
 
     dropped = ~drops.is_("")
-    reasons = iter(drops.to_array()[dropped])
+    reasons = pa.array(drops.names, pa.string()).take(pa.array(drops.codes[dropped]))
     features, own = features_of(scored), "source_drop_reason"
     while own in features:
         own += "_"
     names = [own if name == "drop_reason" else name for name in features]
-    tables = (
-        table.rename_columns(names).append_column(
-            "drop_reason", pa.array([next(reasons) for _ in range(table.num_rows)], pa.string())
-        )
-        for table in chosen_rows(tables_of(scored), dropped)
-    )
-    return Features({**dict(zip(names, features.values(), strict=True)), "drop_reason": Value("string")}), tables
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for table in chosen_rows(tables_of(scored, 10 * BATCH_ROWS), dropped):
+            own = reasons.slice(start, table.num_rows)
+            yield table.rename_columns(names).append_column("drop_reason", own)
+            start += table.num_rows
+
+    return Features({**dict(zip(names, features.values(), strict=True)), "drop_reason": Value("string")}), tables()
 
 
 def all_dialogues(dataset: Dataset, turns: Turns = "each") -> Dataset:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -67,9 +69,10 @@ def tables_of(dataset: Dataset | IterableDataset, batch_rows: int = BATCH_ROWS) 
     from datasets.table import CastError
 
     features = features_of(dataset)
+    schema = features.arrow_schema  # made anew at each look
     try:
         for table in _raw_tables(dataset, features, batch_rows):
-            yield conform(table, features.arrow_schema)
+            yield conform(table, schema)
     except (pa.ArrowException, CastError, OSError) as error:
         if getattr(error, "errno", None):  # of the file system
             raise
@@ -79,12 +82,30 @@ def tables_of(dataset: Dataset | IterableDataset, batch_rows: int = BATCH_ROWS) 
 def _raw_tables(dataset: Dataset | IterableDataset, features: Features, batch_rows: int) -> Iterator[pa.Table]:
     from datasets import Dataset
 
+    if given := _whole(dataset):
+        yield from _in_batches(given["make"](given["source"])[1], batch_rows)
+        return
     if isinstance(dataset, Dataset) or getattr(dataset._ex_iterable, "iter_arrow", None):
         yield from dataset.with_format("arrow").iter(batch_size=batch_rows)
         return
     # a stream of Python rows; the library would guess the types of each row anew
     for batch in dataset.with_format(None).iter(batch_size=batch_rows):
         yield Dataset.from_dict(batch, features=features).with_format("arrow")[:]
+
+
+def _in_batches(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` rows; the last one may have fewer."""
+    held: list[pa.Table] = []
+    missing = rows
+    for table in tables:
+        while table.num_rows >= missing:
+            yield pa.concat_tables([*held, table.slice(0, missing)])
+            table, held, missing = table.slice(missing), [], rows
+        if table.num_rows:
+            held.append(table)
+            missing -= table.num_rows
+    if held:
+        yield pa.concat_tables(held)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -198,7 +219,28 @@ def stream_of_tables(
     from datasets.iterable_dataset import ArrowExamplesIterable
 
     tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "source": source})
-    return IterableDataset(tables, info=DatasetInfo(features=features))
+    with _without_torch():
+        return IterableDataset(tables, info=DatasetInfo(features=features))
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Lets `datasets` make a stream without torch, unless torch is there: its import takes as long as many rows."""
+    from datasets import config
+
+    there = config.TORCH_AVAILABLE
+    config.TORCH_AVAILABLE = there and "torch" in sys.modules
+    try:
+        yield
+    finally:
+        config.TORCH_AVAILABLE = there
+
+
+def _whole(dataset: Any) -> dict[str, Any]:
+    """What [`stream_of_tables`] was given for this stream; nothing if only a part of its rows is wanted."""
+    given = getattr(getattr(dataset, "_ex_iterable", None), "kwargs", {})
+    part = "make" not in given or dataset._distributed or dataset._starting_state_dict or dataset.epoch
+    return {} if part else given
 
 
 def stream_of_rows(rows: Callable[[], Iterator[dict[str, Any]]]) -> IterableDataset:
@@ -215,7 +257,7 @@ def stream_of_rows(rows: Callable[[], Iterator[dict[str, Any]]]) -> IterableData
 
 def only_columns(dataset: Any, columns: Sequence[str]) -> Any:
     """The data set with these columns alone; a stream that can leave out the others does not read them."""
-    given = getattr(getattr(dataset, "_ex_iterable", None), "kwargs", {})
+    given = _whole(dataset)
     if hasattr(given.get("make"), "only"):
         make = given["make"].only(columns)
         return stream_of_tables(make, given["source"], make(given["source"])[0])
@@ -224,8 +266,9 @@ def only_columns(dataset: Any, columns: Sequence[str]) -> Any:
 
 def _numbered_tables(make: Any, source: Any) -> Iterator[tuple[tuple[int, int], pa.Table]]:
     features, tables = make(source)
+    schema = features.arrow_schema
     for number, table in enumerate(tables):
-        yield (0, number), conform(table, features.arrow_schema)
+        yield (0, number), conform(table, schema)
 
 
 def to_dataset(tables: Iterable[pa.Table], features: Features) -> Dataset:

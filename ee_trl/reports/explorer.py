@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
@@ -34,10 +33,11 @@ from ..axes import (
     scores_array,
     thresholds,
 )
+from ..data.columns import Coded
 from ..data.dialogue import REASONS, SCORED, Sample
 from ..data.formats import recognise
 from ..data.reading import opened
-from ..data.samples import Scores, batches_of, read_scores, sample_columns
+from ..data.samples import Batch, Scores, batches_of, read_scores, sample_columns
 from ..data.tables import BATCH_ROWS, chosen_rows, features_of, only_columns, tables_of
 from ..errors import FormatError, SelectionError, check_choice, check_count, options_named, require
 from ..files import check_output, json_text, write_text
@@ -196,12 +196,12 @@ def explorer_data(
     scores = read_scores(scored, emotion=True)
     s, r = score_bins(scores.sensibility, SENSIBILITY), score_bins(scores.rationality, RATIONALITY)
     names, emotions = _emotions(scores)
-    why = scores.statuses.to_array()
+    why = scores.statuses
     if scores.flags is not None:  # selection drops these, so they are in no quadrant
         flagged = ~scores.flags.is_("") & (s >= 0)
-        why[flagged] = [f"flag_{name}" for name in scores.flags.to_array()[flagged]]
+        codes = np.where(flagged, len(why.names) + scores.flags.codes.astype(np.int32), why.codes)
+        why = Coded(codes, (*why.names, *(f"flag_{name}" for name in scores.flags.names)))
         s[flagged] = r[flagged] = -1
-    reasons = Counter(why[why != SCORED].tolist())
     chosen = _drawn(s, r, limit, seed)
     texts = _texts(scored, chosen, len(s))
     fit = _within(texts, MOST_TEXT, seed)
@@ -215,7 +215,9 @@ def explorer_data(
         "scored": int((s >= 0).sum()),
         "scorers": list(scores.scorers),
         "unscored": [
-            {"name": name, "meaning": meanings.get(name, ""), "count": n} for name, n in reasons.most_common()
+            {"name": name, "meaning": meanings.get(name, ""), "count": n}
+            for name, n in why.counts().items()
+            if name != SCORED
         ],
         "rubric": rubric_of_file(source),
         "emotions": names,
@@ -228,7 +230,7 @@ def explorer_data(
             "sensibility": _numbers(scores.sensibility[chosen]),
             "rationality": _numbers(scores.rationality[chosen]),
             "emotion": emotions[chosen].tolist(),
-            "reason": ["" if name == SCORED else name for name in why[chosen].tolist()],
+            "reason": ["" if name == SCORED else name for name in Coded(why.codes[chosen], why.names).to_array()],
             "roles": [roles for roles, _ in texts],
             "turns": [turns for _, turns in texts],
         },
@@ -302,12 +304,12 @@ def _texts(scored: Dataset | IterableDataset, chosen: np.ndarray, rows: int) -> 
     kept[chosen] = True
     read = only_columns(scored, sample_columns(recognise(list(features_of(scored))), features_of(scored)))
     batches = batches_of(chosen_rows(tables_of(read, 10 * BATCH_ROWS), kept), features_of(read), "last")
-    return [_text(*found) for batch in batches for found in zip(batch.samples, batch.rows, strict=True)]
+    return [_text(sample, batch) for batch in batches for sample in batch.samples]
 
 
-def _text(sample: Sample, row: dict[str, Any]) -> tuple[str, list[str]]:
+def _text(sample: Sample, batch: Batch) -> tuple[str, list[str]]:
     if sample.dialogue is None:
-        return "?", [_cut(json_text(row))]
+        return "?", [_cut(json_text(batch.rows[sample.row]))]
     turns = [_cut(turn) for turn in (*sample.dialogue.context, sample.dialogue.response)]
     roles = "".join("s" if role == "user" else "l" for role in (*sample.dialogue.roles, "assistant"))
     if len(turns) <= MOST_TURNS:

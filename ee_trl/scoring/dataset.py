@@ -16,10 +16,12 @@ from ..axes import (
     DEFAULT_THRESHOLD,
     FLAG,
     QUADRANT,
+    QUADRANT_NAMES,
     RATIONALITY,
     SENSIBILITY,
     TIES,
     Threshold,
+    quadrant_codes,
     quadrants,
     thresholds,
 )
@@ -311,8 +313,8 @@ class DatasetScorer:
     def with_quadrant(self, table: pa.Table) -> pa.Table:
         """The scored table with each row's quadrant at the thresholds of this scorer."""
         s, r = (table.column(a).to_numpy(zero_copy_only=False) for a in (SENSIBILITY, RATIONALITY))
-        names = quadrants(s, r, self.threshold, self.ties)
-        column = pa.array([name or None for name in names.tolist()], pa.string())
+        names = pa.array([name or None for name in QUADRANT_NAMES], pa.string())
+        column = names.take(pa.array(quadrant_codes(s, r, self.threshold, self.ties)))
         place = table.schema.get_field_index(QUADRANT)
         return table.append_column(QUADRANT, column) if place < 0 else table.set_column(place, QUADRANT, column)
 

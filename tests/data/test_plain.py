@@ -16,8 +16,9 @@ from ee_trl.data.samples import SIDES, iter_samples, training_features
 from ee_trl.data.tables import rows_of
 
 
-PLAIN = ["I lost my job.", "Oh no", "7 days", "ja", "Ok </s> b ", "a</s>"]
-ODD = [None, "", " ", "array(['a'])", '["a", "b"]', "(so)", " a", "a ", "\u00e9t\u00e9", "x" * 33_000, "a\u2003", '"']
+PLAIN = ["I lost my job.", "7 days", "Ok </s> b ", "a</s>", '"No," she said', "'tis", "(so)", "\u00e9t\u00e9\u2026"]
+LISTS = ['["a", "b"]', "array(['a'])", "('a', 'b')", '"[\\"a\\"]"', "[sighs]", '" ["a"]', "{'role': 'user'}", "( 'a')"]
+ODD = [None, "", " ", " a", "a ", "x" * 33_000, "a\u2003", "\u2003", "\x1c", "\u200ba", '"', "('a' too)", *LISTS]
 TEXT = st.sampled_from([*PLAIN * 20, *ODD])
 ROLE = st.sampled_from([*("user", "assistant") * 20, "system", "Human", "gpt", "agent_1", "", None])
 

@@ -140,12 +140,13 @@ def in_memory(tables: Iterable[pa.Table], features: Features) -> pa.Table:
 @pytest.mark.parametrize(
     "examples", [pytest.param(100, id="short"), pytest.param(1500, id="long", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("kind", ["json", "csv"])
+@pytest.mark.parametrize("kind", ["json", "array", "csv"])
 def test_arrow_reads_what_our_reader_reads(
     kind: str, examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, column, path = {
         "json": (json_files._json_parts, json_files._JsonColumn, tmp_path / "rows.jsonl"),
+        "array": (json_files._json_parts, json_files._JsonColumn, tmp_path / "rows.json"),
         "csv": (partial(csv_files._csv_parts, separator=","), csv_files._CsvColumn, tmp_path / "rows.csv"),
     }[kind]
     by_arrow = 0
@@ -156,8 +157,9 @@ def test_arrow_reads_what_our_reader_reads(
         by_arrow += found is not None
         return found
 
-    arrow_table = (json_files if kind == "json" else csv_files)._arrow_table
-    monkeypatch.setattr(f"ee_trl.data.{kind}_files._arrow_table", counted)
+    module = csv_files if kind == "csv" else json_files
+    arrow_table = module._arrow_table
+    monkeypatch.setattr(module, "_arrow_table", counted)
     monkeypatch.setattr("ee_trl.data.csv_files.SMALL", 20)
     monkeypatch.setattr(text_files, "SMALL", 20)
     monkeypatch.setattr(text_files, "to_dataset", in_memory)
@@ -170,9 +172,10 @@ def test_arrow_reads_what_our_reader_reads(
         derandomize=True,
         phases=[Phase.generate],
     )
-    @given(JSON_FILES if kind == "json" else CSV_FILES, ENDS, st.booleans(), st.integers(1, 400))
+    @given(CSV_FILES if kind == "csv" else JSON_FILES, ENDS, st.booleans(), st.integers(1, 400))
     def check(lines: list[bytes], end: bytes, mark: bool, block: int) -> None:
-        path.write_bytes(b"\xef\xbb\xbf" * mark + end.join(lines) + end * (block % 2))
+        text = b"[" + (b"," + end).join(lines) + b"]" if kind == "array" else end.join(lines)
+        path.write_bytes(b"\xef\xbb\xbf" * mark + text + end * (block % 2))
         monkeypatch.setattr(text_files, "BLOCK", block)
         read = partial(text_files.read_files, [path], new_column=column, encoding=None)
         ours = outcome(lambda: read(partial(parts, encoding=None, arrow=False)))
