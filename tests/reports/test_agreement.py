@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -409,18 +407,6 @@ def test_a_missing_library_is_explained_before_anything_is_scored(
     assert "pip install 'ee-trl[report]'" in err
     assert "scoring" not in err
     assert main(command) == 0  # the numbers need no other library
-
-
-def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    load_sample().to_parquet("dialogues.parquet")
-    text = (ROOT / "docs/agreement.md").read_text(encoding="utf-8")
-    commands = [
-        line for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL) for line in block.split("\n")
-    ]
-    for command in filter(None, commands):
-        assert main(shlex.split(command)[1:]) == 0
-    assert (tmp_path / "agreement/agreement.md").exists()
 
 
 # ---- real data -----------------------------------------------------------------------------------------------------
