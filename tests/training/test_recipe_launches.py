@@ -20,7 +20,7 @@ from ee_trl.training.run import RECORD
 
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
-KNOWN = pytest.mark.usefixtures("sample_is_scored")  # but for one, which scores the sample as a user's first run does
+KNOWN = pytest.mark.usefixtures("sample_is_scored")
 
 
 def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -44,9 +44,7 @@ def test_accelerate_launch_of_a_mixture_without_arguments(name: str, left: str, 
     assert said in again.stdout + again.stderr
 
 
-@pytest.mark.parametrize(
-    "name", ["sft_sensibility", pytest.param("sft_rationality", marks=KNOWN), pytest.param("sft_online", marks=KNOWN)]
-)
+@pytest.mark.parametrize("name", ["sft_sensibility", "sft_rationality", "sft_online"])
 def test_accelerate_launch_without_arguments(name: str, tmp_path: Path) -> None:
     accelerate = str(Path(sys.executable).with_name("accelerate"))
     command = [accelerate, "launch", str(ROOT / "recipes" / f"{name}.py")]
@@ -73,7 +71,6 @@ def test_two_processes_select_the_same_and_save_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / RECORD).read_text())["identity"]["processes"] == 2
 
 
-@KNOWN
 def test_two_processes_draw_by_one_plan_and_write_once(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
     script = str(ROOT / "recipes" / "sft_online.py")
