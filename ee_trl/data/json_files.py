@@ -188,8 +188,10 @@ def _holds_lines(block: bytes) -> bool:
 
 
 _CONTROLS = bytes(set(range(32)) - {10})
-_INEXACT = re.compile(rb"\d{16}|[eE][+-]?\d{3}|-0[^.\deE]|NaN|Inf")
-"""Numbers that Arrow does not read as we do, in a column of floats."""
+_ALIKE = bytes.maketrans(b"123456789E+", b"000000000e-")
+_INEXACT = (b"0" * 16, b"e000", b"e-000", b"NaN", b"Inf")
+_MINUS_ZERO = re.compile(rb"-0[^.\deE]")
+"""Numbers that Arrow does not read as we do, in a column of floats: many digits, large exponents, and -0."""
 _MOST_LEVELS = 1_000
 """Arrow crashes on a row of a hundred thousand levels."""
 
@@ -216,7 +218,12 @@ def _arrow_table(block: bytes, schema: pa.Schema | None) -> pa.Table | None:
         return None
     if table.num_rows != lines or not kinds or table.schema.types != kinds or not all(map(_can_be_written, kinds)):
         return None
-    return None if "double" in str(kinds) and _INEXACT.search(block) else table
+    return None if "double" in str(kinds) and _has_inexact(block) else table
+
+
+def _has_inexact(block: bytes) -> bool:
+    digits = block.translate(_ALIKE)  # one expression for all of them takes six times as long as Arrow's reading
+    return any(mark in digits for mark in _INEXACT) or _MINUS_ZERO.search(block) is not None
 
 
 def _by_arrow(block: bytes, schema: pa.Schema | None) -> pa.Table:
