@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Json, List, Value
+from datasets.distributed import split_dataset_by_node
 from same_dialogues import messages
 
 from ee_trl.cli.main import main
@@ -19,6 +20,7 @@ from ee_trl.data.reading import open_dataset, row_count
 from ee_trl.data.tables import (
     columns_of,
     conform,
+    only_columns,
     read_metadata,
     rows_of,
     tables_of,
@@ -47,6 +49,14 @@ def test_tables_hold_all_rows_in_order(size: int) -> None:
 def test_tables_follow_an_indices_mapping() -> None:
     data = Dataset.from_list(ROWS).select([4, 0, 0, 2])
     assert [row["id"] for table in tables_of(data, 3) for row in table.to_pylist()] == [4, 0, 0, 2]
+
+
+def test_a_part_of_a_stream_of_tables_is_that_part(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": range(10), "text": ["a"] * 10}), tmp_path / "a.parquet")
+    stream = open_dataset(tmp_path / "a.parquet", streaming=True)
+    for number in range(2):
+        part = only_columns(split_dataset_by_node(stream, number, 2), ["id"])
+        assert [n for table in tables_of(part, 3) for n in table.column("id").to_pylist()] == [*range(number, 10, 2)]
 
 
 def test_keys_that_are_null_in_every_message_survive(tmp_path: Path) -> None:
