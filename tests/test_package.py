@@ -27,15 +27,21 @@ def test_import_is_quick_and_loads_no_heavy_library() -> None:
     assert time.perf_counter() - start < 2
 
 
-def test_scoring_loads_neither_torch_nor_transformers(tmp_path: Path) -> None:
+def test_scoring_loads_neither_torch_nor_transformers_and_a_stream_goes_to_torch(tmp_path: Path) -> None:
     code = (
         "import sys, ee_trl\n"
         "from ee_trl.cli.main import main\n"
+        "from ee_trl.data import tables\n"
+        "from ee_trl.data.reading import open_dataset\n"
         "s = ee_trl.EmpathyDataSelector('linear', show_progress=False); scored = s.score(ee_trl.load_sample())\n"
         "s.select(scored); scored.to_parquet('scored.parquet')\n"
         "assert not any(main([name, 'scored.parquet']) for name in ('summary', 'sweep'))\n"
         "assert not main(['select', 'scored.parquet', '-o', 'kept.parquet'])\n"
-        "sys.exit(any(n in sys.modules for n in ('torch', 'transformers')))"
+        "assert not {'torch', 'transformers'} & {*sys.modules}\n"
+        "tables._for_torch = True\n"
+        "rows = open_dataset('kept.parquet', split='train', streaming=True)\n"
+        "from torch.utils.data import DataLoader\n"
+        "assert len(next(iter(DataLoader(rows, batch_size=None)))['prompt'])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 

@@ -239,7 +239,9 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
 def open_input(source: str, args: argparse.Namespace, *, dialogues: bool = True) -> Any:
     """One split of the input; if it holds dialogues, parquet files are a stream."""
     from ..data.reading import only_split, open_dataset, open_rows
+    from ..data.tables import streams_without_torch
 
+    streams_without_torch()
     dataset = only_split((open_rows if dialogues else open_dataset)(source, **reading(args)))
     if hasattr(dataset, "keys"):
         raise FormatError(f"{source!r} has several splits: {', '.join(dataset)}; name one with --split")

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -215,25 +214,25 @@ def stream_of_tables(
     make: Callable[[Any], tuple[Features, Iterator[pa.Table]]], source: Any, features: Features
 ) -> IterableDataset:
     """A stream of the tables that `make(source)` gives, with these features; nothing is read yet."""
-    from datasets import DatasetInfo, IterableDataset
+    from datasets import DatasetInfo, IterableDataset, config
     from datasets.iterable_dataset import ArrowExamplesIterable
 
     tables = ArrowExamplesIterable(_numbered_tables, {"make": make, "source": source})
-    with _without_torch():
-        return IterableDataset(tables, info=DatasetInfo(features=features))
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Lets `datasets` make a stream without torch, unless torch is there: its import takes as long as many rows."""
-    from datasets import config
-
     there = config.TORCH_AVAILABLE
-    config.TORCH_AVAILABLE = there and "torch" in sys.modules
+    config.TORCH_AVAILABLE = there and (_for_torch or "torch" in sys.modules)
     try:
-        yield
+        return IterableDataset(tables, info=DatasetInfo(features=features))
     finally:
         config.TORCH_AVAILABLE = there
+
+
+_for_torch = True
+
+
+def streams_without_torch() -> None:
+    """From now on streams are not made for a torch `DataLoader`, so that `datasets` need not import torch."""
+    global _for_torch
+    _for_torch = False
 
 
 def _whole(dataset: Any) -> dict[str, Any]:
