@@ -130,7 +130,21 @@ def outcome(read: Callable[[], Any]) -> Any:
         found = read()
     except FormatError as error:
         return str(error)
-    return found.schema, repr(found.to_pylist())
+    types = [(field.name, ordered(field.type)) for field in found.schema]
+    return types, json.loads(found.schema.metadata[b"huggingface"]), repr(ordered(found.to_pylist()))
+
+
+def ordered(found: Any) -> Any:
+    """A type or value with the fields of structs by name: older versions of pyarrow sort those of Python values."""
+    if isinstance(found, pa.DataType):
+        if pa.types.is_struct(found):
+            return pa.struct(
+                sorted(((field.name, ordered(field.type)) for field in found), key=lambda field: field[0])
+            )
+        return pa.list_(ordered(found.value_type)) if pa.types.is_list(found) else found
+    if isinstance(found, dict):
+        return {name: ordered(found[name]) for name in sorted(found)}
+    return [ordered(value) for value in found] if isinstance(found, list) else found
 
 
 def in_memory(tables: Iterable[pa.Table], features: Features) -> pa.Table:
