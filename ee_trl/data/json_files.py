@@ -69,7 +69,7 @@ class _JsonColumn:
         self._arrow |= isinstance(values, pa.ChunkedArray)
         if self._type is not None:
             try:
-                kind = values.type if isinstance(values, pa.ChunkedArray) else pa.array(values).type
+                kind = values.type if isinstance(values, pa.ChunkedArray) else _type_of(values)
                 schemas = [pa.schema({"": kind}) for kind in (self._type, kind)]
                 self._type = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
             except (pa.ArrowException, OverflowError):
@@ -102,6 +102,25 @@ class _JsonColumn:
         except (pa.ArrowException, OverflowError):  # such as an integer that no float equals
             self._type = None
             raise (ValuesNeeded if self._arrow else TypeChanged) from None
+
+
+def _type_of(values: list[Any]) -> pa.DataType:
+    """The type that Arrow gives Python values; it refuses truth values among floats, of which Arrow would make 1.0."""
+    kind = pa.array(values).type
+    if "double" in str(kind) and _has_truth_for_float(values, kind):
+        raise pa.ArrowInvalid("truth values among floats")
+    return kind
+
+
+def _has_truth_for_float(values: list[Any], kind: pa.DataType) -> bool:
+    if pa.types.is_floating(kind):
+        return bool in set(map(type, values))
+    there = [value for value in values if value is not None]
+    if pa.types.is_list(kind):
+        return _has_truth_for_float(list(chain.from_iterable(there)), kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_has_truth_for_float([value.get(field.name) for value in there], field.type) for field in kind)
+    return False
 
 
 def _can_be_written(kind: pa.DataType) -> bool:

@@ -197,3 +197,10 @@ def test_arrow_reads_what_our_reader_reads(
 
     check()
     assert by_arrow > examples // 5
+
+
+@pytest.mark.parametrize("value", [[1.5, True], [True, 1.5], [[0.5], [True]], [{"a": 1.5}, {"a": False}]])
+def test_a_truth_value_among_floats_stays_one(value: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"response": "a", "any": one}) + "\n" for one in value), encoding="utf-8")
+    assert repr(json_files.read_json([path])["any"][:]) == repr(value)
