@@ -196,7 +196,7 @@ def test_arrow_reads_what_our_reader_reads(
         assert outcome(lambda: read(partial(parts, encoding=None))) == ours
 
     check()
-    assert by_arrow > examples // 5
+    assert by_arrow > examples // 20  # so that something is compared; how many depends on what is drawn
 
 
 @pytest.mark.parametrize("value", [[1.5, True], [True, 1.5], [[0.5], [True]], [{"a": 1.5}, {"a": False}]])
