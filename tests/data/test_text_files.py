@@ -98,6 +98,8 @@ def json_line(columns: list[str]) -> st.SearchStrategy[bytes]:
 JSON_FILES = st.lists(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=4).flatmap(
     lambda columns: st.lists(json_line(columns) | json_line(columns) | st.sampled_from(ODD_LINES), max_size=12)
 )
+ARRAYS = JSON_FILES | st.lists(json_line(sorted(COLUMNS)), min_size=1, max_size=6)
+"""Their rows; one row that is no object keeps Arrow from all of them, so that half of the arrays hold none."""
 FIELDS = TEXTS.map(lambda text: text.encode("utf-8", "replace")) | st.sampled_from(
     [
         b'"a"',
@@ -186,7 +188,7 @@ def test_arrow_reads_what_our_reader_reads(
         derandomize=True,
         phases=[Phase.generate],
     )
-    @given(CSV_FILES if kind == "csv" else JSON_FILES, ENDS, st.booleans(), st.integers(1, 400))
+    @given({"json": JSON_FILES, "array": ARRAYS, "csv": CSV_FILES}[kind], ENDS, st.booleans(), st.integers(1, 400))
     def check(lines: list[bytes], end: bytes, mark: bool, block: int) -> None:
         text = b"[" + (b"," + end).join(lines) + b"]" if kind == "array" else end.join(lines)
         path.write_bytes(b"\xef\xbb\xbf" * mark + text + end * (block % 2))
@@ -196,7 +198,7 @@ def test_arrow_reads_what_our_reader_reads(
         assert outcome(lambda: read(partial(parts, encoding=None))) == ours
 
     check()
-    assert by_arrow > examples // 20  # so that something is compared; how many depends on what is drawn
+    assert by_arrow > examples // 5
 
 
 @pytest.mark.parametrize("value", [[1.5, True], [True, 1.5], [[0.5], [True]], [{"a": 1.5}, {"a": False}]])
