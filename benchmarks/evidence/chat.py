@@ -40,6 +40,13 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """SmolLM2's, without its system prompt, which would be a third of all tokens."""
+TURNS_TEMPLATE = (
+    "{% for turn in messages %}{{ '<|im_start|>' + turn['role'] + '\\n' }}{% if turn['role'] == 'assistant' %}"
+    "{% generation %}{{ turn['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}"
+    "{{ turn['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The same, and it marks the tokens of replies."""
 
 
 def prepare(work: Path, other: Sequence[str], most: int, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -139,13 +146,7 @@ def train_by_turn(run: Run, work: Path, settings: Any, model: Any) -> None:
     """Trains on whole conversations, on their replies alone; with options, each reply has a weight of its own."""
     from trl import SFTTrainer, get_peft_config
 
-    marked = TEMPLATE.replace(
-        "{{ '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' }}",
-        "{{ '<|im_start|>' + turn['role'] + '\\n' }}{% if turn['role'] == 'assistant' %}{% generation %}"
-        "{{ turn['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ turn['content'] + '<|im_end|>' }}"
-        "{% endif %}{{ '\\n' }}",
-    )
-    Path(settings.chat_template_path).write_text(marked, encoding="utf-8")
+    Path(settings.chat_template_path).write_text(TURNS_TEMPLATE, encoding="utf-8")
     rows = conversations(work, settings.max_length)
     settings.model_init_kwargs = {"dtype": model.dtype, "use_safetensors": True}
     trainer = SFTTrainer(

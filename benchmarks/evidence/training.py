@@ -118,7 +118,8 @@ def command_of(run: Run, work: Path) -> list[str]:
         **(chat or WATCHED), **({} if table["config"] or chat else SMALL),
         **(ROUTER if run.recipe == "sft_moe" else {}),
         "per_device_train_batch_size": table["batch"], "max_length": table["max_length"],
-        "dataset": work / run.data, "output_dir": folder_of(run.name, work), "model_name_or_path": base,
+        "dataset": work / ("data/train.parquet" if turns else run.data),
+        "output_dir": folder_of(run.name, work), "model_name_or_path": base,
         "max_steps": steps, "seed": run.seed, **({} if chat else {"eval_steps": every, "save_steps": every}),
         **({} if turns else run.options),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from math import ceil, floor
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Distribution:
         """The percentile `q` in [0, 100], between two numbers as NumPy does it."""
         values, times = self._count()
         place = (len(self) - 1) * q / 100
-        low, high = values[np.searchsorted(np.cumsum(times), [int(place), -int(-place // 1)], side="right")]
+        low, high = values[np.searchsorted(np.cumsum(times), [floor(place), ceil(place)], side="right")]
         return float(np.quantile([low, high], place % 1))
 
     def share_near(self, middle: float, distance: float) -> float:
